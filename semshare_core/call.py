@@ -1,0 +1,219 @@
+"""One call on its way through the rooms: look up, match, decide, prefill; report and keep afterwards."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers.cache_utils import Cache
+
+from semshare_core.compress.retention import retain
+from semshare_core.config import ReusePolicy
+from semshare_core.decode import Sampling
+from semshare_core.errors import UnsupportedModelError
+from semshare_core.lookup import Embed, Found, find
+from semshare_core.match.plan import ReusePlan, Source
+from semshare_core.match.token_table import TokenTable
+from semshare_core.pool import Entry, ReferencePool
+from semshare_core.prefill.cache import kv_bytes, to_torch
+from semshare_core.prefill.observe import tail_attention
+from semshare_core.prefill.selective import Prefilled, SelectivePrefill
+from semshare_core.prompt import EncodedPrompt, Prompt, encode
+from semshare_core.quality.governor import Decision, decide
+from semshare_core.report import Outcome, ReuseReport
+
+_SLACK = 0.125  # a stored buffer may be this much larger than its rows before they are copied out of it
+
+
+class Call:
+    """What one call needs of the engine, with its prompt encoded."""
+
+    def __init__(
+        self,
+        *,
+        prompt: Prompt,
+        policy: ReusePolicy,
+        namespace: str,
+        arrived: float,
+        model: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase,
+        context: int,
+        pool: ReferencePool,
+        prefill: SelectivePrefill,
+        table: TokenTable,
+        embed: Embed,
+    ) -> None:
+        self.policy = policy
+        self.namespace = namespace
+        self.arrived = arrived
+        self.model = model
+        self.context = context
+        self.pool = pool
+        self.prefill = prefill
+        self.table = table
+        self.embed = embed
+        self.encoded: EncodedPrompt = encode(prompt, tokenizer, model.get_input_embeddings().num_embeddings, context)
+
+    def fit(self, sampling: Sampling) -> Sampling:
+        """Shorten the answer to what the context has room for."""
+        room = self.context - len(self.encoded.ids)
+        return replace(sampling, max_new_tokens=min(sampling.max_new_tokens, room))
+
+    def serve(self, reserve: int) -> Served:
+        """Fill a cache for all prompt tokens but the last, with room for ``reserve`` more. Needs the model's lock."""
+        tokens = self.encoded.ids
+        n = len(tokens)
+        ids = to_torch(tokens, self.model.device)
+        limit = self.prefill.anatomy.static_until
+        movable = limit is None or n + reserve <= limit
+        reusable = self.policy.level != "off" and movable
+        if reusable:
+            found = find(self.pool, self.namespace, tokens, self.policy, self.table, self.embed)
+        else:
+            found = Found(ReusePlan.empty(n), [], None, None, 0.0, 0.0)
+        decision = self._decide(found.plan, reusable)
+        started = time.perf_counter()
+        if decision.budget is None:
+            found = _prefix_only(found)
+            prefilled = self.prefill.exact(ids, found.plan, found.entries, n + reserve)
+        else:
+            prefilled = self.prefill.selective(
+                ids,
+                found.plan,
+                found.entries,
+                self.policy,
+                decision.budget,
+                self.encoded.fresh_from(self.policy.fresh_tail),
+                n + reserve,
+            )
+        served = Served(self, ids, found, decision, prefilled, prefilled.cache, movable)
+        if self.policy.retention is not None and n > 1:
+            served.cache = self._retain(ids, prefilled)
+        served.prefill_ms = 1e3 * (time.perf_counter() - started)
+        return served
+
+    def _decide(self, plan: ReusePlan, reusable: bool) -> Decision:
+        if self.policy.level == "off":
+            return Decision(None, "reuse is off", bypassed=True)
+        if not reusable:
+            limit = self.prefill.anatomy.static_until
+            reason = f"the rotary frequencies change beyond {limit} tokens, so rows cannot be moved"
+            return Decision(None, reason, bypassed=True)
+        if self.policy.level == "exact":
+            return Decision(None, "" if plan.prefix_tokens else "nothing to reuse")
+        return decide(plan, self.policy, self.encoded.fresh_from(self.policy.fresh_tail))
+
+    def _retain(self, ids: Tensor, prefilled: Prefilled) -> Cache:
+        retention = self.policy.retention
+        assert retention is not None
+        anatomy = self.prefill.anatomy
+        if any(anatomy.windows) or self.model.config._attn_implementation != "sdpa":
+            raise UnsupportedModelError(
+                "retention leaves layers of different lengths, which needs full attention in every layer and "
+                "attn_implementation='sdpa'; use a policy with retention=None for this model."
+            )
+        n_rows = len(ids) - 1
+        attention = tail_attention(self.model, anatomy, prefilled.cache, ids, n_rows, retention.window)
+        return retain(prefilled.cache, attention, retention)
+
+
+@dataclass
+class Served:
+    """A prompt whose cache is filled: what is left is to decode, to report and to keep it."""
+
+    call: Call
+    ids: Tensor
+    found: Found
+    decision: Decision
+    prefilled: Prefilled
+    cache: Cache
+    movable: bool
+    prefill_ms: float = 0.0
+
+    def __post_init__(self) -> None:
+        self._depths = self.found.depths(self.prefilled.recomputed)
+        self._bytes_full = kv_bytes(self.prefilled.cache.rows(len(self.ids) - 1))
+
+    def report(self, *, first_token_at: float, generated: int = 0) -> ReuseReport:
+        """The report, made after decoding; ``first_token_at`` in ``time.perf_counter`` seconds."""
+        plan, call = self.found.plan, self.call
+        n = len(plan)
+        n_layers = len(self.prefilled.cache.layers)
+        outcome, reason = self._outcome()
+        recomputed = self.prefilled.recomputed
+        return ReuseReport(
+            outcome=outcome,
+            reason=reason,
+            level=call.policy.level or ("balanced" if call.policy.recompute_ratio is None else "custom"),
+            reference_ids=[name for number, name in enumerate(plan.reference_ids) if (plan.reference == number).any()],
+            similarity=self.found.similarity,
+            prompt_tokens=n,
+            prefix_tokens=plan.prefix_tokens,
+            exact_tokens=plan.count(Source.EXACT),
+            fuzzy_tokens=plan.count(Source.FUZZY),
+            new_tokens=plan.count(Source.NEW),
+            recomputed_tokens=int(recomputed.sum()),
+            recompute_ratio=(self.prefilled.layer_rows + n_layers) / (n * n_layers),
+            lookup_ms=self.found.lookup_ms,
+            match_ms=self.found.match_ms,
+            prefill_ms=self.prefill_ms,
+            ttft_ms=1e3 * (first_token_at - call.arrived),
+            decode_ms=1e3 * (time.perf_counter() - first_token_at),
+            kv_bytes=self._bytes_full if self.cache is self.prefilled.cache else _retained_bytes(self.cache, n - 1),
+            kv_bytes_full=self._bytes_full,
+            depth=int(self._depths.max(initial=0)),
+            generated_tokens=generated,
+            token_sources=plan.source.tolist(),
+            token_recomputed=recomputed.astype(int).tolist(),
+        )
+
+    def store(self, generated: list[int], *, copy: bool = False) -> None:
+        """Keep the rows of the prompt and of the generated tokens whose rows exist (all but the last)."""
+        if not self.movable:
+            return
+        cache = self.prefilled.cache
+        tokens = self.call.encoded.ids
+        whole = self.cache is cache
+        length = cache.layers[0].length
+        tokens = np.concatenate((tokens, np.asarray(generated, np.int64)))[:length] if whole else tokens[:length]
+        depth = np.full(len(tokens), self._depths.max(initial=0), np.uint8)
+        known = min(len(self._depths), len(tokens))
+        depth[:known] = self._depths[:known]
+        if depth.max(initial=0) > self.call.policy.max_depth:
+            return
+        rows = cache.rows(len(tokens))
+        if copy or len(tokens) < (1 - _SLACK) * cache.layers[0].capacity:
+            rows = [(keys.clone(), values.clone()) for keys, values in rows]
+        self.call.pool.add(Entry(self.call.namespace, tokens, rows, depth, self.call.embed(tokens)))
+
+    def _outcome(self) -> tuple[Outcome, str]:
+        if self.decision.budget is not None:
+            return "semantic", self.decision.reason
+        if self.found.plan.prefix_tokens:
+            return "prefix", self.decision.reason
+        return ("bypass" if self.decision.bypassed else "miss"), self.decision.reason
+
+
+def _prefix_only(found: Found) -> Found:
+    """The same plan without its approximate sources, for a call that computes everything behind the prefix."""
+    plan = found.plan
+    approximate = (plan.source == Source.EXACT) | (plan.source == Source.FUZZY)
+    source, reference, position = plan.source.copy(), plan.reference.copy(), plan.position.copy()
+    source[approximate], reference[approximate], position[approximate] = Source.NEW, -1, -1
+    lossless = ReusePlan(source, reference, position, plan.reference_ids, plan.similarity)
+    return replace(found, plan=lossless)
+
+
+def _retained_bytes(cache: Cache, prompt_rows: int) -> int:
+    """Bytes that a retained cache held for the first ``prompt_rows`` tokens."""
+    total = 0
+    for layer in cache.layers:
+        assert isinstance(layer.keys, torch.Tensor) and isinstance(layer.values, torch.Tensor)
+        rows = prompt_rows - layer.dropped  # type: ignore[attr-defined]
+        per_row = layer.keys[:, :, :1].numel() + layer.values[:, :, :1].numel()
+        total += rows * per_row * layer.keys.element_size()
+    return total

@@ -1,0 +1,1 @@
+"""Fewer bytes of keys and values."""

@@ -1,0 +1,158 @@
+"""Settings in: what the pool may hold and how much of a prompt may be reused."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from semshare_core.errors import ConfigError
+
+Level = Literal["off", "exact", "high", "balanced", "fast"]
+Matching = Literal["ordered", "lsh", "runs", "random"]
+SelectionName = Literal["combined", "deviation", "non_exact", "seams", "paper", "random"]
+Schedule = Literal["constant", "decay"]
+
+LEVELS: tuple[str, ...] = ("off", "exact", "high", "balanced", "fast")
+
+
+class Settings(BaseModel):
+    """Immutable settings whose mistakes surface as :class:`ConfigError`, naming the field and the remedy."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+    def __init__(self, **data: Any) -> None:
+        try:
+            super().__init__(**data)
+        except ValidationError as error:
+            details = "; ".join(
+                f"{'.'.join(str(part) for part in item['loc']) or 'value'}={item.get('input')!r}: {item['msg']}"
+                for item in error.errors()
+            )
+            raise ConfigError(f"{type(self).__name__} cannot be built: {details}") from error
+
+
+class PoolConfig(Settings):
+    """How many bytes of reference prompts are kept, and how candidates are found.
+
+    Attributes:
+        max_bytes: budget for stored keys and values, in bytes. The least recently used entries leave first.
+        min_tokens: shorter prompts are not stored; below a few dozen tokens a lookup costs more than it saves.
+        block_tokens: tokens per hashed block of the prefix index.
+        candidates: how many semantic neighbours FAISS returns for one lookup.
+    """
+
+    max_bytes: int = Field(default=2 * 2**30, ge=0)
+    min_tokens: int = Field(default=32, ge=1)
+    block_tokens: int = Field(default=16, ge=1)
+    candidates: int = Field(default=8, ge=1)
+
+
+class Retention(Settings):
+    """Which KV rows stay for decoding, by layer (SemShareKV, arXiv 2509.24832: layer-wise retention).
+
+    Layer ``l`` keeps the share ``max(floor, first * decay**l)`` of its rows: first the *hot* tokens (the fewest that
+    hold ``hot_mass`` of the attention of the last ``window`` prompt tokens), then the others by attention weighted
+    with ``hot_weight`` and ``cold_weight``. The last ``window`` rows always stay.
+
+    Attributes:
+        first: share kept in the first layer (the paper: at least 0.8).
+        decay: factor from one layer to the next (exponential decay; the value is not published, ours gives about
+            half of the rows over 30 layers).
+        floor: no layer keeps a smaller share.
+        hot_mass: share of attention that defines the hot set (the paper: 0.55).
+        hot_weight: weight of hot tokens in the ranking (the paper: 0.5).
+        cold_weight: weight of the other tokens (the paper: 0.1).
+        window: number of last prompt tokens whose attention is observed.
+    """
+
+    first: float = Field(default=0.9, gt=0, le=1)
+    decay: float = Field(default=0.96, gt=0, le=1)
+    floor: float = Field(default=0.2, gt=0, le=1)
+    hot_mass: float = Field(default=0.55, gt=0, le=1)
+    hot_weight: float = Field(default=0.5, gt=0)
+    cold_weight: float = Field(default=0.1, gt=0)
+    window: int = Field(default=16, ge=1)
+
+
+class ReusePolicy(Settings):
+    """What may be reused and how much is recomputed.
+
+    A ``level`` leaves the amount to the governor; ``recompute_ratio`` fixes it instead.
+
+    Attributes:
+        level: ``off`` · ``exact`` (lossless: prefix only) · ``high`` · ``balanced`` · ``fast``; ``None`` together with a
+            ratio of ``None`` means ``balanced``.
+        recompute_ratio: ceiling of (tokens computed / prompt tokens), averaged over layers, first layer included.
+            Tokens that no reference serves, and the question, are computed even when they exceed it.
+        schedule: ``constant``: the same set in every selective layer; ``decay``: shrinks by ``decay`` per layer.
+        decay: factor of the ``decay`` schedule (0.85 per layer is a guess of the paper's unpublished values).
+        selection: which tokens are recomputed; see ``semshare_core.prefill.selection``.
+        matching: ``ordered``: prefix, exact runs, order-aware fuzzy · ``lsh``: prefix, then SemShareKV's fuzzy matching for
+            everything else · ``runs``: prefix and exact runs only · ``random``: an ablation.
+        zero_fuzzy: ablation: serve fuzzy tokens by zero rows instead of the matched ones.
+        min_similarity: prompts less similar than this (cosine of prompt embeddings, mapped to [0, 1]) never serve
+            fuzzy tokens; exact runs need no such evidence. The paper: 0.8.
+        min_run: shortest identical run, in tokens, that counts as exact.
+        halo: tokens recomputed after each changed (non-exact) token.
+        seam_halo: tokens recomputed after each seam, a place where the text continues but its source does not.
+        fresh_tail: at least so many last prompt tokens are always computed.
+        max_references: references that may serve one prompt.
+        max_depth: how many approximate reuses may lie behind a row (0: only lossless rows are produced and used).
+        retention: which rows are kept for decoding; ``None`` keeps all.
+        seed: seed of the random ablations.
+    """
+
+    level: Level | None = None
+    recompute_ratio: float | None = Field(default=None, ge=0, le=1)
+    schedule: Schedule = "constant"
+    decay: float = Field(default=0.85, gt=0, le=1)
+    selection: SelectionName = "combined"
+    matching: Matching = "ordered"
+    zero_fuzzy: bool = False
+    min_similarity: float = Field(default=0.8, ge=0, le=1)
+    min_run: int = Field(default=6, ge=2)
+    halo: int = Field(default=2, ge=0)
+    seam_halo: int = Field(default=4, ge=0)
+    fresh_tail: int = Field(default=16, ge=1)
+    max_references: int = Field(default=4, ge=1)
+    max_depth: int = Field(default=1, ge=0)
+    retention: Retention | None = None
+    seed: int = 0
+
+    @classmethod
+    def paper(cls, recompute_ratio: float | None = None, **changes: Any) -> ReusePolicy:
+        """SemShareKV as published (arXiv 2509.24832): one reference, LSH matching, decaying recomputation, retention.
+
+        Differences that the missing full text forces on us are listed in ``docs/paper.md``.
+        """
+        settings: dict[str, Any] = {
+            "recompute_ratio": recompute_ratio,
+            "schedule": "decay",
+            "selection": "paper",
+            "matching": "lsh",
+            "max_references": 1,
+            "retention": Retention(),
+        }
+        return cls(**(settings | changes))
+
+    @classmethod
+    def cacheblend(cls, recompute_ratio: float = 0.15, **changes: Any) -> ReusePolicy:
+        """CacheBlend (arXiv 2405.16444): exact runs, first-layer key deviation, one constant set of 15 %."""
+        settings: dict[str, Any] = {
+            "recompute_ratio": recompute_ratio,
+            "selection": "deviation",
+            "matching": "runs",
+        }
+        return cls(**(settings | changes))
+
+
+def resolve_policy(reuse: str | ReusePolicy | None, default: ReusePolicy) -> ReusePolicy:
+    """Turn what a caller passed as ``reuse=`` into a policy; ``None`` means the engine's default."""
+    if reuse is None:
+        return default
+    if isinstance(reuse, ReusePolicy):
+        return reuse
+    if isinstance(reuse, str) and reuse in LEVELS:
+        return default.model_copy(update={"level": reuse, "recompute_ratio": None})
+    raise ConfigError(f"reuse={reuse!r} is not known: pass one of {', '.join(LEVELS)}, or a ReusePolicy.")

@@ -1,0 +1,178 @@
+"""Decode with `model.generate` from a filled cache: sampling, stopping and token-by-token output are transformers'."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase, StoppingCriteria
+from transformers.cache_utils import Cache
+from transformers.generation.streamers import BaseStreamer
+
+from semshare_core.errors import ConfigError
+
+FinishReason = Literal["stop", "length", "cancelled"]
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How to choose tokens. ``extra`` are other fields of transformers' ``GenerationConfig`` (top_p, top_k, ...)."""
+
+    max_new_tokens: int = 128
+    temperature: float = 0.0
+    stop: tuple[str, ...] = ()
+    seed: int | None = None
+    extra: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if self.max_new_tokens < 1:
+            raise ConfigError(f"max_new_tokens={self.max_new_tokens} must be at least 1.")
+        if not 0 <= self.temperature < float("inf"):
+            raise ConfigError(f"temperature={self.temperature} must be a finite number, 0 (greedy) or more.")
+        if isinstance(self.stop, str) or any(not isinstance(text, str) or not text for text in self.stop):
+            raise ConfigError(f"stop={self.stop!r} must be a list of non-empty strings.")
+        known = GenerationConfig().to_dict()
+        unknown = sorted(set(self.extra) - set(known) - {"assistant_model", "logits_processor"})
+        if unknown:
+            raise ConfigError(f"unknown generation settings: {', '.join(unknown)}.")
+
+    def config(self, model: PreTrainedModel) -> GenerationConfig:
+        """The model's own generation config with these settings on top."""
+        config = GenerationConfig.from_dict(model.generation_config.to_dict())
+        sample = self.temperature > 0
+        changes: dict[str, Any] = {"max_new_tokens": self.max_new_tokens, "do_sample": sample, "max_length": None}
+        changes["temperature"] = self.temperature if sample else None
+        if not sample:  # settings of sampling would only be warned about
+            changes |= {"top_p": None, "top_k": None}
+        config.update(**(changes | {k: v for k, v in self.extra.items() if k not in _MODEL_KWARGS}))
+        if config.pad_token_id is None:
+            eos = config.eos_token_id
+            config.pad_token_id = eos[0] if isinstance(eos, list) else eos
+        return config
+
+
+_MODEL_KWARGS = ("assistant_model", "logits_processor")
+
+
+@dataclass
+class Decoded:
+    """Generated token ids, why it ended, and when the first token came (``time.perf_counter`` seconds)."""
+
+    token_ids: list[int]
+    finish_reason: FinishReason
+    first_token_at: float
+
+
+def decode(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    cache: Cache,
+    ids: Tensor,
+    sampling: Sampling,
+    *,
+    cancel: threading.Event | None = None,
+    on_token: Callable[[int], None] | None = None,
+) -> Decoded:
+    """Generate behind ``ids`` [n], whose first n - 1 rows ``cache`` holds."""
+    feed = _Feed(on_token)
+    ending = _Ending(tokenizer, len(ids), sampling.stop, cancel)
+    seeded: Any = nullcontext()
+    if sampling.seed is not None:
+        seeded = torch.random.fork_rng(devices=[ids.device] if ids.device.type == "cuda" else [])
+    with torch.no_grad(), seeded:
+        if sampling.seed is not None:
+            torch.manual_seed(sampling.seed)
+        model.generate(
+            input_ids=ids[None],
+            attention_mask=torch.ones_like(ids)[None],
+            past_key_values=cache,
+            generation_config=sampling.config(model),
+            stopping_criteria=[ending],
+            streamer=feed,
+            **{name: sampling.extra[name] for name in _MODEL_KWARGS if name in sampling.extra},
+        )
+    reason: FinishReason = "stop"
+    if cancel is not None and cancel.is_set() and not ending.stopped:
+        reason = "cancelled"
+    elif len(feed.token_ids) >= sampling.max_new_tokens and not ending.stopped:
+        eos = sampling.config(model).eos_token_id
+        eos_ids = eos if isinstance(eos, list) else [eos]
+        reason = "stop" if feed.token_ids[-1] in eos_ids else "length"
+    return Decoded(feed.token_ids, reason, feed.first_token_at)
+
+
+class _Feed(BaseStreamer):  # type: ignore[misc]
+    """Collects tokens as they come and notes when the first came."""
+
+    def __init__(self, on_token: Callable[[int], None] | None) -> None:
+        self.token_ids: list[int] = []
+        self.first_token_at = 0.0
+        self._on_token = on_token
+        self._prompt_seen = False
+
+    def put(self, value: Tensor) -> None:
+        if not self._prompt_seen:  # generate() hands over the prompt first
+            self._prompt_seen = True
+            return
+        if not self.token_ids:
+            self.first_token_at = time.perf_counter()
+        for token in value.flatten().tolist():
+            self.token_ids.append(token)
+            if self._on_token is not None:
+                self._on_token(token)
+
+    def end(self) -> None:
+        """Nothing is buffered."""
+
+
+class _Ending(StoppingCriteria):  # type: ignore[misc]
+    """Ends at a stop string in the *generated* text, or when cancelled.
+
+    transformers' own ``stop_strings`` also matches a string that begins in the prompt, which would end an answer whose
+    text does not contain it.
+    """
+
+    def __init__(
+        self,
+        tokenizer: PreTrainedTokenizerBase,
+        prompt_tokens: int,
+        stop: Sequence[str],
+        cancel: threading.Event | None,
+    ) -> None:
+        self._tokenizer = tokenizer
+        self._start = prompt_tokens
+        self._stop = stop
+        self._cancel = cancel
+        self.stopped = False
+
+    def __call__(self, input_ids: Tensor, scores: Any, **kwargs: Any) -> Tensor:
+        if self._stop:
+            text = self._tokenizer.decode(input_ids[0, self._start :], skip_special_tokens=True)
+            self.stopped = any(end in text for end in self._stop)
+        done = self.stopped or (self._cancel is not None and self._cancel.is_set())
+        return torch.full((input_ids.shape[0],), done, dtype=torch.bool, device=input_ids.device)
+
+
+def cut_at_stop(text: str, stop: Sequence[str]) -> str:
+    """``text`` up to the first stop string, which is left out."""
+    return text[: min((at for at in map(text.find, stop) if at >= 0), default=len(text))]
+
+
+def settled_length(text: str, stop: Sequence[str]) -> int:
+    """How much of a growing text will not change: not a half character, not the beginning of a stop string."""
+    cut = cut_at_stop(text, stop)
+    if len(cut) < len(text):
+        return len(cut)
+    end = len(text.rstrip("\ufffd"))
+    for end_string in stop:
+        for size in range(min(len(end_string) - 1, end), 0, -1):
+            if text[:end].endswith(end_string[:size]):
+                end = min(end, len(text[:end]) - size)
+                break
+    return end

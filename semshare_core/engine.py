@@ -1,0 +1,309 @@
+"""SemShareEngine: the one front door. A prompt comes in, an answer and a :class:`ReuseReport` go out."""
+
+from __future__ import annotations
+
+import queue
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers.cache_utils import Cache
+
+from semshare_core import models
+from semshare_core.call import Call, Served
+from semshare_core.config import PoolConfig, ReusePolicy, resolve_policy
+from semshare_core.decode import Decoded, FinishReason, Sampling, cut_at_stop, decode, settled_length
+from semshare_core.errors import ConfigError
+from semshare_core.lookup import Embed
+from semshare_core.match.plan import Tokens
+from semshare_core.match.token_table import TokenTable
+from semshare_core.pool import ReferencePool
+from semshare_core.prefill.anatomy import examine
+from semshare_core.prefill.selective import SelectivePrefill
+from semshare_core.prompt import Prompt
+from semshare_core.report import ReuseReport
+
+DEFAULT_NAMESPACE = "default"
+
+
+@dataclass(frozen=True)
+class Generation:
+    """An answer: its text (stop strings cut off), its token ids as generated, why it ended, and what was reused."""
+
+    text: str
+    token_ids: list[int]
+    finish_reason: FinishReason
+    report: ReuseReport
+
+
+@dataclass(frozen=True)
+class Piece:
+    """A piece of a streamed answer. The last piece carries ``report`` and ``finish_reason``."""
+
+    text: str
+    report: ReuseReport | None = None
+    finish_reason: FinishReason | None = None
+
+
+@dataclass(frozen=True)
+class Prefill:
+    """A prefilled prompt: float logits [vocabulary] of the next token, a cache of all prompt rows, and the report."""
+
+    logits: Tensor
+    cache: Cache
+    report: ReuseReport
+
+
+class SemShareEngine:
+    """Serves one model, reusing keys and values of earlier prompts. Thread-safe: calls take turns at the model.
+
+    Args:
+        model: a decoder-only transformers model whose cache keeps one row per token.
+        tokenizer: its tokenizer.
+        pool: how much is kept of earlier prompts.
+        policy: what calls may reuse unless they say otherwise; default level ``balanced``.
+        embedding: maps a prompt's text to a vector, for the search over similar prompts. Default: the mean of the
+            model's own token embeddings.
+
+    Raises:
+        UnsupportedModelError: the model's rows cannot be reused; the message says why.
+        TokenizerMismatchError: the tokenizer's ids do not fit the model.
+        MissingDependencyError: FAISS is absent.
+    """
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase,
+        *,
+        pool: PoolConfig | None = None,
+        policy: ReusePolicy | None = None,
+        embedding: Callable[[str], Sequence[float]] | None = None,
+    ) -> None:
+        models.check_servable(model)
+        models.check_pair(model, tokenizer)
+        self.model = model.eval()
+        self.tokenizer = tokenizer
+        self.policy = policy or ReusePolicy(level="balanced")
+        self.pool = ReferencePool(pool or PoolConfig())
+        self.context = models.max_context(model)
+        self._prefill = SelectivePrefill(model, examine(model))
+        self._table = TokenTable(model.get_input_embeddings().weight)
+        self._embed: Embed = self._table.embed if embedding is None else self._text_embed(embedding)
+        self._lock = threading.Lock()
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        model_id: str,
+        *,
+        gguf_file: str | None = None,
+        tokenizer: PreTrainedTokenizerBase | str | None = None,
+        dtype: str | torch.dtype = "auto",
+        device: str | torch.device | None = None,
+        device_map: Any = None,
+        pool: PoolConfig | None = None,
+        policy: ReusePolicy | None = None,
+        embedding: Callable[[str], Sequence[float]] | None = None,
+    ) -> SemShareEngine:
+        """Load a model by hub id, local folder, GGUF file or ``"demo"`` and serve it; see ``semshare_core.models``."""
+        model, loaded = models.load_model(
+            model_id, gguf_file=gguf_file, tokenizer=tokenizer, dtype=dtype, device=device, device_map=device_map
+        )
+        return cls(model, loaded, pool=pool, policy=policy, embedding=embedding)
+
+    def generate(
+        self,
+        prompt: Prompt,
+        *,
+        max_new_tokens: int = 128,
+        temperature: float = 0.0,
+        stop: Sequence[str] | None = None,
+        seed: int | None = None,
+        reuse: str | ReusePolicy | None = None,
+        namespace: str | None = None,
+        store: bool = True,
+        **generation: Any,
+    ) -> Generation:
+        """Answer a prompt.
+
+        Args:
+            prompt: text (taken as it is), chat messages (through the chat template) or token ids.
+            max_new_tokens: at most so many tokens are generated.
+            temperature: 0 is greedy, otherwise sampling.
+            stop: the answer ends before the first of these strings.
+            seed: makes sampling repeatable.
+            reuse: a level or a :class:`ReusePolicy`; default: the engine's policy.
+            namespace: whose references may serve, and who may be served by this prompt later.
+            store: keep prompt and answer in the pool.
+            **generation: other fields of transformers' ``GenerationConfig``.
+
+        Raises:
+            PromptError: empty or too long a prompt. ConfigError: a setting that cannot be honoured.
+        """
+        sampling = _sampling(max_new_tokens, temperature, stop, seed, generation)
+        return self._answer(prompt, sampling, reuse, namespace, store)
+
+    def stream(
+        self,
+        prompt: Prompt,
+        *,
+        max_new_tokens: int = 128,
+        temperature: float = 0.0,
+        stop: Sequence[str] | None = None,
+        seed: int | None = None,
+        reuse: str | ReusePolicy | None = None,
+        namespace: str | None = None,
+        store: bool = True,
+        **generation: Any,
+    ) -> Iterator[Piece]:
+        """Like :meth:`generate`, piece by piece; closing the iterator ends generation within a token."""
+        sampling = _sampling(max_new_tokens, temperature, stop, seed, generation)
+        return self._stream(prompt, sampling, reuse, namespace, store)
+
+    def prefill(
+        self,
+        prompt: Prompt,
+        *,
+        reuse: str | ReusePolicy | None = None,
+        namespace: str | None = None,
+        store: bool = True,
+    ) -> Prefill:
+        """Prefill only: next-token logits and a cache to decode from with any loop. The cache is the caller's own."""
+        call = self._call(prompt, reuse, namespace)
+        with self._lock:
+            served = call.serve(reserve=1)
+            ids = served.ids
+            extra = {"position_ids": torch.tensor([[len(ids) - 1]], device=ids.device)}
+            if not self._prefill.anatomy.takes_position_ids:
+                extra = {}
+            with torch.no_grad():
+                output = self.model(input_ids=ids[None, -1:], past_key_values=served.cache, use_cache=True, **extra)
+            report = served.report(first_token_at=time.perf_counter())
+            if store:
+                served.store([], copy=True)
+        return Prefill(output.logits[0, -1], served.cache, report)
+
+    def warm(self, prompts: Sequence[Prompt], *, namespace: str | None = None) -> list[ReuseReport]:
+        """Prefill prompts without approximation and keep them, so that later ones can reuse them."""
+        if isinstance(prompts, str):
+            raise ConfigError("warm() takes a list of prompts; wrap the one you have: warm([prompt]).")
+        return [self.prefill(prompt, reuse="exact", namespace=namespace).report for prompt in prompts]
+
+    def _call(self, prompt: Prompt, reuse: str | ReusePolicy | None, namespace: str | None) -> Call:
+        return Call(
+            prompt=prompt,
+            policy=resolve_policy(reuse, self.policy),
+            namespace=namespace or DEFAULT_NAMESPACE,
+            arrived=time.perf_counter(),
+            model=self.model,
+            tokenizer=self.tokenizer,
+            context=self.context,
+            pool=self.pool,
+            prefill=self._prefill,
+            table=self._table,
+            embed=self._embed,
+        )
+
+    def _answer(
+        self,
+        prompt: Prompt,
+        sampling: Sampling,
+        reuse: str | ReusePolicy | None,
+        namespace: str | None,
+        store: bool,
+        *,
+        cancel: threading.Event | None = None,
+        on_token: Callable[[int], None] | None = None,
+    ) -> Generation:
+        call = self._call(prompt, reuse, namespace)
+        sampling = call.fit(sampling)
+        with self._lock:
+            if cancel is not None and cancel.is_set():  # given up while waiting for its turn
+                raise _Cancelled
+            served = call.serve(reserve=sampling.max_new_tokens)
+            decoded = decode(
+                self.model, self.tokenizer, served.cache, served.ids, sampling, cancel=cancel, on_token=on_token
+            )
+            report = _finish(served, decoded, store)
+        text = self.tokenizer.decode(decoded.token_ids, skip_special_tokens=True)
+        return Generation(cut_at_stop(text, sampling.stop), decoded.token_ids, decoded.finish_reason, report)
+
+    def _stream(
+        self,
+        prompt: Prompt,
+        sampling: Sampling,
+        reuse: str | ReusePolicy | None,
+        namespace: str | None,
+        store: bool,
+    ) -> Iterator[Piece]:
+        """The model runs in a worker thread; this generator turns its tokens into settled text."""
+        tokens: queue.SimpleQueue[int | Generation | BaseException] = queue.SimpleQueue()
+        cancel = threading.Event()
+
+        def work() -> None:
+            try:
+                tokens.put(
+                    self._answer(prompt, sampling, reuse, namespace, store, cancel=cancel, on_token=tokens.put)
+                )
+            except BaseException as error:  # handed to the consumer, whose thread it belongs to
+                tokens.put(error)
+
+        worker = threading.Thread(target=work, name="semshare-stream", daemon=True)
+        worker.start()
+        try:
+            ids: list[int] = []
+            sent = 0
+            while True:
+                item = tokens.get()
+                if isinstance(item, BaseException):
+                    raise item
+                if isinstance(item, Generation):
+                    yield Piece(item.text[sent:], item.report, item.finish_reason)
+                    return
+                ids.append(item)
+                text = self.tokenizer.decode(ids, skip_special_tokens=True)
+                settled = settled_length(text, sampling.stop)
+                if settled > sent:
+                    yield Piece(text[sent:settled])
+                    sent = settled
+        finally:
+            cancel.set()
+            worker.join()
+
+    def _text_embed(self, embedding: Callable[[str], Sequence[float]]) -> Embed:
+        def embed(tokens: Tokens) -> NDArray[np.float32]:
+            vector = np.asarray(embedding(self.tokenizer.decode(tokens.tolist())), np.float32).ravel()
+            length = float(np.linalg.norm(vector))
+            if not np.isfinite(length) or length == 0:
+                raise ConfigError("embedding() must return a finite vector that is not all zero.")
+            return vector / np.float32(length)
+
+        return embed
+
+
+class _Cancelled(Exception):  # noqa: N818 - a signal between threads
+    """The consumer of a stream went away before its turn came."""
+
+
+def _sampling(
+    max_new_tokens: int, temperature: float, stop: Sequence[str] | None, seed: int | None, extra: dict[str, Any]
+) -> Sampling:
+    if isinstance(stop, str):
+        raise ConfigError(f"stop={stop!r} must be a list of strings: stop=[{stop!r}].")
+    return Sampling(max_new_tokens, temperature, tuple(stop or ()), seed, extra)
+
+
+def _finish(served: Served, decoded: Decoded, store: bool) -> ReuseReport:
+    """Close the books of a call and keep its rows."""
+    report = served.report(first_token_at=decoded.first_token_at, generated=len(decoded.token_ids))
+    if store:
+        served.store(decoded.token_ids)
+    return report

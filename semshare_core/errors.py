@@ -1,0 +1,35 @@
+"""The errors SemShare raises. Every message says what was wrong and what to do about it."""
+
+from __future__ import annotations
+
+
+class SemShareError(Exception):
+    """Base of every error that SemShare raises on purpose."""
+
+
+class ConfigError(SemShareError, ValueError):
+    """A setting has a value that cannot be honoured."""
+
+
+class PromptError(SemShareError, ValueError):
+    """A prompt cannot be answered: empty, longer than the context, or made of unknown token ids."""
+
+
+class ModelError(SemShareError):
+    """A model or tokenizer cannot be loaded."""
+
+
+class ModelNotFoundError(ModelError, FileNotFoundError):
+    """There is no model under the name or path that was given."""
+
+
+class UnsupportedModelError(ModelError):
+    """The model was loaded but its KV cache cannot be rearranged; the message names the reason."""
+
+
+class TokenizerMismatchError(ModelError):
+    """The tokenizer produces ids that the model has no embedding for."""
+
+
+class MissingDependencyError(SemShareError, ImportError):
+    """An optional package is absent or broken; the message names the extra that installs it."""

@@ -1,0 +1,40 @@
+"""The one place that imports FAISS, so that its absence is explained instead of merely reported."""
+
+from __future__ import annotations
+
+import importlib
+from types import ModuleType
+
+from semshare_core.errors import MissingDependencyError
+
+_REMEDY = (
+    'Install exactly one build: pip install "semshare[cpu]" (any machine) or pip install "semshare[gpu]" '
+    "(Linux with an NVIDIA GPU)."
+)
+
+
+def import_faiss() -> ModuleType:
+    """Return the ``faiss`` module, or say which extra to install.
+
+    Two distributions (``faiss-cpu`` and ``faiss-gpu``) unpack into the same folder. Installed together, or removed one
+    after the other, they leave a package that fails with whatever its half-written files raise, or that imports as an
+    empty namespace package: both are told apart from plain absence, because the remedy differs.
+    """
+    try:
+        faiss = importlib.import_module("faiss")
+    except ModuleNotFoundError as error:
+        if error.name == "faiss":
+            raise MissingDependencyError(f"FAISS is not installed. {_REMEDY}") from error
+        raise _broken(str(error)) from error
+    except Exception as error:  # a broken native library raises OSError, AttributeError, SystemError, ...
+        raise _broken(f"{type(error).__name__}: {error}") from error
+    if not hasattr(faiss, "IndexFlatIP"):
+        raise _broken("the package is there but empty")
+    return faiss
+
+
+def _broken(reason: str) -> MissingDependencyError:
+    return MissingDependencyError(
+        f"FAISS is installed but cannot be imported ({reason}). Remove what is there "
+        f"(pip uninstall -y faiss-cpu faiss-gpu faiss-gpu-cu12 faiss-gpu-cu11). {_REMEDY}"
+    )

@@ -1,0 +1,125 @@
+"""From a prompt's tokens to a reuse plan: which pooled prompts can serve it, and how."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from semshare_core.config import ReusePolicy
+from semshare_core.match.matcher import build_plan
+from semshare_core.match.plan import ReusePlan, Source, Tokens
+from semshare_core.match.runs import kgram_hashes
+from semshare_core.match.token_table import TokenTable
+from semshare_core.pool.entry import Entry, View
+from semshare_core.pool.pool import ReferencePool
+
+Embed = Callable[[Tokens], NDArray[np.float32]]
+
+
+@dataclass(frozen=True)
+class Found:
+    """A plan, the entries that it draws on, and what finding it cost.
+
+    Attributes:
+        embedding: float32 [dim] of the prompt; None where only the prefix was looked up.
+        similarity: of the nearest entry, in [0, 1]; None where no search was made or the pool was empty.
+    """
+
+    plan: ReusePlan
+    entries: list[Entry]
+    embedding: NDArray[np.float32] | None
+    similarity: float | None
+    lookup_ms: float
+    match_ms: float
+
+    def depths(self, recomputed: NDArray[np.bool_]) -> NDArray[np.uint8]:
+        """Approximate reuses behind each row [n], once the rows in ``recomputed`` were computed afresh.
+
+        A row computed behind an approximate one has read it, so depth never falls along the prompt.
+        """
+        by_id = {entry.id: entry.depth for entry in self.entries}
+        depth = np.zeros(len(self.plan), np.uint8)
+        for number, name in enumerate(self.plan.reference_ids):
+            prefix = (self.plan.source == Source.PREFIX) & (self.plan.reference == number)
+            depth[prefix] = by_id[name][self.plan.position[prefix]]
+            approximate = self.plan.served & ~prefix & ~recomputed & (self.plan.reference == number)
+            depth[approximate] = by_id[name][self.plan.position[approximate]] + 1
+        return np.maximum.accumulate(depth)
+
+
+def find(
+    pool: ReferencePool, namespace: str, tokens: Tokens, policy: ReusePolicy, table: TokenTable, embed: Embed
+) -> Found:
+    """Look up ``tokens`` [n] in one namespace and plan their reuse. The last token is never served as prefix."""
+    started = time.perf_counter()
+    lossless = policy.level == "exact"
+    prefix = pool.longest_prefix(namespace, tokens[:-1], 0 if lossless else policy.max_depth)
+    chosen: dict[str, Entry] = {prefix[0].id: prefix[0]} if prefix else {}
+    embedding, similarity, fuzzy = None, None, None
+    if not lossless and policy.max_depth > 0:
+        embedding = embed(tokens)
+        similar = pool.similar(namespace, embedding)
+        similarity = similar[0][1] if similar else None
+        scored = _score(tokens, prefix[1] if prefix else 0, similar, chosen, policy)
+        chosen |= {entry.id: entry for entry in scored}
+        close = {entry.id for entry, value in similar if value >= policy.min_similarity}
+        candidates = [entry for entry, _ in similar] if policy.matching == "lsh" else scored
+        fuzzy = next((entry.id for entry in candidates if entry.id in close and entry.usable(policy.max_depth - 1)), None)
+        if fuzzy is not None and fuzzy not in chosen:
+            chosen[fuzzy] = next(entry for entry, _ in similar if entry.id == fuzzy)
+    looked_up = time.perf_counter()
+    views = [View(entry, 0 if lossless else entry.usable(policy.max_depth - 1)) for entry in chosen.values()]
+    plan = build_plan(
+        tokens,
+        views,
+        policy,
+        table,
+        prefix=(prefix[0].id, prefix[1]) if prefix else None,
+        fuzzy=fuzzy,
+        similarity=similarity or 0.0,
+    )
+    matched = time.perf_counter()
+    pool.touch(namespace, tuple(chosen))
+    return Found(
+        plan,
+        list(chosen.values()),
+        embedding,
+        similarity,
+        lookup_ms=1e3 * (looked_up - started),
+        match_ms=1e3 * (matched - looked_up),
+    )
+
+
+def _score(
+    tokens: Tokens,
+    start: int,
+    similar: Sequence[tuple[Entry, float]],
+    given: dict[str, Entry],
+    policy: ReusePolicy,
+) -> list[Entry]:
+    """The entries that would serve most tokens behind ``start``, each counted for what the ones before it leave.
+
+    ``lsh`` and ``random`` take the most similar entry instead, as the paper does.
+    """
+    if policy.matching in ("lsh", "random"):
+        return [entry for entry, _ in similar[:1]]
+    wanted = kgram_hashes(tokens[start:], policy.min_run)
+    pools = {entry.id: entry for entry, _ in similar} | given
+    held = {
+        name: np.isin(wanted, kgram_hashes(entry.tokens[: entry.usable(policy.max_depth - 1)], policy.min_run))
+        for name, entry in pools.items()
+    }
+    chosen: list[Entry] = []
+    left = np.ones(len(wanted), bool)
+    while held and len(chosen) < policy.max_references:
+        name = min(held, key=lambda key: (-int((held[key] & left).sum()), key))
+        gained = held.pop(name) & left
+        if not gained.any():
+            break
+        left &= ~gained
+        chosen.append(pools[name])
+    return chosen or [entry for entry, _ in similar[:1]]

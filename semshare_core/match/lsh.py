@@ -1,0 +1,90 @@
+"""SemShareKV's fuzzy matching: LSH over RoPE'd token embeddings (arXiv 2509.24832, fuzzy token matching).
+
+The paper rotates the token embeddings of both prompts by their positions (without it many tokens fall onto the first
+reference tokens), hashes the reference rows and takes the nearest neighbour of every target row; many-to-one allowed.
+Here the hash stage runs between *distinct* token ids, because embeddings are a fixed table: sign-projection codes
+(``faiss.IndexLSH``) give each target id its nearest reference ids. Of the occurrences of those ids the nearest before
+and after the target position compete by the inner product of the RoPE'd embeddings, which falls with distance.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from semshare_core.faiss_import import import_faiss
+from semshare_core.match.plan import Positions, Tokens
+from semshare_core.match.token_table import TokenTable
+
+_ROPE_BASE = 10_000.0
+_NO_SCORE = -2.0
+
+
+@dataclass(frozen=True)
+class LshMatcher:
+    """Nearest reference token by RoPE'd embedding.
+
+    Attributes:
+        table: token embeddings; their dimension is even.
+        bits: sign projections per code.
+        neighbours: distinct reference ids that survive the hash stage, per distinct target id.
+    """
+
+    table: TokenTable
+    bits: int = 256
+    neighbours: int = 4
+
+    def match(
+        self, target: Tokens, wanted: Positions, reference: Tokens
+    ) -> tuple[Positions, NDArray[np.float32]]:
+        """Map target positions ``wanted`` [m] to reference positions [m], with their cosine similarities [m]."""
+        if not len(wanted) or not len(reference):
+            return np.full(len(wanted), -1, np.int64), np.full(len(wanted), _NO_SCORE, np.float32)
+        candidates = self._candidates(target[wanted], wanted, reference)
+        scores = self._rope_scores(target[wanted], wanted, reference, candidates)
+        best = scores.argmax(axis=1)
+        row = np.arange(len(wanted))
+        position = candidates[row, best]
+        cosine = np.einsum("md,md->m", self.table.unit(target[wanted]), self.table.unit(reference[position]))
+        return position, cosine.astype(np.float32)
+
+    def _candidates(self, ids: Tokens, wanted: Positions, reference: Tokens) -> Positions:
+        """Reference positions [m, 2 * neighbours]: per surviving id its nearest occurrence on either side."""
+        distinct_targets, inverse = np.unique(ids, return_inverse=True)
+        distinct_references = np.unique(reference)
+        near = self._nearest_ids(distinct_targets, distinct_references)[inverse]  # [m, c] token ids
+        by_id = np.argsort(reference, kind="stable")
+        # occurrences of one id are contiguous in `by_id` and ascending in position: search (id, position) pairs
+        key = reference[by_id] * (len(reference) + 1) + by_id
+        at = np.searchsorted(key, near * (len(reference) + 1) + np.minimum(wanted, len(reference))[:, None])
+        sides = []
+        for neighbour in (np.minimum(at, len(by_id) - 1), np.maximum(at - 1, 0)):
+            position = by_id[neighbour]
+            first = by_id[np.searchsorted(reference[by_id], near)]
+            sides.append(np.where(reference[position] == near, position, first))
+        return np.concatenate(sides, axis=1)
+
+    def _nearest_ids(self, targets: Tokens, references: Tokens) -> Tokens:
+        """The nearest distinct reference ids [len(targets), c] by Hamming distance of sign-projection codes."""
+        index = import_faiss().IndexLSH(self.table.dim, self.bits)
+        index.add(self.table.unit(references))
+        _, found = index.search(self.table.unit(targets), min(self.neighbours, len(references)))
+        return references[found]
+
+    def _rope_scores(
+        self, ids: Tokens, wanted: Positions, reference: Tokens, candidates: Positions
+    ) -> NDArray[np.float32]:
+        """Inner products of RoPE'd embeddings [m, 2c]; one rotation by the distance does for both sides."""
+        half = self.table.dim // 2
+        frequency = (_ROPE_BASE ** (-np.arange(half, dtype=np.float32) / half)).astype(np.float32)
+        scores = np.empty(candidates.shape, np.float32)
+        query = self.table.unit(ids)
+        for column in range(candidates.shape[1]):
+            rows = self.table.unit(reference[candidates[:, column]])
+            angle = (candidates[:, column] - wanted).astype(np.float32)[:, None] * frequency
+            along = query[:, :half] * rows[:, :half] + query[:, half:] * rows[:, half:]
+            across = query[:, half:] * rows[:, :half] - query[:, :half] * rows[:, half:]
+            scores[:, column] = (along * np.cos(angle) + across * np.sin(angle)).sum(axis=1)
+        return scores

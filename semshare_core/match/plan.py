@@ -1,0 +1,94 @@
+"""The reuse plan: for every target token, where its keys and values come from."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import IntEnum
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+Tokens = NDArray[np.int64]
+Positions = NDArray[np.int64]
+
+
+class Source(IntEnum):
+    """How a target token is served; the codes appear as ``ReuseReport.token_sources``."""
+
+    NEW = 0
+    FUZZY = 1
+    EXACT = 2
+    PREFIX = 3
+
+
+class ReferenceTokens(Protocol):
+    """What matching needs to know of a pooled prompt: who it is and what it says."""
+
+    @property
+    def id(self) -> str: ...
+
+    @property
+    def tokens(self) -> Tokens: ...
+
+
+@dataclass(frozen=True)
+class ReusePlan:
+    """Per target token: source, reference and position in it. Arrays have length n = prompt tokens.
+
+    Attributes:
+        source: int8, a :class:`Source` per token.
+        reference: int64, index into ``reference_ids``; -1 where the token is new.
+        position: int64, position in that reference; -1 where the token is new.
+        reference_ids: the references the plan draws on.
+        similarity: of the best reference to the target, in [0, 1].
+    """
+
+    source: NDArray[np.int8]
+    reference: Positions
+    position: Positions
+    reference_ids: tuple[str, ...]
+    similarity: float = 0.0
+
+    @classmethod
+    def empty(cls, n: int, references: Sequence[ReferenceTokens] = (), similarity: float = 0.0) -> ReusePlan:
+        """A plan that serves nothing yet."""
+        return cls(
+            source=np.zeros(n, np.int8),
+            reference=np.full(n, -1, np.int64),
+            position=np.full(n, -1, np.int64),
+            reference_ids=tuple(reference.id for reference in references),
+            similarity=similarity,
+        )
+
+    def __len__(self) -> int:
+        return len(self.source)
+
+    def count(self, source: Source) -> int:
+        return int(np.count_nonzero(self.source == source))
+
+    @property
+    def prefix_tokens(self) -> int:
+        return self.count(Source.PREFIX)
+
+    @property
+    def served(self) -> NDArray[np.bool_]:
+        """True where some reference row exists for the token."""
+        return self.source != Source.NEW
+
+    def serve(self, start: int, stop: int, source: Source, reference: int, position: int) -> None:
+        """Record that target tokens ``start:stop`` come from ``reference`` at ``position`` onwards."""
+        self.source[start:stop] = source
+        self.reference[start:stop] = reference
+        self.position[start:stop] = np.arange(position, position + stop - start)
+
+    def seams(self) -> Positions:
+        """Target positions whose left neighbour comes from elsewhere: another reference, or not the row before.
+
+        The first token after an untouched prefix is a seam only if its source does not continue the prefix.
+        """
+        if len(self) < 2:
+            return np.empty(0, np.int64)
+        continues = (self.reference[1:] == self.reference[:-1]) & (self.position[1:] == self.position[:-1] + 1)
+        return np.flatnonzero(~continues) + 1

@@ -1,0 +1,50 @@
+"""The model's token embeddings, as matching sees them: a fixed table of centred unit rows.
+
+Two facts of text make raw embeddings poor evidence. All rows share a common direction (Mu & Viswanath, arXiv
+1702.01417), so the mean of running text is taken off. And frequent tokens say little (SIF, Arora et al., ICLR 2017), so
+a prompt's embedding weighs tokens by ``a / (a + p)``. The token frequencies p come from the ids themselves: byte-pair
+vocabularies are numbered by falling frequency, hence p ~ 1 / (id + 1) (Zipf).
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from semshare_core.match.plan import Tokens
+
+_SIF = 1e-4
+_FREQUENT = 32_768  # ids beyond this carry next to nothing of the mean
+
+
+class TokenTable:
+    """Centred unit embeddings by token id, gathered on demand from ``weight`` [vocabulary, dim] wherever it lives."""
+
+    def __init__(self, weight: Tensor) -> None:
+        self._weight = weight.detach()
+        self.dim = weight.shape[1] - weight.shape[1] % 2
+        self._harmonic = float((1 / np.arange(1, len(weight) + 1)).sum())
+        frequent = torch.nn.functional.normalize(self._weight[:_FREQUENT, : self.dim].float(), dim=1)
+        share = 1 / torch.arange(1, len(frequent) + 1, device=frequent.device)
+        self._centre = (frequent * (share / share.sum())[:, None]).sum(dim=0)
+
+    def unit(self, ids: Tokens) -> NDArray[np.float32]:
+        """Rows float32 [len(ids), dim], each of length 1; each distinct id is gathered once."""
+        distinct, inverse = np.unique(ids, return_inverse=True)
+        rows = torch.nn.functional.normalize(self._centred(distinct), dim=1)
+        return np.ascontiguousarray(rows.cpu().numpy()[inverse])
+
+    def embed(self, ids: Tokens) -> NDArray[np.float32]:
+        """A prompt's embedding float32 [dim], unit length: the weighted mean over its distinct tokens."""
+        distinct = np.unique(ids)
+        frequency = 1 / ((distinct + 1) * self._harmonic)
+        weight = (_SIF / (_SIF + frequency)).astype(np.float32)
+        mean = weight @ self._centred(distinct).cpu().numpy()
+        return np.asarray(mean / max(float(np.linalg.norm(mean)), 1e-12), np.float32)
+
+    def _centred(self, ids: Tokens) -> Tensor:
+        index = torch.as_tensor(ids, device=self._weight.device)
+        rows = torch.nn.functional.normalize(self._weight[index][:, : self.dim].float(), dim=1)
+        return rows - self._centre

@@ -1,0 +1,146 @@
+"""What selective prefill must know of a model, found by looking at one instead of by a list of architectures."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+from transformers.cache_utils import DynamicCache
+
+from semshare_core.errors import UnsupportedModelError
+from semshare_core.prefill.rotary import Rotation, find_rotations
+
+MaskFormat = Literal["attend", "masked", "additive"]
+
+
+@dataclass(frozen=True)
+class Anatomy:
+    """The parts of a decoder-only model that the prefill touches.
+
+    Attributes:
+        layers: the decoder layers, in order.
+        windows: sliding window per layer in tokens, None for full attention.
+        rotations: how the keys of each layer turn with position.
+        mask_format: what the layers take as mask: bool True = attend, bool True = masked, or added to the scores.
+        takes_position_ids: False for models whose positions are implicit (ALiBi).
+        static_until: number of positions for which the rotary frequencies do not change; None: they never do.
+    """
+
+    layers: list[nn.Module]
+    windows: list[int | None]
+    rotations: list[Rotation]
+    mask_format: MaskFormat
+    takes_position_ids: bool
+    static_until: int | None
+
+    def mask(self, rows: Tensor, visible: int, window: int | None, dtype: torch.dtype) -> Tensor:
+        """Causal mask [1, 1, len(rows), visible] for queries at positions ``rows``, in the model's format."""
+        keys = torch.arange(visible, device=rows.device)
+        attend = keys[None, :] <= rows[:, None]
+        if window is not None:
+            attend &= keys[None, :] > rows[:, None] - window
+        if self.mask_format == "masked":
+            attend = ~attend
+        elif self.mask_format == "additive":
+            attend = torch.zeros(attend.shape, dtype=dtype, device=rows.device).masked_fill_(
+                ~attend, torch.finfo(dtype).min
+            )
+        return attend[None, None]
+
+
+@torch.no_grad()
+def examine(model: PreTrainedModel) -> Anatomy:
+    """Find the anatomy of ``model`` by running it on a few tokens.
+
+    Raises:
+        UnsupportedModelError: if its layers, masks or positions are not understood.
+    """
+    config = model.config.get_text_config(decoder=True)
+    layers = _decoder_layers(model, config.num_hidden_layers)
+    takes_position_ids = "position_ids" in inspect.signature(model.forward).parameters
+    return Anatomy(
+        layers=layers,
+        windows=_windows(config, len(layers)),
+        rotations=find_rotations(model, _keys_at(model, takes_position_ids, len(layers))),
+        mask_format=_mask_format(model, layers[0]),
+        takes_position_ids=takes_position_ids,
+        static_until=_static_until(config),
+    )
+
+
+def _decoder_layers(model: PreTrainedModel, n: int) -> list[nn.Module]:
+    for module in model.modules():
+        if isinstance(module, nn.ModuleList) and len(module) == n:
+            return list(module)
+    raise UnsupportedModelError(f"{type(model).__name__} has no list of {n} decoder layers to hook into.")
+
+
+def _windows(config: Any, n: int) -> list[int | None]:
+    window = getattr(config, "sliding_window", None)
+    if getattr(config, "use_sliding_window", True) is False:
+        window = None
+    types = getattr(config, "layer_types", None)
+    if types is None:
+        return [window] * n
+    return [window if "sliding" in kind else None for kind in types]
+
+
+def _keys_at(model: PreTrainedModel, takes_position_ids: bool, n: int) -> Callable[[int], list[Tensor]]:
+    token = torch.tensor([[min(17, model.get_input_embeddings().num_embeddings - 1)]], device=model.device)
+
+    def keys_at(position: int) -> list[Tensor]:
+        cache = DynamicCache()
+        extra = {"position_ids": torch.tensor([[position]], device=model.device)} if takes_position_ids else {}
+        model(input_ids=token, past_key_values=cache, use_cache=True, **extra)
+        keys = [layer.keys for layer in cache.layers if isinstance(layer.keys, Tensor)]
+        if len(keys) != n or any(key.dim() != 4 or key.shape[2] != 1 for key in keys):
+            raise UnsupportedModelError(
+                f"{type(model).__name__} does not keep one row of keys per token and layer, so rows cannot be reused."
+            )
+        return keys
+
+    return keys_at
+
+
+def _mask_format(model: PreTrainedModel, layer: nn.Module) -> MaskFormat:
+    """See which mask the model itself hands to a layer when it cannot leave it out (one padded token)."""
+    seen: list[Tensor] = []
+
+    def look(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        if isinstance(kwargs.get("attention_mask"), Tensor):
+            seen.append(kwargs["attention_mask"])
+
+    handle = layer.register_forward_pre_hook(look, with_kwargs=True)
+    try:
+        ids = torch.zeros((1, 4), dtype=torch.int64, device=model.device)
+        model(input_ids=ids, attention_mask=torch.tensor([[0, 1, 1, 1]], device=model.device), use_cache=False)
+    finally:
+        handle.remove()
+    if not seen or seen[0].dim() != 4:
+        raise UnsupportedModelError(
+            f"{type(model).__name__} with attention {model.config._attn_implementation!r} gives its layers no "
+            "4-D attention mask; load it with attn_implementation='sdpa' or 'eager'."
+        )
+    mask = seen[0]
+    if mask.dtype != torch.bool:
+        return "additive"
+    return "masked" if bool(mask[0, 0, 1, -1]) else "attend"
+
+
+def _static_until(config: Any) -> int | None:
+    """`dynamic` and `longrope` change their frequencies with the prompt's length: static only in the original window."""
+    parameters = getattr(config, "rope_parameters", None) or {}
+    nested = [value for value in parameters.values() if isinstance(value, dict)] or [parameters]
+    limits = [
+        rope.get("original_max_position_embeddings")
+        or getattr(config, "original_max_position_embeddings", None)
+        or config.max_position_embeddings
+        for rope in nested
+        if rope.get("rope_type") in ("dynamic", "longrope")
+    ]
+    return min(limits) if limits else None

@@ -1,0 +1,157 @@
+"""A `Cache` whose rows live in one buffer per layer: reused rows are laid in, computed rows are written over them.
+
+The same object serves the selective prefill (rows are *scattered* to their positions) and, afterwards, decoding (rows
+are *appended*), so that nothing is copied between the two and `generate()` needs no change.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from transformers.cache_utils import Cache, DynamicLayer
+
+_GROWTH = 1.5
+
+
+class StopForward(Exception):  # noqa: N818 - a signal, not an error: ends a forward pass whose rest is not needed
+    """Raised from inside a forward pass by :class:`MergedCache` once the wanted keys and values are in."""
+
+
+class BufferLayer(DynamicLayer):
+    """Keys and values [1, kv_heads, length, head_dim] as views of a buffer with room for ``capacity`` rows."""
+
+    def __init__(self, capacity: int) -> None:
+        super().__init__()
+        self.capacity = capacity
+        self.length = 0
+        self.scatter_rows: Tensor | None = None
+        self.visible = 0
+        self._key_buffer: Tensor | None = None
+        self._value_buffer: Tensor | None = None
+
+    def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
+        self.allocate(key_states, value_states)
+
+    def allocate(self, like_keys: Tensor, like_values: Tensor) -> None:
+        """Make the buffers, with heads, sizes, dtype and device of [1, kv_heads, any, head_dim] samples."""
+        self.dtype, self.device = like_keys.dtype, like_keys.device
+        self._key_buffer = like_keys.new_empty((*like_keys.shape[:2], self.capacity, like_keys.shape[3]))
+        self._value_buffer = like_values.new_empty((*like_values.shape[:2], self.capacity, like_values.shape[3]))
+        self.is_initialized = True
+        self.set_length(0)
+
+    @property
+    def buffers(self) -> tuple[Tensor, Tensor]:
+        """The whole buffers [1, kv_heads, capacity, head_dim]."""
+        assert self._key_buffer is not None and self._value_buffer is not None, "allocate() comes first"
+        return self._key_buffer, self._value_buffer
+
+    def set_length(self, length: int) -> None:
+        """Declare the first ``length`` rows valid."""
+        keys, values = self.buffers
+        self.length = length
+        self.keys, self.values = keys[:, :, :length], values[:, :, :length]
+
+    def update(self, key_states: Tensor, value_states: Tensor, *args: object, **kwargs: object) -> tuple[Tensor, Tensor]:
+        """Write new rows and return the keys and values that attention may see."""
+        if not self.is_initialized:
+            self.lazy_initialization(key_states, value_states)
+        if self.scatter_rows is not None:
+            keys, values = self.buffers
+            keys.index_copy_(2, self.scatter_rows, key_states)
+            values.index_copy_(2, self.scatter_rows, value_states)
+            return keys[:, :, : self.visible], values[:, :, : self.visible]
+        if not self._owns_rows():  # beam search or batch operations replaced the views: fall back to concatenation
+            return super().update(key_states, value_states)
+        new = self.length + key_states.shape[2]
+        self._reserve(new)
+        keys, values = self.buffers
+        keys[:, :, self.length : new] = key_states
+        values[:, :, self.length : new] = value_states
+        self.set_length(new)
+        return self.keys, self.values
+
+    def _owns_rows(self) -> bool:
+        keys, _ = self.buffers
+        return (
+            self.keys is not None
+            and self.keys.shape[0] == keys.shape[0]
+            and self.keys.shape[2] <= self.length
+            and self.keys.data_ptr() == keys.data_ptr()
+        )
+
+    def _reserve(self, rows: int) -> None:
+        if rows <= self.capacity:
+            return
+        old_keys, old_values = self.buffers
+        length = self.length
+        self.capacity = max(rows, int(self.capacity * _GROWTH))
+        self.allocate(old_keys, old_values)
+        keys, values = self.buffers
+        keys[:, :, :length] = old_keys[:, :, :length]
+        values[:, :, :length] = old_values[:, :, :length]
+        self.set_length(length)
+
+    def crop(self, tokens_to_remove: int) -> None:
+        super().crop(tokens_to_remove)
+        if self.keys is not None:
+            self.length = self.keys.shape[2]
+
+    def reset(self) -> None:
+        self._key_buffer = self._value_buffer = None
+        self.length = 0
+        super().reset()
+
+
+class MergedCache(Cache):
+    """One :class:`BufferLayer` per decoder layer, all with room for ``capacity`` tokens."""
+
+    layers: list[BufferLayer]
+
+    def __init__(self, n_layers: int, capacity: int) -> None:
+        super().__init__(layers=[BufferLayer(capacity) for _ in range(n_layers)])
+        self._stop_layer: int | None = None
+
+    def begin(self, rows: list[Tensor], visible: int, stop_layer: int | None) -> None:
+        """From now on layer ``l`` scatters to ``rows[l]``; attention sees the first ``visible`` rows.
+
+        A forward pass ends with :class:`StopForward` when layer ``stop_layer`` has its keys and values.
+        """
+        for layer, layer_rows in zip(self.layers, rows, strict=True):
+            layer.scatter_rows = layer_rows
+            layer.visible = visible
+        self._stop_layer = stop_layer
+
+    def finish(self, length: int) -> None:
+        """Back to appending, behind the first ``length`` rows."""
+        self._stop_layer = None
+        for layer in self.layers:
+            layer.scatter_rows = None
+            if layer.is_initialized:
+                layer.set_length(length)
+
+    def update(
+        self, key_states: Tensor, value_states: Tensor, layer_idx: int, *args: object, **kwargs: object
+    ) -> tuple[Tensor, Tensor]:
+        kept = super().update(key_states, value_states, layer_idx, *args, **kwargs)
+        if layer_idx == self._stop_layer:
+            raise StopForward
+        return kept
+
+    def rows(self, length: int) -> list[tuple[Tensor, Tensor]]:
+        """Keys and values of the first ``length`` tokens per layer, as views [1, kv_heads, length, head_dim]."""
+        pairs = []
+        for layer in self.layers if self.layers[0].is_initialized else []:
+            keys, values = layer.buffers
+            pairs.append((keys[:, :, :length], values[:, :, :length]))
+        return pairs
+
+
+def kv_bytes(rows: list[tuple[Tensor, Tensor]]) -> int:
+    """Bytes that these rows take."""
+    return sum(tensor.numel() * tensor.element_size() for pair in rows for tensor in pair)
+
+
+def to_torch(rows: object, device: torch.device | str | None = None) -> Tensor:
+    """Row indices as an int64 tensor on ``device``."""
+    return torch.as_tensor(rows, dtype=torch.int64, device=device)

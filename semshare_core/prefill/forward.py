@@ -1,0 +1,117 @@
+"""Run a model over chosen rows of a prompt, narrower from layer to layer where asked.
+
+The model's own code does the work: it gets the chosen token ids with their true positions; forward-pre-hooks on the
+decoder layers hand each layer the causal mask of its rows and, where a layer computes fewer rows than the one before,
+narrow hidden states and position embeddings. Rows run in chunks, each through all layers before the next, so that the
+largest mask is ``chunk_rows x visible`` whatever the prompt's length, and a chunk sees only the keys up to its last row.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from semshare_core.errors import UnsupportedModelError
+from semshare_core.prefill.anatomy import Anatomy
+from semshare_core.prefill.cache import MergedCache, StopForward
+
+CHUNK_ROWS = 512
+
+
+class RowForward:
+    """Computes keys and values of chosen rows into a :class:`MergedCache`."""
+
+    def __init__(self, model: PreTrainedModel, anatomy: Anatomy, chunk_rows: int = CHUNK_ROWS) -> None:
+        self.model = model
+        self.anatomy = anatomy
+        self.chunk_rows = chunk_rows
+        self._backbone: nn.Module = model.base_model
+
+    @torch.no_grad()
+    def run(self, cache: MergedCache, ids: Tensor, rows: list[Tensor], last_layer: int | None = None) -> None:
+        """Compute ``rows[l]`` at layer ``l``, up to the keys and values of ``last_layer`` (default: the last).
+
+        Args:
+            cache: reused rows already laid in; computed rows are written over them.
+            ids: int64 [n], the whole prompt.
+            rows: ascending positions per layer; each layer's are a subset of the layer's before.
+            last_layer: the pass stops there; what follows (the rest of that layer) nobody reads.
+        """
+        last_layer = len(rows) - 1 if last_layer is None else last_layer
+        for chunk in rows[0].split(self.chunk_rows):
+            first, last = int(chunk[0]), int(chunk[-1])
+            parts = [layer_rows[(layer_rows >= first) & (layer_rows <= last)] for layer_rows in rows]
+            stop = max(layer for layer in range(last_layer + 1) if len(parts[layer]))
+            cache.begin(parts, last + 1, stop)
+            with self._hooks(parts, last + 1):
+                self._call(cache, ids[chunk], chunk)
+
+    def _call(self, cache: MergedCache, ids: Tensor, positions: Tensor) -> None:
+        extra: dict[str, Any] = {}
+        if self.anatomy.takes_position_ids:
+            extra["position_ids"] = positions[None]
+        # a 4-D mask keeps the model from building one of its own; the hooks replace it
+        placeholder = torch.zeros((1, 1, 1, 1), dtype=torch.bool, device=ids.device)
+        try:
+            self._backbone(
+                input_ids=ids[None], attention_mask=placeholder, past_key_values=cache, use_cache=True, **extra
+            )
+        except StopForward:
+            pass
+
+    @contextmanager
+    def _hooks(self, parts: list[Tensor], visible: int) -> Iterator[None]:
+        """Hooks for one chunk; removed whatever happens."""
+        masks: dict[tuple[int, int | None], Tensor] = {}
+        handles = []
+
+        def hook_for(layer: int) -> Any:
+            window = self.anatomy.windows[layer]
+            key = (len(parts[layer]), window)
+            narrower = layer > 0 and len(parts[layer]) < len(parts[layer - 1])
+
+            def hook(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], Any]:
+                hidden = args[0] if args else kwargs["hidden_states"]
+                if key not in masks:
+                    masks[key] = self.anatomy.mask(parts[layer], visible, window, hidden.dtype)
+                kwargs["attention_mask"] = masks[key].to(hidden.device)
+                if narrower:
+                    hidden = hidden[:, _places(parts[layer], parts[layer - 1])]
+                    if args:
+                        args = (hidden, *args[1:])
+                    else:
+                        kwargs["hidden_states"] = hidden
+                if len(parts[layer]) < len(parts[0]):
+                    _narrow_positions(kwargs, _places(parts[layer], parts[0]))
+                return args, kwargs
+
+            return hook
+
+        try:
+            for layer, module in enumerate(self.anatomy.layers):
+                handles.append(module.register_forward_pre_hook(hook_for(layer), with_kwargs=True))
+            yield
+        finally:
+            for handle in handles:
+                handle.remove()
+
+
+def _places(rows: Tensor, within: Tensor) -> Tensor:
+    """Indices of ``rows`` in the ascending ``within`` that contains them."""
+    return torch.searchsorted(within, rows)
+
+
+def _narrow_positions(kwargs: dict[str, Any], keep: Tensor) -> None:
+    """Narrow what the model hands every layer for all rows of the chunk: position ids and embeddings."""
+    embeddings = kwargs.get("position_embeddings")
+    if isinstance(embeddings, tuple):
+        kwargs["position_embeddings"] = tuple(part[:, keep] for part in embeddings)
+    elif embeddings is not None:
+        raise UnsupportedModelError(f"position embeddings of type {type(embeddings).__name__} cannot be narrowed.")
+    if isinstance(kwargs.get("position_ids"), Tensor):
+        kwargs["position_ids"] = kwargs["position_ids"][:, keep]

@@ -1,0 +1,91 @@
+"""Watch the attention of a prompt's last tokens, for the methods that need it (hot tokens of SemShareKV).
+
+The tail is run once more with the model's eager attention, which returns its weights; a handful of queries, so the
+weights are [heads, tail, tokens] per layer and never tokens x tokens.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from semshare_core.prefill.anatomy import Anatomy
+from semshare_core.prefill.cache import MergedCache
+from semshare_core.prefill.forward import RowForward
+
+
+@torch.no_grad()
+def tail_attention(
+    model: PreTrainedModel, anatomy: Anatomy, cache: MergedCache, ids: Tensor, n_rows: int, window: int
+) -> NDArray[np.float64]:
+    """Attention that the last ``window`` of the first ``n_rows`` tokens pay to each of them: [layers, n_rows].
+
+    Mean over heads and queries. The rows of the tail are computed again and stay as they are.
+    """
+    n_layers = len(anatomy.layers)
+    tail = torch.arange(max(0, n_rows - window), n_rows, device=ids.device)
+    seen: dict[int, Tensor] = {}
+    with _eager(model) as switched, _capture(anatomy, seen):
+        eager = replace(anatomy, mask_format="additive") if switched else anatomy
+        RowForward(model, eager, chunk_rows=window).run(cache, ids, [tail] * n_layers)
+    cache.finish(n_rows)
+    attention = np.zeros((n_layers, n_rows))
+    for layer in range(n_layers):
+        # the pass ends when the last layer has its keys: that layer borrows the attention of the one before
+        weights = seen.get(layer, seen[max(seen)])
+        attention[layer] = weights[0].float().mean(dim=(0, 1)).cpu().numpy()
+    return attention
+
+
+def hot_tokens(attention: NDArray[np.float64], mass: float) -> NDArray[np.bool_]:
+    """The fewest tokens that hold ``mass`` of ``attention`` [n]."""
+    order = np.argsort(-attention, kind="stable")
+    total = np.cumsum(attention[order])
+    needed = int(np.searchsorted(total, mass * total[-1])) + 1
+    hot = np.zeros(len(attention), bool)
+    hot[order[:needed]] = True
+    return hot
+
+
+@contextmanager
+def _eager(model: PreTrainedModel) -> Iterator[bool]:
+    """Eager attention for the time of the context; yields whether it had to be switched on."""
+    before = model.config._attn_implementation
+    if before == "eager":
+        yield False
+        return
+    model.set_attn_implementation("eager")
+    try:
+        yield True
+    finally:
+        model.set_attn_implementation(before)
+
+
+@contextmanager
+def _capture(anatomy: Anatomy, seen: dict[int, Tensor]) -> Iterator[None]:
+    """Collect the attention weights [1, heads, queries, keys] that the layers' attention modules return."""
+    handles = []
+
+    def hook_for(layer: int) -> Any:
+        def hook(_: nn.Module, args: Any, output: Any) -> None:
+            if isinstance(output, tuple) and len(output) > 1 and isinstance(output[1], Tensor) and output[1].dim() == 4:
+                seen[layer] = output[1]
+
+        return hook
+
+    try:
+        for index, layer in enumerate(anatomy.layers):
+            for child in layer.children():
+                handles.append(child.register_forward_hook(hook_for(index)))
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()

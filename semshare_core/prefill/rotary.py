@@ -1,0 +1,100 @@
+"""Move keys to other positions: rotate them by the difference, in float32, and leave a shift of 0 untouched.
+
+RoPE (arXiv 2104.09864) turns a key by an angle proportional to its position, so a key computed at position p serves
+at p + d after a turn by d. Which frequencies, which pairing of dimensions and how many of them a layer rotates is not
+read from configs but *measured*: a prompt of one token attends only to itself, hence its keys at two positions differ by
+the position scheme and by nothing else. A scheme that explains them in every layer is right for this model whatever it
+is called (default, linear, llama3, yarn, partial, interleaved, one per layer type, none); a model that no scheme
+explains, learned positions for one, is refused.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from semshare_core.errors import UnsupportedModelError
+
+_PROBE_POSITIONS = (1, 13, 101)
+
+
+@dataclass(frozen=True)
+class Rotation:
+    """How one layer's keys turn with position.
+
+    Attributes:
+        frequencies: float32 [rotary_dim / 2], radians per position; None: keys do not depend on position.
+        interleaved: pairs are (0, 1), (2, 3), ... instead of (0, d/2), (1, d/2 + 1), ...
+    """
+
+    frequencies: Tensor | None
+    interleaved: bool = False
+
+    def angles(self, shift: Tensor) -> tuple[Tensor, Tensor] | None:
+        """Cosines and sines [m, rotary_dim / 2] of a shift [m] in positions."""
+        if self.frequencies is None:
+            return None
+        turned = shift.to(torch.float32)[:, None] * self.frequencies.to(shift.device)
+        return turned.cos(), turned.sin()
+
+    def turn(self, keys: Tensor, angles: tuple[Tensor, Tensor] | None) -> Tensor:
+        """Keys [..., m, head_dim] turned by :meth:`angles`; computed in float32, returned in the keys' dtype."""
+        if angles is None:
+            return keys
+        cos, sin = angles
+        half = cos.shape[-1]
+        turned = keys.to(torch.float32, copy=True)
+        if self.interleaved:
+            a, b = turned[..., 0 : 2 * half : 2], turned[..., 1 : 2 * half : 2]
+        else:
+            a, b = turned[..., :half], turned[..., half : 2 * half]
+        new_a = a * cos - b * sin
+        b.mul_(cos).add_(a * sin)
+        a.copy_(new_a)
+        return turned.to(keys.dtype)
+
+
+def find_rotations(model: nn.Module, keys_at: Callable[[int], list[Tensor]]) -> list[Rotation]:
+    """Measure the rotation of every layer.
+
+    Args:
+        model: its buffers named ``*inv_freq`` are the candidate frequencies.
+        keys_at: per-layer keys [1, kv_heads, 1, head_dim] of a fixed one-token prompt at a position.
+
+    Raises:
+        UnsupportedModelError: if a layer's keys change with position in a way that no candidate explains.
+    """
+    candidates = [Rotation(None)]
+    for name, buffer in model.named_buffers():
+        if name.endswith("inv_freq") and "original" not in name:
+            frequencies = buffer.detach().to(torch.float32)
+            candidates += [Rotation(frequencies), Rotation(frequencies, interleaved=True)]
+    base = keys_at(0)
+    moved = {position: keys_at(position) for position in _PROBE_POSITIONS}
+    rotations = []
+    for layer, keys in enumerate(base):
+        errors = [
+            max(_relative_error(candidate, keys, later[layer], position) for position, later in moved.items())
+            for candidate in candidates
+        ]
+        best = min(range(len(candidates)), key=errors.__getitem__)
+        tolerance = 1e-3 if keys.dtype == torch.float32 else 3e-2
+        if errors[best] > tolerance:
+            raise UnsupportedModelError(
+                f"the keys of layer {layer} change with position in a way that is not a known rotation "
+                f"(relative error {errors[best]:.2g}): learned or unknown positions cannot be moved. "
+                "Use a model with rotary positions or ALiBi."
+            )
+        rotations.append(candidates[best])
+    return rotations
+
+
+def _relative_error(rotation: Rotation, keys: Tensor, later: Tensor, position: int) -> float:
+    if rotation.frequencies is not None and 2 * rotation.frequencies.numel() > keys.shape[-1]:
+        return float("inf")
+    shift = torch.tensor([position], device=keys.device)
+    turned = rotation.turn(keys, rotation.angles(shift))
+    return float((turned.float() - later.float()).norm() / later.float().norm().clamp_min(1e-12))

@@ -1,0 +1,69 @@
+"""Which tokens to recompute: a strategy ranks them, the budget says how many of the ranking are taken."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from semshare_core.match.plan import ReusePlan, Source
+
+Priority = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """What is known when the choice is made. Arrays have length n = prompt tokens.
+
+    Attributes:
+        plan: where each token's rows come from.
+        key_deviation: L2 distance of reused and fresh keys at the first selective layer; None before measuring.
+        value_deviation: the same for values.
+        hot: True for the fewest tokens that hold most of the question's attention; None where not observed.
+    """
+
+    plan: ReusePlan
+    key_deviation: NDArray[np.float32] | None = None
+    value_deviation: NDArray[np.float32] | None = None
+    hot: NDArray[np.bool_] | None = None
+
+
+class Selection(ABC):
+    """Ranks tokens for recomputation.
+
+    Attributes:
+        needs_deviation: the strategy cannot rank before deviations were measured.
+    """
+
+    needs_deviation: bool = False
+    needs_attention: bool = False
+
+    @abstractmethod
+    def priority(self, evidence: Evidence) -> Priority:
+        """Higher is recomputed earlier, 0 or less: not worth recomputing while the budget is a level's."""
+
+    def structural(self, plan: ReusePlan) -> NDArray[np.bool_]:
+        """Tokens that the plan alone shows to be worth recomputing; empty for strategies that measure."""
+        return np.zeros(len(plan), bool)
+
+
+def since_last(marked: NDArray[np.bool_]) -> NDArray[np.int64]:
+    """Distance [n] to the nearest marked token at or before each token; n where there is none."""
+    n = len(marked)
+    last = np.maximum.accumulate(np.where(marked, np.arange(n), -1))
+    return np.where(last >= 0, np.arange(n) - last, n)
+
+
+def changed(plan: ReusePlan) -> NDArray[np.bool_]:
+    """Tokens that no identical run serves."""
+    return np.asarray((plan.source == Source.FUZZY) | (plan.source == Source.NEW))
+
+
+def seam_starts(plan: ReusePlan) -> NDArray[np.bool_]:
+    """Served tokens whose left neighbour in the target is not their left neighbour in the reference."""
+    marked = np.zeros(len(plan), bool)
+    seams = plan.seams()
+    marked[seams[plan.served[seams]]] = True
+    return marked

@@ -1,0 +1,1 @@
+"""Quality: how much recomputation an answer needs."""

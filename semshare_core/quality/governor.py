@@ -1,0 +1,77 @@
+"""The governor: how much to recompute for the level asked for, or whether to reuse at all.
+
+The levels' numbers are starting values measured on SmolLM2-135M-Instruct (``python -m benchmarks.prefill``), not bounds:
+models differ, and no fixed ratio is safe across them. Calibration per model is not built yet.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from semshare_core.config import ReusePolicy
+from semshare_core.match.plan import ReusePlan, Source
+from semshare_core.prefill.selection import selection_for
+from semshare_core.prefill.selective import Budget
+
+_MIN_SAVED_TOKENS = 64  # fewer cost more in matching and rearranging than they save
+
+
+@dataclass(frozen=True)
+class LevelRule:
+    """What a level spends and when it gives up.
+
+    Attributes:
+        ceiling: largest recompute ratio; what the strategy finds worth less is left reused.
+        max_fuzzy: largest share of the tokens behind the prefix that may be served fuzzily.
+        min_saving: smallest share of the tokens behind the prefix that must be saved for reuse to pay.
+    """
+
+    ceiling: float
+    max_fuzzy: float
+    min_saving: float = 0.3
+
+
+LEVEL_RULES = {
+    "high": LevelRule(ceiling=0.6, max_fuzzy=0.2),
+    "balanced": LevelRule(ceiling=0.4, max_fuzzy=0.45),
+    "fast": LevelRule(ceiling=0.25, max_fuzzy=0.6),
+}
+
+
+@dataclass(frozen=True)
+class Decision:
+    """``budget`` of a selective prefill, or None: compute everything behind the prefix."""
+
+    budget: Budget | None
+    reason: str = ""
+    bypassed: bool = False
+
+
+def decide(plan: ReusePlan, policy: ReusePolicy, fresh_from: int) -> Decision:
+    """Choose the recomputation for a plan whose policy allows approximate reuse."""
+    n = len(plan)
+    if plan.count(Source.EXACT) + plan.count(Source.FUZZY) == 0:
+        return Decision(None, "no reference shares more than the prefix" if plan.prefix_tokens else "nothing to reuse")
+    if policy.recompute_ratio is not None:
+        return Decision(Budget(policy.recompute_ratio, fill=True))
+    if policy.level is None and policy.schedule == "decay":
+        return Decision(Budget(_published_ratio(policy), fill=True))
+    rule = LEVEL_RULES[policy.level or "balanced"]
+    window = n - plan.prefix_tokens
+    fuzzy = plan.count(Source.FUZZY) / window
+    if fuzzy > rule.max_fuzzy:
+        return Decision(None, f"too different: {fuzzy:.0%} of the tokens have no identical run", bypassed=True)
+    must = (plan.source == Source.NEW) | ((np.arange(n) >= fresh_from) & (plan.source != Source.PREFIX))
+    worth = must | (selection_for(policy).structural(plan) & (plan.source != Source.PREFIX))
+    computed = max(int(must.sum()), min(int(worth.sum()), int(rule.ceiling * n)))
+    saved = window - computed
+    if saved < _MIN_SAVED_TOKENS or saved < rule.min_saving * window:
+        return Decision(None, f"only {saved} of {window} tokens would be saved", bypassed=True)
+    return Decision(Budget(rule.ceiling, fill=False))
+
+
+def _published_ratio(policy: ReusePolicy, share: float = 0.4, layers: int = 30) -> float:
+    """Average ratio of the paper's schedule: everything in layer 1, 40 % in layer 2, then falling by ``decay``."""
+    return (1 + share * sum(policy.decay**step for step in range(layers - 1))) / layers

@@ -1,0 +1,85 @@
+"""What happened out: one :class:`ReuseReport` per call."""
+
+from __future__ import annotations
+
+import html
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict
+
+Outcome = Literal["miss", "prefix", "semantic", "bypass"]
+
+
+class ReuseReport(BaseModel):
+    """What one call reused, recomputed and took. JSON-able: ``report.model_dump_json()``.
+
+    ``prefix + exact + fuzzy + new = prompt`` tokens. Times are milliseconds; ``ttft_ms`` runs from the prompt's arrival to
+    the first token and contains ``lookup_ms``, ``match_ms`` and ``prefill_ms``.
+
+    Attributes:
+        outcome: ``miss``: nothing to reuse · ``prefix``: lossless reuse only · ``semantic``: approximate reuse ·
+            ``bypass``: reuse was switched off or would not have paid.
+        reason: why, in words.
+        level: the level that was asked for, or ``custom`` for a policy with its own ratio.
+        reference_ids: the pooled prompts that served tokens.
+        similarity: of the most similar reference, in [0, 1]; None when no search was made.
+        recomputed_tokens: tokens whose final rows were computed, the last prompt token included.
+        recompute_ratio: rows computed / (prompt tokens x layers), the first layer included.
+        kv_bytes: keys and values kept for decoding when it begins; ``kv_bytes_full``: without retention.
+        depth: approximate reuses behind the rows of this call (0: lossless).
+        token_sources: per prompt token 0 new, 1 fuzzy, 2 exact, 3 prefix.
+        token_recomputed: per prompt token 1 if its final row was computed.
+    """
+
+    model_config = ConfigDict(extra="forbid")
+
+    outcome: Outcome
+    reason: str = ""
+    level: str
+    reference_ids: list[str] = []
+    similarity: float | None = None
+    prompt_tokens: int
+    prefix_tokens: int = 0
+    exact_tokens: int = 0
+    fuzzy_tokens: int = 0
+    new_tokens: int = 0
+    recomputed_tokens: int = 0
+    recompute_ratio: float = 1.0
+    lookup_ms: float = 0.0
+    match_ms: float = 0.0
+    prefill_ms: float = 0.0
+    ttft_ms: float = 0.0
+    decode_ms: float = 0.0
+    kv_bytes: int = 0
+    kv_bytes_full: int = 0
+    depth: int = 0
+    generated_tokens: int = 0
+    token_sources: list[int] = []
+    token_recomputed: list[int] = []
+
+    @property
+    def reused_tokens(self) -> int:
+        """Prompt tokens that were served and not computed again."""
+        return self.prompt_tokens - self.recomputed_tokens
+
+    def summary(self) -> str:
+        """One line for logs and consoles."""
+        return (
+            f"{self.outcome}: {self.prompt_tokens} tokens = {self.prefix_tokens} prefix + {self.exact_tokens} exact + "
+            f"{self.fuzzy_tokens} fuzzy + {self.new_tokens} new, recompute ratio {self.recompute_ratio:.2f}, "
+            f"TTFT {self.ttft_ms:.0f} ms"
+        )
+
+    def _repr_html_(self) -> str:
+        rows = [
+            ("outcome", f"{self.outcome} ({self.reason})" if self.reason else self.outcome),
+            ("level", self.level),
+            ("tokens", f"{self.prefix_tokens} prefix, {self.exact_tokens} exact, {self.fuzzy_tokens} fuzzy, "
+                       f"{self.new_tokens} new of {self.prompt_tokens}"),
+            ("recompute ratio", f"{self.recompute_ratio:.3f}"),
+            ("TTFT", f"{self.ttft_ms:.0f} ms (lookup {self.lookup_ms:.1f}, matching {self.match_ms:.1f}, "
+                     f"prefill {self.prefill_ms:.0f})"),
+            ("KV for decoding", f"{self.kv_bytes / 2**20:.1f} of {self.kv_bytes_full / 2**20:.1f} MiB"),
+        ]  # fmt: skip
+        cells = "".join(f"<tr><th>{html.escape(a)}</th><td>{html.escape(b)}</td></tr>" for a, b in rows)
+        return f"<table>{cells}</table>"

@@ -197,6 +197,10 @@ class SemShareEngine:
             raise ConfigError("warm() takes a list of prompts; wrap the one you have: warm([prompt]).")
         return [self.prefill(prompt, reuse="exact", namespace=namespace).report for prompt in prompts]
 
+    def token_ids(self, prompt: Prompt) -> list[int]:
+        """The ids that a prompt becomes: what the other methods see of it, checked as they check it."""
+        return [int(token) for token in self._call(prompt, None, None).encoded.ids]
+
     def _call(self, prompt: Prompt, reuse: str | ReusePolicy | None, namespace: str | None) -> Call:
         return Call(
             prompt=prompt,

@@ -170,8 +170,8 @@ def _load_weights(
     if info["missing_keys"]:
         missing = sorted(info["missing_keys"])
         raise ModelError(
-            f"{source} lacks {len(missing)} of the weights of {type(model).__name__} (such as {missing[0]}); they would "
-            "have been random. Is the download complete, and is it a model with a language-model head?"
+            f"{source} lacks {len(missing)} of the weights of {type(model).__name__} (such as {missing[0]}); they "
+            "would have been random. Is the download complete, and is it a model with a language-model head?"
         )
     return model
 
@@ -190,8 +190,8 @@ def _explain(error: Exception, source: str, options: dict[str, Any]) -> ModelErr
     if "gguf_file" in options and local:
         architecture = gguf_architecture(Path(source) / options["gguf_file"])
         return ModelError(
-            f"{options['gguf_file']} holds a model of the architecture {architecture!r}, which cannot be loaded from "
-            f"GGUF ({type(error).__name__}: {text}). Use the model's safetensors folder instead."
+            f"{options['gguf_file']} (architecture {architecture!r}) cannot be loaded: {type(error).__name__}: {text}. "
+            "If GGUF files of this architecture are not supported, use the model's safetensors folder instead."
         )
     if "trust_remote_code" in str(error):
         return ModelError(
@@ -200,11 +200,12 @@ def _explain(error: Exception, source: str, options: dict[str, Any]) -> ModelErr
         )
     if isinstance(error, OSError) and not local:
         return ModelNotFoundError(
-            f"There is no model {source!r}: not a local folder, and not to be had from the hub ({text}) Check the name; "
-            "without a network, pass a folder or 'demo'."
+            f"There is no model {source!r}: not a local folder, and not to be had from the hub ({text}). Check the "
+            "name; without a network, pass a folder or 'demo'."
         )
     return ModelError(f"The model in {source} cannot be loaded ({type(error).__name__}: {text}).")
 
 
 def _first_line(error: Exception) -> str:
-    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+    lines = (line.strip() for line in str(error).splitlines())
+    return next((line for line in lines if line), type(error).__name__).rstrip(".")

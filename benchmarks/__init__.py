@@ -1,0 +1,1 @@
+"""Measurements of SemShare beside a full prefill: texts, workloads made of them, and the programs that run them."""

@@ -1,0 +1,104 @@
+"""How far a reused prefill lies from the full one: both measured in one run, along the full prefill's continuation."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from transformers import DynamicCache, PreTrainedModel
+from transformers.cache_utils import Cache
+
+from semshare_core import ReusePolicy, ReuseReport, SemShareEngine
+from semshare_core.prompt import Prompt
+
+CONTINUED_TOKENS = 48
+
+
+@dataclass(frozen=True)
+class Baseline:
+    """A full prefill by plain transformers: what everything else is compared with.
+
+    Attributes:
+        ids: int64 [1, n].
+        seconds: from token ids to the first token.
+        continuation: int64 [k], greedy.
+        log_probs: float32 [k, vocabulary], before each token of the continuation.
+    """
+
+    ids: Tensor
+    seconds: float
+    continuation: Tensor
+    log_probs: Tensor
+
+
+@dataclass(frozen=True)
+class Divergence:
+    """KL(full || reuse) in nats and top-1 agreement per continued token, arrays [k]."""
+
+    kl: NDArray[np.float64]
+    agree: NDArray[np.bool_]
+
+
+@torch.no_grad()
+def full_prefill(model: PreTrainedModel, ids: Tensor) -> tuple[float, Tensor, DynamicCache]:
+    """Seconds from token ids [1, n] to the first token, its logits [vocabulary], and the cache."""
+    started = time.perf_counter()
+    cache = DynamicCache(config=model.config)
+    logits = model(input_ids=ids, past_key_values=cache, use_cache=True, logits_to_keep=1).logits[0, -1]
+    int(logits.argmax())
+    return time.perf_counter() - started, logits, cache
+
+
+@torch.no_grad()
+def baseline(engine: SemShareEngine, prompt: Prompt, tokens: int = CONTINUED_TOKENS) -> Baseline:
+    """Prefill in full with plain transformers and continue greedily for ``tokens``."""
+    model = engine.model
+    ids = torch.tensor([engine.token_ids(prompt)], device=model.device)
+    seconds, logits, cache = full_prefill(model, ids)
+    continuation, log_probs = [], []
+    for _ in range(tokens):
+        log_probs.append(torch.log_softmax(logits.float(), dim=-1))
+        continuation.append(int(logits.argmax()))
+        step = torch.tensor([[continuation[-1]]], device=ids.device)
+        logits = model(input_ids=step, past_key_values=cache, use_cache=True).logits[0, -1]
+    return Baseline(ids, seconds, torch.tensor(continuation, device=ids.device), torch.stack(log_probs))
+
+
+@torch.no_grad()
+def divergence(model: PreTrainedModel, base: Baseline, logits: Tensor, cache: Cache) -> Divergence:
+    """Compare a prefilled ``cache`` and its next-token ``logits`` [vocabulary] with the baseline."""
+    rest = model(input_ids=base.continuation[None, :-1], past_key_values=cache, use_cache=True).logits[0]
+    log_probs = torch.log_softmax(torch.cat((logits[None], rest)).float(), dim=-1)
+    kl = (base.log_probs.exp() * (base.log_probs - log_probs)).sum(dim=-1)
+    agree = log_probs.argmax(dim=-1) == base.continuation
+    return Divergence(kl.double().cpu().numpy(), agree.cpu().numpy())
+
+
+@dataclass(frozen=True)
+class Measured:
+    """One call beside the baseline."""
+
+    report: ReuseReport
+    divergence: Divergence
+    speedup: float
+
+    @property
+    def kl(self) -> float:
+        return float(self.divergence.kl.mean())
+
+    @property
+    def agreement(self) -> float:
+        return float(self.divergence.agree.mean())
+
+
+def measure(
+    engine: SemShareEngine, prompt: Prompt, reuse: str | ReusePolicy, base: Baseline, namespace: str | None = None
+) -> Measured:
+    """Prefill ``prompt`` with reuse, nothing stored, and compare it with ``base`` (speed-up: base TTFT / TTFT)."""
+    result = engine.prefill(prompt, reuse=reuse, namespace=namespace, store=False)
+    found = divergence(engine.model, base, result.logits, result.cache)
+    return Measured(result.report, found, 1e3 * base.seconds / result.report.ttft_ms)

@@ -1,0 +1,29 @@
+"""What all tests share: no network, two threads, and the real model loaded at most once."""
+
+from __future__ import annotations
+
+import os
+
+os.environ["HF_HUB_OFFLINE"] = "1"  # before transformers is imported, which reads it once
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+import pytest
+import torch
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+torch.set_num_threads(2)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark every test that asks for the real model, so that ``-m "not real"`` leaves them all out."""
+    for item in items:
+        if "demo" in getattr(item, "fixturenames", ()):
+            item.add_marker(pytest.mark.real)
+
+
+@pytest.fixture(scope="session")
+def demo() -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """The real demo model (SmolLM2-135M-Instruct, float32, on the CPU) and its tokenizer."""
+    from semshare_core.models import load_model
+
+    return load_model("demo", device="cpu", dtype="float32")

@@ -14,6 +14,9 @@ Tokens = NDArray[np.int64]
 Positions = NDArray[np.int64]
 
 
+EDIT_TOKENS = 8  # insertions and deletions up to this length count as edits within a text, not as seams
+
+
 class Source(IntEnum):
     """How a target token is served; the codes appear as ``ReuseReport.token_sources``."""
 
@@ -83,12 +86,23 @@ class ReusePlan:
         self.reference[start:stop] = reference
         self.position[start:stop] = np.arange(position, position + stop - start)
 
-    def seams(self) -> Positions:
-        """Target positions whose left neighbour comes from elsewhere: another reference, or not the row before.
+    def seams(self) -> NDArray[np.bool_]:
+        """Bool [n]: tokens at which a text begins that stood elsewhere in the reference.
 
-        The first token after an untouched prefix is a seam only if its source does not continue the prefix.
+        Those are exact tokens whose predecessor among the exact and prefix tokens lies in another reference, or on a
+        diagonal (target position - reference position) further than ``EDIT_TOKENS`` away; a smaller jump is an edited
+        word, and a seam only where tokens that stood in between are missing. A prompt's begin has diagonal 0.
         """
-        if len(self) < 2:
-            return np.empty(0, np.int64)
-        continues = (self.reference[1:] == self.reference[:-1]) & (self.position[1:] == self.position[:-1] + 1)
-        return np.flatnonzero(~continues) + 1
+        marked = np.zeros(len(self), bool)
+        held = np.flatnonzero(self.source >= Source.EXACT)
+        if not held.size:
+            return marked
+        reference, position = self.reference[held], self.position[held]
+        before = np.concatenate(([-1], held[:-1]))
+        reference_before = np.concatenate((reference[:1], reference[:-1]))
+        jump = np.diff(held - position, prepend=0)
+        begins = (
+            (reference != reference_before) | (np.abs(jump) > EDIT_TOKENS) | ((jump != 0) & (held - before == 1))
+        )
+        marked[held[begins & (self.source[held] == Source.EXACT)]] = True
+        return marked

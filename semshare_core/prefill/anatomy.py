@@ -127,8 +127,8 @@ def _mask_format(model: PreTrainedModel, layer: nn.Module) -> MaskFormat:
             "4-D attention mask; load it with attn_implementation='sdpa' or 'eager'."
         )
     mask = seen[0]
-    if mask.dtype != torch.bool:
-        return "additive"
+    if mask.dtype != torch.bool or model.config._attn_implementation == "sdpa":
+        return "additive"  # sdpa takes both, and turns a bool mask into this one again in every layer
     return "masked" if bool(mask[0, 0, 1, -1]) else "attend"
 
 

@@ -98,6 +98,8 @@ class SelectivePrefill:
         n = len(ids)
         window = (plan.source != Source.PREFIX) & _but_last(n)
         must = window & ((plan.source == Source.NEW) | (np.arange(n) >= fresh_from))
+        # the first token is the attention sink of every head: a row that was not first elsewhere cannot stand in for it
+        must[0] = window[0] and plan.position[0] != 0
         selection = selection_for(policy)
         wanted = must | (window & selection.structural(plan))
         spend = budget.ratio * n * self.n_layers - self.n_layers  # the last token passes through every layer, too

@@ -59,11 +59,3 @@ def since_last(marked: NDArray[np.bool_]) -> NDArray[np.int64]:
 def changed(plan: ReusePlan) -> NDArray[np.bool_]:
     """Tokens that no identical run serves."""
     return np.asarray((plan.source == Source.FUZZY) | (plan.source == Source.NEW))
-
-
-def seam_starts(plan: ReusePlan) -> NDArray[np.bool_]:
-    """Served tokens whose left neighbour in the target is not their left neighbour in the reference."""
-    marked = np.zeros(len(plan), bool)
-    seams = plan.seams()
-    marked[seams[plan.served[seams]]] = True
-    return marked

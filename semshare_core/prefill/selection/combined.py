@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from semshare_core.match.plan import ReusePlan
-from semshare_core.prefill.selection.base import Evidence, Priority, Selection, changed, seam_starts, since_last
+from semshare_core.prefill.selection.base import Evidence, Priority, Selection, changed, since_last
 
 
 @dataclass(frozen=True)
@@ -33,8 +33,8 @@ class CombinedSelection(Selection):
 
     def structural(self, plan: ReusePlan) -> NDArray[np.bool_]:
         near_change = since_last(changed(plan)) <= self.halo
-        return np.asarray(near_change | (since_last(seam_starts(plan)) < self.seam_halo))
+        return np.asarray(near_change | (since_last(plan.seams()) < self.seam_halo))
 
     def _by_distance(self, plan: ReusePlan) -> Priority:
-        distance = np.minimum(since_last(changed(plan)), since_last(seam_starts(plan)))
+        distance = np.minimum(since_last(changed(plan)), since_last(plan.seams()))
         return np.where(self.structural(plan), 2.0, 1.0) / (1.0 + distance)

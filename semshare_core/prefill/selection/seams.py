@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from semshare_core.match.plan import ReusePlan
-from semshare_core.prefill.selection.base import Evidence, Priority, Selection, seam_starts, since_last
+from semshare_core.prefill.selection.base import Evidence, Priority, Selection, since_last
 
 
 @dataclass(frozen=True)
@@ -23,8 +23,8 @@ class SeamSelection(Selection):
     halo: int = 4
 
     def priority(self, evidence: Evidence) -> Priority:
-        distance = since_last(seam_starts(evidence.plan))
+        distance = since_last(evidence.plan.seams())
         return np.where(distance < self.halo, 2.0, 1.0) / (1.0 + distance)
 
     def structural(self, plan: ReusePlan) -> NDArray[np.bool_]:
-        return np.asarray(since_last(seam_starts(plan)) < self.halo)
+        return np.asarray(since_last(plan.seams()) < self.halo)

@@ -1,0 +1,1 @@
+"""SemShare inside agent frameworks: a subpackage per framework, importing it only when it is itself imported."""

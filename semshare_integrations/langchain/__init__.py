@@ -1,0 +1,27 @@
+"""SemShare in LangChain: a text model whose prompts reuse earlier ones, and a callback that tells what was reused.
+
+>>> from semshare_integrations.langchain import SemShareLLM, get_semshare_callback
+>>> llm = SemShareLLM(model_id="demo", max_new_tokens=64)
+>>> with get_semshare_callback() as reuse:
+...     answer = llm.invoke("The capital of France is")
+>>> print(reuse.summary())
+"""
+
+from __future__ import annotations
+
+from semshare_core.errors import MissingDependencyError
+
+try:
+    import langchain_core  # noqa: F401 - only to find out whether it is there
+except ModuleNotFoundError as error:
+    if error.name != "langchain_core":
+        raise
+    raise MissingDependencyError(
+        "LangChain is not installed. Install it with: pip install 'semshare[cpu,langchain]' "
+        "(or 'semshare[gpu,langchain]')."
+    ) from error
+
+from semshare_integrations.langchain.callbacks import ReuseTotals, SemShareCallbackHandler, get_semshare_callback
+from semshare_integrations.langchain.llm import SemShareLLM
+
+__all__ = ["ReuseTotals", "SemShareCallbackHandler", "SemShareLLM", "get_semshare_callback"]

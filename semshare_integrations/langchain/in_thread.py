@@ -1,0 +1,52 @@
+"""A generator that computes, consumed from an event loop that must not wait for it."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import AsyncGenerator, Callable, Generator
+from contextlib import closing, suppress
+from dataclasses import dataclass
+from typing import TypeVar
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class _End:
+    error: BaseException | None = None
+
+
+async def in_thread(make: Callable[[], Generator[T, None, None]]) -> AsyncGenerator[T, None]:
+    """Run the generator that ``make`` returns in one thread of its own and hand its items to the event loop.
+
+    One thread for the whole run: torch's grad and inference modes belong to a thread. Closing this generator, or
+    cancelling the task that awaits it, returns at once; the thread closes its generator at the next item and ends.
+    """
+    loop = asyncio.get_running_loop()
+    arrived: asyncio.Queue[T | _End] = asyncio.Queue()
+    closed = threading.Event()
+
+    def post(item: T | _End) -> None:
+        with suppress(RuntimeError):  # the loop is closed: nobody waits any more
+            loop.call_soon_threadsafe(arrived.put_nowait, item)
+
+    def work() -> None:
+        try:
+            with closing(make()) as items:
+                while not closed.is_set():
+                    item = next(items, _End())
+                    post(item)
+                    if isinstance(item, _End):
+                        return
+        except BaseException as error:  # it belongs to the one who awaits
+            post(_End(error))
+
+    threading.Thread(target=work, name="semshare-async", daemon=True).start()
+    try:
+        while not isinstance(item := await arrived.get(), _End):
+            yield item
+        if item.error is not None:
+            raise item.error
+    finally:
+        closed.set()

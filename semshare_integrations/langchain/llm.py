@@ -1,0 +1,203 @@
+"""SemShareLLM: LangChain's text-in, text-out model."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, AsyncIterator, Generator, Iterator, Mapping
+from contextlib import aclosing, closing, contextmanager
+from contextvars import ContextVar
+from functools import partial
+from typing import Any
+
+from langchain_core.callbacks import (
+    AsyncCallbackManagerForLLMRun,
+    CallbackManagerForLLMRun,
+    Callbacks,
+)
+from langchain_core.language_models import BaseLLM
+from langchain_core.language_models.base import LangSmithParams
+from langchain_core.outputs import Generation, GenerationChunk, LLMResult
+from typing_extensions import Self
+
+from semshare_core import Piece, ReuseReport
+from semshare_integrations.langchain.fields import EngineFields
+from semshare_integrations.langchain.in_thread import in_thread
+
+_OF_LANGCHAIN = ("tags", "metadata", "run_name", "run_id")
+
+_said: ContextVar[Mapping[str, Any] | None] = ContextVar("semshare_call_settings", default=None)
+
+
+class SemShareLLM(EngineFields, BaseLLM):
+    """A local model that reuses the keys and values of earlier prompts.
+
+    >>> llm = SemShareLLM(model_id="demo", max_new_tokens=64, stop=["\\n\\n"])
+    >>> chain = PromptTemplate.from_template("Q: {question}\\nA:") | llm | StrOutputParser()
+    >>> llm.invoke("Once upon a time", temperature=0.7, seed=1, reuse="exact", namespace="alice")
+
+    Prompts are taken as they are, without a chat template. Settings of a call (``max_new_tokens``, ``temperature``,
+    ``top_p``, ``seed``, ``stop``, ``reuse``, ``namespace``, ``store``, any other field of transformers'
+    ``GenerationConfig``) go before the fields; an unknown one is an error. What a call reused is in its
+    ``generation_info["semshare"]`` (a :class:`ReuseReport` as a dict; when streaming, in the last chunk) and is
+    collected by :class:`SemShareCallbackHandler`.
+
+    Construction is cheap: the model is loaded by the first call. One object may be used from many threads and tasks;
+    calls take turns at the model.
+    """
+
+    model_config = EngineFields.model_config  # said again: of two bases the last one's "extra" would win
+
+    @classmethod
+    def from_model_id(cls, model_id: str, **settings: Any) -> Self:
+        """The same as ``SemShareLLM(model_id=model_id, ...)``."""
+        return cls(model_id=model_id, **settings)
+
+    @property
+    def _llm_type(self) -> str:
+        return "semshare"
+
+    @property
+    def _identifying_params(self) -> Mapping[str, Any]:
+        return self.identity(_said.get() or {})
+
+    def _get_ls_params(self, stop: list[str] | None = None, **kwargs: Any) -> LangSmithParams:
+        temperature, max_tokens = kwargs.get("temperature"), kwargs.get("max_new_tokens", kwargs.get("max_tokens"))
+        params = LangSmithParams(
+            ls_provider="semshare",
+            ls_model_name=self.model_id,
+            ls_model_type="llm",
+            ls_temperature=self.temperature if temperature is None else temperature,
+            ls_max_tokens=self.max_new_tokens if max_tokens is None else max_tokens,
+        )
+        if stop := self.stop if stop is None else stop:
+            params["ls_stop"] = stop
+        return params
+
+    def get_token_ids(self, text: str) -> list[int]:
+        """The ids that ``text`` becomes as a prompt, by the model's own tokenizer."""
+        if self.custom_get_token_ids is not None:
+            return self.custom_get_token_ids(text)
+        return list(self.engine.tokenizer(text, verbose=False)["input_ids"])
+
+    def generate(
+        self,
+        prompts: list[str],
+        stop: list[str] | None = None,
+        callbacks: Callbacks | list[Callbacks] | None = None,
+        **kwargs: Any,
+    ) -> LLMResult:
+        """LangChain's ``generate``, with the settings of the call in the key of the response cache."""
+        with _saying(kwargs):
+            return super().generate(prompts, stop, callbacks, **kwargs)
+
+    async def agenerate(
+        self,
+        prompts: list[str],
+        stop: list[str] | None = None,
+        callbacks: Callbacks | list[Callbacks] | None = None,
+        **kwargs: Any,
+    ) -> LLMResult:
+        """LangChain's ``agenerate``, with the settings of the call in the key of the response cache."""
+        with _saying(kwargs):
+            return await super().agenerate(prompts, stop, callbacks, **kwargs)
+
+    def _generate(
+        self,
+        prompts: list[str],
+        stop: list[str] | None = None,
+        run_manager: CallbackManagerForLLMRun | None = None,
+        **kwargs: Any,
+    ) -> LLMResult:
+        settings = self.call_settings(stop, kwargs)
+        answers = [self.engine.generate(prompt, **settings) for prompt in prompts]
+        return self._result([(answer.text, _info(answer.report, answer.finish_reason)) for answer in answers])
+
+    async def _agenerate(
+        self,
+        prompts: list[str],
+        stop: list[str] | None = None,
+        run_manager: AsyncCallbackManagerForLLMRun | None = None,
+        **kwargs: Any,
+    ) -> LLMResult:
+        answers = []
+        for prompt in prompts:
+            # streamed, so that a cancelled task frees the engine
+            async with aclosing(self._apieces(prompt, stop, kwargs)) as pieces:
+                chunks = [_chunk(piece) async for piece in pieces]
+            answers.append(("".join(chunk.text for chunk in chunks), chunks[-1].generation_info or {}))
+        return self._result(answers)
+
+    def _stream(
+        self,
+        prompt: str,
+        stop: list[str] | None = None,
+        run_manager: CallbackManagerForLLMRun | None = None,
+        **kwargs: Any,
+    ) -> Iterator[GenerationChunk]:
+        with closing(self._pieces(prompt, stop, kwargs)) as pieces:
+            for piece in pieces:
+                chunk = _chunk(piece)
+                if run_manager is not None:
+                    run_manager.on_llm_new_token(chunk.text, chunk=chunk)
+                yield chunk
+
+    async def _astream(
+        self,
+        prompt: str,
+        stop: list[str] | None = None,
+        run_manager: AsyncCallbackManagerForLLMRun | None = None,
+        **kwargs: Any,
+    ) -> AsyncIterator[GenerationChunk]:
+        async with aclosing(self._apieces(prompt, stop, kwargs)) as pieces:
+            async for piece in pieces:
+                chunk = _chunk(piece)
+                if run_manager is not None:
+                    await run_manager.on_llm_new_token(chunk.text, chunk=chunk)
+                yield chunk
+
+    def _pieces(
+        self, prompt: str, stop: list[str] | None, overrides: Mapping[str, Any]
+    ) -> Generator[Piece, None, None]:
+        yield from self.engine.stream(prompt, **self.call_settings(stop, overrides))
+
+    def _apieces(
+        self, prompt: str, stop: list[str] | None, overrides: Mapping[str, Any]
+    ) -> AsyncGenerator[Piece, None]:
+        return in_thread(partial(self._pieces, prompt, stop, overrides))
+
+    def _result(self, answers: list[tuple[str, dict[str, Any]]]) -> LLMResult:
+        reports = [info["semshare"] for _, info in answers]
+        prompt_tokens = sum(report["prompt_tokens"] for report in reports)
+        completion_tokens = sum(report["generated_tokens"] for report in reports)
+        usage = {
+            "prompt_tokens": prompt_tokens,
+            "completion_tokens": completion_tokens,
+            "total_tokens": prompt_tokens + completion_tokens,
+        }
+        return LLMResult(
+            generations=[[Generation(text=text, generation_info=info)] for text, info in answers],
+            llm_output={"token_usage": usage, "model_name": self.model_id},
+        )
+
+
+@contextmanager
+def _saying(kwargs: Mapping[str, Any]) -> Iterator[None]:
+    """Let ``_identifying_params`` know the settings of the call.
+
+    LangChain's response cache is keyed by the object alone (langchain issue 40403): one user's answer would be served
+    in another's ``namespace``, and one temperature's for another.
+    """
+    token = _said.set({name: value for name, value in kwargs.items() if name not in _OF_LANGCHAIN})
+    try:
+        yield
+    finally:
+        _said.reset(token)
+
+
+def _info(report: ReuseReport, finish_reason: str | None) -> dict[str, Any]:
+    return {"semshare": report.model_dump(mode="json"), "finish_reason": finish_reason}
+
+
+def _chunk(piece: Piece) -> GenerationChunk:
+    """Only the last piece has statistics: LangChain adds up or joins what several chunks carry."""
+    info = None if piece.report is None else _info(piece.report, piece.finish_reason)
+    return GenerationChunk(text=piece.text, generation_info=info)

@@ -91,7 +91,7 @@ class Call:
                 n + reserve,
             )
         served = Served(self, ids, found, decision, prefilled, prefilled.cache, movable)
-        if self.policy.retention is not None and n > 1:
+        if self.policy.retention is not None and n > 1 and self.policy.level not in ("off", "exact"):
             served.cache = self._retain(ids, prefilled)
         served.prefill_ms = 1e3 * (time.perf_counter() - started)
         return served
@@ -212,8 +212,9 @@ def _retained_bytes(cache: Cache, prompt_rows: int) -> int:
     """Bytes that a retained cache held for the first ``prompt_rows`` tokens."""
     total = 0
     for layer in cache.layers:
-        assert isinstance(layer.keys, torch.Tensor) and isinstance(layer.values, torch.Tensor)
-        rows = prompt_rows - layer.dropped  # type: ignore[attr-defined]
+        assert isinstance(layer.keys, torch.Tensor)
+        assert isinstance(layer.values, torch.Tensor)
+        rows = prompt_rows - layer.dropped
         per_row = layer.keys[:, :, :1].numel() + layer.values[:, :, :1].numel()
         total += rows * per_row * layer.keys.element_size()
     return total

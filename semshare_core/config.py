@@ -81,15 +81,15 @@ class ReusePolicy(Settings):
     A ``level`` leaves the amount to the governor; ``recompute_ratio`` fixes it instead.
 
     Attributes:
-        level: ``off`` · ``exact`` (lossless: prefix only) · ``high`` · ``balanced`` · ``fast``; ``None`` together with a
-            ratio of ``None`` means ``balanced``.
+        level: ``off`` · ``exact`` (lossless: prefix only) · ``high`` · ``balanced`` · ``fast``; ``None`` together with
+            a ratio of ``None`` means ``balanced``.
         recompute_ratio: ceiling of (tokens computed / prompt tokens), averaged over layers, first layer included.
             Tokens that no reference serves, and the question, are computed even when they exceed it.
         schedule: ``constant``: the same set in every selective layer; ``decay``: shrinks by ``decay`` per layer.
         decay: factor of the ``decay`` schedule (0.85 per layer is a guess of the paper's unpublished values).
         selection: which tokens are recomputed; see ``semshare_core.prefill.selection``.
-        matching: ``ordered``: prefix, exact runs, order-aware fuzzy · ``lsh``: prefix, then SemShareKV's fuzzy matching for
-            everything else · ``runs``: prefix and exact runs only · ``random``: an ablation.
+        matching: ``ordered``: prefix, exact runs, order-aware fuzzy · ``lsh``: prefix, then SemShareKV's fuzzy matching
+            for everything else · ``runs``: prefix and exact runs only · ``random``: an ablation.
         zero_fuzzy: ablation: serve fuzzy tokens by zero rows instead of the matched ones.
         min_similarity: prompts less similar than this (cosine of prompt embeddings, mapped to [0, 1]) never serve
             fuzzy tokens; exact runs need no such evidence. The paper: 0.8.

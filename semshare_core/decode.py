@@ -31,16 +31,19 @@ class Sampling:
     extra: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        if self.max_new_tokens < 1:
-            raise ConfigError(f"max_new_tokens={self.max_new_tokens} must be at least 1.")
-        if not 0 <= self.temperature < float("inf"):
+        if not isinstance(self.max_new_tokens, int) or self.max_new_tokens < 1:
+            raise ConfigError(f"max_new_tokens={self.max_new_tokens} must be a whole number of at least 1.")
+        if not isinstance(self.temperature, (int, float)) or not 0 <= self.temperature < float("inf"):
             raise ConfigError(f"temperature={self.temperature} must be a finite number, 0 (greedy) or more.")
-        if isinstance(self.stop, str) or any(not isinstance(text, str) or not text for text in self.stop):
+        if any(not isinstance(text, str) or not text for text in self.stop):
             raise ConfigError(f"stop={self.stop!r} must be a list of non-empty strings.")
         known = GenerationConfig().to_dict()
         unknown = sorted(set(self.extra) - set(known) - {"assistant_model", "logits_processor"})
         if unknown:
             raise ConfigError(f"unknown generation settings: {', '.join(unknown)}.")
+        for name, remedy in _NOT_HONOURED.items():
+            if self.extra.get(name) not in (None, 1):
+                raise ConfigError(f"{name}={self.extra[name]!r} is not supported: {remedy}.")
 
     def config(self, model: PreTrainedModel) -> GenerationConfig:
         """The model's own generation config with these settings on top."""
@@ -50,13 +53,24 @@ class Sampling:
         changes["temperature"] = self.temperature if sample else None
         if not sample:  # settings of sampling would only be warned about
             changes |= {"top_p": None, "top_k": None}
-        config.update(**(changes | {k: v for k, v in self.extra.items() if k not in _MODEL_KWARGS}))
+        extra = {name: value for name, value in self.extra.items() if name not in _MODEL_KWARGS}
+        if not sample:
+            extra = {name: value for name, value in extra.items() if name not in ("top_p", "top_k")}
+        config.update(**(changes | extra))
         if config.pad_token_id is None:
             eos = config.eos_token_id
             config.pad_token_id = eos[0] if isinstance(eos, list) else eos
         return config
 
 
+_NOT_HONOURED = {
+    "num_beams": "one answer is decoded at a time, greedily or by sampling",
+    "num_return_sequences": "one answer is decoded at a time; call again with another seed",
+    "stop_strings": "use stop=[...]",
+    "cache_implementation": "the engine brings its own cache",
+    "max_length": "use max_new_tokens",
+    "max_time": "set a limit of tokens, or cancel the stream",
+}
 _MODEL_KWARGS = ("assistant_model", "logits_processor")
 
 
@@ -107,7 +121,7 @@ def decode(
     return Decoded(feed.token_ids, reason, feed.first_token_at)
 
 
-class _Feed(BaseStreamer):  # type: ignore[misc]
+class _Feed(BaseStreamer):
     """Collects tokens as they come and notes when the first came."""
 
     def __init__(self, on_token: Callable[[int], None] | None) -> None:
@@ -131,7 +145,7 @@ class _Feed(BaseStreamer):  # type: ignore[misc]
         """Nothing is buffered."""
 
 
-class _Ending(StoppingCriteria):  # type: ignore[misc]
+class _Ending(StoppingCriteria):
     """Ends at a stop string in the *generated* text, or when cancelled.
 
     transformers' own ``stop_strings`` also matches a string that begins in the prompt, which would end an answer whose

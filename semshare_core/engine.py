@@ -5,7 +5,8 @@ from __future__ import annotations
 import queue
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+import weakref
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -87,17 +88,19 @@ class SemShareEngine:
         policy: ReusePolicy | None = None,
         embedding: Callable[[str], Sequence[float]] | None = None,
     ) -> None:
-        models.check_servable(model)
+        self._lock = _lock_of(model)
+        with self._lock:  # the checks run the model, too
+            models.check_servable(model)
+            anatomy = examine(model)
         models.check_pair(model, tokenizer)
         self.model = model.eval()
         self.tokenizer = tokenizer
         self.policy = policy or ReusePolicy(level="balanced")
         self.pool = ReferencePool(pool or PoolConfig())
         self.context = models.max_context(model)
-        self._prefill = SelectivePrefill(model, examine(model))
+        self._prefill = SelectivePrefill(model, anatomy)
         self._table = TokenTable(model.get_input_embeddings().weight)
         self._embed: Embed = self._table.embed if embedding is None else self._text_embed(embedding)
-        self._lock = threading.Lock()
 
     @classmethod
     def from_pretrained(
@@ -162,11 +165,15 @@ class SemShareEngine:
         reuse: str | ReusePolicy | None = None,
         namespace: str | None = None,
         store: bool = True,
+        cancel: threading.Event | None = None,
         **generation: Any,
-    ) -> Iterator[Piece]:
-        """Like :meth:`generate`, piece by piece; closing the iterator ends generation within a token."""
+    ) -> Generator[Piece, None, None]:
+        """Like :meth:`generate`, piece by piece; closing the iterator ends generation within a token.
+
+        Setting ``cancel`` does so too, from any thread and while the consumer waits for a piece.
+        """
         sampling = _sampling(max_new_tokens, temperature, stop, seed, generation)
-        return self._stream(prompt, sampling, reuse, namespace, store)
+        return self._stream(prompt, sampling, reuse, namespace, store, cancel or threading.Event())
 
     def prefill(
         self,
@@ -247,16 +254,14 @@ class SemShareEngine:
         reuse: str | ReusePolicy | None,
         namespace: str | None,
         store: bool,
-    ) -> Iterator[Piece]:
+        cancel: threading.Event,
+    ) -> Generator[Piece, None, None]:
         """The model runs in a worker thread; this generator turns its tokens into settled text."""
         tokens: queue.SimpleQueue[int | Generation | BaseException] = queue.SimpleQueue()
-        cancel = threading.Event()
 
         def work() -> None:
             try:
-                tokens.put(
-                    self._answer(prompt, sampling, reuse, namespace, store, cancel=cancel, on_token=tokens.put)
-                )
+                tokens.put(self._answer(prompt, sampling, reuse, namespace, store, cancel=cancel, on_token=tokens.put))
             except BaseException as error:  # handed to the consumer, whose thread it belongs to
                 tokens.put(error)
 
@@ -267,6 +272,8 @@ class SemShareEngine:
             sent = 0
             while True:
                 item = tokens.get()
+                if isinstance(item, _Cancelled):
+                    return
                 if isinstance(item, BaseException):
                     raise item
                 if isinstance(item, Generation):
@@ -293,7 +300,17 @@ class SemShareEngine:
         return embed
 
 
-class _Cancelled(Exception):  # noqa: N818 - a signal between threads
+_LOCKS: weakref.WeakKeyDictionary[PreTrainedModel, threading.Lock] = weakref.WeakKeyDictionary()
+_LOCKS_GUARD = threading.Lock()
+
+
+def _lock_of(model: PreTrainedModel) -> threading.Lock:
+    """One lock per model, whatever number of engines share it: hooks sit on the model."""
+    with _LOCKS_GUARD:
+        return _LOCKS.setdefault(model, threading.Lock())
+
+
+class _Cancelled(Exception):
     """The consumer of a stream went away before its turn came."""
 
 

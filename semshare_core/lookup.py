@@ -68,7 +68,9 @@ def find(
         chosen |= {entry.id: entry for entry in scored}
         close = {entry.id for entry, value in similar if value >= policy.min_similarity}
         candidates = [entry for entry, _ in similar] if policy.matching == "lsh" else scored
-        fuzzy = next((entry.id for entry in candidates if entry.id in close and entry.usable(policy.max_depth - 1)), None)
+        fuzzy = next(
+            (entry.id for entry in candidates if entry.id in close and entry.usable(policy.max_depth - 1)), None
+        )
         if fuzzy is not None and fuzzy not in chosen:
             chosen[fuzzy] = next(entry for entry, _ in similar if entry.id == fuzzy)
     looked_up = time.perf_counter()

@@ -63,7 +63,7 @@ def load_model(
         raise _explain(error, source, options) from error
     if placement is not None:
         try:
-            model.to(placement)  # type: ignore[arg-type]
+            model.to(placement)
         except (RuntimeError, AssertionError) as error:
             raise ModelError(f"The model cannot be moved to {placement}: {error}.") from error
     model.eval().requires_grad_(False)

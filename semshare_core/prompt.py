@@ -35,8 +35,8 @@ class EncodedPrompt:
 def encode(prompt: Prompt, tokenizer: PreTrainedTokenizerBase, vocabulary: int, context: int) -> EncodedPrompt:
     """Turn a prompt into ids.
 
-    A string is taken as it is and its last paragraph is the question; messages go through the chat template and the last
-    one is the question; ids are taken as they are.
+    A string is taken as it is and its last paragraph is the question; messages go through the chat template and the
+    last one is the question; ids are taken as they are.
 
     Raises:
         PromptError: empty, unknown ids, malformed messages, no chat template, or longer than the context.

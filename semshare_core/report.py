@@ -13,8 +13,8 @@ Outcome = Literal["miss", "prefix", "semantic", "bypass"]
 class ReuseReport(BaseModel):
     """What one call reused, recomputed and took. JSON-able: ``report.model_dump_json()``.
 
-    ``prefix + exact + fuzzy + new = prompt`` tokens. Times are milliseconds; ``ttft_ms`` runs from the prompt's arrival to
-    the first token and contains ``lookup_ms``, ``match_ms`` and ``prefill_ms``.
+    ``prefix + exact + fuzzy + new = prompt`` tokens. Times are milliseconds; ``ttft_ms`` runs from the prompt's arrival
+    to the first token and contains ``lookup_ms``, ``match_ms`` and ``prefill_ms``.
 
     Attributes:
         outcome: ``miss``: nothing to reuse · ``prefix``: lossless reuse only · ``semantic``: approximate reuse ·

@@ -93,7 +93,7 @@ def test_items_come_in_order_from_one_other_thread() -> None:
     told: list[tuple[str, int]] = []
 
     async def main() -> list[int]:
-        return [item async for item in in_thread(lambda: counting(told, 50))]
+        return [item async for item in in_thread(lambda _: counting(told, 50))]
 
     assert run(main) == list(range(50))
     assert [what for what, _ in told] == ["next"] * 50 + ["end"]
@@ -119,7 +119,7 @@ def test_closing_ends_the_generator_in_its_thread() -> None:
     told: list[tuple[str, int]] = []
 
     async def main() -> None:
-        async with aclosing(in_thread(lambda: counting(told, 10**9))) as items:
+        async with aclosing(in_thread(lambda _: counting(told, 10**9))) as items:
             assert await anext(items) == 0
         while told[-1][0] != "end":
             await asyncio.sleep(0.001)

@@ -200,7 +200,6 @@ def test_separate_objects_have_separate_pools(model: Any, tokenizer: Any) -> Non
     assert [report_of(each, PROMPT).outcome for each in (first, second, first)] == ["miss", "miss", "prefix"]
 
 
-@pytest.mark.xfail(strict=True, reason="engines around one model do not take turns at it yet (semshare_core.engine)")
 def test_objects_around_one_model_take_turns(tokenizer: Any) -> None:
     model = tiny_model("llama")
     parts = [f"{PROMPT} {number} {OTHER}\n" for number in range(4)]

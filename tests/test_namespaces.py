@@ -98,7 +98,15 @@ def test_no_namespace_is_the_default_one(first: str | None, second: str | None) 
 
 @pytest.mark.parametrize(
     ("one", "other"),
-    [("a", "A"), ("a", "a "), ("a", "a\x00"), ("a", "ab"), ("\u00e9", "e\u0301"), ("x" * 64 + "1", "x" * 64 + "2"), ("*", "a")],
+    [
+        ("a", "A"),
+        ("a", "a "),
+        ("a", "a\x00"),
+        ("a", "ab"),
+        ("\u00e9", "e\u0301"),
+        ("x" * 64 + "1", "x" * 64 + "2"),
+        ("*", "a"),
+    ],
 )
 def test_names_that_look_alike_are_not_the_same(one: str, other: str) -> None:
     """The last but one differ beyond the 64 bytes that go into an entry's id."""

@@ -111,7 +111,8 @@ def test_the_ratio_is_kept(selection: SelectionName, schedule: str, ratio: float
         )
         must = int(forced(plan, N - 4)[:-1].sum())
         first = N - 1 - prefix if measuring else must
-        allowed = max(ratio * N * layers - layers, first + (layers - 1) * must)
+        watched = 16 * layers if selection == "paper" else 0  # the tail, run once more for its attention
+        allowed = max(ratio * N * layers - layers, first + (layers - 1) * must + watched)
         assert prefilled.layer_rows <= allowed + 1e-6
         if schedule == "constant":  # whole rows per layer: what is left over is less than one per layer
             assert prefilled.layer_rows > min(allowed, (N - 1 - prefix) * layers) - layers

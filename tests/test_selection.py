@@ -158,9 +158,11 @@ def test_deviation_ranks_by_keys() -> None:
     assert ranking("deviation", plan_from("EEEE"), key_deviation=keys, value_deviation=values) == [1, 3, 2, 0]
 
 
-def test_combined_ranks_by_both_deviations_values_first() -> None:
-    keys, values = np.array([4, 0, 2, 0], np.float32), np.array([0, 40, 40, 8], np.float32)
-    assert ranking("combined", plan_from("EEEE"), key_deviation=keys, value_deviation=values) == [2, 1, 0, 3]
+def test_combined_ranks_what_is_wrong_and_read() -> None:
+    plan = plan_from("EEEF")
+    influence = np.array([0.0, 3.0, 1.0, 2.0])
+    assert ranking("combined", plan, influence=influence) == [3, 1, 2, 0], "changed and read, read, little read, not"
+    assert ranking("combined", plan)[0] == 3, "nothing observed: the changed token"
 
 
 def test_paper_ranks_high_deviation_first_and_hot_before_cold() -> None:

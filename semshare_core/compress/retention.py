@@ -53,10 +53,9 @@ def layer_shares(n_layers: int, retention: Retention) -> NDArray[np.float64]:
 def retain(cache: MergedCache, attention: NDArray[np.float64], retention: Retention) -> Cache:
     """A cache with the retained rows of ``cache``, given ``attention`` [layers, rows]; ``cache`` stays as it is."""
     layers = []
-    for layer, seen, share in zip(
-        cache.layers, attention, layer_shares(len(cache.layers), retention), strict=True
-    ):
-        assert layer.keys is not None and layer.values is not None
+    for layer, seen, share in zip(cache.layers, attention, layer_shares(len(cache.layers), retention), strict=True):
+        assert layer.keys is not None
+        assert layer.values is not None
         rows = to_torch(kept_rows(seen, float(share), retention), layer.keys.device)
         layers.append(
             RetainedLayer(

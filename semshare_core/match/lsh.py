@@ -36,9 +36,7 @@ class LshMatcher:
     bits: int = 256
     neighbours: int = 4
 
-    def match(
-        self, target: Tokens, wanted: Positions, reference: Tokens
-    ) -> tuple[Positions, NDArray[np.float32]]:
+    def match(self, target: Tokens, wanted: Positions, reference: Tokens) -> tuple[Positions, NDArray[np.float32]]:
         """Map target positions ``wanted`` [m] to reference positions [m], with their cosine similarities [m]."""
         if not len(wanted) or not len(reference):
             return np.full(len(wanted), -1, np.int64), np.full(len(wanted), _NO_SCORE, np.float32)

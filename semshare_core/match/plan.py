@@ -101,8 +101,6 @@ class ReusePlan:
         before = np.concatenate(([-1], held[:-1]))
         reference_before = np.concatenate((reference[:1], reference[:-1]))
         jump = np.diff(held - position, prepend=0)
-        begins = (
-            (reference != reference_before) | (np.abs(jump) > EDIT_TOKENS) | ((jump != 0) & (held - before == 1))
-        )
+        begins = (reference != reference_before) | (np.abs(jump) > EDIT_TOKENS) | ((jump != 0) & (held - before == 1))
         marked[held[begins & (self.source[held] == Source.EXACT)]] = True
         return marked

@@ -133,7 +133,7 @@ def _mask_format(model: PreTrainedModel, layer: nn.Module) -> MaskFormat:
 
 
 def _static_until(config: Any) -> int | None:
-    """`dynamic` and `longrope` change their frequencies with the prompt's length: static only in the original window."""
+    """`dynamic` and `longrope` change their frequencies beyond the original window: static only within it."""
     parameters = getattr(config, "rope_parameters", None) or {}
     nested = [value for value in parameters.values() if isinstance(value, dict)] or [parameters]
     limits = [

@@ -13,7 +13,7 @@ from transformers.cache_utils import Cache, DynamicLayer
 _GROWTH = 1.5
 
 
-class StopForward(Exception):  # noqa: N818 - a signal, not an error: ends a forward pass whose rest is not needed
+class StopForward(Exception):
     """Raised from inside a forward pass by :class:`MergedCache` once the wanted keys and values are in."""
 
 
@@ -43,7 +43,8 @@ class BufferLayer(DynamicLayer):
     @property
     def buffers(self) -> tuple[Tensor, Tensor]:
         """The whole buffers [1, kv_heads, capacity, head_dim]."""
-        assert self._key_buffer is not None and self._value_buffer is not None, "allocate() comes first"
+        assert self._key_buffer is not None, "allocate() comes first"
+        assert self._value_buffer is not None
         return self._key_buffer, self._value_buffer
 
     def set_length(self, length: int) -> None:
@@ -52,7 +53,9 @@ class BufferLayer(DynamicLayer):
         self.length = length
         self.keys, self.values = keys[:, :, :length], values[:, :, :length]
 
-    def update(self, key_states: Tensor, value_states: Tensor, *args: object, **kwargs: object) -> tuple[Tensor, Tensor]:
+    def update(
+        self, key_states: Tensor, value_states: Tensor, *args: object, **kwargs: object
+    ) -> tuple[Tensor, Tensor]:
         """Write new rows and return the keys and values that attention may see."""
         if not self.is_initialized:
             self.lazy_initialization(key_states, value_states)

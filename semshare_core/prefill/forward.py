@@ -3,13 +3,14 @@
 The model's own code does the work: it gets the chosen token ids with their true positions; forward-pre-hooks on the
 decoder layers hand each layer the causal mask of its rows and, where a layer computes fewer rows than the one before,
 narrow hidden states and position embeddings. Rows run in chunks, each through all layers before the next, so that the
-largest mask is ``chunk_rows x visible`` whatever the prompt's length, and a chunk sees only the keys up to its last row.
+largest mask is ``chunk_rows x visible`` whatever the prompt's length, and a chunk sees only the keys up to its last
+row.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import torch
@@ -58,12 +59,10 @@ class RowForward:
             extra["position_ids"] = positions[None]
         # a 4-D mask keeps the model from building one of its own; the hooks replace it
         placeholder = torch.zeros((1, 1, 1, 1), dtype=torch.bool, device=ids.device)
-        try:
+        with suppress(StopForward):
             self._backbone(
                 input_ids=ids[None], attention_mask=placeholder, past_key_values=cache, use_cache=True, **extra
             )
-        except StopForward:
-            pass
 
     @contextmanager
     def _hooks(self, parts: list[Tensor], visible: int) -> Iterator[None]:

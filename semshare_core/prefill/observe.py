@@ -6,7 +6,7 @@ weights are [heads, tail, tokens] per layer and never tokens x tokens.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
@@ -21,6 +21,8 @@ from semshare_core.prefill.anatomy import Anatomy
 from semshare_core.prefill.cache import MergedCache
 from semshare_core.prefill.forward import RowForward
 
+Reduce = Callable[[Tensor, Tensor], Tensor]
+
 
 @torch.no_grad()
 def tail_attention(
@@ -30,19 +32,54 @@ def tail_attention(
 
     Mean over heads and queries. The rows of the tail are computed again and stay as they are.
     """
+    return _watch_tail(model, anatomy, cache, ids, n_rows, window, lambda weights, _: weights.mean(dim=(0, 1)))
+
+
+@torch.no_grad()
+def tail_influence(
+    model: PreTrainedModel, anatomy: Anatomy, cache: MergedCache, ids: Tensor, n_rows: int, window: int
+) -> NDArray[np.float64]:
+    """How much each row moves the outputs of the last ``window`` tokens: [n_rows].
+
+    Attention times the norm of the value that it brings (root mean square over queries and heads), summed over the
+    layers behind the first quarter, whose attention is mostly local.
+    """
+
+    def reduce(weights: Tensor, values: Tensor) -> Tensor:
+        norms = values.float().norm(dim=-1).repeat_interleave(weights.shape[0] // values.shape[0], dim=0)
+        return (weights.pow(2).mean(dim=1) * norms.pow(2)).mean(dim=0).sqrt()
+
+    seen = _watch_tail(model, anatomy, cache, ids, n_rows, window, reduce)
+    return np.asarray(seen[len(seen) // 4 :].sum(axis=0))
+
+
+def _watch_tail(
+    model: PreTrainedModel,
+    anatomy: Anatomy,
+    cache: MergedCache,
+    ids: Tensor,
+    n_rows: int,
+    window: int,
+    reduce: Reduce,
+) -> NDArray[np.float64]:
+    """Run the tail once more and reduce each layer's weights [heads, tail, n_rows] and values to [layers, n_rows]."""
     n_layers = len(anatomy.layers)
     tail = torch.arange(max(0, n_rows - window), n_rows, device=ids.device)
     seen: dict[int, Tensor] = {}
-    with _eager(model) as switched, _capture(anatomy, seen):
+
+    def collect(layer: int, weights: Tensor) -> None:
+        values = cache.layers[layer].buffers[1][0, :, :n_rows]
+        seen[layer] = reduce(weights[0].float(), values)
+
+    with _eager(model) as switched, _capture(anatomy, collect):
         eager = replace(anatomy, mask_format="additive") if switched else anatomy
-        RowForward(model, eager, chunk_rows=window).run(cache, ids, [tail] * n_layers)
+        RowForward(model, eager, chunk_rows=len(tail)).run(cache, ids, [tail] * n_layers)
     cache.finish(n_rows)
-    attention = np.zeros((n_layers, n_rows))
+    watched = np.zeros((n_layers, n_rows))
     for layer in range(n_layers):
-        # the pass ends when the last layer has its keys: that layer borrows the attention of the one before
-        weights = seen.get(layer, seen[max(seen)])
-        attention[layer] = weights[0].float().mean(dim=(0, 1)).cpu().numpy()
-    return attention
+        # the pass ends when the last layer has its keys: that layer borrows what the one before saw
+        watched[layer] = seen.get(layer, seen[max(seen)]).cpu().numpy()
+    return watched
 
 
 def hot_tokens(attention: NDArray[np.float64], mass: float) -> NDArray[np.bool_]:
@@ -70,14 +107,14 @@ def _eager(model: PreTrainedModel) -> Iterator[bool]:
 
 
 @contextmanager
-def _capture(anatomy: Anatomy, seen: dict[int, Tensor]) -> Iterator[None]:
-    """Collect the attention weights [1, heads, queries, keys] that the layers' attention modules return."""
+def _capture(anatomy: Anatomy, collect: Callable[[int, Tensor], None]) -> Iterator[None]:
+    """Hand over the attention weights [1, heads, queries, keys] that the layers' attention modules return."""
     handles = []
 
     def hook_for(layer: int) -> Any:
         def hook(_: nn.Module, args: Any, output: Any) -> None:
             if isinstance(output, tuple) and len(output) > 1 and isinstance(output[1], Tensor) and output[1].dim() == 4:
-                seen[layer] = output[1]
+                collect(layer, output[1])
 
         return hook
 

@@ -1,9 +1,9 @@
 """Attend in blocks of queries, each over the keys up to its own last row only.
 
-Chosen rows lie all over the prompt, so a fused kernel called once computes every query against all keys and masks half of
-the products away again. Split by query, a block stops at its last row's key: about half of the work, and the same sums.
-A ``TorchFunctionMode`` does this to every ``scaled_dot_product_attention`` of the calling thread while it is on, so that no
-model's attention has to be rewritten; models with eager attention never call it and are not touched.
+Chosen rows lie all over the prompt, so a fused kernel called once computes every query against all keys and masks half
+of the products away again. Split by query, a block stops at its last row's key: about half of the work, and the same
+sums. A ``TorchFunctionMode`` does this to every ``scaled_dot_product_attention`` of the calling thread while it is on,
+so that no model's attention has to be rewritten; models with eager attention never call it and are not touched.
 """
 
 from __future__ import annotations
@@ -63,8 +63,6 @@ def _attend(
     for start, end, visible in blocks:
         part = kwargs | {"attn_mask": mask[:, :, start:end, :visible]}
         output.append(
-            scaled_dot_product_attention(
-                query[:, :, start:end], key[:, :, :visible], value[:, :, :visible], **part
-            )
+            scaled_dot_product_attention(query[:, :, start:end], key[:, :, :visible], value[:, :, :visible], **part)
         )
     return torch.cat(output, dim=2)

@@ -2,9 +2,9 @@
 
 RoPE (arXiv 2104.09864) turns a key by an angle proportional to its position, so a key computed at position p serves
 at p + d after a turn by d. Which frequencies, which pairing of dimensions and how many of them a layer rotates is not
-read from configs but *measured*: a prompt of one token attends only to itself, hence its keys at two positions differ by
-the position scheme and by nothing else. A scheme that explains them in every layer is right for this model whatever it
-is called (default, linear, llama3, yarn, partial, interleaved, one per layer type, none); a model that no scheme
+read from configs but *measured*: a prompt of one token attends only to itself, hence its keys at two positions differ
+by the position scheme and by nothing else. A scheme that explains them in every layer is right for this model whatever
+it is called (default, linear, llama3, yarn, partial, interleaved, one per layer type, none); a model that no scheme
 explains, learned positions for one, is refused.
 """
 

@@ -1,7 +1,7 @@
 """How many rows are computed at each layer, so that the average over layers stays within the ratio.
 
-``constant`` keeps one set; ``decay`` shrinks it by a factor per layer, as SemShareKV does (arXiv 2509.24832, exponential
-decay of recomputation with depth).
+``constant`` keeps one set; ``decay`` shrinks it by a factor per layer, as SemShareKV does (arXiv 2509.24832,
+exponential decay of recomputation with depth).
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ def rows_per_layer(
     weights = np.ones(selective) if schedule == "constant" else decay ** np.arange(selective)
     # floor() of the scaled weights keeps the sum within the budget; clipping at `minimum` takes it from the others
     low, high = 0.0, float(maximum) / weights.min()
-    for _ in range(60):
+    for _ in range(200):  # steep decays begin with a wide bracket
         middle = (low + high) / 2
         if np.clip(np.floor(middle * weights + 1e-9), minimum, maximum).sum() > spend:
             high = middle

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -16,14 +16,14 @@ from semshare_core.match.plan import ReusePlan, Source
 from semshare_core.prefill.anatomy import Anatomy
 from semshare_core.prefill.cache import MergedCache, to_torch
 from semshare_core.prefill.forward import RowForward
-from semshare_core.prefill.observe import hot_tokens, tail_attention
+from semshare_core.prefill.observe import hot_tokens, tail_attention, tail_influence
 from semshare_core.prefill.rearrange import ReferenceRows, lay_rows
 from semshare_core.prefill.schedule import rows_per_layer
 from semshare_core.prefill.selection import Evidence, Selection, selection_for
 
 _PROBE_LAYER = 1  # keys of layer 0 know only their own token; those of layer 1 know the context
 _HOT_MASS = 0.55
-_HOT_WINDOW = 16
+_WATCHED_TOKENS = 16  # the prompt's last tokens, whose attention stands for the answer's
 
 
 @dataclass(frozen=True)
@@ -33,10 +33,12 @@ class Budget:
     Attributes:
         ratio: ceiling of computed tokens / prompt tokens, averaged over layers, first layer and last token included.
         fill: spend all of it (a ratio asked for), or only what the strategy finds worth it (a level's ceiling).
+        least: share of the prompt that is worth computing even where the plan shows no change.
     """
 
     ratio: float
     fill: bool
+    least: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -99,63 +101,79 @@ class SelectivePrefill:
         window = (plan.source != Source.PREFIX) & _but_last(n)
         must = window & ((plan.source == Source.NEW) | (np.arange(n) >= fresh_from))
         # the first token is the attention sink of every head: a row that was not first elsewhere cannot stand in for it
-        must[0] = window[0] and plan.position[0] != 0
+        must[0] |= window[0] and plan.position[0] != 0
         selection = selection_for(policy)
-        wanted = must | (window & selection.structural(plan))
+        worth = must | (window & selection.structural(plan))
         spend = budget.ratio * n * self.n_layers - self.n_layers  # the last token passes through every layer, too
-        measure = self.n_layers > _PROBE_LAYER + 1 and (
-            selection.needs_deviation or (wanted.sum() * self.n_layers > spend and wanted.sum() > must.sum())
-        )
+        choose = bool(must.sum() < window.sum()) and self.n_layers > 1  # one layer shows nothing before it is computed
         if spend >= window.sum() * self.n_layers - 1e-6:  # everything may be computed: nothing to choose
-            measure, must = False, window
+            choose, must = False, window
+        probe = choose and selection.needs_deviation
+        most = (
+            int(window.sum()) if budget.fill else min(int(window.sum()), max(int(worth.sum()), int(budget.least * n)))
+        )
+        room = min(spend / self.n_layers, most)
+        first = _foremost(must, plan, worth, room)
+        watched = min(_WATCHED_TOKENS, n)
+        watch = choose and (selection.needs_hot or (selection.needs_influence and room - first.sum() >= 2 * watched))
+        if watch:
+            spend -= watched * self.n_layers
         counts = rows_per_layer(
             spend,
             self.n_layers,
             policy.schedule,
             policy.decay,
-            first=int(window.sum()) if measure else None,
+            first=int(window.sum()) if probe else None,
             minimum=int(must.sum()),
-            maximum=int(window.sum() if budget.fill else (wanted.sum() if not measure else window.sum())),
+            maximum=most,
         )
         cache = MergedCache(self.n_layers, capacity)
-        if measure:
-            lay_rows(cache, self.anatomy, plan, references, plan.served & _but_last(n), zero_fuzzy=policy.zero_fuzzy)
-            evidence = self._measure(cache, ids, plan, window, selection)
-        else:
-            evidence = Evidence(plan)
-        order = _ranking(selection.priority(evidence), must, window)
+        laid = plan.served & _but_last(n)
+        if probe or watch:
+            lay_rows(cache, self.anatomy, plan, references, laid, zero_fuzzy=policy.zero_fuzzy)
+        evidence = Evidence(plan)
+        if watch:
+            evidence = self._watch(cache, ids, plan, watched, selection)
+        if probe:
+            evidence = self._probe(cache, ids, window, evidence)
+        order = _ranking(selection.priority(evidence) if choose else np.zeros(n), first, window)
         sets = [np.sort(order[:count]) for count in counts]
-        if not measure:
-            unlaid = plan.served & _but_last(n)
-            unlaid[sets[-1]] = False
-            lay_rows(cache, self.anatomy, plan, references, unlaid, zero_fuzzy=policy.zero_fuzzy)
-        if len(sets[-1]) or len(sets[0]):
-            rows = [to_torch(layer_set, ids.device) for layer_set in sets]
-            if measure:  # all tokens' first rows are in already; the chosen ones pass through again to go deeper
-                rows[0] = rows[1]
-            self._forward.run(cache, ids, rows)
+        if not (probe or watch):
+            laid[sets[-1]] = False
+            lay_rows(cache, self.anatomy, plan, references, laid, zero_fuzzy=policy.zero_fuzzy)
+        if probe:  # all tokens' first rows are in already; the chosen ones pass through again to go deeper
+            sets[0] = sets[1]
+        if len(sets[0]):
+            self._forward.run(cache, ids, [to_torch(layer_set, ids.device) for layer_set in sets])
         cache.finish(n - 1)
         recomputed = ~_but_last(n)
         recomputed[sets[-1]] = True
-        return Prefilled(cache, int(counts.sum()), recomputed)
+        layer_rows = int(counts.sum()) + (watched * self.n_layers if watch else 0)
+        return Prefilled(cache, layer_rows, recomputed)
 
-    def _measure(
-        self, cache: MergedCache, ids: Tensor, plan: ReusePlan, window: NDArray[np.bool_], selection: Selection
-    ) -> Evidence:
+    def _watch(self, cache: MergedCache, ids: Tensor, plan: ReusePlan, watched: int, selection: Selection) -> Evidence:
+        """What the last ``watched`` tokens read when they run over the reused rows, which stay as they are."""
+        n = len(ids)
+        tail = slice(n - watched, n)  # the last token, too: the answer begins with what it reads
+        new = to_torch(np.flatnonzero(plan.source == Source.NEW), ids.device)
+        kept = []
+        for layer in cache.layers:
+            for buffer in layer.buffers:
+                buffer.index_fill_(2, new, 0)  # nothing is known of new tokens yet; what memory held must not be read
+            kept.append([buffer[:, :, tail].clone() for buffer in layer.buffers])
+        hot, influence = None, None
+        if selection.needs_hot:
+            hot = hot_tokens(tail_attention(self.model, self.anatomy, cache, ids, n, watched).mean(axis=0), _HOT_MASS)
+        else:
+            influence = tail_influence(self.model, self.anatomy, cache, ids, n, watched)
+        for layer, rows in zip(cache.layers, kept, strict=True):
+            for buffer, before in zip(layer.buffers, rows, strict=True):
+                buffer[:, :, tail] = before
+        return Evidence(plan, hot=hot, influence=influence)
+
+    def _probe(self, cache: MergedCache, ids: Tensor, window: NDArray[np.bool_], evidence: Evidence) -> Evidence:
         """Fresh keys and values of the first two layers for all tokens; how far the reused ones were from them."""
         n_rows = len(ids) - 1
-        hot = None
-        if selection.needs_attention:
-            new = to_torch(np.flatnonzero(plan.source == Source.NEW), ids.device)
-            for layer in cache.layers:  # nothing is known of new tokens yet; what memory held must not be read
-                for buffer in layer.buffers:
-                    buffer.index_fill_(2, new, 0)
-            kept = [tuple(buffer.clone() for buffer in layer.buffers) for layer in cache.layers]
-            attention = tail_attention(self.model, self.anatomy, cache, ids, n_rows, _HOT_WINDOW)
-            for layer, (keys, values) in zip(cache.layers, kept, strict=True):
-                layer.buffers[0].copy_(keys)
-                layer.buffers[1].copy_(values)
-            hot = np.append(hot_tokens(attention.mean(axis=0), _HOT_MASS), True)
         reused = tuple(buffer[:, :, :n_rows].clone() for buffer in cache.layers[_PROBE_LAYER].buffers)
         rows = to_torch(np.flatnonzero(window), ids.device)
         self._forward.run(cache, ids, [rows] * self.n_layers, last_layer=_PROBE_LAYER)
@@ -164,7 +182,7 @@ class SelectivePrefill:
             distance = (after[:, :, :n_rows].float() - before.float()).pow(2).sum(dim=(0, 1, 3)).sqrt()
             distance = torch.nan_to_num(distance, nan=0.0, posinf=0.0)  # rows of new tokens held nothing
             measured.append(np.append(distance.cpu().numpy(), np.float32(0)) * window)
-        return Evidence(plan, key_deviation=measured[0], value_deviation=measured[1], hot=hot)
+        return replace(evidence, key_deviation=measured[0], value_deviation=measured[1])
 
 
 def _but_last(n: int) -> NDArray[np.bool_]:
@@ -172,6 +190,18 @@ def _but_last(n: int) -> NDArray[np.bool_]:
     rows = np.ones(n, bool)
     rows[-1] = False
     return rows
+
+
+def _foremost(must: NDArray[np.bool_], plan: ReusePlan, worth: NDArray[np.bool_], room: float) -> NDArray[np.bool_]:
+    """Tokens that go before any ranking: what the strategy finds worth it, or at least its changed tokens, if they fit.
+
+    A stale fact is the worst that reuse can do, and no ranking by influence sees every fact in time.
+    """
+    changed = must | (worth & (plan.source == Source.FUZZY))
+    for tokens in (worth, changed):
+        if tokens.sum() <= room:
+            return tokens
+    return must
 
 
 def _ranking(priority: NDArray[np.float64], must: NDArray[np.bool_], window: NDArray[np.bool_]) -> NDArray[np.int64]:

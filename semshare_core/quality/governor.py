@@ -1,7 +1,7 @@
 """The governor: how much to recompute for the level asked for, or whether to reuse at all.
 
-The levels' numbers are starting values measured on SmolLM2-135M-Instruct (``python -m benchmarks.prefill``), not bounds:
-models differ, and no fixed ratio is safe across them. Calibration per model is not built yet.
+The levels' numbers are starting values measured on SmolLM2-135M-Instruct (``python -m benchmarks.prefill``), not
+bounds: models differ, and no fixed ratio is safe across them. Calibration per model is not built yet.
 """
 
 from __future__ import annotations
@@ -24,19 +24,21 @@ class LevelRule:
 
     Attributes:
         ceiling: largest recompute ratio; what the strategy finds worth less is left reused.
+        least: recompute ratio that is spent even where the plan shows less change, on the rows that the question reads.
         max_fuzzy: largest share of the tokens behind the prefix that may be served fuzzily.
         min_saving: smallest share of the tokens behind the prefix that must be saved for reuse to pay.
     """
 
     ceiling: float
+    least: float
     max_fuzzy: float
     min_saving: float = 0.3
 
 
 LEVEL_RULES = {
-    "high": LevelRule(ceiling=0.6, max_fuzzy=0.2),
-    "balanced": LevelRule(ceiling=0.4, max_fuzzy=0.45),
-    "fast": LevelRule(ceiling=0.25, max_fuzzy=0.6),
+    "high": LevelRule(ceiling=0.6, least=0.25, max_fuzzy=0.2),
+    "balanced": LevelRule(ceiling=0.4, least=0.12, max_fuzzy=0.45),
+    "fast": LevelRule(ceiling=0.25, least=0.08, max_fuzzy=0.6),
 }
 
 
@@ -65,11 +67,11 @@ def decide(plan: ReusePlan, policy: ReusePolicy, fresh_from: int) -> Decision:
         return Decision(None, f"too different: {fuzzy:.0%} of the tokens have no identical run", bypassed=True)
     must = (plan.source == Source.NEW) | ((np.arange(n) >= fresh_from) & (plan.source != Source.PREFIX))
     worth = must | (selection_for(policy).structural(plan) & (plan.source != Source.PREFIX))
-    computed = max(int(must.sum()), min(int(worth.sum()), int(rule.ceiling * n)))
+    computed = max(int(must.sum()), min(max(int(worth.sum()), int(rule.least * n)), int(rule.ceiling * n)))
     saved = window - computed
     if saved < _MIN_SAVED_TOKENS or saved < rule.min_saving * window:
         return Decision(None, f"only {saved} of {window} tokens would be saved", bypassed=True)
-    return Decision(Budget(rule.ceiling, fill=False))
+    return Decision(Budget(rule.ceiling, fill=False, least=rule.least))
 
 
 def _published_ratio(policy: ReusePolicy, share: float = 0.4, layers: int = 30) -> float:

@@ -17,11 +17,12 @@ class _End:
     error: BaseException | None = None
 
 
-async def in_thread(make: Callable[[], Generator[T, None, None]]) -> AsyncGenerator[T, None]:
+async def in_thread(make: Callable[[threading.Event], Generator[T, None, None]]) -> AsyncGenerator[T, None]:
     """Run the generator that ``make`` returns in one thread of its own and hand its items to the event loop.
 
     One thread for the whole run: torch's grad and inference modes belong to a thread. Closing this generator, or
-    cancelling the task that awaits it, returns at once; the thread closes its generator at the next item and ends.
+    cancelling the task that awaits it, returns at once and sets the event that ``make`` got; the thread closes its
+    generator at the next item and ends.
     """
     loop = asyncio.get_running_loop()
     arrived: asyncio.Queue[T | _End] = asyncio.Queue()
@@ -33,7 +34,7 @@ async def in_thread(make: Callable[[], Generator[T, None, None]]) -> AsyncGenera
 
     def work() -> None:
         try:
-            with closing(make()) as items:
+            with closing(make(closed)) as items:
                 while not closed.is_set():
                     item = next(items, _End())
                     post(item)

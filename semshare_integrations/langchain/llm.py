@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import AsyncGenerator, AsyncIterator, Generator, Iterator, Mapping
 from contextlib import aclosing, closing, contextmanager
 from contextvars import ContextVar
-from functools import partial
 from typing import Any
 
 from langchain_core.callbacks import (
@@ -155,14 +155,14 @@ class SemShareLLM(EngineFields, BaseLLM):
                 yield chunk
 
     def _pieces(
-        self, prompt: str, stop: list[str] | None, overrides: Mapping[str, Any]
+        self, prompt: str, stop: list[str] | None, overrides: Mapping[str, Any], cancel: threading.Event | None = None
     ) -> Generator[Piece, None, None]:
-        yield from self.engine.stream(prompt, **self.call_settings(stop, overrides))
+        yield from self.engine.stream(prompt, **self.call_settings(stop, overrides), cancel=cancel)
 
     def _apieces(
         self, prompt: str, stop: list[str] | None, overrides: Mapping[str, Any]
     ) -> AsyncGenerator[Piece, None]:
-        return in_thread(partial(self._pieces, prompt, stop, overrides))
+        return in_thread(lambda closed: self._pieces(prompt, stop, overrides, closed))
 
     def _result(self, answers: list[tuple[str, dict[str, Any]]]) -> LLMResult:
         reports = [info["semshare"] for _, info in answers]

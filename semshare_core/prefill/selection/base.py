@@ -22,23 +22,28 @@ class Evidence:
         key_deviation: L2 distance of reused and fresh keys at the first selective layer; None before measuring.
         value_deviation: the same for values.
         hot: True for the fewest tokens that hold most of the question's attention; None where not observed.
+        influence: how much each reused row moves the outputs of the question's tokens; None where not observed.
     """
 
     plan: ReusePlan
     key_deviation: NDArray[np.float32] | None = None
     value_deviation: NDArray[np.float32] | None = None
     hot: NDArray[np.bool_] | None = None
+    influence: NDArray[np.float64] | None = None
 
 
 class Selection(ABC):
     """Ranks tokens for recomputation.
 
     Attributes:
-        needs_deviation: the strategy cannot rank before deviations were measured.
+        needs_deviation: ranking needs the deviations of the first selective layer.
+        needs_hot: ranking needs the hot tokens.
+        needs_influence: ranking needs the question's influences.
     """
 
     needs_deviation: bool = False
-    needs_attention: bool = False
+    needs_hot: bool = False
+    needs_influence: bool = False
 
     @abstractmethod
     def priority(self, evidence: Evidence) -> Priority:

@@ -20,5 +20,6 @@ class DeviationSelection(Selection):
     value_weight: float = 0.0
 
     def priority(self, evidence: Evidence) -> Priority:
-        assert evidence.key_deviation is not None and evidence.value_deviation is not None
+        assert evidence.key_deviation is not None
+        assert evidence.value_deviation is not None
         return (self.key_weight * evidence.key_deviation + self.value_weight * evidence.value_deviation).astype(float)

@@ -19,13 +19,14 @@ class PaperSelection(Selection):
     """HD tokens first, hot ones before cold ones."""
 
     needs_deviation = True
-    needs_attention = True
+    needs_hot = True
     high_deviation: float = 0.4
     hot_weight: float = 0.5
     cold_weight: float = 0.1
 
     def priority(self, evidence: Evidence) -> Priority:
-        assert evidence.key_deviation is not None and evidence.value_deviation is not None
+        assert evidence.key_deviation is not None
+        assert evidence.value_deviation is not None
         deviation = (evidence.key_deviation + evidence.value_deviation).astype(float)
         window = deviation > 0
         threshold = np.quantile(deviation[window], 1 - self.high_deviation) if window.any() else 0.0

@@ -1,8 +1,8 @@
 """Recompute the first tokens after each seam.
 
 A chunk that moved was computed after another text (or at a prompt's start, where its first tokens became attention
-sinks): its first tokens carry that context. EPIC / LegoLink (arXiv 2410.15332) recomputes the first tokens of each chunk;
-here seams are where the reuse plan jumps, so no chunk borders have to be known.
+sinks): its first tokens carry that context. EPIC / LegoLink (arXiv 2410.15332) recomputes the first tokens of each
+chunk; here seams are where the reuse plan jumps, so no chunk borders have to be known.
 """
 
 from __future__ import annotations

@@ -50,6 +50,7 @@ class Sampling:
         config = GenerationConfig.from_dict(model.generation_config.to_dict())
         sample = self.temperature > 0
         changes: dict[str, Any] = {"max_new_tokens": self.max_new_tokens, "do_sample": sample, "max_length": None}
+        changes["use_cache"] = True  # some configs say no (mpt), and would be fed the whole prompt at every step
         changes["temperature"] = self.temperature if sample else None
         if not sample:  # settings of sampling would only be warned about
             changes |= {"top_p": None, "top_k": None}

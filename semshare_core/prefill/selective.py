@@ -108,14 +108,20 @@ class SelectivePrefill:
         choose = bool(must.sum() < window.sum()) and self.n_layers > 1  # one layer shows nothing before it is computed
         if spend >= window.sum() * self.n_layers - 1e-6:  # everything may be computed: nothing to choose
             choose, must = False, window
-        probe = choose and selection.needs_deviation
         most = (
             int(window.sum()) if budget.fill else min(int(window.sum()), max(int(worth.sum()), int(budget.least * n)))
         )
         room = min(spend / self.n_layers, most)
         first = _foremost(must, plan, worth, room)
+        crowded = first is None
+        first = must if first is None else first
+        pays = (
+            window.sum() + (self.n_layers - 1) * must.sum() < spend
+        )  # a first layer for all tokens leaves rows to choose
+        probe = choose and (selection.needs_deviation or (crowded and pays and selection.needs_deviation_when_crowded))
         watched = min(_WATCHED_TOKENS, n)
-        watch = choose and (selection.needs_hot or (selection.needs_influence and room - first.sum() >= 2 * watched))
+        affordable = not probe and room - first.sum() >= 2 * watched
+        watch = choose and (selection.needs_hot or (selection.needs_influence and affordable))
         if watch:
             spend -= watched * self.n_layers
         counts = rows_per_layer(
@@ -192,16 +198,19 @@ def _but_last(n: int) -> NDArray[np.bool_]:
     return rows
 
 
-def _foremost(must: NDArray[np.bool_], plan: ReusePlan, worth: NDArray[np.bool_], room: float) -> NDArray[np.bool_]:
-    """Tokens that go before any ranking: what the strategy finds worth it, or at least its changed tokens, if they fit.
+def _foremost(
+    must: NDArray[np.bool_], plan: ReusePlan, worth: NDArray[np.bool_], room: float
+) -> NDArray[np.bool_] | None:
+    """Tokens that go before any ranking: what the strategy finds worth it, or at least its changed tokens.
 
-    A stale fact is the worst that reuse can do, and no ranking by influence sees every fact in time.
+    None if even those do not fit. A stale fact is the worst that reuse can do, and no ranking by influence sees every
+    fact in time.
     """
     changed = must | (worth & (plan.source == Source.FUZZY))
     for tokens in (worth, changed):
         if tokens.sum() <= room:
             return tokens
-    return must
+    return None
 
 
 def _ranking(priority: NDArray[np.float64], must: NDArray[np.bool_], window: NDArray[np.bool_]) -> NDArray[np.int64]:

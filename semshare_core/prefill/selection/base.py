@@ -39,11 +39,13 @@ class Selection(ABC):
         needs_deviation: ranking needs the deviations of the first selective layer.
         needs_hot: ranking needs the hot tokens.
         needs_influence: ranking needs the question's influences.
+        needs_deviation_when_crowded: where the changed tokens exceed the budget, ranking needs the deviations instead.
     """
 
     needs_deviation: bool = False
     needs_hot: bool = False
     needs_influence: bool = False
+    needs_deviation_when_crowded: bool = False
 
     @abstractmethod
     def priority(self, evidence: Evidence) -> Priority:

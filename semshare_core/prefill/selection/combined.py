@@ -5,9 +5,9 @@ a change nearly so, a token deep inside an identical run little. How much it is 
 run once over the reused rows, which costs a few rows, and their attention, weighted by the values it brings, says which
 rows the answer will draw on (ProphetKV, arXiv 2602.02579, ranks by the question's attention alone). The product ranks.
 
-Changed tokens and seams come first as long as they fit into ``STRUCTURE_SHARE`` of the budget, because a stale fact
-that the question's first pass overlooks is the worst that reuse can do. Ours; measured in ``python -m
-benchmarks.prefill``.
+Changed tokens and seams come first as long as they fit into the budget, because a stale fact that the question's first
+pass overlooks is the worst that reuse can do. Where the changed tokens alone exceed it (paraphrases: a third of the
+prompt), the deviations of the first selective layer rank all tokens. Ours; measured by ``benchmarks.prefill``.
 """
 
 from __future__ import annotations
@@ -26,13 +26,17 @@ _ERROR_CHANGED, _ERROR_SEAM, _ERROR_RUN = 1.0, 0.65, 0.2
 
 @dataclass(frozen=True)
 class CombinedSelection(Selection):
-    """Likely error times observed influence."""
+    """Likely error times observed influence; measured deviation where too much changed."""
 
     needs_influence = True
+    needs_deviation_when_crowded = True
     halo: int = 2
     seam_halo: int = 4
 
     def priority(self, evidence: Evidence) -> Priority:
+        if evidence.key_deviation is not None and evidence.value_deviation is not None:
+            keys, values = evidence.key_deviation.astype(float), evidence.value_deviation.astype(float)
+            return 0.5 * keys / (keys.max() + 1e-9) + values / (values.max() + 1e-9)
         expected = self._expected_error(evidence.plan)
         if evidence.influence is None:
             return expected

@@ -80,7 +80,7 @@ class BufferLayer(DynamicLayer):
             self.keys is not None
             and self.keys.shape[0] == keys.shape[0]
             and self.keys.shape[2] <= self.length
-            and self.keys.data_ptr() == keys.data_ptr()
+            and (self.keys.shape[2] == 0 or self.keys.data_ptr() == keys.data_ptr())  # an empty view has no address
         )
 
     def _reserve(self, rows: int) -> None:
@@ -124,6 +124,10 @@ class MergedCache(Cache):
             layer.scatter_rows = layer_rows
             layer.visible = visible
         self._stop_layer = stop_layer
+
+    def stop_at(self, layer: int) -> None:
+        """The next forward pass ends with :class:`StopForward` when ``layer`` has its keys and values."""
+        self._stop_layer = layer
 
     def finish(self, length: int) -> None:
         """Back to appending, behind the first ``length`` rows."""

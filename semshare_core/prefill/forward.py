@@ -53,6 +53,18 @@ class RowForward:
             with self._hooks(parts, last + 1), QueryBlocks(parts, last + 1):
                 self._call(cache, ids[chunk], chunk)
 
+    @property
+    def causal_without_mask(self) -> bool:
+        """The model's fused attention is causal by itself: a whole prompt needs no mask, neither built nor read."""
+        return self.model.config._attn_implementation == "sdpa" and not any(self.anatomy.windows)
+
+    @torch.no_grad()
+    def run_whole(self, cache: MergedCache, ids: Tensor) -> None:
+        """Compute the rows of ``ids`` [n] behind nothing, in one pass and as the model does it by itself."""
+        cache.stop_at(len(self.anatomy.layers) - 1)
+        with suppress(StopForward):
+            self._backbone(input_ids=ids[None], past_key_values=cache, use_cache=True)
+
     def _call(self, cache: MergedCache, ids: Tensor, positions: Tensor) -> None:
         extra: dict[str, Any] = {}
         if self.anatomy.takes_position_ids:

@@ -71,7 +71,9 @@ class SelectivePrefill:
         cache = MergedCache(self.n_layers, capacity)
         lay_rows(cache, self.anatomy, plan, references, prefix & _but_last(n))
         rest = np.flatnonzero(~prefix & _but_last(n))
-        if len(rest):
+        if len(rest) == n - 1 > 0 and self._forward.causal_without_mask:
+            self._forward.run_whole(cache, ids[:-1])
+        elif len(rest):
             self._forward.run(cache, ids, [to_torch(rest, ids.device)] * self.n_layers)
         cache.finish(n - 1)
         return Prefilled(cache, len(rest) * self.n_layers, ~prefix)

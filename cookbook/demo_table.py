@@ -1,0 +1,100 @@
+"""What the demo prints: one table, the answers, and what the numbers mean."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from statistics import median
+
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from cookbook.demo_chain import Answered
+
+MEANING = (
+    "The model is a small one (SmolLM2, 135 million parameters, 4-bit weights unpacked), so look at what is reused "
+    "rather than at what it says; the times hold for this machine and this run. Prefix reuse is lossless where the "
+    "rows behind it are; exact and fuzzy reuse are approximations, and where the answers part the full prefill's is "
+    "the one to trust."
+)
+
+
+def row(number: int, done: Answered) -> list[str]:
+    """The cells of one call, the same on the console and on the page."""
+    report = done.report
+    return [
+        str(number),
+        done.ask.kind,
+        report.outcome,
+        f"{report.prompt_tokens:,}",
+        f"{report.prefix_tokens:,}",
+        f"{report.exact_tokens:,}",
+        f"{report.fuzzy_tokens:,}",
+        f"{report.new_tokens:,}",
+        f"{report.recompute_ratio:.2f}",
+        seconds(report.ttft_ms),
+        seconds(done.full_report.ttft_ms),
+        f"{done.speed_up:.1f}×",
+        f"{done.agree} of {done.compared}",
+    ]
+
+
+HEADINGS = (
+    "",
+    "call",
+    "outcome",
+    "prompt",
+    "prefix",
+    "exact",
+    "fuzzy",
+    "new",
+    "recomp. ratio",
+    "TTFT",
+    "full prefill",
+    "speed-up",
+    "same tokens",
+)
+
+
+def seconds(milliseconds: float) -> str:
+    """A time as people read it: two digits that count."""
+    return f"{milliseconds / 1e3:.1f} s" if milliseconds >= 1e3 else f"{milliseconds / 1e3:.2f} s"
+
+
+def table(answered: Sequence[Answered]) -> Table:
+    """One row per call."""
+    made = Table(title="What was reused, and what it saved", title_justify="left", pad_edge=False, box=None)
+    for number, heading in enumerate(HEADINGS):
+        made.add_column(heading, justify="left" if number in (1, 2) else "right", no_wrap=number not in (1, 8, 10, 12))
+    for number, done in enumerate(answered, start=1):
+        made.add_row(*row(number, done), style=None if done.report.outcome != "miss" else "dim")
+    return made
+
+
+def answers(answered: Sequence[Answered], width: int = 100) -> RenderableType:
+    """Questions and answers, cut to a line each; the full prefill's answer where it differs."""
+    lines = []
+    for number, done in enumerate(answered, start=1):
+        lines.append(Text(f"{number:2}  {done.ask.text}", style="bold"))
+        lines.append(Text(f"    {short(done.answer, width)}"))
+        if done.answer != done.full_answer:
+            lines.append(Text(f"    full prefill: {short(done.full_answer, width)}", style="dim"))
+    return Group(*lines)
+
+
+def closing(answered: Sequence[Answered]) -> str:
+    """The run in a sentence, and what its numbers mean."""
+    reused = [done for done in answered if done.report.outcome in ("prefix", "semantic")]
+    same = sum(done.agree == done.compared for done in reused)
+    if not reused:
+        return MEANING
+    return (
+        f"{len(reused)} of {len(answered)} calls reused earlier prompts: median speed-up to the first token "
+        f"{median(done.speed_up for done in reused):.1f}×, and {same} of them gave the full prefill's tokens. {MEANING}"
+    )
+
+
+def short(text: str, width: int) -> str:
+    """A text on one line of at most ``width`` characters."""
+    line = " ".join(text.split())
+    return line if len(line) <= width else line[: width - 1].rstrip() + "…"

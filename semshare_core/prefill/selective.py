@@ -71,7 +71,10 @@ class SelectivePrefill:
         cache = MergedCache(self.n_layers, capacity)
         lay_rows(cache, self.anatomy, plan, references, prefix & _but_last(n))
         rest = np.flatnonzero(~prefix & _but_last(n))
-        if len(rest) == n - 1 > 0 and self._forward.causal_without_mask:
+        limit = self.anatomy.static_until
+        if limit is not None and n > limit:  # the frequencies depend on the prompt's length: all of it, in one pass
+            self._forward.run_whole(cache, ids)
+        elif len(rest) == n - 1 > 0 and self._forward.causal_without_mask:
             self._forward.run_whole(cache, ids[:-1])
         elif len(rest):
             self._forward.run(cache, ids, [to_torch(rest, ids.device)] * self.n_layers)

@@ -1,0 +1,1 @@
+"""The parts of ``python -m benchmarks.prefill``: each measures one promise beside the full prefill."""

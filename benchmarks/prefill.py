@@ -1,6 +1,6 @@
 """Selective against full prefill on the demo model: quality and speed in one run, side by side.
 
-``python -m benchmarks.prefill [section ...]`` prints every promise with what was measured; ``out/prefill.json`` has it all.
+``python -m benchmarks.prefill [section ...]`` prints every promise and what was measured; ``out/prefill.json`` has all.
 All sections together take about 40 minutes on two quiet cores.
 """
 

@@ -89,7 +89,8 @@ def _section(number: int, call: PageCall, headings: Sequence[str]) -> str:
         f"<p>{html.escape(call.kind)} · {report.outcome}{reason}</p>\n{_bar(report)}\n"
         f'<div class="wide"><table><thead>{_heading_row(headings)}</thead><tbody>{_table_row(number, call)}</tbody>'
         f"</table></div>\n{answers}\n<details{' open' if number == 2 else ''}><summary>The prompt: "
-        f"{report.prompt_tokens:,} tokens, {report.recomputed_tokens:,} of them computed</summary>\n{heat_map(call.tokens, report)}</details>\n"
+        f"{report.prompt_tokens:,} tokens, {report.recomputed_tokens:,} of them computed</summary>\n"
+        f"{heat_map(call.tokens, report)}</details>\n"
         "</section>"
     )
 

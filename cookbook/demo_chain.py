@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from operator import itemgetter
+from typing import Any
 
+from langchain_core.callbacks import BaseCallbackHandler
 from langchain_core.documents import Document
-from langchain_core.prompt_values import PromptValue
 from langchain_core.prompts import PromptTemplate
-from langchain_core.runnables import Runnable, RunnableLambda, RunnableParallel
+from langchain_core.runnables import Runnable, RunnableConfig, RunnableLambda
 from langchain_core.vectorstores import VectorStoreRetriever
 
 from cookbook.demo_documents import as_context
@@ -58,7 +59,7 @@ class Conversation:
         self.llm = llm
         self._search = _chain(llm, retriever | RunnableLambda(as_context))
         self._backwards = _chain(llm, retriever | RunnableLambda(_reversed) | RunnableLambda(as_context))
-        self._follow_up: Runnable[dict[str, str], dict[str, str]] = _FOLLOWED_UP | _answer_beside_prompt(llm)
+        self._follow_up: Runnable[dict[str, str], str] = _FOLLOWED_UP | llm
         self._so_far = ""
 
     def warm_up(self) -> None:
@@ -68,9 +69,10 @@ class Conversation:
     def ask(self, ask: Ask, say: Callable[[str], None]) -> Answered:
         """Answer with reuse, then once more with a full prefill, which neither reads the pool nor adds to it."""
         say("with reuse")
+        heard = _Prompts()
         with get_semshare_callback() as reused:
-            said = self._run(ask)
-        prompt, answer = said["prompt"], said["answer"]
+            answer = self._run(ask, {"callbacks": [heard]})
+        prompt = heard.prompts[-1]
         self._so_far = prompt + answer
         say("full prefill, for comparison")
         with get_semshare_callback() as full:
@@ -78,11 +80,11 @@ class Conversation:
         agree, compared = agreement(self.llm.get_token_ids(answer), self.llm.get_token_ids(full_answer))
         return Answered(ask, prompt, answer, full_answer, reused.reports[-1], full.reports[-1], agree, compared)
 
-    def _run(self, ask: Ask) -> dict[str, str]:
+    def _run(self, ask: Ask, config: RunnableConfig) -> str:
         if ask.way == "follow up":
-            return self._follow_up.invoke({"so_far": self._so_far, "question": ask.text})
+            return self._follow_up.invoke({"so_far": self._so_far, "question": ask.text}, config)
         chain = self._backwards if ask.way == "search backwards" else self._search
-        return chain.invoke({"query": ask.query, "question": ask.text})
+        return chain.invoke({"query": ask.query, "question": ask.text}, config)
 
 
 def agreement(answer: list[int], other: list[int]) -> tuple[int, int]:
@@ -96,18 +98,18 @@ def agreement(answer: list[int], other: list[int]) -> tuple[int, int]:
     return same, max(len(answer), len(other))
 
 
-def _chain(llm: SemShareLLM, context: Runnable[str, str]) -> Runnable[dict[str, str], dict[str, str]]:
-    found = {"context": itemgetter("query") | context, "question": itemgetter("question")}
-    return found | _ASKED | _answer_beside_prompt(llm)
+class _Prompts(BaseCallbackHandler):
+    """Remembers the prompts that the model got, for the page and for the full prefill of the same."""
+
+    def __init__(self) -> None:
+        self.prompts: list[str] = []
+
+    def on_llm_start(self, serialized: dict[str, Any], prompts: list[str], **kwargs: Any) -> None:
+        self.prompts += prompts
 
 
-def _answer_beside_prompt(llm: SemShareLLM) -> Runnable[PromptValue, dict[str, str]]:
-    """The model's answer, and beside it the prompt that it got: the demo shows both."""
-    return RunnableParallel({"prompt": RunnableLambda(_text), "answer": llm})
-
-
-def _text(prompt: PromptValue) -> str:
-    return prompt.to_string()
+def _chain(llm: SemShareLLM, context: Runnable[str, str]) -> Runnable[dict[str, str], str]:
+    return {"context": itemgetter("query") | context, "question": itemgetter("question")} | _ASKED | llm
 
 
 def _reversed(found: list[Document]) -> list[Document]:

@@ -84,14 +84,13 @@ def _section(number: int, call: PageCall, headings: Sequence[str]) -> str:
     answers = f"<p><b>Answer:</b> {html.escape(call.answer)}</p>"
     if call.answer != call.full_answer:
         answers += f"\n<p><b>After a full prefill:</b> {html.escape(call.full_answer)}</p>"
+    table = f"<table><thead>{_heading_row(headings)}</thead><tbody>{_table_row(number, call)}</tbody></table>"
+    prompt = f"The prompt: {report.prompt_tokens:,} tokens, {report.recomputed_tokens:,} of them computed"
     return (
         f'<section id="call-{number}">\n<h2>{number}. {html.escape(call.question)}</h2>\n'
         f"<p>{html.escape(call.kind)} · {report.outcome}{reason}</p>\n{_bar(report)}\n"
-        f'<div class="wide"><table><thead>{_heading_row(headings)}</thead><tbody>{_table_row(number, call)}</tbody>'
-        f"</table></div>\n{answers}\n<details{' open' if number == 2 else ''}><summary>The prompt: "
-        f"{report.prompt_tokens:,} tokens, {report.recomputed_tokens:,} of them computed</summary>\n"
-        f"{heat_map(call.tokens, report)}</details>\n"
-        "</section>"
+        f'<div class="wide">{table}</div>\n{answers}\n'
+        f"<details><summary>{prompt}</summary>\n{heat_map(call.tokens, report)}</details>\n</section>"
     )
 
 

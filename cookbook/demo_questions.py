@@ -36,7 +36,10 @@ _CSV = "How do I read a CSV file with a header row as dictionaries?"
 
 QUESTIONS = (
     Ask("a first question", _TEMPORARY),
-    Ask("the same in other words", "What creates a temp folder which cleans itself up afterwards?"),
+    Ask(
+        "the same in other words",
+        "Which function creates a temporary directory that is deleted when I am done with it?",
+    ),
     Ask("passages in another order", _TEMPORARY, "search backwards"),
     Ask(
         "another question, same passages",

@@ -9,13 +9,12 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from cookbook.demo_chain import Answered
+from cookbook.demo_chain import ANSWER_TOKENS, Answered
 
 MEANING = (
-    "The model is a small one (SmolLM2, 135 million parameters, 4-bit weights unpacked), so look at what is reused "
-    "rather than at what it says; the times hold for this machine and this run. Prefix reuse is lossless where the "
-    "rows behind it are; exact and fuzzy reuse are approximations, and where the answers part the full prefill's is "
-    "the one to trust."
+    "The model is small (SmolLM2-135M-Instruct), so look at what is reused rather than at what it says; the times hold "
+    "for this machine and this run. Exact and fuzzy reuse are approximations, and so is a prefix whose own rows were "
+    "approximated: where the answers part, the full prefill's is the one to trust."
 )
 
 
@@ -83,15 +82,25 @@ def answers(answered: Sequence[Answered], width: int = 100) -> RenderableType:
 
 
 def closing(answered: Sequence[Answered]) -> str:
-    """The run in a sentence, and what its numbers mean."""
-    reused = [done for done in answered if done.report.outcome in ("prefix", "semantic")]
-    same = sum(done.agree == done.compared for done in reused)
-    if not reused:
-        return MEANING
-    return (
-        f"{len(reused)} of {len(answered)} calls reused earlier prompts: median speed-up to the first token "
-        f"{median(done.speed_up for done in reused):.1f}×, and {same} of them gave the full prefill's tokens. {MEANING}"
-    )
+    """The run in two sentences, and what its numbers mean."""
+    reused = [done for done in answered if done.report.reused_tokens > done.report.prompt_tokens / 2]
+    fresh = [done for done in answered if done not in reused]
+    said = []
+    if reused:
+        same = sum(done.agree == done.compared for done in reused)
+        said.append(
+            f"{len(reused)} of {len(answered)} calls reused more than half of their prompt: median speed-up to the "
+            f"first token {median(done.speed_up for done in reused):.1f}×; {same} of them gave the full prefill's "
+            f"{ANSWER_TOKENS} tokens, and in the median {median(done.agree for done in reused):.0f} agree before the "
+            "first difference."
+        )
+    if fresh:
+        said.append(
+            f"The others had next to nothing to reuse and show how steady the clock was: "
+            f"{min(done.speed_up for done in fresh):.1f}× to {max(done.speed_up for done in fresh):.1f}×, "
+            "where a quiet machine says 1.0×."
+        )
+    return " ".join((*said, MEANING))
 
 
 def short(text: str, width: int) -> str:

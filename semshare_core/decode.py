@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Sequence
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -38,33 +38,46 @@ class Sampling:
         if any(not isinstance(text, str) or not text for text in self.stop):
             raise ConfigError(f"stop={self.stop!r} must be a list of non-empty strings.")
         known = GenerationConfig().to_dict()
-        unknown = sorted(set(self.extra) - set(known) - {"assistant_model", "logits_processor"})
+        unknown = sorted(set(self.extra) - set(known) - {"assistant_model", *_MODEL_KWARGS})
         if unknown:
             raise ConfigError(f"unknown generation settings: {', '.join(unknown)}.")
         for name, remedy in _NOT_HONOURED.items():
             if self.extra.get(name) not in (None, 1):
                 raise ConfigError(f"{name}={self.extra[name]!r} is not supported: {remedy}.")
+        if self.seed is not None and not isinstance(self.seed, int):
+            raise ConfigError(f"seed={self.seed!r} must be a whole number or None.")
+        penalty = self.extra.get("repetition_penalty")
+        if penalty is not None and not penalty > 0:
+            raise ConfigError(f"repetition_penalty={penalty!r} must be greater than 0.")
+        top_p = self.extra.get("top_p")
+        if top_p is not None and not 0 < top_p <= 1:
+            raise ConfigError(f"top_p={top_p!r} must lie in (0, 1].")
 
     def config(self, model: PreTrainedModel) -> GenerationConfig:
         """The model's own generation config with these settings on top."""
         config = GenerationConfig.from_dict(model.generation_config.to_dict())
         sample = self.temperature > 0
         changes: dict[str, Any] = {"max_new_tokens": self.max_new_tokens, "do_sample": sample, "max_length": None}
-        changes["use_cache"] = True  # some configs say no (mpt), and would be fed the whole prompt at every step
         changes["temperature"] = self.temperature if sample else None
         if not sample:  # settings of sampling would only be warned about
             changes |= {"top_p": None, "top_k": None}
         extra = {name: value for name, value in self.extra.items() if name not in _MODEL_KWARGS}
         if not sample:
             extra = {name: value for name, value in extra.items() if name not in ("top_p", "top_k")}
-        config.update(**(changes | extra))
+        # some configs say no cache (mpt), and would be fed the whole prompt at every step; some bring another
+        ours = {"use_cache": True, "cache_implementation": None}
+        config.update(**(changes | extra | ours))
         if config.pad_token_id is None:
             eos = config.eos_token_id
             config.pad_token_id = eos[0] if isinstance(eos, list) else eos
         return config
 
 
+_ASSISTED = "transformers' assisted decoding begins with an empty cache, and ours is filled"
 _NOT_HONOURED = {
+    "assistant_model": _ASSISTED,
+    "prompt_lookup_num_tokens": _ASSISTED,
+    "assistant_early_exit": _ASSISTED,
     "num_beams": "one answer is decoded at a time, greedily or by sampling",
     "num_return_sequences": "one answer is decoded at a time; call again with another seed",
     "stop_strings": "use stop=[...]",
@@ -72,7 +85,7 @@ _NOT_HONOURED = {
     "max_length": "use max_new_tokens",
     "max_time": "set a limit of tokens, or cancel the stream",
 }
-_MODEL_KWARGS = ("assistant_model", "logits_processor")
+_MODEL_KWARGS = ("logits_processor",)
 
 
 @dataclass
@@ -100,7 +113,7 @@ def decode(
     seeded: Any = nullcontext()
     if sampling.seed is not None:
         seeded = torch.random.fork_rng(devices=[ids.device] if ids.device.type == "cuda" else [])
-    with torch.no_grad(), seeded:
+    with torch.no_grad(), seeded, _no_other_cache(model):
         if sampling.seed is not None:
             torch.manual_seed(sampling.seed)
         model.generate(
@@ -120,6 +133,17 @@ def decode(
         eos_ids = eos if isinstance(eos, list) else [eos]
         reason = "stop" if feed.token_ids[-1] in eos_ids else "length"
     return Decoded(feed.token_ids, reason, feed.first_token_at)
+
+
+@contextmanager
+def _no_other_cache(model: PreTrainedModel) -> Iterator[None]:
+    """``generate()`` takes what a config leaves open from the model's own, and refuses two caches."""
+    own = model.generation_config
+    before, own.cache_implementation = own.cache_implementation, None
+    try:
+        yield
+    finally:
+        own.cache_implementation = before
 
 
 class _Feed(BaseStreamer):

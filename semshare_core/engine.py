@@ -209,6 +209,8 @@ class SemShareEngine:
         return [int(token) for token in self._call(prompt, None, None).encoded.ids]
 
     def _call(self, prompt: Prompt, reuse: str | ReusePolicy | None, namespace: str | None) -> Call:
+        if namespace is not None and not isinstance(namespace, str):
+            raise ConfigError(f"namespace={namespace!r} must be a string.")
         return Call(
             prompt=prompt,
             policy=resolve_policy(reuse, self.policy),
@@ -290,11 +292,17 @@ class SemShareEngine:
             worker.join()
 
     def _text_embed(self, embedding: Callable[[str], Sequence[float]]) -> Embed:
+        sizes: list[int] = []
+
         def embed(tokens: Tokens) -> NDArray[np.float32]:
             vector = np.asarray(embedding(self.tokenizer.decode(tokens.tolist())), np.float32).ravel()
             length = float(np.linalg.norm(vector))
             if not np.isfinite(length) or length == 0:
                 raise ConfigError("embedding() must return a finite vector that is not all zero.")
+            sizes.append(len(vector))
+            del sizes[1:]
+            if len(vector) != sizes[0]:
+                raise ConfigError(f"embedding() returned {len(vector)} numbers after {sizes[0]}: one length for all.")
             return vector / np.float32(length)
 
         return embed

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from jinja2 import TemplateError
 from transformers import PreTrainedTokenizerBase
 
 from semshare_core.errors import PromptError
@@ -41,12 +42,19 @@ def encode(prompt: Prompt, tokenizer: PreTrainedTokenizerBase, vocabulary: int, 
     Raises:
         PromptError: empty, unknown ids, malformed messages, no chat template, or longer than the context.
     """
+    if isinstance(prompt, Mapping):
+        raise PromptError("a single message must stand in a list of messages: pass [message].")
+    if not isinstance(prompt, str) and not hasattr(prompt, "__len__"):
+        raise PromptError(f"the prompt must be text, chat messages or token ids; got {type(prompt).__name__}.")
     if isinstance(prompt, str):
         encoded = _encode_text(prompt, tokenizer)
     elif len(prompt) and isinstance(prompt[0], Mapping):
         encoded = _encode_messages(prompt, tokenizer)  # type: ignore[arg-type]
     else:
-        ids = np.asarray(prompt)
+        try:
+            ids = np.asarray(prompt)
+        except ValueError as error:
+            raise PromptError("token ids must be a flat sequence of integers; got nested ones.") from error
         if ids.size and (ids.ndim != 1 or ids.dtype.kind not in "iu"):
             raise PromptError("token ids must be a flat sequence of integers; got " + repr(type(prompt).__name__))
         encoded = EncodedPrompt(ids.astype(np.int64), len(ids))
@@ -63,6 +71,10 @@ def encode(prompt: Prompt, tokenizer: PreTrainedTokenizerBase, vocabulary: int, 
 
 
 def _encode_text(text: str, tokenizer: PreTrainedTokenizerBase) -> EncodedPrompt:
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise PromptError(f"the prompt is not valid Unicode ({error.reason} at {error.start}): repair it.") from error
     ids = np.asarray(tokenizer(text)["input_ids"], np.int64)
     body = text.rstrip()
     border = body.rfind("\n\n")
@@ -82,7 +94,10 @@ def _encode_messages(messages: Sequence[Mapping[str, Any]], tokenizer: PreTraine
             raise PromptError(f"message {number} must be a mapping with 'role' and 'content'; got {message!r}.")
 
     def render(part: Sequence[Mapping[str, Any]], answer: bool) -> Tokens:
-        text = tokenizer.apply_chat_template(list(part), tokenize=False, add_generation_prompt=answer)
+        try:
+            text = tokenizer.apply_chat_template(list(part), tokenize=False, add_generation_prompt=answer)
+        except TemplateError as error:
+            raise PromptError(f"the model's chat template refuses these messages: {error}.") from error
         return np.asarray(tokenizer(text, add_special_tokens=False)["input_ids"], np.int64)
 
     ids = render(messages, True)

@@ -103,4 +103,8 @@ def _encode_messages(messages: Sequence[Mapping[str, Any]], tokenizer: PreTraine
     ids = render(messages, True)
     if len(messages) < 2:
         return EncodedPrompt(ids, len(ids))
-    return EncodedPrompt(ids, common_prefix(ids, render(messages[:-1], False)))
+    try:
+        before = render(messages[:-1], False)
+    except PromptError:  # some templates refuse a chat without its last message: then no question is known
+        return EncodedPrompt(ids, len(ids))
+    return EncodedPrompt(ids, common_prefix(ids, before))

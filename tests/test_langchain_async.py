@@ -107,7 +107,7 @@ def test_an_error_reaches_the_one_who_awaits() -> None:
         raise KeyError("lost")
 
     async def main() -> None:
-        items = in_thread(failing)
+        items = in_thread(lambda _: failing())
         assert await anext(items) == 1
         with pytest.raises(KeyError, match="lost"):
             await anext(items)
@@ -139,7 +139,7 @@ def test_a_thread_outliving_its_loop_ends_quietly() -> None:
     threads: list[threading.Thread] = []
 
     async def main() -> None:
-        async with aclosing(in_thread(slow)) as items:
+        async with aclosing(in_thread(lambda _: slow())) as items:
             assert await anext(items) == 1
             threads.extend(each for each in threading.enumerate() if each.name == "semshare-async")
 

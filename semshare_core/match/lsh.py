@@ -57,11 +57,12 @@ class LshMatcher:
         # occurrences of one id are contiguous in `by_id` and ascending in position: search (id, position) pairs
         key = reference[by_id] * (len(reference) + 1) + by_id
         at = np.searchsorted(key, near * (len(reference) + 1) + np.minimum(wanted, len(reference))[:, None])
-        sides = []
-        for neighbour in (np.minimum(at, len(by_id) - 1), np.maximum(at - 1, 0)):
-            position = by_id[neighbour]
-            first = by_id[np.searchsorted(reference[by_id], near)]
-            sides.append(np.where(reference[position] == near, position, first))
+        after, before = by_id[np.minimum(at, len(by_id) - 1)], by_id[np.maximum(at - 1, 0)]
+        # where an id has no occurrence on one side, the one on the other stands twice
+        sides = [
+            np.where(reference[after] == near, after, before),
+            np.where(reference[before] == near, before, after),
+        ]
         return np.concatenate(sides, axis=1)
 
     def _nearest_ids(self, targets: Tokens, references: Tokens) -> Tokens:

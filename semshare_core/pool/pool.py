@@ -55,6 +55,12 @@ class ReferencePool:
             if len(entry) < self.config.min_tokens or entry.n_bytes > self.config.max_bytes:
                 self._rejected += 1
                 return False
+            same = self._entries.get((entry.namespace, entry.id))
+            if same is not None:
+                if not _covers(entry, same) or _covers(same, entry):
+                    self._entries.move_to_end((same.namespace, same.id))
+                    return False
+                self._remove(same)
             for other in self._related(entry):
                 if _covers(other, entry):
                     self._entries.move_to_end((other.namespace, other.id))
@@ -77,12 +83,15 @@ class ReferencePool:
             space = self._namespaces.get(namespace)
             if space is None:
                 return None
-            found = [self._entries[namespace, name] for name in space.prefix.candidates(tokens)]
+            levels = [[self._entries[namespace, name] for name in names] for names in space.prefix.levels(tokens)]
         best: tuple[int, str, Entry] | None = None
-        for entry in found:
-            length = min(common_prefix(entry.tokens, tokens), entry.usable(max_depth))
-            if length > 0 and (best is None or (-length, entry.id) < best[:2]):
-                best = (-length, entry.id, entry)
+        for blocks in range(len(levels), 0, -1):  # the longest agreement may be too deep to use: then shorter ones
+            for entry in levels[blocks - 1]:
+                length = min(common_prefix(entry.tokens, tokens), entry.usable(max_depth))
+                if length > 0 and (best is None or (-length, entry.id) < best[:2]):
+                    best = (-length, entry.id, entry)
+            if best is not None and -best[0] >= blocks * self.config.block_tokens:
+                break
         return (best[2], -best[0]) if best else None
 
     def similar(self, namespace: str, embedding: Vector) -> list[tuple[Entry, float]]:
@@ -127,7 +136,8 @@ class ReferencePool:
         space = self._namespaces.get(entry.namespace)
         if space is None:
             return []
-        return [self._entries[entry.namespace, name] for name in space.prefix.candidates(entry.tokens)]
+        names = set().union(*space.prefix.levels(entry.tokens)[:1])
+        return [self._entries[entry.namespace, name] for name in names]
 
     def _remove(self, entry: Entry) -> None:
         del self._entries[entry.namespace, entry.id]

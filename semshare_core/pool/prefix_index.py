@@ -31,15 +31,15 @@ class PrefixIndex:
             if not holders:
                 self._holders.pop(key, None)
 
-    def candidates(self, tokens: Tokens) -> set[str]:
-        """Entries that agree with ``tokens`` on the largest number of whole blocks (at least one)."""
-        found: set[str] = set()
+    def levels(self, tokens: Tokens) -> list[set[str]]:
+        """Entries that agree with ``tokens`` on the first block, on the first two blocks, and so on."""
+        found = []
         for key in self._chain(tokens):
             holders = self._holders.get(key)
             if not holders:
                 break
-            found = holders
-        return set(found)
+            found.append(set(holders))
+        return found
 
     def _chain(self, tokens: Tokens) -> Iterator[int]:
         key = 0

@@ -38,7 +38,7 @@ QUESTIONS = (
     Ask("a first question", _TEMPORARY),
     Ask(
         "the same in other words",
-        "Which function creates a temporary directory that is deleted when I am done with it?",
+        "What creates a temp folder which cleans itself up afterwards?",
     ),
     Ask("passages in another order", _TEMPORARY, "search backwards"),
     Ask(

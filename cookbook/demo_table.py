@@ -87,12 +87,12 @@ def closing(answered: Sequence[Answered]) -> str:
     fresh = [done for done in answered if done not in reused]
     said = []
     if reused:
-        same = sum(done.agree == done.compared for done in reused)
+        parted = sorted(done.agree for done in reused if done.agree < done.compared)
         said.append(
             f"{len(reused)} of {len(answered)} calls reused more than half of their prompt: median speed-up to the "
-            f"first token {median(done.speed_up for done in reused):.1f}×; {same} of them gave the full prefill's "
-            f"{ANSWER_TOKENS} tokens, and in the median {median(done.agree for done in reused):.0f} agree before the "
-            "first difference."
+            f"first token {median(done.speed_up for done in reused):.1f}×. {len(reused) - len(parted)} of them gave "
+            f"the full prefill's first {ANSWER_TOKENS} tokens"
+            + (f"; the others parted from it after {', '.join(map(str, parted))}." if parted else ".")
         )
     if fresh:
         said.append(

@@ -92,11 +92,11 @@ def closing(answered: Sequence[Answered]) -> str:
             f"{len(reused)} of {len(answered)} calls reused more than half of their prompt: median speed-up to the "
             f"first token {median(done.speed_up for done in reused):.1f}×. {len(reused) - len(parted)} of them gave "
             f"the full prefill's first {ANSWER_TOKENS} tokens"
-            + (f"; the others parted from it after {', '.join(map(str, parted))}." if parted else ".")
+            + (f"; the answers of the rest part from it after {', '.join(map(str, parted))} tokens." if parted else ".")
         )
     if fresh:
         said.append(
-            f"The others had next to nothing to reuse and show how steady the clock was: "
+            f"The remaining {len(fresh)} had next to nothing to reuse and show how steady the clock was: "
             f"{min(done.speed_up for done in fresh):.1f}× to {max(done.speed_up for done in fresh):.1f}×, "
             "where a quiet machine says 1.0×."
         )

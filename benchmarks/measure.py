@@ -70,10 +70,17 @@ def baseline(engine: SemShareEngine, prompt: Prompt, tokens: int = CONTINUED_TOK
 
 
 @torch.no_grad()
-def divergence(model: PreTrainedModel, base: Baseline, logits: Tensor, cache: Cache) -> Divergence:
-    """Compare a prefilled ``cache`` and its next-token ``logits`` [vocabulary] with the baseline."""
-    rest = model(input_ids=base.continuation[None, :-1], past_key_values=cache, use_cache=True).logits[0]
-    log_probs = torch.log_softmax(torch.cat((logits[None], rest)).float(), dim=-1)
+def divergence(
+    model: PreTrainedModel, base: Baseline, logits: Tensor, cache: Cache, stepwise: bool = False
+) -> Divergence:
+    """Compare a prefilled ``cache`` and its next-token ``logits`` [vocabulary] with the baseline.
+
+    ``stepwise`` feeds the continuation token by token, as decoding does: needed after retention, whose layers hold
+    different numbers of rows, so that no one mask over several queries fits them all.
+    """
+    steps = base.continuation[None, :-1].split(1 if stepwise else len(base.continuation), dim=1)
+    rest = [model(input_ids=step, past_key_values=cache, use_cache=True).logits[0] for step in steps if step.numel()]
+    log_probs = torch.log_softmax(torch.cat((logits[None], *rest)).float(), dim=-1)
     kl = (base.log_probs.exp() * (base.log_probs - log_probs)).sum(dim=-1)
     agree = log_probs.argmax(dim=-1) == base.continuation
     return Divergence(kl.double().cpu().numpy(), agree.cpu().numpy())
@@ -117,8 +124,9 @@ def measure(
 ) -> Measured:
     """Prefill ``prompt`` with reuse, nothing stored, and compare it with ``base``."""
     result = engine.prefill(prompt, reuse=reuse, namespace=namespace, store=False)
-    found = divergence(engine.model, base, result.logits, result.cache)
     report = result.report
+    retained = report.kv_bytes < report.kv_bytes_full
+    found = divergence(engine.model, base, result.logits, result.cache, stepwise=retained)
     del result  # its cache is as large as the prompt's; the repeated calls need one of their own
     times = [report.ttft_ms]
     while len(times) < repeats:

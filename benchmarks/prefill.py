@@ -51,7 +51,9 @@ PACKAGES = ("semshare", "torch", "transformers", "tokenizers", "numpy", "faiss-c
 def main() -> None:
     options = _options()
     torch.set_num_threads(options.threads)
-    console = Console()
+    console = Console(log_path=False)
+    if not console.is_terminal:
+        console = Console(log_path=False, width=160)
     engine = SemShareEngine.from_pretrained("demo", dtype=torch.float32, pool=POOL)
     full_prefill(engine.model, torch.ones((1, 256), dtype=torch.long))  # threads and kernels start up in the first one
     run = Run(

@@ -43,7 +43,7 @@ class Run:
         return own // self.shrink
 
     def count_tokens(self, text: str) -> int:
-        return len(self.engine.tokenizer(text)["input_ids"])
+        return len(self.engine.tokenizer(text, verbose=False)["input_ids"])
 
 
 Section = Callable[[Run], Iterator[Figure]]

@@ -32,7 +32,7 @@ def matching(run: Run) -> Iterator[Figure]:
     engine, wanted = run.engine, run.tokens(TOKENS)
     pair = shuffled_edits(chapter_texts("web"), run.count_tokens, seeds=[0], tokens=wanted + 200)[0]
     target, reference = (
-        np.asarray(engine.tokenizer(prompt)["input_ids"][:wanted], np.int64)
+        np.asarray(engine.tokenizer(prompt, verbose=False)["input_ids"][:wanted], np.int64)
         for prompt in (pair.target_prompt, pair.reference_prompt)
     )
     table = TokenTable(engine.model.get_input_embeddings().weight)

@@ -260,7 +260,7 @@ def test_the_prefix_index_forgets_what_is_removed() -> None:
     index.add("one", one)
     index.add("other", other)
     index.remove("one", one)
-    assert index.levels(one) == [{"other"}]
+    assert index.agreeing(one) == {"other": 1}
     index.remove("other", other)
     assert not index._holders
 

@@ -83,15 +83,15 @@ class ReferencePool:
             space = self._namespaces.get(namespace)
             if space is None:
                 return None
-            levels = [[self._entries[namespace, name] for name in names] for names in space.prefix.levels(tokens)]
+            found = [(blocks, self._entries[namespace, name]) for name, blocks in space.prefix.agreeing(tokens).items()]
         best: tuple[int, str, Entry] | None = None
-        for blocks in range(len(levels), 0, -1):  # the longest agreement may be too deep to use: then shorter ones
-            for entry in levels[blocks - 1]:
-                length = min(common_prefix(entry.tokens, tokens), entry.usable(max_depth))
-                if length > 0 and (best is None or (-length, entry.id) < best[:2]):
-                    best = (-length, entry.id, entry)
-            if best is not None and -best[0] >= blocks * self.config.block_tokens:
+        # longest agreement first; its rows may be too deep to use, so go on until no shorter one can serve more
+        for blocks, entry in sorted(found, key=lambda pair: -pair[0]):
+            if best is not None and -best[0] >= (blocks + 1) * self.config.block_tokens:
                 break
+            length = min(common_prefix(entry.tokens, tokens), entry.usable(max_depth))
+            if length > 0 and (best is None or (-length, entry.id) < best[:2]):
+                best = (-length, entry.id, entry)
         return (best[2], -best[0]) if best else None
 
     def similar(self, namespace: str, embedding: Vector) -> list[tuple[Entry, float]]:
@@ -136,8 +136,7 @@ class ReferencePool:
         space = self._namespaces.get(entry.namespace)
         if space is None:
             return []
-        names = set().union(*space.prefix.levels(entry.tokens)[:1])
-        return [self._entries[entry.namespace, name] for name in names]
+        return [self._entries[entry.namespace, name] for name in space.prefix.agreeing(entry.tokens)]
 
     def _remove(self, entry: Entry) -> None:
         del self._entries[entry.namespace, entry.id]

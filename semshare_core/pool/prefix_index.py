@@ -31,14 +31,14 @@ class PrefixIndex:
             if not holders:
                 self._holders.pop(key, None)
 
-    def levels(self, tokens: Tokens) -> list[set[str]]:
-        """Entries that agree with ``tokens`` on the first block, on the first two blocks, and so on."""
-        found = []
-        for key in self._chain(tokens):
+    def agreeing(self, tokens: Tokens) -> dict[str, int]:
+        """Entries that agree with ``tokens`` on their first block at least, with the number of whole blocks."""
+        found: dict[str, int] = {}
+        for blocks, key in enumerate(self._chain(tokens), start=1):
             holders = self._holders.get(key)
             if not holders:
                 break
-            found.append(set(holders))
+            found.update(dict.fromkeys(holders, blocks))
         return found
 
     def _chain(self, tokens: Tokens) -> Iterator[int]:

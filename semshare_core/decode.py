@@ -38,7 +38,7 @@ class Sampling:
         if any(not isinstance(text, str) or not text for text in self.stop):
             raise ConfigError(f"stop={self.stop!r} must be a list of non-empty strings.")
         known = GenerationConfig().to_dict()
-        unknown = sorted(set(self.extra) - set(known) - {"assistant_model", *_MODEL_KWARGS})
+        unknown = sorted(set(self.extra) - set(known) - set(_NOT_HONOURED) - set(_MODEL_KWARGS))
         if unknown:
             raise ConfigError(f"unknown generation settings: {', '.join(unknown)}.")
         for name, remedy in _NOT_HONOURED.items():
@@ -59,13 +59,11 @@ class Sampling:
         sample = self.temperature > 0
         changes: dict[str, Any] = {"max_new_tokens": self.max_new_tokens, "do_sample": sample, "max_length": None}
         changes["temperature"] = self.temperature if sample else None
-        if not sample:  # settings of sampling would only be warned about
-            changes |= {"top_p": None, "top_k": None}
         extra = {name: value for name, value in self.extra.items() if name not in _MODEL_KWARGS}
-        if not sample:
-            extra = {name: value for name, value in extra.items() if name not in ("top_p", "top_k")}
         # some configs say no cache (mpt), and would be fed the whole prompt at every step; some bring another
-        ours = {"use_cache": True, "cache_implementation": None}
+        ours: dict[str, Any] = {"use_cache": True, "cache_implementation": None}
+        if not sample:  # settings of sampling would only be warned about
+            ours |= {"top_p": None, "top_k": None}
         config.update(**(changes | extra | ours))
         if config.pad_token_id is None:
             eos = config.eos_token_id

@@ -292,17 +292,17 @@ class SemShareEngine:
             worker.join()
 
     def _text_embed(self, embedding: Callable[[str], Sequence[float]]) -> Embed:
-        sizes: list[int] = []
+        size: int | None = None
 
         def embed(tokens: Tokens) -> NDArray[np.float32]:
+            nonlocal size
             vector = np.asarray(embedding(self.tokenizer.decode(tokens.tolist())), np.float32).ravel()
             length = float(np.linalg.norm(vector))
             if not np.isfinite(length) or length == 0:
                 raise ConfigError("embedding() must return a finite vector that is not all zero.")
-            sizes.append(len(vector))
-            del sizes[1:]
-            if len(vector) != sizes[0]:
-                raise ConfigError(f"embedding() returned {len(vector)} numbers after {sizes[0]}: one length for all.")
+            size = size or len(vector)
+            if len(vector) != size:
+                raise ConfigError(f"embedding() returned {len(vector)} numbers after {size}: one length for all.")
             return vector / np.float32(length)
 
         return embed

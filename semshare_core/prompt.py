@@ -42,12 +42,12 @@ def encode(prompt: Prompt, tokenizer: PreTrainedTokenizerBase, vocabulary: int, 
     Raises:
         PromptError: empty, unknown ids, malformed messages, no chat template, or longer than the context.
     """
-    if isinstance(prompt, Mapping):
-        raise PromptError("a single message must stand in a list of messages: pass [message].")
-    if not isinstance(prompt, str) and not hasattr(prompt, "__len__"):
-        raise PromptError(f"the prompt must be text, chat messages or token ids; got {type(prompt).__name__}.")
     if isinstance(prompt, str):
         encoded = _encode_text(prompt, tokenizer)
+    elif isinstance(prompt, Mapping):
+        raise PromptError("a single message must stand in a list of messages: pass [message].")
+    elif not hasattr(prompt, "__len__"):
+        raise PromptError(f"the prompt must be text, chat messages or token ids; got {type(prompt).__name__}.")
     elif len(prompt) and isinstance(prompt[0], Mapping):
         encoded = _encode_messages(prompt, tokenizer)  # type: ignore[arg-type]
     else:

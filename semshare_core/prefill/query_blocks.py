@@ -50,9 +50,11 @@ class QueryBlocks(TorchFunctionMode):
 
 def _blocks(rows: Tensor) -> list[tuple[int, int, int]]:
     """(first query, end, keys that they see) per block."""
-    last = rows.tolist()
-    starts = range(0, len(last), BLOCK_ROWS)
-    return [(start, end, last[end - 1] + 1) for start in starts for end in [min(start + BLOCK_ROWS, len(last))]]
+    blocks, start = [], 0
+    for block in rows.split(BLOCK_ROWS):
+        blocks.append((start, start + len(block), int(block[-1]) + 1))
+        start += len(block)
+    return blocks
 
 
 def _attend(

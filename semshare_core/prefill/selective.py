@@ -113,17 +113,15 @@ class SelectivePrefill:
         choose = bool(must.sum() < window.sum()) and self.n_layers > 1  # one layer shows nothing before it is computed
         if spend >= window.sum() * self.n_layers - 1e-6:  # everything may be computed: nothing to choose
             choose, must = False, window
-        most = (
-            int(window.sum()) if budget.fill else min(int(window.sum()), max(int(worth.sum()), int(budget.least * n)))
-        )
+        most = int(window.sum())
+        if not budget.fill:
+            most = min(most, max(int(worth.sum()), int(budget.least * n)))
         room = min(spend / self.n_layers, most)
-        first = _foremost(must, plan, worth, room)
-        crowded = first is None
-        first = must if first is None else first
-        pays = (
-            window.sum() + (self.n_layers - 1) * must.sum() < spend
-        )  # a first layer for all tokens leaves rows to choose
-        probe = choose and (selection.needs_deviation or (crowded and pays and selection.needs_deviation_when_crowded))
+        fitting = _foremost(must, plan, worth, room)
+        first = must if fitting is None else fitting
+        # a first layer for all tokens must leave rows to choose
+        crowded = fitting is None and window.sum() + (self.n_layers - 1) * must.sum() < spend
+        probe = choose and (selection.needs_deviation or (crowded and selection.needs_deviation_when_crowded))
         watched = min(_WATCHED_TOKENS, n)
         affordable = not probe and room - first.sum() >= 2 * watched
         watch = choose and (selection.needs_hot or (selection.needs_influence and affordable))

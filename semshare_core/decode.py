@@ -42,8 +42,9 @@ class Sampling:
         if unknown:
             raise ConfigError(f"unknown generation settings: {', '.join(unknown)}.")
         for name, remedy in _NOT_HONOURED.items():
-            if self.extra.get(name) not in (None, 1):
-                raise ConfigError(f"{name}={self.extra[name]!r} is not supported: {remedy}.")
+            value = self.extra.get(name)
+            if value is not None and not (value == 1 and name in _ONE_IS_DEFAULT):
+                raise ConfigError(f"{name}={value!r} is not supported: {remedy}.")
         if self.seed is not None and not isinstance(self.seed, int):
             raise ConfigError(f"seed={self.seed!r} must be a whole number or None.")
         penalty = self.extra.get("repetition_penalty")
@@ -83,6 +84,7 @@ _NOT_HONOURED = {
     "max_length": "use max_new_tokens",
     "max_time": "set a limit of tokens, or cancel the stream",
 }
+_ONE_IS_DEFAULT = ("num_beams", "num_return_sequences")
 _MODEL_KWARGS = ("logits_processor",)
 
 

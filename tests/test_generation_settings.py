@@ -93,7 +93,14 @@ def test_logits_processors() -> None:
 
 
 @pytest.mark.parametrize(
-    "settings", [{"assistant_model": object()}, {"prompt_lookup_num_tokens": 3}, {"assistant_early_exit": 2}]
+    "settings",
+    [
+        {"assistant_model": object()},
+        {"prompt_lookup_num_tokens": 3},
+        {"prompt_lookup_num_tokens": 1},
+        {"assistant_early_exit": 2},
+        {"assistant_early_exit": 1},
+    ],
 )
 def test_assisted_decoding_is_refused(settings: dict[str, Any]) -> None:
     """transformers runs a filled cache over the whole prompt again in its first step: wrong answers, so none."""

@@ -12,6 +12,8 @@ import pytest
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from tiny_models import tiny_model, tiny_tokenizer
+
 torch.set_num_threads(2)
 
 
@@ -29,6 +31,18 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="module")
+def model() -> PreTrainedModel:
+    """A tiny random llama."""
+    return tiny_model("llama")
+
+
+@pytest.fixture(scope="module")
+def tokenizer() -> PreTrainedTokenizerBase:
+    """The tiny models' tokenizer: a token per byte."""
+    return tiny_tokenizer()
 
 
 @pytest.fixture(scope="session")

@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 import torch
 
+from benchmarks.measure import greedy
 from semshare_core import ReusePolicy, SemShareEngine
 from tiny_models import tiny_model, tiny_tokenizer
-from tiny_reuse import PARAGRAPHS, full_logits, greedy
+from tiny_reuse import PARAGRAPHS, full_logits
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

@@ -8,10 +8,11 @@ import numpy as np
 import pytest
 import torch
 
+from benchmarks.measure import greedy
 from semshare_core import PoolConfig, ReusePolicy, ReuseReport, SemShareEngine
 from semshare_core.prompt import Prompt
 from tiny_models import HEAD_DIM, KV_HEADS, LAYERS, tiny_model, tiny_tokenizer
-from tiny_reuse import PARAGRAPHS, full_logits, greedy
+from tiny_reuse import PARAGRAPHS, full_logits
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

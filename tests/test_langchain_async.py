@@ -16,7 +16,6 @@ from semshare_core import SemShareEngine
 from semshare_core.errors import ConfigError, PromptError
 from semshare_integrations.langchain import SemShareLLM
 from semshare_integrations.langchain.in_thread import in_thread
-from tiny_models import tiny_model, tiny_tokenizer
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -24,16 +23,6 @@ NO_LETTERS = [token for token in range(259) if not ord("a") <= token <= ord("z")
 PROMPT = "The river ran past the old mill and under the bridge, where two boys were fishing. What did they catch?"
 WAIT = 60
 """Seconds until a test gives up; none of them waits unless something is broken."""
-
-
-@pytest.fixture(scope="module")
-def model() -> PreTrainedModel:
-    return tiny_model("llama")
-
-
-@pytest.fixture(scope="module")
-def tokenizer() -> PreTrainedTokenizerBase:
-    return tiny_tokenizer()
 
 
 @pytest.fixture

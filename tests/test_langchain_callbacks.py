@@ -21,21 +21,14 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from semshare_core import ReuseReport
 from semshare_core.errors import ConfigError
 from semshare_integrations.langchain import ReuseTotals, SemShareCallbackHandler, SemShareLLM, get_semshare_callback
-from tiny_models import tiny_model, tiny_tokenizer
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 PROMPT = "The river ran past the old mill and under the bridge, where two boys were fishing. What did they catch?"
 
 
-@pytest.fixture(scope="module")
-def engine_of() -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    return tiny_model("llama"), tiny_tokenizer()
-
-
 @pytest.fixture
-def llm(engine_of: tuple[PreTrainedModel, PreTrainedTokenizerBase]) -> SemShareLLM:
-    model, tokenizer = engine_of
+def llm(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> SemShareLLM:
     return SemShareLLM(model=model, tokenizer=tokenizer, max_new_tokens=3, reuse="exact")
 
 
@@ -86,8 +79,7 @@ def test_a_batch_is_counted_by_prompt(llm: SemShareLLM) -> None:
     assert handler.totals().calls == 10
 
 
-def test_a_handler_of_the_object(engine_of: Any) -> None:
-    model, tokenizer = engine_of
+def test_a_handler_of_the_object(model: Any, tokenizer: Any) -> None:
     handler = SemShareCallbackHandler()
     llm = SemShareLLM(model=model, tokenizer=tokenizer, max_new_tokens=2, callbacks=[handler])
     llm.invoke(PROMPT)
@@ -167,8 +159,7 @@ def test_an_error_ends_the_context(llm: SemShareLLM) -> None:
     assert seen[0].reports == []
 
 
-def test_cached_answers_are_no_calls(engine_of: Any) -> None:
-    model, tokenizer = engine_of
+def test_cached_answers_are_no_calls(model: Any, tokenizer: Any) -> None:
     llm = SemShareLLM(model=model, tokenizer=tokenizer, max_new_tokens=2, cache=InMemoryCache())
     with get_semshare_callback() as inside:
         assert llm.invoke(PROMPT) == llm.invoke(PROMPT)

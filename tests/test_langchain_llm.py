@@ -24,7 +24,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from semshare_core import PoolConfig, ReusePolicy, ReuseReport, SemShareEngine
 from semshare_core.errors import ConfigError, MissingDependencyError
 from semshare_integrations.langchain import SemShareCallbackHandler, SemShareLLM
-from tiny_models import tiny_model, tiny_tokenizer
+from tiny_models import tiny_model
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -33,16 +33,6 @@ NO_LETTERS = [token for token in range(259) if not ord("a") <= token <= ord("z")
 
 PROMPT = "The river ran past the old mill and under the bridge, where two boys were fishing. What did they catch?"
 OTHER = "Snow had fallen all night on the mountain road, and the bus to the village was late. Who was waiting for it?"
-
-
-@pytest.fixture(scope="module")
-def model() -> PreTrainedModel:
-    return tiny_model("llama")
-
-
-@pytest.fixture(scope="module")
-def tokenizer() -> PreTrainedTokenizerBase:
-    return tiny_tokenizer()
 
 
 @pytest.fixture

@@ -6,12 +6,13 @@ import numpy as np
 import pytest
 import torch
 
+from benchmarks.measure import greedy
 from semshare_core import Retention, ReusePolicy, SemShareEngine
 from semshare_core.compress.retention import kept_rows, layer_shares
 from semshare_core.errors import UnsupportedModelError
 from semshare_core.prefill.observe import hot_tokens
 from tiny_models import LAYERS, SLIDING, tiny_model, tiny_tokenizer
-from tiny_reuse import PARAGRAPHS, full_logits, greedy
+from tiny_reuse import PARAGRAPHS, full_logits
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

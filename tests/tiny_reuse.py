@@ -10,11 +10,9 @@ import torch
 from torch import Tensor
 from transformers import DynamicCache, PreTrainedModel
 
-from semshare_core import SemShareEngine
 from semshare_core.match.plan import ReusePlan, Tokens
 from semshare_core.prefill.anatomy import examine
 from semshare_core.prefill.selective import Prefilled, SelectivePrefill
-from semshare_core.prompt import Prompt
 from tiny_models import tiny_model
 
 
@@ -81,10 +79,3 @@ PARAGRAPHS = [
     "A lighthouse keeper wrote down the wind of every day for thirty years, and once that he had seen a whale.",
 ]
 """Texts of about a hundred tokens each for the byte tokenizer."""
-
-
-def greedy(engine: SemShareEngine, prompt: Prompt, tokens: int) -> list[int]:
-    """What plain transformers answers."""
-    ids = torch.tensor([engine.token_ids(prompt)])
-    answer = engine.model.generate(ids, attention_mask=torch.ones_like(ids), max_new_tokens=tokens, do_sample=False)
-    return answer[0, ids.shape[1] :].tolist()

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -14,12 +16,13 @@ from transformers.cache_utils import Cache
 from semshare_core.compress.retention import retain
 from semshare_core.config import ReusePolicy
 from semshare_core.decode import Sampling
-from semshare_core.errors import UnsupportedModelError
+from semshare_core.errors import NumericalError, UnsupportedModelError
 from semshare_core.lookup import Embed, Found, find
 from semshare_core.match.plan import ReusePlan, Source
 from semshare_core.match.token_table import TokenTable
 from semshare_core.pool import Entry, ReferencePool
 from semshare_core.prefill.cache import kv_bytes, to_torch
+from semshare_core.prefill.grouped_attention import uses_sdpa
 from semshare_core.prefill.observe import tail_attention
 from semshare_core.prefill.selective import Prefilled, SelectivePrefill
 from semshare_core.prompt import EncodedPrompt, Prompt, encode
@@ -64,7 +67,10 @@ class Call:
         return replace(sampling, max_new_tokens=min(sampling.max_new_tokens, room))
 
     def serve(self, reserve: int) -> Served:
-        """Fill a cache for all prompt tokens but the last, with room for ``reserve`` more. Needs the model's lock."""
+        """Fill a cache for the prompt but its last tokens, with room for ``reserve`` more. Needs the model's lock.
+
+        What is not filled the first decoding step computes: the last token, or all that one lossless pass can hold.
+        """
         tokens = self.encoded.ids
         n = len(tokens)
         ids = to_torch(tokens, self.model.device)
@@ -76,10 +82,11 @@ class Call:
         else:
             found = Found(ReusePlan.empty(n), [], None, None, 0.0, 0.0)
         decision = self._decide(found.plan, reusable)
+        retains = self.policy.retention is not None and n > 1 and self.policy.level not in ("off", "exact")
         started = time.perf_counter()
         if decision.budget is None:
             found = _prefix_only(found)
-            prefilled = self.prefill.exact(ids, found.plan, found.entries, n + reserve)
+            prefilled = self.prefill.exact(ids, found.plan, found.entries, n + reserve, complete=retains)
         else:
             prefilled = self.prefill.selective(
                 ids,
@@ -90,10 +97,9 @@ class Call:
                 self.encoded.fresh_from(self.policy.fresh_tail),
                 n + reserve,
             )
-        served = Served(self, ids, found, decision, prefilled, prefilled.cache, movable)
-        if self.policy.retention is not None and n > 1 and self.policy.level not in ("off", "exact"):
+        served = Served(self, ids, found, decision, prefilled, prefilled.cache, movable, started)
+        if retains:
             served.cache = self._retain(ids, prefilled)
-        served.prefill_ms = 1e3 * (time.perf_counter() - started)
         return served
 
     def _decide(self, plan: ReusePlan, reusable: bool) -> Decision:
@@ -111,7 +117,7 @@ class Call:
         retention = self.policy.retention
         assert retention is not None
         anatomy = self.prefill.anatomy
-        if any(anatomy.windows) or self.model.config._attn_implementation != "sdpa":
+        if any(anatomy.windows) or not uses_sdpa(self.model):
             raise UnsupportedModelError(
                 "retention leaves layers of different lengths, which needs full attention in every layer and "
                 "attn_implementation='sdpa'; use a policy with retention=None for this model."
@@ -123,7 +129,7 @@ class Call:
 
 @dataclass
 class Served:
-    """A prompt whose cache is filled: what is left is to decode, to report and to keep it."""
+    """A prompt whose cache is filled but for ``pending`` last tokens: left is to decode, to report and to keep it."""
 
     call: Call
     ids: Tensor
@@ -132,11 +138,15 @@ class Served:
     prefilled: Prefilled
     cache: Cache
     movable: bool
-    prefill_ms: float = 0.0
+    started: float
 
     def __post_init__(self) -> None:
         self._depths = self.found.depths(self.prefilled.recomputed)
-        self._bytes_full = kv_bytes(self.prefilled.cache.rows(len(self.ids) - 1))
+
+    @property
+    def pending(self) -> int:
+        """Prompt tokens whose rows the cache lacks yet, at least 1."""
+        return self.prefilled.pending
 
     def report(self, *, first_token_at: float, generated: int = 0) -> ReuseReport:
         """The report, made after decoding; ``first_token_at`` in ``time.perf_counter`` seconds."""
@@ -145,6 +155,7 @@ class Served:
         n_layers = len(self.prefilled.cache.layers)
         outcome, reason = self._outcome()
         recomputed = self.prefilled.recomputed
+        bytes_full = kv_bytes(self.prefilled.cache.rows(n - 1))
         return ReuseReport(
             outcome=outcome,
             reason=reason,
@@ -160,16 +171,25 @@ class Served:
             recompute_ratio=(self.prefilled.layer_rows + n_layers) / (n * n_layers),
             lookup_ms=self.found.lookup_ms,
             match_ms=self.found.match_ms,
-            prefill_ms=self.prefill_ms,
+            prefill_ms=1e3 * (first_token_at - self.started),
             ttft_ms=1e3 * (first_token_at - call.arrived),
             decode_ms=1e3 * (time.perf_counter() - first_token_at),
-            kv_bytes=self._bytes_full if self.cache is self.prefilled.cache else _retained_bytes(self.cache, n - 1),
-            kv_bytes_full=self._bytes_full,
+            kv_bytes=bytes_full if self.cache is self.prefilled.cache else _retained_bytes(self.cache, n - 1),
+            kv_bytes_full=bytes_full,
             depth=int(self._depths.max(initial=0)),
             generated_tokens=generated,
             token_sources=plan.source.tolist(),
             token_recomputed=recomputed.astype(int).tolist(),
         )
+
+    @contextmanager
+    def distrust(self) -> Iterator[None]:
+        """While the answer is computed: if it is not made of numbers, the references it drew on leave the pool."""
+        try:
+            yield
+        except NumericalError:
+            self.call.pool.discard(self.call.namespace, self.found.plan.reference_ids)
+            raise
 
     def store(self, generated: list[int], *, copy: bool = False) -> None:
         """Keep the rows of the prompt and of the generated tokens whose rows exist (all but the last)."""

@@ -11,11 +11,18 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor
-from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase, StoppingCriteria
+from transformers import (
+    GenerationConfig,
+    LogitsProcessor,
+    LogitsProcessorList,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    StoppingCriteria,
+)
 from transformers.cache_utils import Cache
 from transformers.generation.streamers import BaseStreamer
 
-from semshare_core.errors import ConfigError
+from semshare_core.errors import ConfigError, NumericalError
 
 FinishReason = Literal["stop", "length", "cancelled"]
 
@@ -107,7 +114,11 @@ def decode(
     cancel: threading.Event | None = None,
     on_token: Callable[[int], None] | None = None,
 ) -> Decoded:
-    """Generate behind ``ids`` [n], whose first n - 1 rows ``cache`` holds."""
+    """Generate behind ``ids`` [n]; those whose rows ``cache`` does not hold yet are computed in the first step.
+
+    Raises:
+        NumericalError: the model's logits are not numbers.
+    """
     feed = _Feed(on_token)
     ending = _Ending(tokenizer, len(ids), sampling.stop, cancel)
     seeded: Any = nullcontext()
@@ -123,7 +134,7 @@ def decode(
             generation_config=sampling.config(model),
             stopping_criteria=[ending],
             streamer=feed,
-            **{name: sampling.extra[name] for name in _MODEL_KWARGS if name in sampling.extra},
+            logits_processor=LogitsProcessorList([_Checked(), *(sampling.extra.get("logits_processor") or ())]),
         )
     reason: FinishReason = "stop"
     if cancel is not None and cancel.is_set() and not ending.stopped:
@@ -133,6 +144,24 @@ def decode(
         eos_ids = eos if isinstance(eos, list) else [eos]
         reason = "stop" if feed.token_ids[-1] in eos_ids else "length"
     return Decoded(feed.token_ids, reason, feed.first_token_at)
+
+
+def check_logits(logits: Tensor) -> None:
+    """Raises :class:`NumericalError` if any of ``logits`` is not a number."""
+    if bool(logits.isnan().any()):
+        raise NumericalError(
+            "the model's logits are not numbers. A dtype with too small a range overflows (float16: try bfloat16 or "
+            "float32), as do damaged weights. Nothing of this call was kept, and the references that it drew on left "
+            "the pool; if the same call fails again, with reuse='off', the model itself is at fault."
+        )
+
+
+class _Checked(LogitsProcessor):
+    """Lets no answer be made of logits that are not numbers."""
+
+    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
+        check_logits(scores)
+        return scores
 
 
 @contextmanager

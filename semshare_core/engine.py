@@ -20,13 +20,14 @@ from transformers.cache_utils import Cache
 from semshare_core import models
 from semshare_core.call import Call, Served
 from semshare_core.config import PoolConfig, ReusePolicy, resolve_policy
-from semshare_core.decode import Decoded, FinishReason, Sampling, cut_at_stop, decode, settled_length
+from semshare_core.decode import Decoded, FinishReason, Sampling, check_logits, cut_at_stop, decode, settled_length
 from semshare_core.errors import ConfigError
 from semshare_core.lookup import Embed
 from semshare_core.match.plan import Tokens
 from semshare_core.match.token_table import TokenTable
 from semshare_core.pool import ReferencePool
 from semshare_core.prefill.anatomy import examine
+from semshare_core.prefill.grouped_attention import grouped_attention
 from semshare_core.prefill.selective import SelectivePrefill
 from semshare_core.prompt import Prompt
 from semshare_core.report import ReuseReport
@@ -150,6 +151,7 @@ class SemShareEngine:
 
         Raises:
             PromptError: empty or too long a prompt. ConfigError: a setting that cannot be honoured.
+            NumericalError: the model's logits are not numbers.
         """
         sampling = _sampling(max_new_tokens, temperature, stop, seed, generation)
         return self._answer(prompt, sampling, reuse, namespace, store)
@@ -185,18 +187,15 @@ class SemShareEngine:
     ) -> Prefill:
         """Prefill only: next-token logits and a cache to decode from with any loop. The cache is the caller's own."""
         call = self._call(prompt, reuse, namespace)
-        with self._lock:
+        with self._lock, grouped_attention(self.model):
             served = call.serve(reserve=1)
-            ids = served.ids
-            extra = {"position_ids": torch.tensor([[len(ids) - 1]], device=ids.device)}
-            if not self._prefill.anatomy.takes_position_ids:
-                extra = {}
-            with torch.no_grad():
-                output = self.model(input_ids=ids[None, -1:], past_key_values=served.cache, use_cache=True, **extra)
+            with served.distrust():
+                logits = self._prefill.last_logits(served.cache, served.ids, served.pending)
+                check_logits(logits)
             report = served.report(first_token_at=time.perf_counter())
             if store:
                 served.store([], copy=True)
-        return Prefill(output.logits[0, -1], served.cache, report)
+        return Prefill(logits, served.cache, report)
 
     def warm(self, prompts: Sequence[Prompt], *, namespace: str | None = None) -> list[ReuseReport]:
         """Prefill prompts without approximation and keep them, so that later ones can reuse them."""
@@ -238,13 +237,14 @@ class SemShareEngine:
     ) -> Generation:
         call = self._call(prompt, reuse, namespace)
         sampling = call.fit(sampling)
-        with self._lock:
+        with self._lock, grouped_attention(self.model):
             if cancel is not None and cancel.is_set():  # given up while waiting for its turn
                 raise _Cancelled
             served = call.serve(reserve=sampling.max_new_tokens)
-            decoded = decode(
-                self.model, self.tokenizer, served.cache, served.ids, sampling, cancel=cancel, on_token=on_token
-            )
+            with served.distrust():
+                decoded = decode(
+                    self.model, self.tokenizer, served.cache, served.ids, sampling, cancel=cancel, on_token=on_token
+                )
             report = _finish(served, decoded, store)
         text = self.tokenizer.decode(decoded.token_ids, skip_special_tokens=True)
         return Generation(cut_at_stop(text, sampling.stop), decoded.token_ids, decoded.finish_reason, report)

@@ -33,3 +33,7 @@ class TokenizerMismatchError(ModelError):
 
 class MissingDependencyError(SemShareError, ImportError):
     """An optional package is absent or broken; the message names the extra that installs it."""
+
+
+class NumericalError(SemShareError, ArithmeticError):
+    """The model computed logits that are not numbers, so nothing it says can be trusted."""

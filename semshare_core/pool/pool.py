@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from semshare_core.config import PoolConfig
@@ -109,6 +110,13 @@ class ReferencePool:
             for name in names:
                 if (namespace, name) in self._entries:
                     self._entries.move_to_end((namespace, name))
+
+    def discard(self, namespace: str, names: Iterable[str]) -> None:
+        """Drop the named entries of ``namespace``; those that are gone already are passed over."""
+        with self._lock:
+            for name in names:
+                if (namespace, name) in self._entries:
+                    self._remove(self._entries[namespace, name])
 
     def clear(self, namespace: str | None = None) -> int:
         """Drop the entries of ``namespace``, or of all namespaces when None; returns how many."""

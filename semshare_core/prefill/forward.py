@@ -20,6 +20,7 @@ from transformers import PreTrainedModel
 from semshare_core.errors import UnsupportedModelError
 from semshare_core.prefill.anatomy import Anatomy
 from semshare_core.prefill.cache import MergedCache, StopForward
+from semshare_core.prefill.grouped_attention import uses_sdpa
 from semshare_core.prefill.query_blocks import QueryBlocks
 
 CHUNK_ROWS = 512
@@ -56,7 +57,7 @@ class RowForward:
     @property
     def causal_without_mask(self) -> bool:
         """The model's fused attention is causal by itself: a whole prompt needs no mask, neither built nor read."""
-        return self.model.config._attn_implementation == "sdpa" and not any(self.anatomy.windows)
+        return uses_sdpa(self.model) and not any(self.anatomy.windows)
 
     @torch.no_grad()
     def run_whole(self, cache: MergedCache, ids: Tensor) -> None:

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 from transformers import PreTrainedModel
+from transformers.cache_utils import Cache
 
 from semshare_core.config import ReusePolicy
 from semshare_core.match.plan import ReusePlan, Source
@@ -43,16 +46,17 @@ class Budget:
 
 @dataclass(frozen=True)
 class Prefilled:
-    """A cache that holds the rows of all prompt tokens but the last, which the first decoding step computes.
+    """A cache with the rows of all prompt tokens but the last ``pending``, which the first decoding step computes.
 
     Attributes:
-        layer_rows: rows computed, summed over the layers.
+        layer_rows: rows computed or pending, summed over the layers, the last token's left out.
         recomputed: bool [n], tokens computed in the deepest layer (the last prompt token counts as computed).
     """
 
     cache: MergedCache
     layer_rows: int
     recomputed: NDArray[np.bool_]
+    pending: int = 1
 
 
 class SelectivePrefill:
@@ -63,23 +67,54 @@ class SelectivePrefill:
         self.anatomy = anatomy
         self.n_layers = len(anatomy.layers)
         self._forward = RowForward(model, anatomy)
+        self._keeps_logits = "logits_to_keep" in inspect.signature(model.forward).parameters
 
-    def exact(self, ids: Tensor, plan: ReusePlan, references: Sequence[ReferenceRows], capacity: int) -> Prefilled:
-        """Lay the exact prefix and compute the rest: equal to a full prefill. ``plan`` may serve nothing."""
+    def exact(
+        self,
+        ids: Tensor,
+        plan: ReusePlan,
+        references: Sequence[ReferenceRows],
+        capacity: int,
+        *,
+        complete: bool = False,
+    ) -> Prefilled:
+        """Lay the exact prefix and compute the rest: equal to a full prefill. ``plan`` may serve nothing.
+
+        What one pass can hold is left to the first decoding step, so that the weights are read once for all of it;
+        ``complete`` leaves it the last token only.
+        """
         n = len(ids)
         prefix = plan.source == Source.PREFIX
+        start = plan.prefix_tokens
         cache = MergedCache(self.n_layers, capacity)
-        lay_rows(cache, self.anatomy, plan, references, prefix & _but_last(n))
-        rest = np.flatnonzero(~prefix & _but_last(n))
+        lay_rows(cache, self.anatomy, plan, references, prefix)
         limit = self.anatomy.static_until
-        if limit is not None and n > limit:  # the frequencies depend on the prompt's length: all of it, in one pass
+        # beyond the limit the frequencies depend on the prompt's length
+        one_pass = (limit is not None and n > limit) or (start == 0 and self._forward.causal_without_mask)
+        if one_pass and complete:
             self._forward.run_whole(cache, ids)
-        elif len(rest) == n - 1 > 0 and self._forward.causal_without_mask:
-            self._forward.run_whole(cache, ids[:-1])
-        elif len(rest):
-            self._forward.run(cache, ids, [to_torch(rest, ids.device)] * self.n_layers)
-        cache.finish(n - 1)
-        return Prefilled(cache, len(rest) * self.n_layers, ~prefix)
+            pending = 1
+        elif one_pass:
+            pending = n
+        else:
+            pending = 1 if complete else (n - start - 1) % self._forward.chunk_rows + 1
+            rows = torch.arange(start, n - pending, device=ids.device)
+            if len(rows):
+                self._forward.run(cache, ids, [rows] * self.n_layers)
+        cache.finish(n - pending)
+        return Prefilled(cache, (n - 1 - start) * self.n_layers, ~prefix, pending)
+
+    @torch.no_grad()
+    def last_logits(self, cache: Cache, ids: Tensor, pending: int) -> Tensor:
+        """Logits [vocabulary] behind ``ids`` [n], whose last ``pending`` rows are computed into ``cache``."""
+        n = len(ids)
+        extra: dict[str, Any] = {}
+        if self.anatomy.takes_position_ids:
+            extra["position_ids"] = torch.arange(n - pending, n, device=ids.device)[None]
+        if self._keeps_logits:
+            extra["logits_to_keep"] = 1
+        output = self.model(input_ids=ids[None, n - pending :], past_key_values=cache, use_cache=True, **extra)
+        return output.logits[0, -1]
 
     def selective(
         self,

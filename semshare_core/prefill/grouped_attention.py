@@ -1,0 +1,62 @@
+"""Masked grouped-query attention on the CPU without a copy of the keys and values per query head.
+
+transformers repeats keys and values for every query head as soon as there is a mask, because CUDA's fused kernels take
+grouped heads only without one. The CPU's fused kernel takes both. Behind a long cached prefix the copies cost more than
+the attention itself, so calls run with this function in the place of transformers' own. Sums and results are the same.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
+from transformers.masking_utils import sdpa_mask
+
+_NAME = "semshare_sdpa"
+
+
+def uses_sdpa(model: PreTrainedModel) -> bool:
+    """Whether the model's attention is PyTorch's fused one, ours included."""
+    return model.config._attn_implementation in ("sdpa", _NAME)
+
+
+@contextmanager
+def grouped_attention(model: PreTrainedModel) -> Iterator[None]:
+    """For the time of the context a model on the CPU with ``sdpa`` attends without copies; others are not touched."""
+    if model.config._attn_implementation != "sdpa" or model.device.type != "cpu":
+        yield
+        return
+    model.set_attn_implementation(_NAME)
+    try:
+        yield
+    finally:
+        model.set_attn_implementation("sdpa")
+
+
+def _attend(
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    dropout: float = 0.0,
+    scaling: float | None = None,
+    **extra: Any,
+) -> tuple[Tensor, None]:
+    """As ``sdpa_attention_forward``: query [1, heads, q, head_dim], keys and values [1, kv_heads, n, head_dim]."""
+    special = extra.get("position_bias") is not None or extra.get("softcap") is not None
+    if attention_mask is None or query.shape[1] == key.shape[1] or query.shape[2] == 1 or special:
+        return sdpa_attention_forward(module, query, key, value, attention_mask, dropout, scaling, **extra)
+    output = torch.nn.functional.scaled_dot_product_attention(
+        query, key, value, attn_mask=attention_mask, dropout_p=dropout, scale=scaling, enable_gqa=True
+    )
+    return output.transpose(1, 2).contiguous(), None
+
+
+AttentionInterface.register(_NAME, _attend)
+AttentionMaskInterface.register(_NAME, sdpa_mask)

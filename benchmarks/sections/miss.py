@@ -18,11 +18,15 @@ from benchmarks.workloads.unrelated import unrelated
 from semshare_core.engine import DEFAULT_NAMESPACE
 from semshare_core.match import TokenTable
 
-REPEATS, TOKENS = 5, 4000
+REPEATS, TOKENS = 8, 4000
 
 
 def miss(run: Run) -> Iterator[Figure]:
-    """The engine's calls alternate with plain prefills; each is compared with the mean of its two neighbours."""
+    """The engine's calls alternate with plain prefills.
+
+    Other work on the machine only ever slows a call down, by more than the 2 % in question, so what is compared is the
+    fastest of each kind; the medians stand beside.
+    """
     engine = run.engine
     case = unrelated(chapter_texts("web"), pydoc_text.texts(), run.count_tokens, tokens=run.tokens(TOKENS))
     engine.pool.clear()
@@ -31,7 +35,7 @@ def miss(run: Run) -> Iterator[Figure]:
     vector = TokenTable(engine.model.get_input_embeddings().weight).embed(np.asarray(ids[0].cpu(), np.int64))
     pooled = [entry for entry, _ in engine.pool.similar(DEFAULT_NAMESPACE, vector)]
     full_prefill(engine.model, ids)  # the first one allocates
-    before = full_prefill(engine.model, ids)[0]
+    plain = [full_prefill(engine.model, ids)[0]]
     items: list[dict[str, Any]] = []
     for _ in range(run.count(REPEATS)):
         started = time.perf_counter()
@@ -41,29 +45,29 @@ def miss(run: Run) -> Iterator[Figure]:
         for entry in pooled:
             engine.pool.add(entry)
         after = full_prefill(engine.model, ids)[0]
-        full = (before + after) / 2
+        plain.append(after)
         items.append(
             {
                 "outcome": report.outcome,
                 "ttft_ms": report.ttft_ms,
                 "whole_ms": 1e3 * whole,
-                "full_ms": (1e3 * before, 1e3 * after),
+                "full_ms": 1e3 * after,
                 "lookup_ms": report.lookup_ms,
                 "match_ms": report.match_ms,
-                "over": report.ttft_ms / 1e3 / full - 1,
-                "over_with_store": whole / full - 1,
-                "own_share": (report.lookup_ms + report.match_ms) / 1e3 / full,
+                "own_share": (report.lookup_ms + report.match_ms) / 1e3 / after,
             }
         )
         run.say(
             f"{report.outcome}: TTFT {report.ttft_ms / 1e3:.2f} s, with store {whole:.2f} s; "
-            f"full prefill {before:.2f} and {after:.2f} s"
+            f"full prefill {after:.2f} s"
         )
-        before = after
-    over, stored, own = (median(entry[key] for entry in items) for key in ("over", "over_with_store", "own_share"))
+    over, stored = (min(entry[key] for entry in items) / 1e3 / min(plain) - 1 for key in ("ttft_ms", "whole_ms"))
+    typical = median(entry["ttft_ms"] for entry in items) / 1e3 / median(plain) - 1
+    own = median(entry["own_share"] for entry in items)
     approximate = sum(entry["outcome"] in ("semantic", "prefix") for entry in items)
     name = f"miss at {ids.shape[1]} tokens"
     met = over <= 0.02 and not approximate
-    yield Figure(f"{name}: TTFT over the plain prefill", f"{over:+.2%}", "<= 2 %", met, items)
+    told = f"{over:+.2%} (fastest of {len(items)}; medians: {typical:+.2%})"
+    yield Figure(f"{name}: TTFT over the plain prefill", told, "<= 2 %", met, items)
     yield Figure(f"{name}: the whole call, with store", f"{stored:+.2%}")
     yield Figure(f"{name}: lookup and matching alone", f"{own:.2%}; {approximate}/{len(items)} reused anything")

@@ -115,7 +115,7 @@ class ReusePolicy(Settings):
     halo: int = Field(default=2, ge=0)
     seam_halo: int = Field(default=4, ge=0)
     fresh_tail: int = Field(default=16, ge=1)
-    max_references: int = Field(default=4, ge=1)
+    max_references: int = Field(default=8, ge=1)
     max_depth: int = Field(default=1, ge=0)
     retention: Retention | None = None
     seed: int = 0

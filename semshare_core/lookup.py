@@ -64,7 +64,13 @@ def find(
         embedding = embed(tokens)
         similar = pool.similar(namespace, embedding)
         similarity = similar[0][1] if similar else None
-        scored = _score(tokens, prefix[1] if prefix else 0, similar, chosen, policy)
+        if policy.matching in ("lsh", "random"):  # the paper's choice: the most similar one
+            scored = [entry for entry, _ in similar[:1]]
+        else:
+            behind = tokens[prefix[1] if prefix else 0 :]
+            sharing = pool.sharing(namespace, behind, policy.max_references)
+            scored = _score(behind, [*chosen.values(), *sharing, *(entry for entry, _ in similar)], policy)
+            scored = scored or [entry for entry, _ in similar[:1]]
         chosen |= {entry.id: entry for entry in scored}
         close = {entry.id for entry, value in similar if value >= policy.min_similarity}
         candidates = [entry for entry, _ in similar] if policy.matching == "lsh" else scored
@@ -96,24 +102,14 @@ def find(
     )
 
 
-def _score(
-    tokens: Tokens,
-    start: int,
-    similar: Sequence[tuple[Entry, float]],
-    given: dict[str, Entry],
-    policy: ReusePolicy,
-) -> list[Entry]:
-    """The entries that would serve most tokens behind ``start``, each counted for what the ones before it leave.
-
-    ``lsh`` and ``random`` take the most similar entry instead, as the paper does.
-    """
-    if policy.matching in ("lsh", "random"):
-        return [entry for entry, _ in similar[:1]]
-    wanted = kgram_hashes(tokens[start:], policy.min_run)
-    pools = {entry.id: entry for entry, _ in similar} | given
+def _score(tokens: Tokens, candidates: Sequence[Entry], policy: ReusePolicy) -> list[Entry]:
+    """The candidates that would serve most of ``tokens``, each counted for what the ones before it leave."""
+    k = policy.min_run
+    wanted = kgram_hashes(tokens, k)
+    entries = {entry.id: entry for entry in candidates}
     held = {
-        name: np.isin(wanted, kgram_hashes(entry.tokens[: entry.usable(policy.max_depth - 1)], policy.min_run))
-        for name, entry in pools.items()
+        name: np.isin(wanted, entry.kgrams(k)[: max(0, entry.usable(policy.max_depth - 1) - k + 1)])
+        for name, entry in entries.items()
     }
     chosen: list[Entry] = []
     left = np.ones(len(wanted), bool)
@@ -123,5 +119,5 @@ def _score(
         if not gained.any():
             break
         left &= ~gained
-        chosen.append(pools[name])
-    return chosen or [entry for entry, _ in similar[:1]]
+        chosen.append(entries[name])
+    return chosen

@@ -37,7 +37,8 @@ def encode(prompt: Prompt, tokenizer: PreTrainedTokenizerBase, vocabulary: int, 
     """Turn a prompt into ids.
 
     A string is taken as it is and its last paragraph is the question; messages go through the chat template and the
-    last one is the question; ids are taken as they are.
+    last one is the question, or its last paragraph where it is the only one or longer than a question is; ids are taken
+    as they are.
 
     Raises:
         PromptError: empty, unknown ids, malformed messages, no chat template, or longer than the context.
@@ -76,11 +77,10 @@ def _encode_text(text: str, tokenizer: PreTrainedTokenizerBase) -> EncodedPrompt
     except UnicodeEncodeError as error:
         raise PromptError(f"the prompt is not valid Unicode ({error.reason} at {error.start}): repair it.") from error
     ids = np.asarray(tokenizer(text)["input_ids"], np.int64)
-    body = text.rstrip()
-    border = body.rfind("\n\n")
-    if border < 0:
+    border = _last_border(text)
+    if border is None:
         return EncodedPrompt(ids, len(ids))
-    before = np.asarray(tokenizer(text[: border + 2])["input_ids"], np.int64)
+    before = np.asarray(tokenizer(text[:border])["input_ids"], np.int64)
     return EncodedPrompt(ids, common_prefix(ids, before))
 
 
@@ -100,11 +100,25 @@ def _encode_messages(messages: Sequence[Mapping[str, Any]], tokenizer: PreTraine
             raise PromptError(f"the model's chat template refuses these messages: {error}.") from error
         return np.asarray(tokenizer(text, add_special_tokens=False)["input_ids"], np.int64)
 
+    def behind(part: Sequence[Mapping[str, Any]]) -> int:
+        """Index of the first token that ``part`` of the messages lacks; n if the template refuses that part alone."""
+        try:
+            return common_prefix(ids, render(part, False))
+        except PromptError:
+            return len(ids)
+
     ids = render(messages, True)
-    if len(messages) < 2:
+    question = behind(messages[:-1]) if len(messages) > 1 else 0
+    if len(messages) > 1 and len(ids) - question <= MAX_QUESTION_TOKENS:
+        return EncodedPrompt(ids, question)
+    *earlier, last = messages
+    border = _last_border(last["content"]) if isinstance(last["content"], str) else None
+    if border is None:
         return EncodedPrompt(ids, len(ids))
-    try:
-        before = render(messages[:-1], False)
-    except PromptError:  # some templates refuse a chat without its last message: then no question is known
-        return EncodedPrompt(ids, len(ids))
-    return EncodedPrompt(ids, common_prefix(ids, before))
+    return EncodedPrompt(ids, behind([*earlier, {**last, "content": last["content"][:border]}]))
+
+
+def _last_border(text: str) -> int | None:
+    """Where the last paragraph begins, behind the blank line before it; None if there is one paragraph only."""
+    found = text.rstrip().rfind("\n\n")
+    return found + 2 if found >= 0 else None

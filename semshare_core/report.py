@@ -17,8 +17,9 @@ class ReuseReport(BaseModel):
     to the first token and contains ``lookup_ms``, ``match_ms`` and ``prefill_ms``.
 
     Attributes:
-        outcome: ``miss``: nothing to reuse · ``prefix``: lossless reuse only · ``semantic``: approximate reuse ·
-            ``bypass``: reuse was switched off or would not have paid.
+        outcome: ``miss``: nothing worth reusing in the pool · ``prefix``: nothing but the rows of a common prefix, as
+            they are (lossless if ``depth`` is 0) · ``semantic``: approximate reuse · ``bypass``: reuse was switched
+            off, or would not have paid or been good enough.
         reason: why, in words.
         level: the level that was asked for, or ``custom`` for a policy with its own ratio.
         reference_ids: the pooled prompts that served tokens.

@@ -17,9 +17,10 @@ import torch
 from semshare_core import ReusePolicy, SemShareEngine
 from semshare_core.config import Schedule, SelectionName
 from semshare_core.match.plan import ReusePlan, Source
+from semshare_core.prefill.allotment import Budget
 from semshare_core.prefill.cache import MergedCache
 from semshare_core.prefill.rearrange import lay_rows
-from semshare_core.prefill.selective import Budget, Prefilled, SelectivePrefill
+from semshare_core.prefill.selective import Prefilled, SelectivePrefill
 from tiny_models import SLIDING, SLIDING_WINDOW, TINY, VARYING_ROPE, tiny_model, tiny_tokenizer
 from tiny_reuse import Reference, full_logits, plan_of, random_ids, reference_of, reused_logits, shared_prefill
 

@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from semshare_core import ReusePolicy
-from semshare_core.match import ReusePlan, Source, TokenTable, build_plan, common_prefix, find_runs, runs, shared_kgrams
+from semshare_core.match import ReusePlan, Source, TokenTable, build_plan, common_prefix, find_runs, runs
 from semshare_core.match.plan import EDIT_TOKENS, Tokens
 
 TABLE = TokenTable(torch.randn(300, 16, generator=torch.Generator().manual_seed(0)))
@@ -105,13 +105,6 @@ def test_a_hash_collision_serves_no_other_text(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr(runs, "kgram_hashes", lambda tokens, k: np.zeros(max(len(tokens) - k + 1, 0), np.uint64))
     (run,) = find_runs(target, [Text("a", reference)], K)
     assert (run.start, run.length, run.position) == (3, 5, 4)
-
-
-@given(texts, texts)
-def test_shared_kgrams(target: Tokens, reference: Tokens) -> None:
-    held = {tuple(reference[at : at + K]) for at in range(len(reference) - K + 1)}
-    expected = sum(tuple(target[at : at + K]) in held for at in range(len(target) - K + 1))
-    assert shared_kgrams(target, reference, K) == expected
 
 
 # --- plans -------------------------------------------------------------------------------------------------------

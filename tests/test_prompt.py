@@ -50,6 +50,16 @@ def test_the_last_message_is_the_question() -> None:
     assert question(chat[1:]) == "", "a single message is all there is"
 
 
+@pytest.mark.parametrize("before", [[], [{"role": "system", "content": "Be brief."}]], ids=["alone", "behind another"])
+def test_the_question_of_a_long_message_is_its_last_paragraph(before: list[dict[str, str]]) -> None:
+    text = "\n\n".join(PARAGRAPHS) + "\n\nWhich of these is about the sea?"
+    asked = "Which of these is about the sea?<|end|>\n<|start|>assistant\n"
+    assert question([*before, {"role": "user", "content": text}]) == asked
+    assert question([*before, {"role": "user", "content": text.replace("\n\n", "\n")}]) == ""
+    parts = [{"type": "text", "text": text}]
+    assert question([*before, {"role": "user", "content": parts}]) == "", "parts are the template's own affair"
+
+
 def test_ids_have_no_question() -> None:
     assert encoded([1, 2, 3]).question == 3
     assert encoded(np.array([1, 2, 3], np.int32)).ids.dtype == np.int64

@@ -12,8 +12,9 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from semshare_core import ReusePolicy
 from semshare_core.config import SelectionName
 from semshare_core.match.plan import ReusePlan, Source
+from semshare_core.prefill.allotment import Budget
 from semshare_core.prefill.anatomy import examine
-from semshare_core.prefill.selective import Budget, SelectivePrefill
+from semshare_core.prefill.selective import SelectivePrefill
 from tiny_models import VOCAB
 from tiny_reuse import Reference, full_logits, plan_of, random_ids, reference_of, reused_logits, shared_prefill
 

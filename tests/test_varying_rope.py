@@ -11,8 +11,9 @@ import torch
 
 from semshare_core import PoolConfig, ReusePolicy, SemShareEngine
 from semshare_core.match.plan import Source
+from semshare_core.prefill.allotment import Budget
 from semshare_core.prefill.anatomy import examine
-from semshare_core.prefill.selective import Budget, SelectivePrefill
+from semshare_core.prefill.selective import SelectivePrefill
 from tiny_models import VARYING_ROPE, tiny_model, tiny_tokenizer
 from tiny_reuse import full_logits, plan_of, random_ids, reference_of, reused_logits
 

@@ -3,7 +3,7 @@
 from semshare_core.match.matcher import build_plan
 from semshare_core.match.plan import ReferenceTokens, ReusePlan, Source
 from semshare_core.match.prefix import common_prefix
-from semshare_core.match.runs import find_runs, kgram_hashes, shared_kgrams
+from semshare_core.match.runs import find_runs, kgram_hashes
 from semshare_core.match.token_table import TokenTable
 
 __all__ = [
@@ -15,5 +15,4 @@ __all__ = [
     "common_prefix",
     "find_runs",
     "kgram_hashes",
-    "shared_kgrams",
 ]

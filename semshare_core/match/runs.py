@@ -43,11 +43,6 @@ def kgram_hashes(tokens: Tokens, k: int) -> NDArray[np.uint64]:
     return hashes
 
 
-def shared_kgrams(target: Tokens, reference: Tokens, k: int) -> int:
-    """How many of the target's k-grams also stand in the reference: a cheap estimate of the tokens it would serve."""
-    return int(np.isin(kgram_hashes(target, k), kgram_hashes(reference, k)).sum())
-
-
 def find_runs(target: Tokens, references: Sequence[ReferenceTokens], k: int, start: int = 0) -> list[Run]:
     """Disjoint runs of at least ``k`` identical tokens covering ``target[start:]``, chosen longest first.
 

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from semshare_core.match.plan import Tokens
+from semshare_core.match.runs import kgram_hashes
 
 
 @dataclass(frozen=True, eq=False)
@@ -30,6 +31,7 @@ class Entry:
     depth: NDArray[np.uint8]
     embedding: NDArray[np.float32]
     id: str = field(init=False)
+    _kgrams: dict[int, NDArray[np.uint64]] = field(init=False, default_factory=dict, repr=False)
 
     def __post_init__(self) -> None:
         digest = hashlib.blake2b(self.tokens.tobytes(), digest_size=12, key=self.namespace.encode()[:64])
@@ -42,6 +44,17 @@ class Entry:
     def n_bytes(self) -> int:
         """Bytes of keys and values, with the slack of the buffers they are views of."""
         return sum(tensor.untyped_storage().nbytes() for pair in self.rows for tensor in pair)
+
+    @property
+    def lossless(self) -> Tokens:
+        """The leading tokens whose rows are those of a full prefill."""
+        return self.tokens[: self.usable(0)]
+
+    def kgrams(self, k: int) -> NDArray[np.uint64]:
+        """Hashes of all k-grams, [n - k + 1]; computed once for each ``k``."""
+        if k not in self._kgrams:
+            self._kgrams[k] = kgram_hashes(self.tokens, k)
+        return self._kgrams[k]
 
     def usable(self, max_depth: int) -> int:
         """Number of leading rows that are no deeper than ``max_depth``."""

@@ -12,6 +12,7 @@ from semshare_core.match.plan import Tokens
 from semshare_core.match.prefix import common_prefix
 from semshare_core.pool.entry import Entry
 from semshare_core.pool.prefix_index import PrefixIndex
+from semshare_core.pool.run_index import RunIndex
 from semshare_core.pool.semantic_index import SemanticIndex, Vector
 
 
@@ -32,6 +33,7 @@ class _Namespace:
 
     def __init__(self, config: PoolConfig) -> None:
         self.prefix = PrefixIndex(config.block_tokens)
+        self.runs = RunIndex()
         self.semantic = SemanticIndex()
 
 
@@ -73,6 +75,7 @@ class ReferencePool:
                 self._evictions += 1
             space = self._namespaces.setdefault(entry.namespace, _Namespace(self.config))
             space.prefix.add(entry.id, entry.tokens)
+            space.runs.add(entry.id, entry.lossless)
             space.semantic.add(entry.id, entry.embedding)
             self._entries[entry.namespace, entry.id] = entry
             self._bytes += entry.n_bytes
@@ -103,6 +106,14 @@ class ReferencePool:
                 return []
             found = space.semantic.search(embedding, self.config.candidates)
             return [(self._entries[namespace, name], similarity) for name, similarity in found]
+
+    def sharing(self, namespace: str, tokens: Tokens, count: int) -> list[Entry]:
+        """At most ``count`` entries that together hold most runs of ``tokens`` in rows of depth 0, best first."""
+        with self._lock:
+            space = self._namespaces.get(namespace)
+            if space is None:
+                return []
+            return [self._entries[namespace, name] for name in space.runs.best(tokens, count)]
 
     def touch(self, namespace: str, names: tuple[str, ...]) -> None:
         """Mark entries as just used."""
@@ -151,6 +162,7 @@ class ReferencePool:
         self._bytes -= entry.n_bytes
         space = self._namespaces[entry.namespace]
         space.prefix.remove(entry.id, entry.tokens)
+        space.runs.remove(entry.id, entry.lossless)
         space.semantic.remove(entry.id)
         if not len(space.semantic):
             del self._namespaces[entry.namespace]

@@ -1,27 +1,30 @@
 """Watch the attention of a prompt's last tokens, for the methods that need it (hot tokens of SemShareKV).
 
-The tail is run once more with the model's eager attention, which returns its weights; a handful of queries, so the
-weights are [heads, tail, tokens] per layer and never tokens x tokens.
+The tail is run once more with attention that shows its weights; a handful of queries, so the weights are
+[heads, tail, tokens] per layer and never tokens x tokens.
 """
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
-from transformers import PreTrainedModel
+from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
+from transformers.masking_utils import sdpa_mask
 
 from semshare_core.prefill.anatomy import Anatomy
 from semshare_core.prefill.cache import MergedCache
 from semshare_core.prefill.forward import RowForward
+from semshare_core.prefill.grouped_attention import uses_sdpa
 
 Reduce = Callable[[Tensor, Tensor], Tensor]
+Collect = Callable[[int, Tensor], None]
 
 
 @torch.no_grad()
@@ -41,16 +44,14 @@ def tail_influence(
 ) -> NDArray[np.float64]:
     """How much each row moves the outputs of the last ``window`` tokens: [n_rows].
 
-    Attention times the norm of the value that it brings (root mean square over queries and heads), summed over the
-    layers behind the first quarter, whose attention is mostly local.
+    Attention times the norm of the value that it brings (root mean square over queries and heads), summed over layers.
     """
 
     def reduce(weights: Tensor, values: Tensor) -> Tensor:
         norms = values.float().norm(dim=-1).repeat_interleave(weights.shape[0] // values.shape[0], dim=0)
         return (weights.pow(2).mean(dim=1) * norms.pow(2)).mean(dim=0).sqrt()
 
-    seen = _watch_tail(model, anatomy, cache, ids, n_rows, window, reduce)
-    return np.asarray(seen[len(seen) // 4 :].sum(axis=0))
+    return np.asarray(_watch_tail(model, anatomy, cache, ids, n_rows, window, reduce).sum(axis=0))
 
 
 def _watch_tail(
@@ -69,11 +70,10 @@ def _watch_tail(
 
     def collect(layer: int, weights: Tensor) -> None:
         values = cache.layers[layer].buffers[1][0, :, :n_rows]
-        seen[layer] = reduce(weights[0].float(), values)
+        seen[layer] = reduce(weights, values)
 
-    with _eager(model) as switched, _capture(anatomy, collect):
-        eager = replace(anatomy, mask_format="additive") if switched else anatomy
-        RowForward(model, eager, chunk_rows=len(tail)).run(cache, ids, [tail] * n_layers)
+    with _weights_shown(model, anatomy, collect):
+        RowForward(model, anatomy, chunk_rows=len(tail)).run(cache, ids, [tail] * n_layers)
     cache.finish(n_rows)
     watched = np.zeros((n_layers, n_rows))
     for layer in range(n_layers):
@@ -93,28 +93,60 @@ def hot_tokens(attention: NDArray[np.float64], mass: float) -> NDArray[np.bool_]
 
 
 @contextmanager
-def _eager(model: PreTrainedModel) -> Iterator[bool]:
-    """Eager attention for the time of the context; yields whether it had to be switched on."""
-    before = model.config._attn_implementation
-    if before == "eager":
-        yield False
+def _weights_shown(model: PreTrainedModel, anatomy: Anatomy, collect: Collect) -> Iterator[None]:
+    """Hand over each layer's attention weights [heads, queries, keys] for the time of the context."""
+    if not uses_sdpa(model):  # eager attention, which returns its weights
+        with _returned_weights(anatomy, collect):
+            yield
         return
-    model.set_attn_implementation("eager")
+    before = model.config._attn_implementation
+    _collecting.layer = collect
+    model.set_attn_implementation(_NAME)
     try:
-        yield True
+        yield
     finally:
         model.set_attn_implementation(before)
+        del _collecting.layer
+
+
+_NAME = "semshare_watch"
+_collecting = threading.local()
+
+
+def _attend(
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor,
+    dropout: float = 0.0,
+    scaling: float | None = None,
+    **extra: Any,
+) -> tuple[Tensor, None]:
+    """As ``sdpa``, in the open: weights in float32, the query heads of a group together, no copies of the keys."""
+    _, heads, queries, size = query.shape
+    kv_heads, keys = key.shape[1], key.shape[2]
+    grouped = query.reshape(kv_heads, -1, size) @ key[0].transpose(1, 2)
+    scores = grouped.view(1, heads, queries, keys).float() * (size**-0.5 if scaling is None else scaling)
+    weights = torch.softmax(scores + attention_mask, dim=-1)
+    _collecting.layer(module.layer_idx, weights[0])
+    output = weights.to(value.dtype).view(kv_heads, -1, keys) @ value[0]
+    return output.view(1, heads, queries, -1).transpose(1, 2).contiguous(), None
+
+
+AttentionInterface.register(_NAME, _attend)
+AttentionMaskInterface.register(_NAME, sdpa_mask)
 
 
 @contextmanager
-def _capture(anatomy: Anatomy, collect: Callable[[int, Tensor], None]) -> Iterator[None]:
-    """Hand over the attention weights [1, heads, queries, keys] that the layers' attention modules return."""
+def _returned_weights(anatomy: Anatomy, collect: Collect) -> Iterator[None]:
+    """Collect the weights [1, heads, queries, keys] that the layers' attention modules return."""
     handles = []
 
     def hook_for(layer: int) -> Any:
         def hook(_: nn.Module, args: Any, output: Any) -> None:
             if isinstance(output, tuple) and len(output) > 1 and isinstance(output[1], Tensor) and output[1].dim() == 4:
-                collect(layer, output[1])
+                collect(layer, output[1][0].float())
 
         return hook
 

@@ -32,6 +32,7 @@ class QueryBlocks(TorchFunctionMode):
         super().__init__()
         self._visible = visible
         self._blocks: dict[int, list[tuple[int, int, int]]] = {}
+        self._folded: dict[tuple[int, int], tuple[Tensor, Tensor]] = {}
         for rows in parts:
             if visible >= _MIN_VISIBLE and len(rows) > BLOCK_ROWS and len(rows) not in self._blocks:
                 self._blocks[len(rows)] = _blocks(rows)
@@ -44,8 +45,34 @@ class QueryBlocks(TorchFunctionMode):
             query, key, value = args
             blocks = self._blocks.get(query.shape[2])
             if blocks is not None and key.shape[2] == self._visible:
-                return _attend(query, key, value, blocks, kwargs)
+                return self._attend(query, key, value, blocks, kwargs)
         return func(*args, **kwargs)
+
+    def _attend(
+        self, query: Tensor, key: Tensor, value: Tensor, blocks: list[tuple[int, int, int]], kwargs: dict[str, Any]
+    ) -> Tensor:
+        mask, output = kwargs["attn_mask"], []
+        groups = query.shape[1] // key.shape[1]
+        options = {name: given for name, given in kwargs.items() if name not in ("attn_mask", "enable_gqa")}
+        for start, end, visible in blocks:
+            # the query heads of a group attend as one head with more queries, whose products are larger
+            part = query[:, :, start:end].reshape(query.shape[0], key.shape[1], groups * (end - start), -1)
+            seen = self._fold(mask, start, end, visible, groups)
+            attended = scaled_dot_product_attention(
+                part, key[:, :, :visible], value[:, :, :visible], attn_mask=seen, **options
+            )
+            output.append(attended.reshape(query.shape[0], query.shape[1], end - start, -1))
+        return torch.cat(output, dim=2)
+
+    def _fold(self, mask: Tensor, start: int, end: int, visible: int, groups: int) -> Tensor:
+        """The block's mask, once for each query head of a group; kept for the layers that share ``mask``."""
+        part = mask[:, :, start:end, :visible]
+        if groups == 1:
+            return part
+        key = (id(mask), start)
+        if key not in self._folded:
+            self._folded[key] = (mask, part.repeat(1, 1, groups, 1))  # with the mask, whose id is its own as it lives
+        return self._folded[key][1]
 
 
 def _blocks(rows: Tensor) -> list[tuple[int, int, int]]:
@@ -55,16 +82,3 @@ def _blocks(rows: Tensor) -> list[tuple[int, int, int]]:
         blocks.append((start, start + len(block), int(block[-1]) + 1))
         start += len(block)
     return blocks
-
-
-def _attend(
-    query: Tensor, key: Tensor, value: Tensor, blocks: list[tuple[int, int, int]], kwargs: dict[str, Any]
-) -> Tensor:
-    mask = kwargs["attn_mask"]
-    output = []
-    for start, end, visible in blocks:
-        part = kwargs | {"attn_mask": mask[:, :, start:end, :visible]}
-        output.append(
-            scaled_dot_product_attention(query[:, :, start:end], key[:, :, :visible], value[:, :, :visible], **part)
-        )
-    return torch.cat(output, dim=2)

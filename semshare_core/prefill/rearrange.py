@@ -40,7 +40,7 @@ def lay_rows(
 ) -> None:
     """Fill the cache's rows where ``wanted`` [n] holds and the plan serves the token, straight from the references.
 
-    Keys are turned to their new positions in float32; where the position does not change they are copied untouched.
+    Keys are turned to their new positions in float32; where the position does not change they stay bit for bit.
     ``zero_fuzzy`` writes zeros for fuzzy tokens (the paper's ablation).
     """
     by_id = {reference.id: reference for reference in references}
@@ -68,37 +68,34 @@ class _Move:
         self, rows: Sequence[tuple[Tensor, Tensor]], target: NDArray[np.int64], position: NDArray[np.int64]
     ) -> None:
         self.rows = rows
-        shift = target - position
-        moved = np.flatnonzero(shift != 0)
         device = rows[0][0].device
+        shift = target - position
         self._target, self._position = to_torch(target, device), to_torch(position, device)
-        self._moved = to_torch(moved, device)
-        self._all_moved = len(moved) == len(target)
-        self._shift = to_torch(shift[moved], device)
-        self._aligned = len(moved) == 0 and len(target) == target[-1] - target[0] + 1
-        self._angles: dict[int, tuple[Tensor, Tensor] | None] = {}
+        self._shift = to_torch(shift, device) if shift.any() else None
+        self._stretch = len(target) == target[-1] - target[0] + 1
+        self._angles: dict[tuple[int, torch.device], tuple[Tensor, Tensor] | None] = {}
 
     def lay(self, buffers: tuple[Tensor, Tensor], keys: Tensor, values: Tensor, rotation: Rotation) -> None:
-        key_buffer, value_buffer = buffers
-        if self._aligned:  # an unmoved stretch, the usual prefix: one copy
-            part = slice(int(self._target[0]), int(self._target[-1]) + 1)
-            key_buffer[:, :, part] = keys[:, :, part]
-            value_buffer[:, :, part] = values[:, :, part]
-            return
-        target = self._target.to(key_buffer.device)
-        gathered = keys.index_select(2, self._position)
-        if len(self._moved):
-            if self._all_moved:
-                gathered = rotation.turn(gathered, self._angles_of(rotation))
-            else:
-                turned = rotation.turn(gathered.index_select(2, self._moved), self._angles_of(rotation))
-                gathered.index_copy_(2, self._moved, turned)
-        key_buffer.index_copy_(2, target, gathered.to(key_buffer.device))
-        value_buffer.index_copy_(2, target, values.index_select(2, self._position).to(value_buffer.device))
+        """Gather rows from ``keys`` and ``values``, turn the keys, and write both into ``buffers``."""
+        for buffer, rows, turns in zip(buffers, (keys, values), (self._shift is not None, False), strict=True):
+            if self._stretch and buffer.device == rows.device:  # straight to where they belong
+                laid = buffer[:, :, int(self._target[0]) : int(self._target[-1]) + 1]
+                if self._shift is None:  # the usual prefix
+                    laid.copy_(rows[:, :, int(self._position[0]) : int(self._position[-1]) + 1])
+                else:
+                    torch.index_select(rows, 2, self._position.to(rows.device), out=laid)
+                if turns:
+                    rotation.turn_(laid, self._angles_of(rotation, laid.device))
+                continue
+            gathered = rows.index_select(2, self._position.to(rows.device))
+            if turns:
+                rotation.turn_(gathered, self._angles_of(rotation, gathered.device))
+            buffer.index_copy_(2, self._target.to(buffer.device), gathered.to(buffer.device))
 
-    def _angles_of(self, rotation: Rotation) -> tuple[Tensor, Tensor] | None:
+    def _angles_of(self, rotation: Rotation, device: torch.device) -> tuple[Tensor, Tensor] | None:
         """Angles are shared by all layers with the same frequencies."""
-        key = id(rotation.frequencies)
+        assert self._shift is not None
+        key = (id(rotation.frequencies), device)
         if key not in self._angles:
-            self._angles[key] = rotation.angles(self._shift)
+            self._angles[key] = rotation.angles(self._shift.to(device))
         return self._angles[key]

@@ -40,21 +40,22 @@ class Rotation:
         turned = shift.to(torch.float32)[:, None] * self.frequencies.to(shift.device)
         return turned.cos(), turned.sin()
 
-    def turn(self, keys: Tensor, angles: tuple[Tensor, Tensor] | None) -> Tensor:
-        """Keys [..., m, head_dim] turned by :meth:`angles`; computed in float32, returned in the keys' dtype."""
+    def turn_(self, keys: Tensor, angles: tuple[Tensor, Tensor] | None) -> None:
+        """Turn keys [..., m, head_dim] in place by :meth:`angles`, in float32; a shift of 0 changes no bit."""
         if angles is None:
-            return keys
+            return
         cos, sin = angles
         half = cos.shape[-1]
-        turned = keys.to(torch.float32, copy=True)
+        turned = keys.to(torch.float32)
         if self.interleaved:
             a, b = turned[..., 0 : 2 * half : 2], turned[..., 1 : 2 * half : 2]
         else:
             a, b = turned[..., :half], turned[..., half : 2 * half]
-        new_a = a * cos - b * sin
-        b.mul_(cos).add_(a * sin)
+        new_a = (a * cos).addcmul_(b, sin, value=-1)
+        b.mul_(cos).addcmul_(a, sin)
         a.copy_(new_a)
-        return turned.to(keys.dtype)
+        if turned is not keys:
+            keys.copy_(turned)
 
 
 def find_rotations(
@@ -101,5 +102,6 @@ def _relative_error(rotation: Rotation, keys: Tensor, later: Tensor, position: i
     if rotation.frequencies is not None and 2 * rotation.frequencies.numel() > keys.shape[-1]:
         return float("inf")
     shift = torch.tensor([position], device=keys.device)
-    turned = rotation.turn(keys, rotation.angles(shift))
+    turned = keys.clone()
+    rotation.turn_(turned, rotation.angles(shift))
     return float((turned.float() - later.float()).norm() / later.float().norm().clamp_min(1e-12))

@@ -16,32 +16,16 @@ from transformers.cache_utils import Cache
 
 from semshare_core.config import ReusePolicy
 from semshare_core.match.plan import ReusePlan, Source
+from semshare_core.prefill.allotment import Budget, Needs, allot
 from semshare_core.prefill.anatomy import Anatomy
 from semshare_core.prefill.cache import MergedCache, to_torch
 from semshare_core.prefill.forward import RowForward
 from semshare_core.prefill.observe import hot_tokens, tail_attention, tail_influence
 from semshare_core.prefill.rearrange import ReferenceRows, lay_rows
-from semshare_core.prefill.schedule import rows_per_layer
 from semshare_core.prefill.selection import Evidence, Selection, selection_for
 
 _PROBE_LAYER = 1  # keys of layer 0 know only their own token; those of layer 1 know the context
 _HOT_MASS = 0.55
-_WATCHED_TOKENS = 16  # the prompt's last tokens, whose attention stands for the answer's
-
-
-@dataclass(frozen=True)
-class Budget:
-    """How much may be computed.
-
-    Attributes:
-        ratio: ceiling of computed tokens / prompt tokens, averaged over layers, first layer and last token included.
-        fill: spend all of it (a ratio asked for), or only what the strategy finds worth it (a level's ceiling).
-        least: share of the prompt that is worth computing even where the plan shows no change.
-    """
-
-    ratio: float
-    fill: bool
-    least: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -138,61 +122,33 @@ class SelectivePrefill:
             capacity: rows to reserve in the cache, at least n.
         """
         n = len(ids)
-        window = (plan.source != Source.PREFIX) & _but_last(n)
-        must = window & ((plan.source == Source.NEW) | (np.arange(n) >= fresh_from))
-        # the first token is the attention sink of every head: a row that was not first elsewhere cannot stand in for it
-        must[0] |= window[0] and plan.position[0] != 0
         selection = selection_for(policy)
-        worth = must | (window & selection.structural(plan))
-        spend = budget.ratio * n * self.n_layers - self.n_layers  # the last token passes through every layer, too
-        choose = bool(must.sum() < window.sum()) and self.n_layers > 1  # one layer shows nothing before it is computed
-        if spend >= window.sum() * self.n_layers - 1e-6:  # everything may be computed: nothing to choose
-            choose, must = False, window
-        most = int(window.sum())
-        if not budget.fill:
-            most = min(most, max(int(worth.sum()), int(budget.least * n)))
-        room = min(spend / self.n_layers, most)
-        fitting = _foremost(must, plan, worth, room)
-        first = must if fitting is None else fitting
-        # a first layer for all tokens must leave rows to choose
-        crowded = fitting is None and window.sum() + (self.n_layers - 1) * must.sum() < spend
-        probe = choose and (selection.needs_deviation or (crowded and selection.needs_deviation_when_crowded))
-        watched = min(_WATCHED_TOKENS, n)
-        affordable = not probe and room - first.sum() >= 2 * watched
-        watch = choose and (selection.needs_hot or (selection.needs_influence and affordable))
-        if watch:
-            spend -= watched * self.n_layers
-        counts = rows_per_layer(
-            spend,
-            self.n_layers,
-            policy.schedule,
-            policy.decay,
-            first=int(window.sum()) if probe else None,
-            minimum=int(must.sum()),
-            maximum=most,
-        )
+        needs = Needs.of(plan, policy, fresh_from).but_last()
+        allotment = allot(plan, needs, selection, policy, budget, self.n_layers)
+        observes = allotment.probe or allotment.watched > 0
         cache = MergedCache(self.n_layers, capacity)
         laid = plan.served & _but_last(n)
-        if probe or watch:
+        if observes:
             lay_rows(cache, self.anatomy, plan, references, laid, zero_fuzzy=policy.zero_fuzzy)
         evidence = Evidence(plan)
-        if watch:
-            evidence = self._watch(cache, ids, plan, watched, selection)
-        if probe:
-            evidence = self._probe(cache, ids, window, evidence)
-        order = _ranking(selection.priority(evidence) if choose else np.zeros(n), first, window)
-        sets = [np.sort(order[:count]) for count in counts]
-        if not (probe or watch):
+        if allotment.watched:
+            evidence = self._watch(cache, ids, plan, allotment.watched, selection)
+        if allotment.probe:
+            evidence = self._probe(cache, ids, needs.window, evidence)
+        priority = selection.priority(evidence) if allotment.ranked else np.zeros(n)
+        order = _ranking(priority, allotment.first, needs.window)
+        sets = [np.sort(order[:count]) for count in allotment.counts]
+        if not observes:
             laid[sets[-1]] = False
             lay_rows(cache, self.anatomy, plan, references, laid, zero_fuzzy=policy.zero_fuzzy)
-        if probe:  # all tokens' first rows are in already; the chosen ones pass through again to go deeper
+        if allotment.probe:  # all tokens' first rows are in already; the chosen ones pass through again to go deeper
             sets[0] = sets[1]
         if len(sets[0]):
             self._forward.run(cache, ids, [to_torch(layer_set, ids.device) for layer_set in sets])
         cache.finish(n - 1)
         recomputed = ~_but_last(n)
         recomputed[sets[-1]] = True
-        layer_rows = int(counts.sum()) + (watched * self.n_layers if watch else 0)
+        layer_rows = int(allotment.counts.sum()) + allotment.watched * self.n_layers
         return Prefilled(cache, layer_rows, recomputed)
 
     def _watch(self, cache: MergedCache, ids: Tensor, plan: ReusePlan, watched: int, selection: Selection) -> Evidence:
@@ -236,23 +192,8 @@ def _but_last(n: int) -> NDArray[np.bool_]:
     return rows
 
 
-def _foremost(
-    must: NDArray[np.bool_], plan: ReusePlan, worth: NDArray[np.bool_], room: float
-) -> NDArray[np.bool_] | None:
-    """Tokens that go before any ranking: what the strategy finds worth it, or at least its changed tokens.
-
-    None if even those do not fit. A stale fact is the worst that reuse can do, and no ranking by influence sees every
-    fact in time.
-    """
-    changed = must | (worth & (plan.source == Source.FUZZY))
-    for tokens in (worth, changed):
-        if tokens.sum() <= room:
-            return tokens
-    return None
-
-
-def _ranking(priority: NDArray[np.float64], must: NDArray[np.bool_], window: NDArray[np.bool_]) -> NDArray[np.int64]:
-    """Window tokens, those that must be computed first, then by falling priority; ties in text order."""
-    rank = np.where(must, np.inf, priority)
+def _ranking(priority: NDArray[np.float64], first: NDArray[np.bool_], window: NDArray[np.bool_]) -> NDArray[np.int64]:
+    """Window tokens, those of ``first`` before the others by falling priority; ties in text order."""
+    rank = np.where(first, np.inf, priority)
     order = np.argsort(-rank, kind="stable")
     return order[window[order]]

@@ -8,12 +8,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import numpy as np
-
 from semshare_core.config import ReusePolicy
 from semshare_core.match.plan import ReusePlan, Source
-from semshare_core.prefill.selection import selection_for
-from semshare_core.prefill.selective import Budget
+from semshare_core.prefill.allotment import Budget, Needs
 
 _MIN_SAVED_TOKENS = 64  # fewer cost more in matching and rearranging than they save
 
@@ -64,10 +61,12 @@ def decide(plan: ReusePlan, policy: ReusePolicy, fresh_from: int) -> Decision:
     window = n - plan.prefix_tokens
     fuzzy = plan.count(Source.FUZZY) / window
     if fuzzy > rule.max_fuzzy:
-        return Decision(None, f"too different: {fuzzy:.0%} of the tokens have no identical run", bypassed=True)
-    must = (plan.source == Source.NEW) | ((np.arange(n) >= fresh_from) & (plan.source != Source.PREFIX))
-    worth = must | (selection_for(policy).structural(plan) & (plan.source != Source.PREFIX))
-    computed = max(int(must.sum()), min(max(int(worth.sum()), int(rule.least * n)), int(rule.ceiling * n)))
+        reason = f"too different: {fuzzy:.0%} of the tokens have no identical run"
+        # a few common words are shared by any two texts; not to use them is no decision
+        return Decision(None, reason, bypassed=plan.count(Source.EXACT) >= _MIN_SAVED_TOKENS)
+    needs = Needs.of(plan, policy, fresh_from)
+    must, worth = int(needs.must.sum()), int(needs.worth.sum())
+    computed = max(must, min(max(worth, int(rule.least * n)), int(rule.ceiling * n)))
     saved = window - computed
     if saved < _MIN_SAVED_TOKENS or saved < rule.min_saving * window:
         return Decision(None, f"only {saved} of {window} tokens would be saved", bypassed=True)

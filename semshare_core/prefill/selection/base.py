@@ -39,6 +39,7 @@ class Selection(ABC):
         needs_deviation: ranking needs the deviations of the first selective layer.
         needs_hot: ranking needs the hot tokens.
         needs_influence: ranking needs the question's influences.
+        watched_tokens: how many last tokens are observed for hot tokens or influences.
         needs_deviation_when_crowded: where the changed tokens exceed the budget, ranking needs the deviations instead.
     """
 
@@ -46,6 +47,7 @@ class Selection(ABC):
     needs_hot: bool = False
     needs_influence: bool = False
     needs_deviation_when_crowded: bool = False
+    watched_tokens: int = 16
 
     @abstractmethod
     def priority(self, evidence: Evidence) -> Priority:

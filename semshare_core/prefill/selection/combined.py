@@ -1,13 +1,14 @@
 """The combination that wins: rows that are both wrong and read.
 
 How wrong a reused row is likely to be follows from the plan: a changed token entirely, the first tokens after a seam or
-a change nearly so, a token deep inside an identical run little. How much it is read is observed: the question's tokens
+a change nearly so, a token deep inside an identical run less. How much it is read is observed: the prompt's last tokens
 run once over the reused rows, which costs a few rows, and their attention, weighted by the values it brings, says which
 rows the answer will draw on (ProphetKV, arXiv 2602.02579, ranks by the question's attention alone). The product ranks.
 
-Changed tokens and seams come first as long as they fit into the budget, because a stale fact that the question's first
-pass overlooks is the worst that reuse can do. Where the changed tokens alone exceed it (paraphrases: a third of the
-prompt), the deviations of the first selective layer rank all tokens. Ours; measured by ``benchmarks.prefill``.
+Changed tokens come first as long as they leave half of the budget, because a stale fact that the first look overlooks
+is the worst that reuse can do. Where they exceed it (paraphrases: a third of the prompt), nearly everything is somewhat
+wrong, and how wrong is measured: the deviations of the first selective layer (CacheBlend, arXiv 2405.16444) take the
+place of the expected error. Ours; measured by ``benchmarks.prefill``.
 """
 
 from __future__ import annotations
@@ -21,27 +22,28 @@ from semshare_core.match.plan import ReusePlan
 from semshare_core.prefill.selection.base import Evidence, Priority, Selection, changed, since_last
 
 # Relative error of reused values, SmolLM2-135M, mean over layers: changed 0.97, seam 0.85 falling as 1/distance to 0.2.
-_ERROR_CHANGED, _ERROR_SEAM, _ERROR_RUN = 1.0, 0.65, 0.2
+_ERROR_CHANGED, _ERROR_SEAM, _ERROR_RUN = 1.0, 0.6, 0.4
 
 
 @dataclass(frozen=True)
 class CombinedSelection(Selection):
-    """Likely error times observed influence; measured deviation where too much changed."""
+    """Likely error, measured where too much changed, times observed influence."""
 
     needs_influence = True
     needs_deviation_when_crowded = True
+    watched_tokens = 32
     halo: int = 2
     seam_halo: int = 4
 
     def priority(self, evidence: Evidence) -> Priority:
+        wrong = self._expected_error(evidence.plan)
         if evidence.key_deviation is not None and evidence.value_deviation is not None:
             keys, values = evidence.key_deviation.astype(float), evidence.value_deviation.astype(float)
-            return 0.5 * keys / (keys.max() + 1e-9) + values / (values.max() + 1e-9)
-        expected = self._expected_error(evidence.plan)
+            wrong = 0.5 * keys / (keys.max() + 1e-9) + values / (values.max() + 1e-9)
         if evidence.influence is None:
-            return expected
+            return wrong
         read = evidence.influence / (evidence.influence.sum() + 1e-12)
-        return expected * (read + 0.05 / len(read))
+        return wrong * (read + 0.05 / len(read))
 
     def structural(self, plan: ReusePlan) -> NDArray[np.bool_]:
         near_change = since_last(changed(plan)) <= self.halo

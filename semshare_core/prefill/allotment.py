@@ -1,0 +1,130 @@
+"""What a plan needs computed, and how a budget is spent on it, before any row is computed."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from semshare_core.config import ReusePolicy
+from semshare_core.match.plan import ReusePlan, Source
+from semshare_core.prefill.schedule import rows_per_layer
+from semshare_core.prefill.selection import Selection, selection_for
+
+
+@dataclass(frozen=True)
+class Budget:
+    """How much may be computed.
+
+    Attributes:
+        ratio: ceiling of computed tokens / prompt tokens, averaged over layers, first layer and last token included.
+        fill: spend all of it (a ratio asked for), or only what the strategy finds worth it (a level's ceiling).
+        least: share of the prompt that is worth computing even where the plan shows no change.
+    """
+
+    ratio: float
+    fill: bool
+    least: float = 0.0
+
+
+@dataclass(frozen=True)
+class Needs:
+    """Tokens of a prompt by what is known of them from the plan, bool [n] each.
+
+    Attributes:
+        window: behind the prefix: whatever may be computed at all.
+        must: new tokens, the question, and a first token that was not first elsewhere.
+        worth: those, and the tokens that the strategy finds worth computing by the plan alone.
+    """
+
+    window: NDArray[np.bool_]
+    must: NDArray[np.bool_]
+    worth: NDArray[np.bool_]
+
+    @classmethod
+    def of(cls, plan: ReusePlan, policy: ReusePolicy, fresh_from: int) -> Needs:
+        window = plan.source != Source.PREFIX
+        must = window & ((plan.source == Source.NEW) | (np.arange(len(plan)) >= fresh_from))
+        # the first token is the attention sink of every head: a row that was not first elsewhere cannot stand in for it
+        must[0] |= window[0] and plan.position[0] != 0
+        return cls(window, must, must | (window & selection_for(policy).structural(plan)))
+
+    def but_last(self) -> Needs:
+        """Without the last token, whose rows belong to the first decoding step."""
+        rows = np.ones(len(self.window), bool)
+        rows[-1] = False
+        return Needs(self.window & rows, self.must & rows, self.worth & rows)
+
+
+@dataclass(frozen=True)
+class Allotment:
+    """How the budget of one prompt is spent.
+
+    Attributes:
+        counts: int64 [layers], rows computed at each.
+        first: bool [n], tokens that go before any ranking.
+        ranked: whether there is anything to choose behind them.
+        probe: measure deviations: the first layers are computed for all tokens.
+        watched: the last tokens to observe as they read, which costs as many rows in every layer; 0: none.
+    """
+
+    counts: NDArray[np.int64]
+    first: NDArray[np.bool_]
+    ranked: bool
+    probe: bool
+    watched: int
+
+
+def allot(
+    plan: ReusePlan, needs: Needs, selection: Selection, policy: ReusePolicy, budget: Budget, n_layers: int
+) -> Allotment:
+    """Spend ``budget`` on what ``needs`` names (without the last token, which is paid for here)."""
+    n = len(plan)
+    window, must = needs.window, needs.must
+    spend = budget.ratio * n * n_layers - n_layers  # the last token passes through every layer, too
+    ranked = bool(must.sum() < window.sum()) and n_layers > 1  # one layer shows nothing before it is computed
+    if spend >= window.sum() * n_layers - 1e-6:  # everything may be computed: nothing to choose
+        ranked, must = False, window
+    most = int(window.sum())
+    if not budget.fill:
+        most = min(most, max(int(needs.worth.sum()), int(budget.least * n)))
+    room = min(spend / n_layers, most)
+    watched = min(selection.watched_tokens, n)  # their attention stands for the answer's
+    affordable = room - must.sum() >= 2 * watched
+    first, crowded = _foremost(must, plan, needs.worth, room, sparing=selection.needs_influence and affordable)
+    watches = ranked and (selection.needs_hot or (selection.needs_influence and affordable))
+    spend -= watched * n_layers if watches else 0
+    # a first layer for all tokens must leave rows to choose
+    crowded = crowded and window.sum() + (n_layers - 1) * must.sum() < spend
+    probe = ranked and (selection.needs_deviation or (crowded and selection.needs_deviation_when_crowded))
+    counts = rows_per_layer(
+        spend,
+        n_layers,
+        policy.schedule,
+        policy.decay,
+        first=int(window.sum()) if probe else None,
+        minimum=int(must.sum()),
+        maximum=most,
+    )
+    return Allotment(counts, first, ranked, probe, watched if watches else 0)
+
+
+def _foremost(
+    must: NDArray[np.bool_], plan: ReusePlan, worth: NDArray[np.bool_], room: float, *, sparing: bool
+) -> tuple[NDArray[np.bool_], bool]:
+    """Tokens that go before any ranking, and whether the changed tokens among those worth it exceed the room.
+
+    Changed tokens go first where they leave half of the room: a stale fact is the worst that reuse can do, and no
+    ranking by influence sees every fact in time. Without such a ranking (not ``sparing``) all that is worth it goes
+    first as long as it fits.
+    """
+    changed = must | (worth & (plan.source == Source.FUZZY))
+    crowded = bool(changed.sum() > room)
+    if sparing:
+        few = changed.sum() - must.sum() <= (room - must.sum()) / 2
+        return (changed if few else must), crowded
+    for tokens in (worth, changed):
+        if tokens.sum() <= room:
+            return tokens, False
+    return must, True

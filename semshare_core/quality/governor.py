@@ -1,7 +1,8 @@
 """The governor: how much to recompute for the level asked for, or whether to reuse at all.
 
-The levels' numbers are starting values measured on SmolLM2-135M-Instruct (``python -m benchmarks.prefill``), not
-bounds: models differ, and no fixed ratio is safe across them. Calibration per model is not built yet.
+The levels' numbers are starting values, chosen by looking at SmolLM2-135M-Instruct on RAG prompts of about 1,600 tokens
+and on reordered passages of 4,700; they are not bounds: models differ, and no fixed ratio is safe across them.
+Calibration per model is not built yet. ``python -m benchmarks.prefill`` measures ``balanced`` beside fixed ratios.
 """
 
 from __future__ import annotations
@@ -33,8 +34,8 @@ class LevelRule:
 
 
 LEVEL_RULES = {
-    "high": LevelRule(ceiling=0.6, least=0.25, max_fuzzy=0.2),
-    "balanced": LevelRule(ceiling=0.4, least=0.12, max_fuzzy=0.45),
+    "high": LevelRule(ceiling=0.6, least=0.3, max_fuzzy=0.2),
+    "balanced": LevelRule(ceiling=0.4, least=0.15, max_fuzzy=0.45),
     "fast": LevelRule(ceiling=0.25, least=0.08, max_fuzzy=0.6),
 }
 

@@ -175,7 +175,7 @@ def test_models_that_cannot_are_told(name: str) -> None:
 
 
 def test_attention_is_put_back() -> None:
-    """The tail's attention is watched with the model's eager attention, only while it is watched."""
+    """The tail is watched with attention that shows its weights, only while it is watched."""
     engine = engine_of()
     before = engine.generate(TEXT, max_new_tokens=4, reuse="off", store=False).token_ids
     engine.generate(TEXT, max_new_tokens=4, reuse=keeping(Retention()), store=False)

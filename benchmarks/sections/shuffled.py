@@ -17,7 +17,7 @@ from semshare_core.prompt import Prompt
 SEEDS, TOKENS, REPEATS = 3, 4600, 3
 SPEEDUP, KL = 6.25, 0.03
 POLICIES = {"balanced": ReusePolicy(level="balanced")} | {
-    f"ratio {ratio}": ReusePolicy(recompute_ratio=ratio) for ratio in (0.065, 0.08, 0.1, 0.13)
+    f"ratio {ratio}": ReusePolicy(recompute_ratio=ratio) for ratio in (0.065, 0.075, 0.085, 0.1, 0.13)
 }
 
 

@@ -12,6 +12,8 @@ from semshare_core.match.plan import ReusePlan, Source
 from semshare_core.prefill.schedule import rows_per_layer
 from semshare_core.prefill.selection import Selection, selection_for
 
+_PROBE_SHARE = 0.25
+
 
 @dataclass(frozen=True)
 class Budget:
@@ -95,8 +97,8 @@ def allot(
     first, crowded = _foremost(must, plan, needs.worth, room, sparing=selection.needs_influence and affordable)
     watches = ranked and (selection.needs_hot or (selection.needs_influence and affordable))
     spend -= watched * n_layers if watches else 0
-    # a first layer for all tokens must leave rows to choose
-    crowded = crowded and window.sum() + (n_layers - 1) * must.sum() < spend
+    # a first layer for all tokens must leave rows to choose, most of them
+    crowded = crowded and window.sum() + (n_layers - 1) * must.sum() < spend and window.sum() <= _PROBE_SHARE * spend
     probe = ranked and (selection.needs_deviation or (crowded and selection.needs_deviation_when_crowded))
     counts = rows_per_layer(
         spend,

@@ -13,6 +13,7 @@ from transformers import PreTrainedModel
 from transformers.cache_utils import DynamicCache
 
 from semshare_core.errors import UnsupportedModelError
+from semshare_core.prefill.grouped_attention import uses_sdpa
 from semshare_core.prefill.rotary import Rotation, find_rotations
 
 MaskFormat = Literal["attend", "masked", "additive"]
@@ -128,7 +129,7 @@ def _mask_format(model: PreTrainedModel, layer: nn.Module) -> MaskFormat:
             "4-D attention mask; load it with attn_implementation='sdpa' or 'eager'."
         )
     mask = seen[0]
-    if mask.dtype != torch.bool or model.config._attn_implementation == "sdpa":
+    if mask.dtype != torch.bool or uses_sdpa(model):
         return "additive"  # sdpa takes both, and turns a bool mask into this one again in every layer
     return "masked" if bool(mask[0, 0, 1, -1]) else "attend"
 

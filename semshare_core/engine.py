@@ -56,7 +56,11 @@ class Piece:
 
 @dataclass(frozen=True)
 class Prefill:
-    """A prefilled prompt: float logits [vocabulary] of the next token, a cache of all prompt rows, and the report."""
+    """A prefilled prompt: float logits [vocabulary] of the next token, a cache of all prompt rows, and the report.
+
+    With a policy of retention the cache's layers hold different numbers of rows, and no one mask over several queries
+    fits them all: feed it one token at a time, as decoding does.
+    """
 
     logits: Tensor
     cache: Cache

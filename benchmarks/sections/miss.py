@@ -60,7 +60,8 @@ def miss(run: Run) -> Iterator[Figure]:
             }
         )
         run.say(
-            f"{report.outcome}: TTFT {report.ttft_ms / 1e3:.2f} s, with store {whole:.2f} s; full prefill {plain[-1]:.2f} s"
+            f"{report.outcome}: TTFT {report.ttft_ms / 1e3:.2f} s, with store {whole:.2f} s; "
+            f"full prefill {plain[-1]:.2f} s"
         )
     over, stored = (min(entry[key] for entry in items) / 1e3 / min(plain) - 1 for key in ("ttft_ms", "whole_ms"))
     typical = median(entry["ttft_ms"] for entry in items) / 1e3 / median(plain) - 1

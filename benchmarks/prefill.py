@@ -1,7 +1,7 @@
 """Selective against full prefill on the demo model, float32: quality and speed in one run, side by side.
 
 Prints every promise beside what was measured, section by section as they are done; out/prefill.json has every item.
-All sections together take about 35 minutes on two quiet cores. Other work on the machine spoils the speed figures.
+All sections together take about 45 minutes on two quiet cores. Other work on the machine spoils the speed figures.
 """
 
 from __future__ import annotations

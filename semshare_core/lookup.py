@@ -64,21 +64,20 @@ def find(
         embedding = embed(tokens)
         similar = pool.similar(namespace, embedding)
         similarity = similar[0][1] if similar else None
-        if policy.matching in ("lsh", "random"):  # the paper's choice: the most similar one
-            scored = [entry for entry, _ in similar[:1]]
-        else:
+        nearest = [entry for entry, _ in similar]
+        scored = nearest[:1]  # the paper's choice: the most similar one
+        if policy.matching not in ("lsh", "random"):
             behind = tokens[prefix[1] if prefix else 0 :]
             sharing = pool.sharing(namespace, behind, policy.max_references)
-            scored = _score(behind, [*chosen.values(), *sharing, *(entry for entry, _ in similar)], policy)
-            scored = scored or [entry for entry, _ in similar[:1]]
+            scored = _score(behind, [*chosen.values(), *sharing, *nearest], policy) or scored
         chosen |= {entry.id: entry for entry in scored}
         close = {entry.id for entry, value in similar if value >= policy.min_similarity}
-        candidates = [entry for entry, _ in similar] if policy.matching == "lsh" else scored
+        candidates = nearest if policy.matching == "lsh" else scored
         fuzzy = next(
             (entry.id for entry in candidates if entry.id in close and entry.usable(policy.max_depth - 1)), None
         )
         if fuzzy is not None and fuzzy not in chosen:
-            chosen[fuzzy] = next(entry for entry, _ in similar if entry.id == fuzzy)
+            chosen[fuzzy] = next(entry for entry in nearest if entry.id == fuzzy)
     looked_up = time.perf_counter()
     views = [View(entry, 0 if lossless else entry.usable(policy.max_depth - 1)) for entry in chosen.values()]
     plan = build_plan(

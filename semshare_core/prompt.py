@@ -108,10 +108,9 @@ def _encode_messages(messages: Sequence[Mapping[str, Any]], tokenizer: PreTraine
             return len(ids)
 
     ids = render(messages, True)
-    question = behind(messages[:-1]) if len(messages) > 1 else 0
-    if len(messages) > 1 and len(ids) - question <= MAX_QUESTION_TOKENS:
-        return EncodedPrompt(ids, question)
     *earlier, last = messages
+    if earlier and len(ids) - (question := behind(earlier)) <= MAX_QUESTION_TOKENS:
+        return EncodedPrompt(ids, question)
     border = _last_border(last["content"]) if isinstance(last["content"], str) else None
     if border is None:
         return EncodedPrompt(ids, len(ids))

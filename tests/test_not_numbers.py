@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import pytest
 
 from benchmarks.measure import greedy
@@ -26,7 +27,7 @@ CALLS: dict[str, Callable[[SemShareEngine, str, str], Any]] = {
 
 def spoil(engine: SemShareEngine, prompt: str) -> None:
     """Damage one value of the pooled prompt."""
-    entry = engine.pool.longest_prefix("default", engine._call(prompt, None, None).encoded.ids, 0)
+    entry = engine.pool.longest_prefix("default", np.array(engine.token_ids(prompt)), 0)
     assert entry is not None
     entry[0].rows[-1][1][0, 0, 20, 0] = float("nan")
 

@@ -220,8 +220,12 @@ def test_a_faster_level_spends_no_more() -> None:
 def test_levels_give_up_on_other_texts(level: str) -> None:
     decision = decide(plan_from(DIFFERENT), ReusePolicy(level=level), fresh_from=len(DIFFERENT) - 16)
     assert decision.budget is None
-    assert decision.bypassed == (plan_from(DIFFERENT).count(Source.EXACT) >= 64), "common words are no reuse given up"
+    assert not decision.bypassed, "60 common words are no reuse given up"
     assert "too different" in decision.reason
+    more = decide(plan_from("E" * 64 + DIFFERENT), ReusePolicy(level=level), fresh_from=len(DIFFERENT) + 48)
+    assert more.budget is None
+    assert more.bypassed, "what could be reused is not good enough"
+    assert "too different" in more.reason
 
 
 @pytest.mark.parametrize("level", ["high", "balanced", "fast"])

@@ -10,9 +10,9 @@ from numpy.typing import NDArray
 from semshare_core.config import ReusePolicy
 from semshare_core.match.plan import ReusePlan, Source
 from semshare_core.prefill.schedule import rows_per_layer
-from semshare_core.prefill.selection import Selection, selection_for
+from semshare_core.prefill.selection import Selection
 
-_PROBE_SHARE = 0.25
+_PROBE_SHARE = 0.25  # of the budget, at most, goes into a first layer for all tokens
 
 
 @dataclass(frozen=True)
@@ -45,18 +45,24 @@ class Needs:
     worth: NDArray[np.bool_]
 
     @classmethod
-    def of(cls, plan: ReusePlan, policy: ReusePolicy, fresh_from: int) -> Needs:
+    def of(cls, plan: ReusePlan, selection: Selection, fresh_from: int) -> Needs:
         window = plan.source != Source.PREFIX
         must = window & ((plan.source == Source.NEW) | (np.arange(len(plan)) >= fresh_from))
         # the first token is the attention sink of every head: a row that was not first elsewhere cannot stand in for it
         must[0] |= window[0] and plan.position[0] != 0
-        return cls(window, must, must | (window & selection_for(policy).structural(plan)))
+        return cls(window, must, must | (window & selection.structural(plan)))
 
     def but_last(self) -> Needs:
         """Without the last token, whose rows belong to the first decoding step."""
-        rows = np.ones(len(self.window), bool)
-        rows[-1] = False
+        rows = but_last(len(self.window))
         return Needs(self.window & rows, self.must & rows, self.worth & rows)
+
+
+def but_last(n: int) -> NDArray[np.bool_]:
+    """The rows a prefill computes: the last token belongs to the first decoding step."""
+    rows = np.ones(n, bool)
+    rows[-1] = False
+    return rows
 
 
 @dataclass(frozen=True)
@@ -82,31 +88,30 @@ def allot(
     plan: ReusePlan, needs: Needs, selection: Selection, policy: ReusePolicy, budget: Budget, n_layers: int
 ) -> Allotment:
     """Spend ``budget`` on what ``needs`` names (without the last token, which is paid for here)."""
-    n = len(plan)
-    window, must = needs.window, needs.must
+    n, n_window, must = len(plan), int(needs.window.sum()), needs.must
     spend = budget.ratio * n * n_layers - n_layers  # the last token passes through every layer, too
-    ranked = bool(must.sum() < window.sum()) and n_layers > 1  # one layer shows nothing before it is computed
-    if spend >= window.sum() * n_layers - 1e-6:  # everything may be computed: nothing to choose
-        ranked, must = False, window
-    most = int(window.sum())
+    ranked = bool(must.sum() < n_window) and n_layers > 1  # one layer shows nothing before it is computed
+    if spend >= n_window * n_layers - 1e-6:  # everything may be computed: nothing to choose
+        ranked, must = False, needs.window
+    n_must, most = int(must.sum()), n_window
     if not budget.fill:
         most = min(most, max(int(needs.worth.sum()), int(budget.least * n)))
     room = min(spend / n_layers, most)
     watched = min(selection.watched_tokens, n)  # their attention stands for the answer's
-    affordable = room - must.sum() >= 2 * watched
+    affordable = room - n_must >= 2 * watched
     first, crowded = _foremost(must, plan, needs.worth, room, sparing=selection.needs_influence and affordable)
     watches = ranked and (selection.needs_hot or (selection.needs_influence and affordable))
     spend -= watched * n_layers if watches else 0
     # a first layer for all tokens must leave rows to choose, most of them
-    crowded = crowded and window.sum() + (n_layers - 1) * must.sum() < spend and window.sum() <= _PROBE_SHARE * spend
+    crowded = crowded and n_window + (n_layers - 1) * n_must < spend and n_window <= _PROBE_SHARE * spend
     probe = ranked and (selection.needs_deviation or (crowded and selection.needs_deviation_when_crowded))
     counts = rows_per_layer(
         spend,
         n_layers,
         policy.schedule,
         policy.decay,
-        first=int(window.sum()) if probe else None,
-        minimum=int(must.sum()),
+        first=n_window if probe else None,
+        minimum=n_must,
         maximum=most,
     )
     return Allotment(counts, first, ranked, probe, watched if watches else 0)

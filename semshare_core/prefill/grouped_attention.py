@@ -7,15 +7,15 @@ the attention itself, so calls run with this function in the place of transforme
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
+from transformers import PreTrainedModel
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
-from transformers.masking_utils import sdpa_mask
+
+from semshare_core.prefill.switched_attention import register, switched_attention
 
 _NAME = "semshare_sdpa"
 
@@ -25,17 +25,11 @@ def uses_sdpa(model: PreTrainedModel) -> bool:
     return model.config._attn_implementation in ("sdpa", _NAME)
 
 
-@contextmanager
-def grouped_attention(model: PreTrainedModel) -> Iterator[None]:
+def grouped_attention(model: PreTrainedModel) -> AbstractContextManager[None]:
     """For the time of the context a model on the CPU with ``sdpa`` attends without copies; others are not touched."""
     if model.config._attn_implementation != "sdpa" or model.device.type != "cpu":
-        yield
-        return
-    model.set_attn_implementation(_NAME)
-    try:
-        yield
-    finally:
-        model.set_attn_implementation("sdpa")
+        return nullcontext()
+    return switched_attention(model, _NAME)
 
 
 def _attend(
@@ -58,5 +52,4 @@ def _attend(
     return output.transpose(1, 2).contiguous(), None
 
 
-AttentionInterface.register(_NAME, _attend)
-AttentionMaskInterface.register(_NAME, sdpa_mask)
+register(_NAME, _attend)

@@ -15,13 +15,13 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
-from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
-from transformers.masking_utils import sdpa_mask
+from transformers import PreTrainedModel
 
 from semshare_core.prefill.anatomy import Anatomy
 from semshare_core.prefill.cache import MergedCache
 from semshare_core.prefill.forward import RowForward
 from semshare_core.prefill.grouped_attention import uses_sdpa
+from semshare_core.prefill.switched_attention import register, switched_attention
 
 Reduce = Callable[[Tensor, Tensor], Tensor]
 Collect = Callable[[int, Tensor], None]
@@ -99,13 +99,11 @@ def _weights_shown(model: PreTrainedModel, anatomy: Anatomy, collect: Collect) -
         with _returned_weights(anatomy, collect):
             yield
         return
-    before = model.config._attn_implementation
     _collecting.layer = collect
-    model.set_attn_implementation(_NAME)
     try:
-        yield
+        with switched_attention(model, _NAME):
+            yield
     finally:
-        model.set_attn_implementation(before)
         del _collecting.layer
 
 
@@ -134,8 +132,7 @@ def _attend(
     return output.view(1, heads, queries, -1).transpose(1, 2).contiguous(), None
 
 
-AttentionInterface.register(_NAME, _attend)
-AttentionMaskInterface.register(_NAME, sdpa_mask)
+register(_NAME, _attend)
 
 
 @contextmanager

@@ -72,16 +72,17 @@ class _Move:
         shift = target - position
         self._target, self._position = to_torch(target, device), to_torch(position, device)
         self._shift = to_torch(shift, device) if shift.any() else None
-        self._stretch = len(target) == target[-1] - target[0] + 1
+        first, end = int(target[0]), int(target[-1]) + 1
+        self._stretch = slice(first, end) if len(target) == end - first else None
         self._angles: dict[tuple[int, torch.device], tuple[Tensor, Tensor] | None] = {}
 
     def lay(self, buffers: tuple[Tensor, Tensor], keys: Tensor, values: Tensor, rotation: Rotation) -> None:
         """Gather rows from ``keys`` and ``values``, turn the keys, and write both into ``buffers``."""
         for buffer, rows, turns in zip(buffers, (keys, values), (self._shift is not None, False), strict=True):
-            if self._stretch and buffer.device == rows.device:  # straight to where they belong
-                laid = buffer[:, :, int(self._target[0]) : int(self._target[-1]) + 1]
+            if self._stretch is not None and buffer.device == rows.device:  # straight to where they belong
+                laid = buffer[:, :, self._stretch]
                 if self._shift is None:  # the usual prefix
-                    laid.copy_(rows[:, :, int(self._position[0]) : int(self._position[-1]) + 1])
+                    laid.copy_(rows[:, :, self._stretch])
                 else:
                     torch.index_select(rows, 2, self._position.to(rows.device), out=laid)
                 if turns:

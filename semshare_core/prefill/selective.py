@@ -16,7 +16,7 @@ from transformers.cache_utils import Cache
 
 from semshare_core.config import ReusePolicy
 from semshare_core.match.plan import ReusePlan, Source
-from semshare_core.prefill.allotment import Budget, Needs, allot
+from semshare_core.prefill.allotment import Budget, Needs, allot, but_last
 from semshare_core.prefill.anatomy import Anatomy
 from semshare_core.prefill.cache import MergedCache, to_torch
 from semshare_core.prefill.forward import RowForward
@@ -123,11 +123,11 @@ class SelectivePrefill:
         """
         n = len(ids)
         selection = selection_for(policy)
-        needs = Needs.of(plan, policy, fresh_from).but_last()
+        needs = Needs.of(plan, selection, fresh_from).but_last()
         allotment = allot(plan, needs, selection, policy, budget, self.n_layers)
         observes = allotment.probe or allotment.watched > 0
         cache = MergedCache(self.n_layers, capacity)
-        laid = plan.served & _but_last(n)
+        laid = plan.served & but_last(n)
         if observes:
             lay_rows(cache, self.anatomy, plan, references, laid, zero_fuzzy=policy.zero_fuzzy)
         evidence = Evidence(plan)
@@ -146,7 +146,7 @@ class SelectivePrefill:
         if len(sets[0]):
             self._forward.run(cache, ids, [to_torch(layer_set, ids.device) for layer_set in sets])
         cache.finish(n - 1)
-        recomputed = ~_but_last(n)
+        recomputed = ~but_last(n)
         recomputed[sets[-1]] = True
         layer_rows = int(allotment.counts.sum()) + allotment.watched * self.n_layers
         return Prefilled(cache, layer_rows, recomputed)
@@ -183,13 +183,6 @@ class SelectivePrefill:
             distance = torch.nan_to_num(distance, nan=0.0, posinf=0.0)  # rows of new tokens held nothing
             measured.append(np.append(distance.cpu().numpy(), np.float32(0)) * window)
         return replace(evidence, key_deviation=measured[0], value_deviation=measured[1])
-
-
-def _but_last(n: int) -> NDArray[np.bool_]:
-    """The rows a prefill computes: the last token belongs to the first decoding step."""
-    rows = np.ones(n, bool)
-    rows[-1] = False
-    return rows
 
 
 def _ranking(priority: NDArray[np.float64], first: NDArray[np.bool_], window: NDArray[np.bool_]) -> NDArray[np.int64]:

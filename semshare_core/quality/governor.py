@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from semshare_core.config import ReusePolicy
 from semshare_core.match.plan import ReusePlan, Source
 from semshare_core.prefill.allotment import Budget, Needs
+from semshare_core.prefill.selection import selection_for
 
 _MIN_SAVED_TOKENS = 64  # fewer cost more in matching and rearranging than they save
 
@@ -65,7 +66,7 @@ def decide(plan: ReusePlan, policy: ReusePolicy, fresh_from: int) -> Decision:
         reason = f"too different: {fuzzy:.0%} of the tokens have no identical run"
         # a few common words are shared by any two texts; not to use them is no decision
         return Decision(None, reason, bypassed=plan.count(Source.EXACT) >= _MIN_SAVED_TOKENS)
-    needs = Needs.of(plan, policy, fresh_from)
+    needs = Needs.of(plan, selection_for(policy), fresh_from)
     must, worth = int(needs.must.sum()), int(needs.worth.sum())
     computed = max(must, min(max(worth, int(rule.least * n)), int(rule.ceiling * n)))
     saved = window - computed

@@ -40,7 +40,7 @@ class Selection(ABC):
         needs_hot: ranking needs the hot tokens.
         needs_influence: ranking needs the question's influences.
         watched_tokens: how many last tokens are observed for hot tokens or influences.
-        needs_deviation_when_crowded: where the changed tokens exceed the budget, ranking needs the deviations instead.
+        needs_deviation_when_crowded: where the changed tokens exceed the budget, ranking needs the deviations, too.
     """
 
     needs_deviation: bool = False

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
+from bisect import bisect_left
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -18,6 +20,10 @@ Prompt = str | Sequence[int] | Sequence[Mapping[str, Any]]
 
 MAX_QUESTION_TOKENS = 256
 
+_BLANK_LINE = re.compile(r"\r?\n[ \t]*\r?\n\s*")
+_LINE_END = re.compile(r"\r?\n\s*")
+_CUE_CHARACTERS = 32
+
 
 @dataclass(frozen=True)
 class EncodedPrompt:
@@ -27,22 +33,23 @@ class EncodedPrompt:
     question: int
 
     def fresh_from(self, tail: int) -> int:
-        """First token that must be computed: the question, or the last ``tail`` tokens if that is more."""
+        """First token that must be computed: of the question at most ``MAX_QUESTION_TOKENS``, or ``tail`` if more."""
         n = len(self.ids)
-        question = self.question if n - self.question <= MAX_QUESTION_TOKENS else n
-        return max(0, min(question, n - tail))
+        asked = min(n - self.question, MAX_QUESTION_TOKENS)
+        return max(0, n - max(asked, tail))
 
 
 def encode(prompt: Prompt, tokenizer: PreTrainedTokenizerBase, vocabulary: int, context: int) -> EncodedPrompt:
     """Turn a prompt into ids.
 
-    A string is taken as it is and its last paragraph is the question; messages go through the chat template and the
-    last one is the question, or its last paragraph where it is the only one or longer than a question is; ids are taken
-    as they are.
+    The question of a text is what :func:`question_start` says. Messages go through the chat template; the last one is
+    the question, or what that function says of it where it is the only one or longer than a question may be. Ids are
+    taken as they are; their question is that of the text that they decode to.
 
     Raises:
         PromptError: empty, unknown ids, malformed messages, no chat template, or longer than the context.
     """
+    from_ids = False
     if isinstance(prompt, str):
         encoded = _encode_text(prompt, tokenizer)
     elif isinstance(prompt, Mapping):
@@ -59,6 +66,7 @@ def encode(prompt: Prompt, tokenizer: PreTrainedTokenizerBase, vocabulary: int, 
         if ids.size and (ids.ndim != 1 or ids.dtype.kind not in "iu"):
             raise PromptError("token ids must be a flat sequence of integers; got " + repr(type(prompt).__name__))
         encoded = EncodedPrompt(ids.astype(np.int64), len(ids))
+        from_ids = True
     ids = encoded.ids
     if not len(ids):
         raise PromptError("the prompt is empty: pass text, messages or at least one token id.")
@@ -68,20 +76,49 @@ def encode(prompt: Prompt, tokenizer: PreTrainedTokenizerBase, vocabulary: int, 
         raise PromptError(
             f"the prompt has {len(ids)} tokens but the model's context is {context}, answer included: shorten it."
         )
-    return encoded
+    return replace(encoded, question=_question_of(ids, tokenizer)) if from_ids else encoded
+
+
+def question_start(text: str) -> int | None:
+    """Index of the character at which the question begins; None if nothing tells it from the rest.
+
+    That is the last paragraph, or the last line of a text that has no blank line. A cue behind the question, a last
+    paragraph of few characters that asks nothing itself ("Answer:"), belongs to it.
+    """
+    end = len(text.rstrip())
+    for border in (_BLANK_LINE, _LINE_END):
+        starts = [0, *(found.end() for found in border.finditer(text, 0, end))]
+        last = text[starts[-1] : end]
+        if len(starts) > 1:
+            is_cue = len(last) <= _CUE_CHARACTERS and "?" not in last
+            return starts[-2] if is_cue else starts[-1]
+    return None
 
 
 def _encode_text(text: str, tokenizer: PreTrainedTokenizerBase) -> EncodedPrompt:
-    try:
-        text.encode()
-    except UnicodeEncodeError as error:
-        raise PromptError(f"the prompt is not valid Unicode ({error.reason} at {error.start}): repair it.") from error
+    _check_unicode(text, "the prompt")
     ids = np.asarray(tokenizer(text)["input_ids"], np.int64)
-    border = _last_border(text)
-    if border is None:
+    start = question_start(text)
+    if start is None:
         return EncodedPrompt(ids, len(ids))
-    before = np.asarray(tokenizer(text[:border])["input_ids"], np.int64)
+    before = np.asarray(tokenizer(text[:start])["input_ids"], np.int64)
     return EncodedPrompt(ids, common_prefix(ids, before))
+
+
+def _question_of(ids: Tokens, tokenizer: PreTrainedTokenizerBase) -> int:
+    """Where the shortest end of ``ids`` begins that decodes to the question's text."""
+    n = len(ids)
+
+    def text_of(start: int) -> str:
+        return str(tokenizer.decode(ids[start:], skip_special_tokens=True, clean_up_tokenization_spaces=False))
+
+    text = text_of(0)
+    start = question_start(text)
+    if start is None:
+        return n
+    first = max(0, n - MAX_QUESTION_TOKENS)
+    shorter = bisect_left(range(first, n), start - len(text) + 1, key=lambda at: -len(text_of(at)))
+    return max(first, first + shorter - 1)
 
 
 def _encode_messages(messages: Sequence[Mapping[str, Any]], tokenizer: PreTrainedTokenizerBase) -> EncodedPrompt:
@@ -96,28 +133,32 @@ def _encode_messages(messages: Sequence[Mapping[str, Any]], tokenizer: PreTraine
     def render(part: Sequence[Mapping[str, Any]], answer: bool) -> Tokens:
         try:
             text = tokenizer.apply_chat_template(list(part), tokenize=False, add_generation_prompt=answer)
-        except TemplateError as error:
+        except (TemplateError, TypeError) as error:  # TypeError: content of a kind that the template cannot join
             raise PromptError(f"the model's chat template refuses these messages: {error}.") from error
+        _check_unicode(text, "a message")
         return np.asarray(tokenizer(text, add_special_tokens=False)["input_ids"], np.int64)
 
     def behind(part: Sequence[Mapping[str, Any]]) -> int:
-        """Index of the first token that ``part`` of the messages lacks; n if the template refuses that part alone."""
+        """Index of the first token that ``part`` of the messages lacks; 0 if the template refuses that part alone."""
         try:
-            return common_prefix(ids, render(part, False))
+            return common_prefix(ids, render(part, False)) if part else 0
         except PromptError:
-            return len(ids)
+            return 0
 
     ids = render(messages, True)
     *earlier, last = messages
-    if earlier and len(ids) - (question := behind(earlier)) <= MAX_QUESTION_TOKENS:
+    question = behind(earlier)
+    if earlier and len(ids) - question <= MAX_QUESTION_TOKENS:
         return EncodedPrompt(ids, question)
-    border = _last_border(last["content"]) if isinstance(last["content"], str) else None
-    if border is None:
-        return EncodedPrompt(ids, len(ids))
-    return EncodedPrompt(ids, behind([*earlier, {**last, "content": last["content"][:border]}]))
+    start = question_start(last["content"]) if isinstance(last["content"], str) else None
+    if start is not None:
+        question = behind([*earlier, {**last, "content": last["content"][:start]}])
+    return EncodedPrompt(ids, question)
 
 
-def _last_border(text: str) -> int | None:
-    """Where the last paragraph begins, behind the blank line before it; None if there is one paragraph only."""
-    found = text.rstrip().rfind("\n\n")
-    return found + 2 if found >= 0 else None
+def _check_unicode(text: str, what: str) -> None:
+    """Raises :class:`PromptError` if ``text`` cannot be encoded (a lone surrogate)."""
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise PromptError(f"{what} is not valid Unicode ({error.reason} at {error.start}): repair it.") from error

@@ -117,10 +117,11 @@ class Call:
         retention = self.policy.retention
         assert retention is not None
         anatomy = self.prefill.anatomy
-        if any(anatomy.windows) or not uses_sdpa(self.model):
+        if any(anatomy.windows) or not uses_sdpa(self.model) or not anatomy.observable:
             raise UnsupportedModelError(
-                "retention leaves layers of different lengths, which needs full attention in every layer and "
-                "attn_implementation='sdpa'; use a policy with retention=None for this model."
+                "retention leaves layers of different lengths, which needs full attention in every layer, "
+                "attn_implementation='sdpa' and weights that can be watched; use a policy with retention=None for this "
+                "model."
             )
         n_rows = len(ids) - 1
         attention = tail_attention(self.model, anatomy, prefilled.cache, ids, n_rows, retention.window)
@@ -160,7 +161,7 @@ class Served:
             outcome=outcome,
             reason=reason,
             level=call.policy.level or ("balanced" if call.policy.recompute_ratio is None else "custom"),
-            reference_ids=[name for number, name in enumerate(plan.reference_ids) if (plan.reference == number).any()],
+            reference_ids=plan.drawn_on,
             similarity=self.found.similarity,
             prompt_tokens=n,
             prefix_tokens=plan.prefix_tokens,
@@ -188,7 +189,7 @@ class Served:
         try:
             yield
         except NumericalError:
-            self.call.pool.discard(self.call.namespace, self.found.plan.reference_ids)
+            self.call.pool.discard(self.call.namespace, self.found.plan.drawn_on)
             raise
 
     def store(self, generated: list[int], *, copy: bool = False) -> None:

@@ -50,7 +50,7 @@ class Sampling:
             raise ConfigError(f"unknown generation settings: {', '.join(unknown)}.")
         for name, remedy in _NOT_HONOURED.items():
             value = self.extra.get(name)
-            if value is not None and not (value == 1 and name in _ONE_IS_DEFAULT):
+            if value is not None and value is not False and not (value == 1 and name in _ONE_IS_DEFAULT):
                 raise ConfigError(f"{name}={value!r} is not supported: {remedy}.")
         if self.seed is not None and not isinstance(self.seed, int):
             raise ConfigError(f"seed={self.seed!r} must be a whole number or None.")
@@ -90,6 +90,7 @@ _NOT_HONOURED = {
     "cache_implementation": "the engine brings its own cache",
     "max_length": "use max_new_tokens",
     "max_time": "set a limit of tokens, or cancel the stream",
+    "remove_invalid_values": "logits that are not numbers end the call, and their rows are not kept",
 }
 _ONE_IS_DEFAULT = ("num_beams", "num_return_sequences")
 _MODEL_KWARGS = ("logits_processor",)

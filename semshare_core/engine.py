@@ -29,6 +29,7 @@ from semshare_core.pool import ReferencePool
 from semshare_core.prefill.anatomy import examine
 from semshare_core.prefill.grouped_attention import grouped_attention
 from semshare_core.prefill.selective import SelectivePrefill
+from semshare_core.prefill.trial import try_out
 from semshare_core.prompt import Prompt
 from semshare_core.report import ReuseReport
 
@@ -96,7 +97,7 @@ class SemShareEngine:
         self._lock = _lock_of(model)
         with self._lock:  # the checks run the model, too
             models.check_servable(model)
-            anatomy = examine(model)
+            anatomy = try_out(model, examine(model))
         models.check_pair(model, tokenizer)
         self.model = model.eval()
         self.tokenizer = tokenizer
@@ -212,12 +213,20 @@ class SemShareEngine:
         return [int(token) for token in self._call(prompt, None, None).encoded.ids]
 
     def _call(self, prompt: Prompt, reuse: str | ReusePolicy | None, namespace: str | None) -> Call:
-        if namespace is not None and not isinstance(namespace, str):
-            raise ConfigError(f"namespace={namespace!r} must be a string.")
+        if namespace is None:
+            namespace = DEFAULT_NAMESPACE
+        elif not isinstance(namespace, str) or not namespace:  # an empty name must not become one that all share
+            raise ConfigError(
+                f"namespace={namespace!r} names nobody: pass a string that is not empty, or leave it out."
+            )
+        try:
+            namespace.encode()
+        except UnicodeEncodeError as error:
+            raise ConfigError(f"namespace={namespace!r} is not valid Unicode: {error.reason}.") from error
         return Call(
             prompt=prompt,
             policy=resolve_policy(reuse, self.policy),
-            namespace=namespace or DEFAULT_NAMESPACE,
+            namespace=namespace,
             arrived=time.perf_counter(),
             model=self.model,
             tokenizer=self.tokenizer,

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from semshare_core.config import ReusePolicy
 from semshare_core.match.matcher import build_plan
 from semshare_core.match.plan import ReusePlan, Source, Tokens
+from semshare_core.match.prefix import common_prefix
 from semshare_core.match.runs import kgram_hashes
 from semshare_core.match.token_table import TokenTable
 from semshare_core.pool.entry import Entry, View
@@ -59,25 +60,32 @@ def find(
     lossless = policy.level == "exact"
     prefix = pool.longest_prefix(namespace, tokens[:-1], 0 if lossless else policy.max_depth)
     chosen: dict[str, Entry] = {prefix[0].id: prefix[0]} if prefix else {}
-    embedding, similarity, fuzzy = None, None, None
+    embedding, similarity, partner = None, None, None
     if not lossless and policy.max_depth > 0:
         embedding = embed(tokens)
         similar = pool.similar(namespace, embedding)
         similarity = similar[0][1] if similar else None
         nearest = [entry for entry, _ in similar]
-        scored = nearest[:1]  # the paper's choice: the most similar one
-        if policy.matching not in ("lsh", "random"):
+        one_partner = policy.matching in ("lsh", "random")  # the paper's choice: the most similar prompt
+        scored: list[Entry] = []
+        if not one_partner:
             behind = tokens[prefix[1] if prefix else 0 :]
             sharing = pool.sharing(namespace, behind, policy.max_references)
-            scored = _score(behind, [*chosen.values(), *sharing, *nearest], policy) or scored
-        chosen |= {entry.id: entry for entry in scored}
+            scored = _score(behind, [*chosen.values(), *sharing, *nearest], policy)
+        for entry in scored:
+            if len(chosen) < policy.max_references:
+                chosen[entry.id] = entry
         close = {entry.id for entry, value in similar if value >= policy.min_similarity}
-        candidates = nearest if policy.matching == "lsh" else scored
-        fuzzy = next(
-            (entry.id for entry in candidates if entry.id in close and entry.usable(policy.max_depth - 1)), None
-        )
-        if fuzzy is not None and fuzzy not in chosen:
-            chosen[fuzzy] = next(entry for entry in nearest if entry.id == fuzzy)
+        alone = one_partner and policy.max_references == 1  # it is the reference then, of the prefix, too
+        for entry in nearest if one_partner else (scored or nearest[:1]):
+            allowed = alone or entry.id in chosen or len(chosen) < policy.max_references
+            if allowed and entry.id in close and entry.usable(policy.max_depth - 1):
+                partner = entry
+                break
+        if partner is not None and alone:
+            prefix, chosen = prefix and _prefix_with(partner, tokens[:-1], policy.max_depth), {}
+        if partner is not None:
+            chosen[partner.id] = partner
     looked_up = time.perf_counter()
     views = [View(entry, 0 if lossless else entry.usable(policy.max_depth - 1)) for entry in chosen.values()]
     plan = build_plan(
@@ -86,7 +94,7 @@ def find(
         policy,
         table,
         prefix=(prefix[0].id, prefix[1]) if prefix else None,
-        fuzzy=fuzzy,
+        fuzzy=partner.id if partner else None,
         similarity=similarity or 0.0,
     )
     matched = time.perf_counter()
@@ -99,6 +107,12 @@ def find(
         lookup_ms=1e3 * (looked_up - started),
         match_ms=1e3 * (matched - looked_up),
     )
+
+
+def _prefix_with(entry: Entry, tokens: Tokens, max_depth: int) -> tuple[Entry, int] | None:
+    """The usable common prefix with one entry, as the pool would tell of it."""
+    length = min(common_prefix(entry.tokens, tokens), entry.usable(max_depth))
+    return (entry, length) if length else None
 
 
 def _score(tokens: Tokens, candidates: Sequence[Entry], policy: ReusePolicy) -> list[Entry]:

@@ -129,6 +129,8 @@ BAD_CALLS: list[tuple[dict[str, Any], str]] = [
     ({"stop": [5]}, "list of non-empty strings"),
     ({"seed": "lucky"}, "seed"),
     ({"namespace": 5}, "namespace"),
+    ({"namespace": ""}, "names nobody"),
+    ({"namespace": "half a \ud83d"}, "Unicode"),
     ({"max_tokens": 5}, "max_tokens"),
     ({"top_q": 0.5, "min_q": 2}, "min_q, top_q"),
     ({"top_p": -1.0, "temperature": 1.0}, "top_p"),
@@ -137,6 +139,7 @@ BAD_CALLS: list[tuple[dict[str, Any], str]] = [
     ({"num_return_sequences": 2, "temperature": 1.0}, "num_return_sequences"),
     ({"cache_implementation": "static"}, "cache_implementation"),
     ({"stop_strings": ["x"]}, "stop"),
+    ({"remove_invalid_values": True}, "remove_invalid_values"),
 ]
 
 

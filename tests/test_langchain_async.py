@@ -27,7 +27,9 @@ WAIT = 60
 
 @pytest.fixture
 def llm(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> SemShareLLM:
-    return SemShareLLM(model=model, tokenizer=tokenizer, max_new_tokens=20)
+    llm = SemShareLLM(model=model, tokenizer=tokenizer, max_new_tokens=20)
+    assert llm.engine is not None, "built here, so that gates count the passes of calls alone"
+    return llm
 
 
 class Gate:

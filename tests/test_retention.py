@@ -154,6 +154,21 @@ def test_the_pool_keeps_whole_rows() -> None:
     torch.testing.assert_close(result.logits, full_logits(engine.model, ids, 1)[0], atol=1e-4, rtol=0)
 
 
+def test_watching_the_tail_leaves_the_rows_as_they_were() -> None:
+    """Those of the prefix, too, which the last sixteen tokens reach into."""
+    engine = engine_of()
+    engine.warm([TEXT])
+    n = len(TEXT)
+    kept = engine.pool.longest_prefix("default", np.array(engine.token_ids(TEXT)), 0)
+    engine.prefill(TEXT + " So.", reuse=keeping(Retention()))
+    longer = engine.pool.longest_prefix("default", np.array(engine.token_ids(TEXT + " So.")), 1)
+    assert kept is not None
+    assert longer is not None
+    assert len(longer[0]) == n + 3
+    for before, after in zip(kept[0].rows, longer[0].rows, strict=True):
+        assert all(torch.equal(a, b[:, :, :n]) for a, b in zip(before, after, strict=True))
+
+
 @pytest.mark.parametrize("level", ["exact", "off"])
 def test_lossless_levels_drop_nothing(level: str) -> None:
     """Whoever asks by name for a lossless level gets one, whatever the engine's policy keeps otherwise."""

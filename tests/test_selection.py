@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from semshare_core import ReusePolicy
 from semshare_core.config import Schedule
 from semshare_core.match.plan import ReusePlan, Source
+from semshare_core.prefill.allotment import Budget, Needs, allot
 from semshare_core.prefill.schedule import rows_per_layer
 from semshare_core.prefill.selection import Evidence, selection_for
 from semshare_core.quality.governor import decide
@@ -26,6 +27,39 @@ def plan_from(text: str, moved: dict[int, int] | None = None) -> ReusePlan:
         position[begin:] = np.arange(begin, n) + shift
     new = source == Source.NEW
     return ReusePlan(source, np.where(new, -1, 0), np.where(new, -1, position), ("a",))
+
+
+# --- how much for what ---------------------------------------------------------------------------------------------
+
+
+def test_a_level_behind_a_long_prefix_still_chooses() -> None:
+    """Its ceiling is a share of the whole prompt and may exceed what stands behind the prefix, but is not spent."""
+    plan = plan_from("P" * 2000 + "E" * 300 + "F" + "E" * 299)
+    selection = selection_for(ReusePolicy())
+    needs = Needs.of(plan, selection, fresh_from=2580).but_last()
+    policy = ReusePolicy(level="balanced")
+    allotment = allot(plan, needs, selection, policy, Budget(0.4, fill=False, least=0.15), n_layers=4)
+    assert allotment.ranked
+    assert allotment.watched == selection.watched_tokens
+    assert not allotment.first[2000:2250].any(), "they are to be ranked"
+    assert set(allotment.counts) == {int(0.15 * 2600)}
+    whole = allot(plan, needs, selection, policy, Budget(0.4, fill=True), n_layers=4)
+    assert not whole.ranked
+    assert set(whole.counts) == {599}
+
+
+def test_what_cannot_be_watched_is_not() -> None:
+    plan = plan_from("E" * 300 + "F" + "E" * 299)
+    for name, policy in (("combined", ReusePolicy()), ("paper", ReusePolicy.paper())):
+        selection = selection_for(policy)
+        needs = Needs.of(plan, selection, fresh_from=580).but_last()
+        seen, blind = (
+            allot(plan, needs, selection, policy, Budget(0.3, fill=True), n_layers=4, observable=observable)
+            for observable in (True, False)
+        )
+        assert seen.watched, name
+        assert not blind.watched, name
+        assert blind.counts.sum() > seen.counts.sum(), "what watching would cost is spent on rows"
 
 
 # --- how many ----------------------------------------------------------------------------------------------------
@@ -190,7 +224,7 @@ def test_an_explicit_ratio_is_never_bypassed(ratio: float, text: str) -> None:
     plan = plan_from("".join(sorted(text, key=lambda letter: letter != "P")))
     decision = decide(plan, ReusePolicy(recompute_ratio=ratio), fresh_from=max(0, len(text) - 3))
     assert not decision.bypassed
-    if "E" in text or "F" in text:
+    if set(plan.source[: max(0, len(text) - 3)]) & {Source.EXACT, Source.FUZZY}:
         assert decision.budget is not None
         assert (decision.budget.ratio, decision.budget.fill) == (ratio, True)
     else:
@@ -242,12 +276,13 @@ def test_levels_give_up_where_little_is_saved(level: str, text: str, fresh: int)
 
 
 @pytest.mark.parametrize("policy", [ReusePolicy(level="fast"), ReusePolicy(recompute_ratio=0.2), ReusePolicy.paper()])
-@pytest.mark.parametrize("text", ["N" * 300, "P" * 200 + "N" * 100])
+@pytest.mark.parametrize("text", ["N" * 300, "P" * 200 + "N" * 100, "P" * 299 + "F", "P" * 290 + "E" * 10])
 def test_nothing_to_reuse_is_a_miss_and_no_bypass(policy: ReusePolicy, text: str) -> None:
     decision = decide(plan_from(text), policy, fresh_from=290)
     assert decision.budget is None
     assert not decision.bypassed
     assert decision.reason
+    assert "different" not in decision.reason, "what is computed afresh anyway need not be alike"
 
 
 def test_the_published_schedule_sets_its_own_ratio() -> None:

@@ -80,6 +80,11 @@ class ReusePlan:
         """True where some reference row exists for the token."""
         return self.source != Source.NEW
 
+    @property
+    def drawn_on(self) -> list[str]:
+        """The ids of the references that serve some token."""
+        return [name for number, name in enumerate(self.reference_ids) if (self.reference == number).any()]
+
     def serve(self, start: int, stop: int, source: Source, reference: int, position: int) -> None:
         """Record that target tokens ``start:stop`` come from ``reference`` at ``position`` onwards."""
         self.source[start:stop] = source

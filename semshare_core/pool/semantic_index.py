@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -12,8 +13,19 @@ from semshare_core.faiss_import import import_faiss
 Vector = NDArray[np.float32]
 
 
+_GPU_SCRATCH_BYTES = 64 * 2**20
+
+
+@cache
+def _gpu_resources() -> Any:
+    """FAISS's scratch memory on the GPU, one for all namespaces: by default each index would take 1.5 GiB."""
+    resources = import_faiss().StandardGpuResources()
+    resources.setTempMemory(_GPU_SCRATCH_BYTES)
+    return resources
+
+
 class SemanticIndex:
-    """Exact inner-product search over unit vectors, on the GPUs when FAISS sees some.
+    """Exact inner-product search over unit vectors, on the first GPU when FAISS sees one.
 
     A GPU index cannot remove vectors: there a removal marks it stale and the next search builds it again.
     """
@@ -67,7 +79,7 @@ class SemanticIndex:
         names = list(self._vectors)
         flat: Any = self._faiss.IndexFlatIP(len(self._vectors[names[0]]))
         if self._on_gpu:
-            flat = self._faiss.index_cpu_to_all_gpus(flat)
+            flat = self._faiss.index_cpu_to_gpu(_gpu_resources(), 0, flat)
         self._index = self._faiss.IndexIDMap2(flat) if not self._on_gpu else self._faiss.IndexIDMap(flat)
         numbers = np.array([self._numbers[name] for name in names], np.int64)
         self._index.add_with_ids(np.stack([self._vectors[name] for name in names]), numbers)

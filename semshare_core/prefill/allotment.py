@@ -85,22 +85,34 @@ class Allotment:
 
 
 def allot(
-    plan: ReusePlan, needs: Needs, selection: Selection, policy: ReusePolicy, budget: Budget, n_layers: int
+    plan: ReusePlan,
+    needs: Needs,
+    selection: Selection,
+    policy: ReusePolicy,
+    budget: Budget,
+    n_layers: int,
+    *,
+    observable: bool = True,
 ) -> Allotment:
-    """Spend ``budget`` on what ``needs`` names (without the last token, which is paid for here)."""
+    """Spend ``budget`` on what ``needs`` names (without the last token, which is paid for here).
+
+    Where the model's attention is not ``observable`` nothing is watched.
+    """
     n, n_window, must = len(plan), int(needs.window.sum()), needs.must
     spend = budget.ratio * n * n_layers - n_layers  # the last token passes through every layer, too
     ranked = bool(must.sum() < n_window) and n_layers > 1  # one layer shows nothing before it is computed
-    if spend >= n_window * n_layers - 1e-6:  # everything may be computed: nothing to choose
-        ranked, must = False, needs.window
-    n_must, most = int(must.sum()), n_window
+    most = n_window
     if not budget.fill:
         most = min(most, max(int(needs.worth.sum()), int(budget.least * n)))
+    if most == n_window and spend >= n_window * n_layers - 1e-6:  # everything may be computed: nothing to choose
+        ranked, must = False, needs.window
+    n_must = int(must.sum())
     room = min(spend / n_layers, most)
     watched = min(selection.watched_tokens, n)  # their attention stands for the answer's
     affordable = room - n_must >= 2 * watched
-    first, crowded = _foremost(must, plan, needs.worth, room, sparing=selection.needs_influence and affordable)
-    watches = ranked and (selection.needs_hot or (selection.needs_influence and affordable))
+    influence = selection.needs_influence and affordable and observable
+    first, crowded = _foremost(must, plan, needs.worth, room, sparing=influence)
+    watches = ranked and ((selection.needs_hot and observable) or influence)
     spend -= watched * n_layers if watches else 0
     # a first layer for all tokens must leave rows to choose, most of them
     crowded = crowded and n_window + (n_layers - 1) * n_must < spend and n_window <= _PROBE_SHARE * spend

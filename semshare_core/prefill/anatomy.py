@@ -30,6 +30,8 @@ class Anatomy:
         mask_format: what the layers take as mask: bool True = attend, bool True = masked, or added to the scores.
         takes_position_ids: False for models whose positions are implicit (ALiBi).
         static_until: number of positions for which the rotary frequencies do not change; None: they never do.
+        causal_without_mask: a whole prompt is given to the layers without a mask, neither built nor read.
+        observable: attention weights can be watched; ``trial.py`` finds out.
     """
 
     layers: list[nn.Module]
@@ -38,6 +40,8 @@ class Anatomy:
     mask_format: MaskFormat
     takes_position_ids: bool
     static_until: int | None
+    causal_without_mask: bool
+    observable: bool = True
 
     def mask(self, rows: Tensor, visible: int, window: int | None, dtype: torch.dtype) -> Tensor:
         """Causal mask [1, 1, len(rows), visible] for queries at positions ``rows``, in the model's format."""
@@ -65,13 +69,15 @@ def examine(model: PreTrainedModel) -> Anatomy:
     layers = _decoder_layers(model, config.num_hidden_layers)
     takes_position_ids = "position_ids" in inspect.signature(model.forward).parameters
     static_until = _static_until(config)
+    windows = _windows(config, len(layers))
     return Anatomy(
         layers=layers,
-        windows=_windows(config, len(layers)),
+        windows=windows,
         rotations=find_rotations(model, _keys_at(model, takes_position_ids, len(layers)), static_until),
         mask_format=_mask_format(model, layers[0]),
         takes_position_ids=takes_position_ids,
         static_until=static_until,
+        causal_without_mask=not any(windows) and _mask_given(model, layers[0]) is None,
     )
 
 
@@ -109,8 +115,8 @@ def _keys_at(model: PreTrainedModel, takes_position_ids: bool, n: int) -> Callab
     return keys_at
 
 
-def _mask_format(model: PreTrainedModel, layer: nn.Module) -> MaskFormat:
-    """See which mask the model itself hands to a layer when it cannot leave it out (one padded token)."""
+def _mask_given(model: PreTrainedModel, layer: nn.Module, attention_mask: list[int] | None = None) -> Tensor | None:
+    """The mask that the model hands to a layer for a prompt of four tokens; None: it leaves it out."""
     seen: list[Tensor] = []
 
     def look(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
@@ -120,15 +126,21 @@ def _mask_format(model: PreTrainedModel, layer: nn.Module) -> MaskFormat:
     handle = layer.register_forward_pre_hook(look, with_kwargs=True)
     try:
         ids = torch.zeros((1, 4), dtype=torch.int64, device=model.device)
-        model(input_ids=ids, attention_mask=torch.tensor([[0, 1, 1, 1]], device=model.device), use_cache=False)
+        given = None if attention_mask is None else torch.tensor([attention_mask], device=model.device)
+        model(input_ids=ids, attention_mask=given, use_cache=False)
     finally:
         handle.remove()
-    if not seen or seen[0].dim() != 4:
+    return seen[0] if seen else None
+
+
+def _mask_format(model: PreTrainedModel, layer: nn.Module) -> MaskFormat:
+    """See which mask the model itself hands to a layer when it cannot leave it out (one padded token)."""
+    mask = _mask_given(model, layer, attention_mask=[0, 1, 1, 1])
+    if mask is None or mask.dim() != 4:
         raise UnsupportedModelError(
             f"{type(model).__name__} with attention {model.config._attn_implementation!r} gives its layers no "
             "4-D attention mask; load it with attn_implementation='sdpa' or 'eager'."
         )
-    mask = seen[0]
     if mask.dtype != torch.bool or uses_sdpa(model):
         return "additive"  # sdpa takes both, and turns a bool mask into this one again in every layer
     return "masked" if bool(mask[0, 0, 1, -1]) else "attend"

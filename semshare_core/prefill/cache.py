@@ -61,8 +61,9 @@ class BufferLayer(DynamicLayer):
             self.lazy_initialization(key_states, value_states)
         if self.scatter_rows is not None:
             keys, values = self.buffers
-            keys.index_copy_(2, self.scatter_rows, key_states)
-            values.index_copy_(2, self.scatter_rows, value_states)
+            rows = self.scatter_rows.to(keys.device)  # a model's layers may lie on several devices
+            keys.index_copy_(2, rows, key_states)
+            values.index_copy_(2, rows, value_states)
             return keys[:, :, : self.visible], values[:, :, : self.visible]
         if not self._owns_rows():  # beam search or batch operations replaced the views: fall back to concatenation
             return super().update(key_states, value_states)

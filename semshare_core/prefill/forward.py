@@ -20,7 +20,6 @@ from transformers import PreTrainedModel
 from semshare_core.errors import UnsupportedModelError
 from semshare_core.prefill.anatomy import Anatomy
 from semshare_core.prefill.cache import MergedCache, StopForward
-from semshare_core.prefill.grouped_attention import uses_sdpa
 from semshare_core.prefill.query_blocks import QueryBlocks
 
 CHUNK_ROWS = 512
@@ -53,11 +52,6 @@ class RowForward:
             cache.begin(parts, last + 1, stop)
             with self._hooks(parts, last + 1), QueryBlocks(parts, last + 1):
                 self._call(cache, ids[chunk], chunk)
-
-    @property
-    def causal_without_mask(self) -> bool:
-        """The model's fused attention is causal by itself: a whole prompt needs no mask, neither built nor read."""
-        return uses_sdpa(self.model) and not any(self.anatomy.windows)
 
     @torch.no_grad()
     def run_whole(self, cache: MergedCache, ids: Tensor) -> None:
@@ -94,7 +88,7 @@ class RowForward:
                     masks[key] = self.anatomy.mask(parts[layer], visible, window, hidden.dtype)
                 kwargs["attention_mask"] = masks[key].to(hidden.device)
                 if narrower:
-                    hidden = hidden[:, _places(parts[layer], parts[layer - 1])]
+                    hidden = hidden[:, _places(parts[layer], parts[layer - 1]).to(hidden.device)]
                     if args:
                         args = (hidden, *args[1:])
                     else:
@@ -123,8 +117,8 @@ def _narrow_positions(kwargs: dict[str, Any], keep: Tensor) -> None:
     """Narrow what the model hands every layer for all rows of the chunk: position ids and embeddings."""
     embeddings = kwargs.get("position_embeddings")
     if isinstance(embeddings, tuple):
-        kwargs["position_embeddings"] = tuple(part[:, keep] for part in embeddings)
+        kwargs["position_embeddings"] = tuple(part[:, keep.to(part.device)] for part in embeddings)
     elif embeddings is not None:
         raise UnsupportedModelError(f"position embeddings of type {type(embeddings).__name__} cannot be narrowed.")
     if isinstance(kwargs.get("position_ids"), Tensor):
-        kwargs["position_ids"] = kwargs["position_ids"][:, keep]
+        kwargs["position_ids"] = kwargs["position_ids"][:, keep.to(kwargs["position_ids"].device)]

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
-from semshare_core.prefill.switched_attention import register, switched_attention
+from semshare_core.prefill.switched_attention import register, switchable, switched_attention
 
 _NAME = "semshare_sdpa"
 
@@ -27,7 +27,7 @@ def uses_sdpa(model: PreTrainedModel) -> bool:
 
 def grouped_attention(model: PreTrainedModel) -> AbstractContextManager[None]:
     """For the time of the context a model on the CPU with ``sdpa`` attends without copies; others are not touched."""
-    if model.config._attn_implementation != "sdpa" or model.device.type != "cpu":
+    if model.config._attn_implementation != "sdpa" or model.device.type != "cpu" or not switchable(model):
         return nullcontext()
     return switched_attention(model, _NAME)
 

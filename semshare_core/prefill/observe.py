@@ -21,10 +21,14 @@ from semshare_core.prefill.anatomy import Anatomy
 from semshare_core.prefill.cache import MergedCache
 from semshare_core.prefill.forward import RowForward
 from semshare_core.prefill.grouped_attention import uses_sdpa
-from semshare_core.prefill.switched_attention import register, switched_attention
+from semshare_core.prefill.switched_attention import register, switchable, switched_attention
 
 Reduce = Callable[[Tensor, Tensor], Tensor]
 Collect = Callable[[int, Tensor], None]
+
+
+class Unobserved(Exception):
+    """The model's layers do not show their attention weights."""
 
 
 @torch.no_grad()
@@ -33,7 +37,7 @@ def tail_attention(
 ) -> NDArray[np.float64]:
     """Attention that the last ``window`` of the first ``n_rows`` tokens pay to each of them: [layers, n_rows].
 
-    Mean over heads and queries. The rows of the tail are computed again and stay as they are.
+    Mean over heads and queries. The cache stays as it is.
     """
     return _watch_tail(model, anatomy, cache, ids, n_rows, window, lambda weights, _: weights.mean(dim=(0, 1)))
 
@@ -45,6 +49,7 @@ def tail_influence(
     """How much each row moves the outputs of the last ``window`` tokens: [n_rows].
 
     Attention times the norm of the value that it brings (root mean square over queries and heads), summed over layers.
+    The cache stays as it is.
     """
 
     def reduce(weights: Tensor, values: Tensor) -> Tensor:
@@ -72,14 +77,30 @@ def _watch_tail(
         values = cache.layers[layer].buffers[1][0, :, :n_rows]
         seen[layer] = reduce(weights, values)
 
-    with _weights_shown(model, anatomy, collect):
+    if uses_sdpa(model) and not switchable(model):
+        raise Unobserved(f"the attention of {type(model).__name__} is fixed and shows no weights.")
+    with _kept(cache, slice(n_rows - len(tail), n_rows)), _weights_shown(model, anatomy, collect):
         RowForward(model, anatomy, chunk_rows=len(tail)).run(cache, ids, [tail] * n_layers)
     cache.finish(n_rows)
+    if not seen or set(range(n_layers - 1)) - set(seen):
+        raise Unobserved(f"only {len(seen)} of {n_layers} layers of {type(model).__name__} show attention weights.")
     watched = np.zeros((n_layers, n_rows))
     for layer in range(n_layers):
         # the pass ends when the last layer has its keys: that layer borrows what the one before saw
         watched[layer] = seen.get(layer, seen[max(seen)]).cpu().numpy()
     return watched
+
+
+@contextmanager
+def _kept(cache: MergedCache, rows: slice) -> Iterator[None]:
+    """What stands in ``rows`` now stands there again afterwards."""
+    before = [[buffer[:, :, rows].clone() for buffer in layer.buffers] for layer in cache.layers]
+    try:
+        yield
+    finally:
+        for layer, saved in zip(cache.layers, before, strict=True):
+            for buffer, part in zip(layer.buffers, saved, strict=True):
+                buffer[:, :, rows] = part
 
 
 def hot_tokens(attention: NDArray[np.float64], mass: float) -> NDArray[np.bool_]:
@@ -121,13 +142,17 @@ def _attend(
     scaling: float | None = None,
     **extra: Any,
 ) -> tuple[Tensor, None]:
-    """As ``sdpa``, in the open: weights in float32, the query heads of a group together, no copies of the keys."""
+    """As ``sdpa``, in the open: weights in float32, the query heads of a group together, no copies of the keys.
+
+    Queries are scaled before the product, which float16 could not hold.
+    """
     _, heads, queries, size = query.shape
     kv_heads, keys = key.shape[1], key.shape[2]
-    grouped = query.reshape(kv_heads, -1, size) @ key[0].transpose(1, 2)
-    scores = grouped.view(1, heads, queries, keys).float() * (size**-0.5 if scaling is None else scaling)
-    weights = torch.softmax(scores + attention_mask, dim=-1)
-    _collecting.layer(module.layer_idx, weights[0])
+    query = query * (size**-0.5 if scaling is None else scaling)
+    scores = (query.reshape(kv_heads, -1, size) @ key[0].transpose(1, 2)).view(1, heads, queries, keys)
+    weights = torch.softmax(scores.float() + attention_mask, dim=-1)
+    if hasattr(module, "layer_idx"):
+        _collecting.layer(module.layer_idx, weights[0])
     output = weights.to(value.dtype).view(kv_heads, -1, keys) @ value[0]
     return output.view(1, heads, queries, -1).transpose(1, 2).contiguous(), None
 

@@ -69,6 +69,8 @@ class QueryBlocks(TorchFunctionMode):
         part = mask[:, :, start:end, :visible]
         if groups == 1:
             return part
+        if mask.shape[1] > 1:  # a mask per query head is its layer's own (Doge)
+            return part.reshape(part.shape[0], -1, groups * (end - start), visible)
         key = (id(mask), start)
         if key not in self._folded:
             self._folded[key] = (mask, part.repeat(1, 1, groups, 1))  # with the mask, whose id is its own as it lives

@@ -74,7 +74,7 @@ class SelectivePrefill:
         lay_rows(cache, self.anatomy, plan, references, prefix)
         limit = self.anatomy.static_until
         # beyond the limit the frequencies depend on the prompt's length
-        one_pass = (limit is not None and n > limit) or (start == 0 and self._forward.causal_without_mask)
+        one_pass = (limit is not None and n > limit) or (start == 0 and self.anatomy.causal_without_mask)
         if one_pass and complete:
             self._forward.run_whole(cache, ids)
             pending = 1
@@ -124,7 +124,7 @@ class SelectivePrefill:
         n = len(ids)
         selection = selection_for(policy)
         needs = Needs.of(plan, selection, fresh_from).but_last()
-        allotment = allot(plan, needs, selection, policy, budget, self.n_layers)
+        allotment = allot(plan, needs, selection, policy, budget, self.n_layers, observable=self.anatomy.observable)
         observes = allotment.probe or allotment.watched > 0
         cache = MergedCache(self.n_layers, capacity)
         laid = plan.served & but_last(n)
@@ -152,23 +152,18 @@ class SelectivePrefill:
         return Prefilled(cache, layer_rows, recomputed)
 
     def _watch(self, cache: MergedCache, ids: Tensor, plan: ReusePlan, watched: int, selection: Selection) -> Evidence:
-        """What the last ``watched`` tokens read when they run over the reused rows, which stay as they are."""
+        """What the last ``watched`` tokens read when they run over the reused rows, the last one's included."""
         n = len(ids)
-        tail = slice(n - watched, n)  # the last token, too: the answer begins with what it reads
-        new = to_torch(np.flatnonzero(plan.source == Source.NEW), ids.device)
-        kept = []
+        new = to_torch(np.flatnonzero(plan.source == Source.NEW))
         for layer in cache.layers:
             for buffer in layer.buffers:
-                buffer.index_fill_(2, new, 0)  # nothing is known of new tokens yet; what memory held must not be read
-            kept.append([buffer[:, :, tail].clone() for buffer in layer.buffers])
+                # nothing is known of new tokens yet; what memory held must not be read
+                buffer.index_fill_(2, new.to(buffer.device), 0)
         hot, influence = None, None
         if selection.needs_hot:
             hot = hot_tokens(tail_attention(self.model, self.anatomy, cache, ids, n, watched).mean(axis=0), _HOT_MASS)
         else:
             influence = tail_influence(self.model, self.anatomy, cache, ids, n, watched)
-        for layer, rows in zip(cache.layers, kept, strict=True):
-            for buffer, before in zip(layer.buffers, rows, strict=True):
-                buffer[:, :, tail] = before
         return Evidence(plan, hot=hot, influence=influence)
 
     def _probe(self, cache: MergedCache, ids: Tensor, window: NDArray[np.bool_], evidence: Evidence) -> Evidence:

@@ -19,6 +19,11 @@ def register(name: str, attend: Callable[..., Any]) -> None:
     AttentionMaskInterface.register(name, sdpa_mask)
 
 
+def switchable(model: PreTrainedModel) -> bool:
+    """Whether ``model`` looks its attention function up when it runs; some (Falcon) fix it when they are built."""
+    return model._can_set_attn_implementation()
+
+
 @contextmanager
 def switched_attention(model: PreTrainedModel, name: str) -> Iterator[None]:
     """For the time of the context ``model`` attends by the function called ``name``."""

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import numpy as np
+
 from semshare_core.config import ReusePolicy
 from semshare_core.match.plan import ReusePlan, Source
 from semshare_core.prefill.allotment import Budget, Needs
@@ -53,7 +55,9 @@ class Decision:
 def decide(plan: ReusePlan, policy: ReusePolicy, fresh_from: int) -> Decision:
     """Choose the recomputation for a plan whose policy allows approximate reuse."""
     n = len(plan)
-    if plan.count(Source.EXACT) + plan.count(Source.FUZZY) == 0:
+    needs = Needs.of(plan, selection_for(policy), fresh_from)
+    free = needs.window & (np.arange(n) < fresh_from)  # what need not be computed in any case
+    if not (free & plan.served).any():
         return Decision(None, "no reference shares more than the prefix" if plan.prefix_tokens else "nothing to reuse")
     if policy.recompute_ratio is not None:
         return Decision(Budget(policy.recompute_ratio, fill=True))
@@ -61,12 +65,11 @@ def decide(plan: ReusePlan, policy: ReusePolicy, fresh_from: int) -> Decision:
         return Decision(Budget(_published_ratio(policy), fill=True))
     rule = LEVEL_RULES[policy.level or "balanced"]
     window = n - plan.prefix_tokens
-    fuzzy = plan.count(Source.FUZZY) / window
+    fuzzy = int((free & (plan.source == Source.FUZZY)).sum()) / int(free.sum())
     if fuzzy > rule.max_fuzzy:
         reason = f"too different: {fuzzy:.0%} of the tokens have no identical run"
         # a few common words are shared by any two texts; not to use them is no decision
         return Decision(None, reason, bypassed=plan.count(Source.EXACT) >= _MIN_SAVED_TOKENS)
-    needs = Needs.of(plan, selection_for(policy), fresh_from)
     must, worth = int(needs.must.sum()), int(needs.worth.sum())
     computed = max(must, min(max(worth, int(rule.least * n)), int(rule.ceiling * n)))
     saved = window - computed

@@ -114,8 +114,6 @@ class EngineFields(BaseModel):
             "namespace": self.namespace,
         }
         settings = fields | {name: value for name, value in said.items() if value is not None or name not in fields}
-        if settings["namespace"] == "":  # an empty user name must not become the namespace that all share
-            raise ConfigError("namespace='' names nobody: pass a non-empty name, or leave it out.")
         if settings["top_p"] is None or settings["temperature"] == 0:
             del settings["top_p"]
         return settings

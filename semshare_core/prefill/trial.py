@@ -1,0 +1,82 @@
+"""A trial run at construction: what a model's code does with chosen rows is seen here, not at the first prompt.
+
+A short prompt's rows are computed in parts, narrower from layer to layer, and compared with those of one plain pass;
+then its last tokens are watched as they read.
+"""
+
+from __future__ import annotations
+
+import warnings
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+from transformers.cache_utils import DynamicCache
+
+from semshare_core.errors import UnsupportedModelError
+from semshare_core.prefill.anatomy import Anatomy
+from semshare_core.prefill.cache import MergedCache
+from semshare_core.prefill.forward import RowForward
+from semshare_core.prefill.grouped_attention import grouped_attention
+from semshare_core.prefill.observe import Unobserved, tail_influence
+
+_TOKENS, _FIRST_PART, _WATCHED = 12, 7, 3
+_TOLERANCE = {torch.float32: 1e-3, torch.float64: 1e-6}
+_LOW_PRECISION = 5e-2
+
+
+@torch.no_grad()
+def try_out(model: PreTrainedModel, anatomy: Anatomy) -> Anatomy:
+    """``anatomy`` with ``observable`` as it was found.
+
+    Warns:
+        UserWarning: if the model's attention cannot be watched.
+
+    Raises:
+        UnsupportedModelError: if rows computed in parts are not those of a plain pass.
+    """
+    ids = torch.arange(_TOKENS, device=model.device) % model.get_input_embeddings().num_embeddings
+    n_layers = len(anatomy.layers)
+    plain = DynamicCache()
+    model(input_ids=ids[None], past_key_values=plain, use_cache=True)
+    cache = MergedCache(n_layers, _TOKENS)
+    everything = torch.arange(_TOKENS, device=ids.device)
+    deeper = everything[1::2]
+    try:
+        with grouped_attention(model):
+            forward = RowForward(model, anatomy, chunk_rows=_FIRST_PART)
+            forward.run(cache, ids, [everything] * n_layers)
+            forward.run(cache, ids, [everything, *[deeper] * (n_layers - 1)])
+        cache.finish(_TOKENS)
+    except Exception as error:  # the model's own code, which may fail in any way
+        raise UnsupportedModelError(
+            f"{model.config.model_type} cannot be served: computing chosen rows of a prompt failed "
+            f"({type(error).__name__}: {error})."
+        ) from error
+    for layer, (ours, theirs) in enumerate(zip(cache.layers, plain.layers, strict=True)):
+        for row, expected in ((ours.keys, theirs.keys), (ours.values, theirs.values)):
+            if _differ(row, expected):
+                raise UnsupportedModelError(
+                    f"{model.config.model_type} cannot be served: rows computed in parts are not those of one pass "
+                    f"(layer {layer}), so its layers read more than their rows, mask and positions."
+                )
+    if n_layers == 1:  # the pass ends before its only layer attends
+        return replace(anatomy, observable=False)
+    try:
+        tail_influence(model, anatomy, cache, ids, _TOKENS, _WATCHED)
+    except Unobserved as error:
+        warnings.warn(
+            f"{error} Approximate reuse of this model recomputes by the plan alone, which takes more rows for the "
+            "same answers, and retention is refused; attn_implementation='eager' may show the weights.",
+            stacklevel=4,
+        )
+        return replace(anatomy, observable=False)
+    return anatomy
+
+
+def _differ(ours: Tensor | None, theirs: Tensor | None) -> bool:
+    assert ours is not None
+    assert theirs is not None
+    error = (ours.float() - theirs.float()).norm() / theirs.float().norm().clamp_min(1e-12)
+    return not bool(error <= _TOLERANCE.get(theirs.dtype, _LOW_PRECISION))

@@ -14,7 +14,7 @@ from benchmarks.workloads.paraphrase import paraphrases
 from benchmarks.workloads.shuffled_edits import shuffled_edits
 from semshare_core import ReusePolicy
 
-PARAPHRASES, SHUFFLED = 8, 1
+PARAPHRASES, SHUFFLED = 8, range(10, 11)
 PAPER = ("paper", "paper, zero", "paper, random")
 KEPT = tuple(f"{name}, no retention" for name in PAPER)
 """Retention drops rows for decoding, which alone moves the KL; without it, what is compared is the reuse."""
@@ -37,7 +37,7 @@ def methods(run: Run) -> Iterator[Figure]:
     rewrites = [
         (pair.id, pair.reference_prompt, pair.target_prompt) for pair in paraphrases(rows()[: run.count(PARAPHRASES)])
     ]
-    seeds = range(run.count(SHUFFLED))
+    seeds = SHUFFLED[: run.count(len(SHUFFLED))]
     orders = [
         (pair.id, pair.reference_prompt, pair.target_prompt)
         for pair in shuffled_edits(chapter_texts("web"), run.count_tokens, seeds=seeds, tokens=run.tokens(TOKENS))

@@ -96,10 +96,11 @@ class SemShareEngine:
     ) -> None:
         self._lock = _lock_of(model)
         with self._lock:  # the checks run the model, too
+            model.eval()  # dropout would look like a model that cannot be served
             models.check_servable(model)
             anatomy = try_out(model, examine(model))
         models.check_pair(model, tokenizer)
-        self.model = model.eval()
+        self.model = model
         self.tokenizer = tokenizer
         self.policy = policy or ReusePolicy(level="balanced")
         self.pool = ReferencePool(pool or PoolConfig())

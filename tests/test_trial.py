@@ -101,6 +101,15 @@ def test_a_model_whose_layers_read_something_else_is_refused() -> None:
         SemShareEngine(model, tiny_tokenizer())
 
 
+def test_a_model_in_training_is_put_into_evaluation() -> None:
+    model = tiny_model("gpt_neox")
+    for module in model.modules():
+        if isinstance(module, torch.nn.Dropout):
+            module.p = 0.5
+    engine = SemShareEngine(model.train(), tiny_tokenizer())
+    assert not engine.model.training
+
+
 @pytest.mark.parametrize("name", TINY)
 def test_the_others_are_observable(name: str) -> None:
     model = tiny_model(name)

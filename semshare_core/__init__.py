@@ -7,9 +7,11 @@ import_faiss()  # fail here, with the extra to install, rather than in the middl
 from semshare_core.config import PoolConfig, Retention, ReusePolicy  # noqa: E402
 from semshare_core.engine import Generation, Piece, Prefill, SemShareEngine  # noqa: E402
 from semshare_core.errors import SemShareError  # noqa: E402
+from semshare_core.prompt import Chat  # noqa: E402
 from semshare_core.report import ReuseReport  # noqa: E402
 
 __all__ = [
+    "Chat",
     "Generation",
     "Piece",
     "PoolConfig",

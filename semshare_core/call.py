@@ -192,10 +192,10 @@ class Served:
             self.call.pool.discard(self.call.namespace, self.found.plan.drawn_on)
             raise
 
-    def store(self, generated: list[int], *, copy: bool = False) -> None:
-        """Keep the rows of the prompt and of the generated tokens whose rows exist (all but the last)."""
+    def store(self, generated: list[int], *, copy: bool = False) -> bool:
+        """Keep the rows of the prompt and of the generated tokens whose rows exist (all but the last), if they fit."""
         if not self.movable:
-            return
+            return False
         cache = self.prefilled.cache
         tokens = self.call.encoded.ids
         whole = self.cache is cache
@@ -205,11 +205,11 @@ class Served:
         known = min(len(self._depths), len(tokens))
         depth[:known] = self._depths[:known]
         if depth.max(initial=0) > self.call.policy.max_depth:
-            return
+            return False
         rows = cache.rows(len(tokens))
         if copy or len(tokens) < (1 - _SLACK) * cache.layers[0].capacity:
             rows = [(keys.clone(), values.clone()) for keys, values in rows]
-        self.call.pool.add(Entry(self.call.namespace, tokens, rows, depth, self.call.embed(tokens)))
+        return self.call.pool.add(Entry(self.call.namespace, tokens, rows, depth, self.call.embed(tokens)))
 
     def _outcome(self) -> tuple[Outcome, str]:
         if self.decision.budget is not None:

@@ -48,11 +48,12 @@ class Generation:
 
 @dataclass(frozen=True)
 class Piece:
-    """A piece of a streamed answer. The last piece carries ``report`` and ``finish_reason``."""
+    """A piece of a streamed answer. The last piece carries ``report``, ``finish_reason`` and all ``token_ids``."""
 
     text: str
     report: ReuseReport | None = None
     finish_reason: FinishReason | None = None
+    token_ids: list[int] | None = None
 
 
 @dataclass(frozen=True)
@@ -200,7 +201,7 @@ class SemShareEngine:
                 check_logits(logits)
             report = served.report(first_token_at=time.perf_counter())
             if store:
-                served.store([], copy=True)
+                report = report.model_copy(update={"stored": served.store([], copy=True)})
         return Prefill(logits, served.cache, report)
 
     def warm(self, prompts: Sequence[Prompt], *, namespace: str | None = None) -> list[ReuseReport]:
@@ -293,7 +294,7 @@ class SemShareEngine:
                 if isinstance(item, BaseException):
                     raise item
                 if isinstance(item, Generation):
-                    yield Piece(item.text[sent:], item.report, item.finish_reason)
+                    yield Piece(item.text[sent:], item.report, item.finish_reason, item.token_ids)
                     return
                 ids.append(item)
                 text = self.tokenizer.decode(ids, skip_special_tokens=True)
@@ -347,6 +348,4 @@ def _sampling(
 def _finish(served: Served, decoded: Decoded, store: bool) -> ReuseReport:
     """Close the books of a call and keep its rows."""
     report = served.report(first_token_at=decoded.first_token_at, generated=len(decoded.token_ids))
-    if store:
-        served.store(decoded.token_ids)
-    return report
+    return report.model_copy(update={"stored": served.store(decoded.token_ids)}) if store else report

@@ -16,7 +16,16 @@ from semshare_core.errors import PromptError
 from semshare_core.match.plan import Tokens
 from semshare_core.match.prefix import common_prefix
 
-Prompt = str | Sequence[int] | Sequence[Mapping[str, Any]]
+
+@dataclass(frozen=True)
+class Chat:
+    """Chat messages together with tools that the chat template is told of (OpenAI's function schemas)."""
+
+    messages: Sequence[Mapping[str, Any]]
+    tools: Sequence[Mapping[str, Any]] = ()
+
+
+Prompt = str | Sequence[int] | Sequence[Mapping[str, Any]] | Chat
 
 MAX_QUESTION_TOKENS = 256
 
@@ -52,6 +61,8 @@ def encode(prompt: Prompt, tokenizer: PreTrainedTokenizerBase, vocabulary: int, 
     from_ids = False
     if isinstance(prompt, str):
         encoded = _encode_text(prompt, tokenizer)
+    elif isinstance(prompt, Chat):
+        encoded = _encode_messages(prompt.messages, tokenizer, prompt.tools)
     elif isinstance(prompt, Mapping):
         raise PromptError("a single message must stand in a list of messages: pass [message].")
     elif not hasattr(prompt, "__len__"):
@@ -121,7 +132,11 @@ def _question_of(ids: Tokens, tokenizer: PreTrainedTokenizerBase) -> int:
     return max(first, first + shorter - 1)
 
 
-def _encode_messages(messages: Sequence[Mapping[str, Any]], tokenizer: PreTrainedTokenizerBase) -> EncodedPrompt:
+def _encode_messages(
+    messages: Sequence[Mapping[str, Any]], tokenizer: PreTrainedTokenizerBase, tools: Sequence[Mapping[str, Any]] = ()
+) -> EncodedPrompt:
+    if not messages:
+        raise PromptError("the prompt is empty: pass at least one message.")
     if not getattr(tokenizer, "chat_template", None):
         raise PromptError(
             "the tokenizer has no chat template: pass text instead of messages, or set tokenizer.chat_template."
@@ -132,7 +147,9 @@ def _encode_messages(messages: Sequence[Mapping[str, Any]], tokenizer: PreTraine
 
     def render(part: Sequence[Mapping[str, Any]], answer: bool) -> Tokens:
         try:
-            text = tokenizer.apply_chat_template(list(part), tokenize=False, add_generation_prompt=answer)
+            text = tokenizer.apply_chat_template(
+                list(part), tools=list(tools) or None, tokenize=False, add_generation_prompt=answer
+            )
         except (TemplateError, TypeError) as error:  # TypeError: content of a kind that the template cannot join
             raise PromptError(f"the model's chat template refuses these messages: {error}.") from error
         _check_unicode(text, "a message")

@@ -28,6 +28,7 @@ class ReuseReport(BaseModel):
         recompute_ratio: rows computed / (prompt tokens x layers), the first layer included.
         kv_bytes: keys and values kept for decoding when it begins; ``kv_bytes_full``: without retention.
         depth: approximate reuses behind the rows of this call (0: lossless).
+        stored: the prompt's rows were kept in the pool, for later calls.
         token_sources: per prompt token 0 new, 1 fuzzy, 2 exact, 3 prefix.
         token_recomputed: per prompt token 1 if its final row was computed.
     """
@@ -55,6 +56,7 @@ class ReuseReport(BaseModel):
     kv_bytes_full: int = 0
     depth: int = 0
     generated_tokens: int = 0
+    stored: bool = False
     token_sources: list[int] = []
     token_recomputed: list[int] = []
 

@@ -1,4 +1,4 @@
-"""SemShare in LangChain: a text model whose prompts reuse earlier ones, and a callback that tells what was reused.
+"""SemShare in LangChain: a text and a chat model whose prompts reuse earlier ones, and a callback that tells how.
 
 >>> from semshare_integrations.langchain import SemShareLLM, get_semshare_callback
 >>> llm = SemShareLLM(model_id="demo", max_new_tokens=64)
@@ -22,6 +22,7 @@ except ModuleNotFoundError as error:
     ) from error
 
 from semshare_integrations.langchain.callbacks import ReuseTotals, SemShareCallbackHandler, get_semshare_callback
+from semshare_integrations.langchain.chat import ChatSemShare
 from semshare_integrations.langchain.llm import SemShareLLM
 
-__all__ = ["ReuseTotals", "SemShareCallbackHandler", "SemShareLLM", "get_semshare_callback"]
+__all__ = ["ChatSemShare", "ReuseTotals", "SemShareCallbackHandler", "SemShareLLM", "get_semshare_callback"]

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Literal
 
 import torch
+from langchain_core.language_models.base import LangSmithParams
 from pydantic import AliasChoices, BaseModel, ConfigDict, Field, field_validator
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
@@ -117,6 +118,23 @@ class EngineFields(BaseModel):
         if settings["top_p"] is None or settings["temperature"] == 0:
             del settings["top_p"]
         return settings
+
+    def tracing(
+        self, kind: Literal["llm", "chat"], stop: list[str] | None, overrides: Mapping[str, Any]
+    ) -> LangSmithParams:
+        """What LangSmith is told of a call."""
+        temperature = overrides.get("temperature")
+        max_tokens = overrides.get("max_new_tokens", overrides.get("max_tokens"))
+        params = LangSmithParams(
+            ls_provider="semshare",
+            ls_model_name=overrides.get("model") or self.model_id,
+            ls_model_type=kind,
+            ls_temperature=self.temperature if temperature is None else temperature,
+            ls_max_tokens=self.max_new_tokens if max_tokens is None else max_tokens,
+        )
+        if stop := self.stop if stop is None else stop:
+            params["ls_stop"] = stop
+        return params
 
     def identity(self, overrides: Mapping[str, Any]) -> dict[str, Any]:
         """Everything that an answer depends on besides the prompt, JSON-able, without loading the model."""

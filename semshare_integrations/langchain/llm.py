@@ -60,17 +60,7 @@ class SemShareLLM(EngineFields, BaseLLM):
         return self.identity(_said.get() or {})
 
     def _get_ls_params(self, stop: list[str] | None = None, **kwargs: Any) -> LangSmithParams:
-        temperature, max_tokens = kwargs.get("temperature"), kwargs.get("max_new_tokens", kwargs.get("max_tokens"))
-        params = LangSmithParams(
-            ls_provider="semshare",
-            ls_model_name=self.model_id,
-            ls_model_type="llm",
-            ls_temperature=self.temperature if temperature is None else temperature,
-            ls_max_tokens=self.max_new_tokens if max_tokens is None else max_tokens,
-        )
-        if stop := self.stop if stop is None else stop:
-            params["ls_stop"] = stop
-        return params
+        return self.tracing("llm", stop, kwargs)
 
     def get_token_ids(self, text: str) -> list[int]:
         """The ids that ``text`` becomes as a prompt, by the model's own tokenizer."""

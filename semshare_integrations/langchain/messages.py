@@ -1,0 +1,94 @@
+"""LangChain's messages as the mappings that chat templates take."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from typing import Any
+
+from langchain_core.messages import (
+    AIMessage,
+    BaseMessage,
+    ChatMessage,
+    HumanMessage,
+    SystemMessage,
+    ToolMessage,
+)
+
+_WITHOUT_TEXT = (
+    "tool_use",
+    "tool_call",
+    "tool_call_chunk",
+    "invalid_tool_call",
+    "function_call",
+    "reasoning",
+    "thinking",
+)
+"""Blocks of an answer that say nothing more than its tool calls do, or what other models thought to themselves."""
+
+
+def to_template(messages: Sequence[BaseMessage]) -> list[dict[str, Any]]:
+    """Mappings with ``role``, ``content`` (text) and, where there are some, ``tool_calls``.
+
+    Raises:
+        ValueError: no messages, content that is not text, a tool's result without its call, or a kind of message that
+            chat templates do not know.
+    """
+    if not messages:
+        raise ValueError("there are no messages: pass at least one, such as HumanMessage('...').")
+    called: set[str] = set()
+    told: list[dict[str, Any]] = []
+    for message in messages:
+        entry: dict[str, Any] = {"role": _role(message), "content": _text(message)}
+        if isinstance(message, AIMessage) and message.tool_calls:
+            called |= {call["id"] for call in message.tool_calls if call["id"]}
+            entry["tool_calls"] = [
+                {
+                    "type": "function",
+                    "id": call["id"] or "",
+                    "function": {"name": call["name"], "arguments": call["args"]},
+                }
+                for call in message.tool_calls
+            ]
+        elif isinstance(message, ToolMessage):
+            if message.tool_call_id not in called:
+                raise ValueError(
+                    f"the result of tool call {message.tool_call_id!r} has no call: the AIMessage that made it must "
+                    "stand before its ToolMessage."
+                )
+            entry |= {"name": message.name or "", "tool_call_id": message.tool_call_id}
+        told.append(entry)
+    return told
+
+
+def _role(message: BaseMessage) -> str:
+    if isinstance(message, ChatMessage):
+        return message.role
+    for kind, role in (
+        (SystemMessage, "system"),
+        (HumanMessage, "user"),
+        (AIMessage, "assistant"),
+        (ToolMessage, "tool"),
+    ):
+        if isinstance(message, kind):
+            return role
+    raise ValueError(f"chat templates know no {type(message).__name__}: use a system, human, AI or tool message.")
+
+
+def _text(message: BaseMessage) -> str:
+    content = message.content
+    if isinstance(content, str):
+        return content
+    parts = []
+    for block in content:
+        kind = "text" if isinstance(block, str) else block.get("type")
+        if kind in ("text", "text-plain"):
+            parts.append(block if isinstance(block, str) else block.get("text") or "")
+        elif isinstance(message, ToolMessage) and kind not in ("image", "image_url", "audio", "file", "video"):
+            parts.append(json.dumps(block, ensure_ascii=False))
+        elif kind not in _WITHOUT_TEXT:
+            raise ValueError(
+                f"the content of a {type(message).__name__} has a block of type {kind!r}, but the model reads text "
+                "only: leave it out or describe it in words."
+            )
+    return "\n".join(parts)

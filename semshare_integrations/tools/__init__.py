@@ -1,0 +1,21 @@
+"""Tool calls of a local model, for every framework: how a template writes them, and how decoding is held to that.
+
+Framework-free: tools are OpenAI's function schemas, messages are the mappings that chat templates take.
+"""
+
+from semshare_integrations.tools.call_format import CallFormat, call_format
+from semshare_integrations.tools.constraint import constraint
+from semshare_integrations.tools.grammar import json_grammar, reply_grammar, smallest
+from semshare_integrations.tools.reply import Reply, ToolCall, parse_reply
+
+__all__ = [
+    "CallFormat",
+    "Reply",
+    "ToolCall",
+    "call_format",
+    "constraint",
+    "json_grammar",
+    "parse_reply",
+    "reply_grammar",
+    "smallest",
+]

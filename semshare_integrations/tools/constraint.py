@@ -1,0 +1,127 @@
+"""Decoding held to a grammar: tokens that would break it get no probability (llguidance computes which)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+from weakref import WeakKeyDictionary
+
+import numpy as np
+import torch
+from torch import Tensor
+from transformers import LogitsProcessor, PreTrainedModel, PreTrainedTokenizerBase, PreTrainedTokenizerFast
+
+from semshare_core.errors import ConfigError, MissingDependencyError
+
+try:
+    import llguidance
+    import llguidance.hf
+except ModuleNotFoundError as error:
+    if error.name != "llguidance":
+        raise
+    raise MissingDependencyError(
+        "llguidance is not installed, which tool calls and structured output need. Install it with: "
+        "pip install 'semshare[langchain]' or 'semshare[llamaindex]' (or pip install llguidance)."
+    ) from error
+
+
+def constraint(
+    grammar: str, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, max_new_tokens: int, reserve: int
+) -> LogitsProcessor:
+    """A logits processor for one reply of ``model`` in the language of ``grammar``.
+
+    Args:
+        grammar: of :func:`reply_grammar` or :func:`json_grammar`.
+        model: whose reply it is.
+        tokenizer: a fast one.
+        max_new_tokens: where the reply will be cut off.
+        reserve: when only so many tokens are left, JSON that was begun is brought to its end: strings close, lists and
+            objects take no more than they must. A small model does not always find the end of a string by itself.
+
+    Raises:
+        ConfigError: the grammar, or a JSON schema in it, cannot be compiled; or the tokenizer is not a fast one.
+    """
+    held = _held(model, tokenizer)
+    matcher = llguidance.LLMatcher(held.tokenizer, grammar)
+    if matcher.is_error():
+        raise ConfigError(f"the schema of a tool or answer cannot be held to: {matcher.get_error().strip()}")
+    return _Constraint(matcher, held, max_new_tokens - reserve)
+
+
+@dataclass(frozen=True)
+class _Held:
+    """llguidance's view of a tokenizer, and bool [vocabulary] of the tokens that end what was begun in JSON."""
+
+    tokenizer: Any
+    ends: list[int]
+    letter: int
+    quotes: Tensor
+    brackets: Tensor
+
+
+class _Constraint(LogitsProcessor):
+    """Follows one sequence; what it has generated so far is told by the ids that are new since the last step."""
+
+    def __init__(self, matcher: Any, held: _Held, hurry_from: int) -> None:
+        self._matcher = matcher
+        self._held = held
+        self._hurry_from = hurry_from
+        self._start = self._seen = -1
+
+    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
+        n = input_ids.shape[1]
+        if self._seen < 0:
+            self._start = n
+        else:
+            self._matcher.consume_tokens(input_ids[0, self._seen :].tolist())
+        self._seen = n
+        if self._matcher.is_error():
+            raise ConfigError(f"the reply left its grammar: {self._matcher.get_error().strip()}")
+        bits = np.unpackbits(np.frombuffer(self._matcher.compute_bitmask(), np.uint8), bitorder="little")
+        allowed = torch.zeros(scores.shape[-1], dtype=torch.bool)
+        known = min(len(bits), len(allowed))
+        allowed[:known] = torch.from_numpy(bits[:known].astype(bool))
+        if n - self._start >= self._hurry_from:
+            allowed = self._ending(allowed)
+        return scores.masked_fill(~allowed.to(scores.device), -torch.inf)
+
+    def _ending(self, allowed: Tensor) -> Tensor:
+        """Those of the ``allowed`` tokens that end something; all of them where nothing can end."""
+        held = self._held
+        letters = bool(allowed[held.letter])
+        if allowed[held.ends].any():
+            if letters:  # words, which may end anywhere
+                return allowed
+            fewer = torch.zeros_like(allowed)  # a call is complete: no further one
+            fewer[held.ends] = allowed[held.ends]
+            return fewer
+        fewer = allowed & (held.quotes if letters else held.brackets)[: len(allowed)]
+        return fewer if bool(fewer.any()) else allowed
+
+
+_known: WeakKeyDictionary[PreTrainedTokenizerBase, _Held] = WeakKeyDictionary()
+
+
+def _held(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> _Held:
+    """Made once for a tokenizer; it takes a while."""
+    if not isinstance(tokenizer, PreTrainedTokenizerFast):
+        raise ConfigError(
+            f"{type(tokenizer).__name__} is not a fast tokenizer, which tool calls and structured output need: "
+            "load the model's tokenizer.json."
+        )
+    if tokenizer not in _known:
+        size = model.get_input_embeddings().num_embeddings
+        ends = model.generation_config.eos_token_id
+        ends = tokenizer.eos_token_id if ends is None else ends
+        if ends is None:
+            raise ConfigError("the tokenizer names no end token, which tool calls and structured output need.")
+        made = llguidance.hf.from_tokenizer(tokenizer, n_vocab=size, eos_token=ends)
+        spelled = [made.decode_bytes([token]).lstrip() for token in range(size)]
+        _known[tokenizer] = _Held(
+            tokenizer=made,
+            ends=[ends] if isinstance(ends, int) else list(ends),
+            letter=spelled.index(b"q"),
+            quotes=torch.tensor([text.startswith(b'"') for text in spelled]),
+            brackets=torch.tensor([text.startswith((b"}", b"]")) for text in spelled]),
+        )
+    return _known[tokenizer]

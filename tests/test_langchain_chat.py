@@ -1,0 +1,175 @@
+"""ChatSemShare as LangChain's users call it: messages, tools, structured answers, streams, statistics, mistakes."""
+
+from __future__ import annotations
+
+import asyncio
+from functools import reduce
+from operator import add
+from typing import Any
+
+import pytest
+from langchain_core.messages import AIMessage, AIMessageChunk, HumanMessage, SystemMessage, ToolMessage
+from langchain_core.tools import tool
+from pydantic import BaseModel, ValidationError
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from semshare_core import SemShareEngine
+from semshare_core.errors import ConfigError, PromptError
+from semshare_integrations.langchain import ChatSemShare, SemShareCallbackHandler, get_semshare_callback
+from tiny_models import tiny_tokenizer
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+LONG = "The river ran past the old mill and under the bridge, where two boys were fishing for their supper. " * 3
+
+
+@tool
+def weather(place: str, days: int) -> str:
+    """The weather of a place."""
+    return f"{place}: {days} days of rain"
+
+
+class Person(BaseModel):
+    """A person."""
+
+    name: str
+    age: int
+
+
+@pytest.fixture
+def llm(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> ChatSemShare:
+    return ChatSemShare(model=model, tokenizer=tokenizer, max_tokens=12)
+
+
+def whole(chunks: Any) -> AIMessageChunk:
+    return reduce(add, list(chunks))
+
+
+def test_the_answer_is_that_of_the_engine(llm: ChatSemShare) -> None:
+    messages = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Why?"}]
+    expected = llm.engine.generate(messages, max_new_tokens=12, reuse="off", store=False).text
+    asked = [SystemMessage("Be brief."), HumanMessage("Why?")]
+    assert llm.invoke(asked, reuse="off").content == expected
+    assert whole(llm.stream(asked)).content == expected
+    assert asyncio.run(llm.ainvoke(asked)).content == expected
+    assert [message.content for message in llm.batch([asked, asked])] == [expected] * 2
+
+
+def test_a_conversation_reuses_its_turns(llm: ChatSemShare) -> None:
+    with get_semshare_callback() as calls:
+        first = llm.invoke([HumanMessage(LONG)])
+        second = llm.invoke([HumanMessage(LONG), first, HumanMessage("And then?")])
+    assert [report.outcome for report in calls.reports] == ["miss", "prefix"]
+    assert calls.reports[1].prefix_tokens > len(LONG)
+    assert second.usage_metadata is not None
+    details = second.usage_metadata["input_token_details"]
+    assert details["cache_read"] == calls.reports[1].prefix_tokens
+    assert details["cache_read"] + details["cache_creation"] == second.usage_metadata["input_tokens"]
+    unkept = llm.invoke([HumanMessage("Another matter. " * 5)], store=False)
+    assert unkept.usage_metadata is not None
+    assert unkept.usage_metadata["input_token_details"]["cache_creation"] == 0
+
+
+def test_statistics_are_said_once(llm: ChatSemShare) -> None:
+    handler = SemShareCallbackHandler()
+    chunks = list(llm.stream("Why is the sea salt?", config={"callbacks": [handler]}))
+    said = [chunk for chunk in chunks if chunk.usage_metadata or "semshare" in chunk.response_metadata]
+    assert len(said) == 1
+    assert said[0].chunk_position == "last"
+    assert said[0].response_metadata["model_name"] == llm.model_id
+    assert len(handler.reports) == 1
+
+
+@pytest.mark.parametrize("parallel", [False, True])
+def test_a_random_model_calls_tools(llm: ChatSemShare, parallel: bool) -> None:
+    bound = llm.bind_tools([weather], tool_choice="weather", parallel_tool_calls=parallel)
+    answer = bound.invoke("Rain?", max_tokens=150)
+    assert isinstance(answer, AIMessage)
+    assert answer.response_metadata["finish_reason"] == "tool_calls"
+    assert not answer.invalid_tool_calls
+    [call, *_] = answer.tool_calls
+    assert weather.invoke(call).content.endswith("days of rain")
+    streamed = whole(bound.stream("Rain?", max_tokens=150))
+    assert [(each["name"], each["args"]) for each in streamed.tool_calls] == [
+        (each["name"], each["args"]) for each in answer.tool_calls
+    ]
+    assert streamed.content == answer.content == ""
+    told = [HumanMessage("Rain?"), answer, *[weather.invoke(each) for each in answer.tool_calls]]
+    assert llm.bind_tools([weather]).invoke(told).content
+
+
+@pytest.mark.parametrize("method", ["function_calling", "json_schema", "json_mode"])
+@pytest.mark.parametrize("include_raw", [False, True])
+def test_structured_answers_of_a_random_model(llm: ChatSemShare, method: Any, include_raw: bool) -> None:
+    model = llm.model_copy(update={"max_new_tokens": 150}).with_structured_output(
+        Person, method=method, include_raw=include_raw
+    )
+    answer = model.invoke("Anna is 30.")
+    if include_raw:
+        assert answer["parsing_error"] is None
+        answer = answer["parsed"]
+    assert isinstance(answer, Person)
+
+
+def test_mistakes_are_named(llm: ChatSemShare) -> None:
+    calls = [{"name": "weather", "args": {"place": "x", "days": 1}, "id": "a", "type": "tool_call"}]
+    image = [{"type": "image_url", "image_url": {"url": "data:image/png;base64,"}}]
+    for messages, told in (
+        ([], "no messages"),
+        ([HumanMessage("?"), ToolMessage("5", tool_call_id="a")], "'a' has no call"),
+        ([HumanMessage("?"), AIMessage("", tool_calls=calls), ToolMessage("5", tool_call_id="b")], "'b' has no call"),
+        ([HumanMessage(image)], "'image_url'.*text only"),
+    ):
+        with pytest.raises(ValueError, match=told):
+            llm.invoke(messages)
+    with pytest.raises(ValueError, match=r"'lookup' names no tool.*weather"):
+        llm.bind_tools([weather], tool_choice="lookup")
+    with pytest.raises(ValueError, match="exclude each other"):
+        llm.bind_tools([weather]).invoke("?", response_format={"type": "json_object"})
+    with pytest.raises(ValueError, match=r"response_format=.*json_schema"):
+        llm.invoke("?", response_format={"type": "yaml"})
+    with pytest.raises(ValueError, match="method='yaml'"):
+        llm.with_structured_output(Person, method="yaml")  # type: ignore[arg-type]
+    with pytest.raises(ConfigError, match="top_q"):
+        llm.invoke("?", top_q=1)
+    with pytest.raises(ConfigError, match=r"stop=\["):
+        llm.invoke("?", stop="x")  # type: ignore[arg-type]
+    with pytest.raises(ValidationError, match="tempature"):
+        ChatSemShare(model_id="demo", tempature=1)
+
+
+def test_a_template_that_refuses_a_role_order(model: PreTrainedModel) -> None:
+    tokenizer = tiny_tokenizer()
+    tokenizer.chat_template = "{{ raise_exception('roles must alternate') }}"
+    llm = ChatSemShare(model=model, tokenizer=tokenizer)
+    with pytest.raises(PromptError, match="roles must alternate"):
+        llm.invoke([HumanMessage("?"), HumanMessage("?")])
+
+
+def test_a_call_that_takes_too_long_is_given_up(llm: ChatSemShare) -> None:
+    with pytest.raises(TimeoutError, match=r"timeout=0\.05"):
+        llm.invoke("Why?", timeout=0.05, max_tokens=3000, suppress_tokens=[256])
+    assert llm.invoke("Why?").content
+
+
+def test_eight_calls_at_once_answer_as_if_alone(llm: ChatSemShare) -> None:
+    questions = [f"Question {number}: why?" for number in range(8)]
+    alone = [llm.invoke(question, reuse="off", store=False).content for question in questions]
+
+    async def ask(number: int) -> str:
+        if number % 2:
+            return (await llm.ainvoke(questions[number], reuse="exact")).content
+        return "".join([chunk.content async for chunk in llm.astream(questions[number], reuse="exact")])
+
+    async def together() -> list[str]:
+        return await asyncio.gather(*map(ask, range(8)))
+
+    assert asyncio.run(together()) == alone
+
+
+def test_objects_share_an_engine(llm: ChatSemShare) -> None:
+    other = ChatSemShare(engine=llm.engine, temperature=0.5)
+    assert isinstance(other.engine, SemShareEngine)
+    assert other.engine is llm.engine
+    assert other.profile is not None
+    assert other.profile["tool_calling"]

@@ -35,8 +35,9 @@ def constraint(
         model: whose reply it is.
         tokenizer: a fast one.
         max_new_tokens: where the reply will be cut off.
-        reserve: when only so many tokens are left, JSON that was begun is brought to its end: strings close, lists and
-            objects take no more than they must. A small model does not always find the end of a string by itself.
+        reserve: an upper bound of the tokens that coming to an end takes. When no more are left than it does take, JSON
+            that was begun is brought to its end: strings close, lists and objects take no more than they must. A small
+            model does not always find the end of a string by itself.
 
     Raises:
         ConfigError: the grammar, or a JSON schema in it, cannot be compiled; or the tokenizer is not a fast one.
@@ -45,45 +46,57 @@ def constraint(
     matcher = llguidance.LLMatcher(held.tokenizer, grammar)
     if matcher.is_error():
         raise ConfigError(f"the schema of a tool or answer cannot be held to: {matcher.get_error().strip()}")
-    return _Constraint(matcher, held, max_new_tokens - reserve)
+    return _Constraint(matcher, held, max_new_tokens, reserve)
+
+
+_SLACK = 6  # tokens: the model may spell what is forced in smaller pieces
 
 
 @dataclass(frozen=True)
 class _Held:
-    """llguidance's view of a tokenizer, and bool [vocabulary] of the tokens that end what was begun in JSON."""
+    """llguidance's view of a tokenizer; bool [vocabulary]: tokens that end what was begun in JSON; tokens' lengths."""
 
     tokenizer: Any
     ends: list[int]
     letter: int
     quotes: Tensor
     brackets: Tensor
+    commas: Tensor
+    lengths: Tensor
 
 
 class _Constraint(LogitsProcessor):
     """Follows one sequence; what it has generated so far is told by the ids that are new since the last step."""
 
-    def __init__(self, matcher: Any, held: _Held, hurry_from: int) -> None:
+    def __init__(self, matcher: Any, held: _Held, max_new_tokens: int, reserve: int) -> None:
         self._matcher = matcher
         self._held = held
-        self._hurry_from = hurry_from
-        self._start = self._seen = -1
+        self._left = max_new_tokens
+        self._reserve = reserve
+        self._seen = -1
 
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
         n = input_ids.shape[1]
-        if self._seen < 0:
-            self._start = n
-        else:
+        if self._seen >= 0:
             self._matcher.consume_tokens(input_ids[0, self._seen :].tolist())
+            self._left -= n - self._seen
         self._seen = n
         if self._matcher.is_error():
             raise ConfigError(f"the reply left its grammar: {self._matcher.get_error().strip()}")
-        bits = np.unpackbits(np.frombuffer(self._matcher.compute_bitmask(), np.uint8), bitorder="little")
-        allowed = torch.zeros(scores.shape[-1], dtype=torch.bool)
-        known = min(len(bits), len(allowed))
-        allowed[:known] = torch.from_numpy(bits[:known].astype(bool))
-        if n - self._start >= self._hurry_from:
+        allowed = _allowed(self._matcher, scores.shape[-1])
+        if self._left <= self._reserve and self._left <= self._needed(scores.shape[-1]) + _SLACK:
             allowed = self._ending(allowed)
         return scores.masked_fill(~allowed.to(scores.device), -torch.inf)
+
+    def _needed(self, size: int) -> int:
+        """Tokens that it takes to come to an end from here, found by doing so with a copy."""
+        trial = self._matcher.deep_copy()
+        count = 0
+        while count < self._reserve and not trial.is_accepting() and not trial.is_stopped():
+            ending = self._ending(_allowed(trial, size))
+            trial.consume_token(int((self._held.lengths[:size] * ending).argmax()))
+            count += 1
+        return count
 
     def _ending(self, allowed: Tensor) -> Tensor:
         """Those of the ``allowed`` tokens that end something; all of them where nothing can end."""
@@ -95,8 +108,20 @@ class _Constraint(LogitsProcessor):
             fewer = torch.zeros_like(allowed)  # a call is complete: no further one
             fewer[held.ends] = allowed[held.ends]
             return fewer
-        fewer = allowed & (held.quotes if letters else held.brackets)[: len(allowed)]
-        return fewer if bool(fewer.any()) else allowed
+        for kind in (held.quotes,) if letters else (held.brackets, held.commas):
+            fewer = allowed & kind[: len(allowed)]
+            if bool(fewer.any()):
+                return fewer
+        return allowed
+
+
+def _allowed(matcher: Any, size: int) -> Tensor:
+    """The tokens that may come next, bool [size]."""
+    bits = np.unpackbits(np.frombuffer(matcher.compute_bitmask(), np.uint8), bitorder="little")
+    allowed = torch.zeros(size, dtype=torch.bool)
+    known = min(len(bits), size)
+    allowed[:known] = torch.from_numpy(bits[:known].astype(bool))
+    return allowed
 
 
 _known: WeakKeyDictionary[PreTrainedTokenizerBase, _Held] = WeakKeyDictionary()
@@ -123,5 +148,7 @@ def _held(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> _Held:
             letter=spelled.index(b"q"),
             quotes=torch.tensor([text.startswith(b'"') for text in spelled]),
             brackets=torch.tensor([text.startswith((b"}", b"]")) for text in spelled]),
+            commas=torch.tensor([text.startswith((b",", b":")) for text in spelled]),
+            lengths=torch.tensor([len(text) + 1 for text in spelled]),
         )
     return _known[tokenizer]

@@ -192,6 +192,11 @@ class Served:
             self.call.pool.discard(self.call.namespace, self.found.plan.drawn_on)
             raise
 
+    def finish(self, first_token_at: float, generated: list[int], *, store: bool, copy: bool = False) -> ReuseReport:
+        """Close the books of a call: its report, and its rows in the pool if ``store``."""
+        report = self.report(first_token_at=first_token_at, generated=len(generated))
+        return report.model_copy(update={"stored": self.store(generated, copy=copy)}) if store else report
+
     def store(self, generated: list[int], *, copy: bool = False) -> bool:
         """Keep the rows of the prompt and of the generated tokens whose rows exist (all but the last), if they fit."""
         if not self.movable:

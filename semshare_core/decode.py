@@ -141,10 +141,14 @@ def decode(
     if cancel is not None and cancel.is_set() and not ending.stopped:
         reason = "cancelled"
     elif len(feed.token_ids) >= sampling.max_new_tokens and not ending.stopped:
-        eos = sampling.config(model).eos_token_id
-        eos_ids = eos if isinstance(eos, list) else [eos]
-        reason = "stop" if feed.token_ids[-1] in eos_ids else "length"
+        ends = end_tokens(sampling.config(model).eos_token_id)
+        reason = "stop" if feed.token_ids[-1] in ends else "length"
     return Decoded(feed.token_ids, reason, feed.first_token_at)
+
+
+def end_tokens(told: int | list[int] | None) -> list[int]:
+    """The ids that end an answer, however a config or tokenizer tells them."""
+    return told if isinstance(told, list) else [] if told is None else [told]
 
 
 def check_logits(logits: Tensor) -> None:

@@ -18,9 +18,9 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from transformers.cache_utils import Cache
 
 from semshare_core import models
-from semshare_core.call import Call, Served
+from semshare_core.call import Call
 from semshare_core.config import PoolConfig, ReusePolicy, resolve_policy
-from semshare_core.decode import Decoded, FinishReason, Sampling, check_logits, cut_at_stop, decode, settled_length
+from semshare_core.decode import FinishReason, Sampling, check_logits, cut_at_stop, decode, settled_length
 from semshare_core.errors import ConfigError
 from semshare_core.lookup import Embed
 from semshare_core.match.plan import Tokens
@@ -199,9 +199,7 @@ class SemShareEngine:
             with served.distrust():
                 logits = self._prefill.last_logits(served.cache, served.ids, served.pending)
                 check_logits(logits)
-            report = served.report(first_token_at=time.perf_counter())
-            if store:
-                report = report.model_copy(update={"stored": served.store([], copy=True)})
+            report = served.finish(time.perf_counter(), [], store=store, copy=True)
         return Prefill(logits, served.cache, report)
 
     def warm(self, prompts: Sequence[Prompt], *, namespace: str | None = None) -> list[ReuseReport]:
@@ -260,7 +258,7 @@ class SemShareEngine:
                 decoded = decode(
                     self.model, self.tokenizer, served.cache, served.ids, sampling, cancel=cancel, on_token=on_token
                 )
-            report = _finish(served, decoded, store)
+            report = served.finish(decoded.first_token_at, decoded.token_ids, store=store)
         text = self.tokenizer.decode(decoded.token_ids, skip_special_tokens=True)
         return Generation(cut_at_stop(text, sampling.stop), decoded.token_ids, decoded.finish_reason, report)
 
@@ -343,9 +341,3 @@ def _sampling(
     if isinstance(stop, str):
         raise ConfigError(f"stop={stop!r} must be a list of strings: stop=[{stop!r}].")
     return Sampling(max_new_tokens, temperature, tuple(stop or ()), seed, extra)
-
-
-def _finish(served: Served, decoded: Decoded, store: bool) -> ReuseReport:
-    """Close the books of a call and keep its rows."""
-    report = served.report(first_token_at=decoded.first_token_at, generated=len(decoded.token_ids))
-    return report.model_copy(update={"stored": served.store(decoded.token_ids)}) if store else report

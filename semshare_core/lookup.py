@@ -12,7 +12,6 @@ from numpy.typing import NDArray
 from semshare_core.config import ReusePolicy
 from semshare_core.match.matcher import build_plan
 from semshare_core.match.plan import ReusePlan, Source, Tokens
-from semshare_core.match.prefix import common_prefix
 from semshare_core.match.runs import kgram_hashes
 from semshare_core.match.token_table import TokenTable
 from semshare_core.pool.entry import Entry, View
@@ -83,7 +82,9 @@ def find(
                 partner = entry
                 break
         if partner is not None and alone:
-            prefix, chosen = prefix and _prefix_with(partner, tokens[:-1], policy.max_depth), {}
+            chosen = {}
+            length = partner.usable_prefix(tokens[:-1], policy.max_depth) if prefix else 0
+            prefix = (partner, length) if length else None
         if partner is not None:
             chosen[partner.id] = partner
     looked_up = time.perf_counter()
@@ -107,12 +108,6 @@ def find(
         lookup_ms=1e3 * (looked_up - started),
         match_ms=1e3 * (matched - looked_up),
     )
-
-
-def _prefix_with(entry: Entry, tokens: Tokens, max_depth: int) -> tuple[Entry, int] | None:
-    """The usable common prefix with one entry, as the pool would tell of it."""
-    length = min(common_prefix(entry.tokens, tokens), entry.usable(max_depth))
-    return (entry, length) if length else None
 
 
 def _score(tokens: Tokens, candidates: Sequence[Entry], policy: ReusePolicy) -> list[Entry]:

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from semshare_core.match.plan import Tokens
+from semshare_core.match.prefix import common_prefix
 from semshare_core.match.runs import kgram_hashes
 
 
@@ -55,6 +56,10 @@ class Entry:
         if k not in self._kgrams:
             self._kgrams[k] = kgram_hashes(self.tokens, k)
         return self._kgrams[k]
+
+    def usable_prefix(self, tokens: Tokens, max_depth: int) -> int:
+        """Length of the common prefix with ``tokens`` whose rows are no deeper than ``max_depth``."""
+        return min(common_prefix(self.tokens, tokens), self.usable(max_depth))
 
     def usable(self, max_depth: int) -> int:
         """Number of leading rows that are no deeper than ``max_depth``."""

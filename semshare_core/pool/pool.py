@@ -93,7 +93,7 @@ class ReferencePool:
         for blocks, entry in sorted(found, key=lambda pair: -pair[0]):
             if best is not None and -best[0] >= (blocks + 1) * self.config.block_tokens:
                 break
-            length = min(common_prefix(entry.tokens, tokens), entry.usable(max_depth))
+            length = entry.usable_prefix(tokens, max_depth)
             if length > 0 and (best is None or (-length, entry.id) < best[:2]):
                 best = (-length, entry.id, entry)
         return (best[2], -best[0]) if best else None

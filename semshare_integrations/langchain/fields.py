@@ -189,5 +189,14 @@ class EngineFields(BaseModel):
         return self.model_kwargs
 
 
+def token_usage(prompt_tokens: int, completion_tokens: int) -> dict[str, int]:
+    """Counts under the names that ``llm_output`` has them in."""
+    return {
+        "prompt_tokens": prompt_tokens,
+        "completion_tokens": completion_tokens,
+        "total_tokens": prompt_tokens + completion_tokens,
+    }
+
+
 def _told(value: Any) -> str:
     return value if isinstance(value, str) else getattr(value, "__qualname__", type(value).__qualname__)

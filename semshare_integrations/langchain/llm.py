@@ -19,7 +19,7 @@ from langchain_core.outputs import Generation, GenerationChunk, LLMResult
 from typing_extensions import Self
 
 from semshare_core import Piece, ReuseReport
-from semshare_integrations.langchain.fields import EngineFields
+from semshare_integrations.langchain.fields import EngineFields, token_usage
 from semshare_integrations.langchain.in_thread import in_thread
 
 _OF_LANGCHAIN = ("tags", "metadata", "run_name", "run_id")
@@ -158,11 +158,7 @@ class SemShareLLM(EngineFields, BaseLLM):
         reports = [info["semshare"] for _, info in answers]
         prompt_tokens = sum(report["prompt_tokens"] for report in reports)
         completion_tokens = sum(report["generated_tokens"] for report in reports)
-        usage = {
-            "prompt_tokens": prompt_tokens,
-            "completion_tokens": completion_tokens,
-            "total_tokens": prompt_tokens + completion_tokens,
-        }
+        usage = token_usage(prompt_tokens, completion_tokens)
         return LLMResult(
             generations=[[Generation(text=text, generation_info=info)] for text, info in answers],
             llm_output={"token_usage": usage, "model_name": self.model_id},

@@ -79,13 +79,10 @@ class CallFormat:
 
 def call_format(tokenizer: PreTrainedTokenizerBase) -> CallFormat:
     """The form that the model of ``tokenizer`` was trained on, or the generic one."""
-    if tokenizer not in _known:
-        _known[tokenizer] = (tokenizer.chat_template, _learn(tokenizer))
-    template, learned = _known[tokenizer]
-    if template != tokenizer.chat_template:
-        del _known[tokenizer]
-        return call_format(tokenizer)
-    return learned
+    known = _known.get(tokenizer)
+    if known is None or known[0] != tokenizer.chat_template:
+        known = _known[tokenizer] = (tokenizer.chat_template, _learn(tokenizer))
+    return known[1]
 
 
 _known: WeakKeyDictionary[PreTrainedTokenizerBase, tuple[Any, CallFormat]] = WeakKeyDictionary()

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from transformers import LogitsProcessor, PreTrainedModel, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
+from semshare_core.decode import end_tokens
 from semshare_core.errors import ConfigError, MissingDependencyError
 
 try:
@@ -136,15 +137,14 @@ def _held(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> _Held:
         )
     if tokenizer not in _known:
         size = model.get_input_embeddings().num_embeddings
-        ends = model.generation_config.eos_token_id
-        ends = tokenizer.eos_token_id if ends is None else ends
-        if ends is None:
+        ends = end_tokens(model.generation_config.eos_token_id) or end_tokens(tokenizer.eos_token_id)
+        if not ends:
             raise ConfigError("the tokenizer names no end token, which tool calls and structured output need.")
         made = llguidance.hf.from_tokenizer(tokenizer, n_vocab=size, eos_token=ends)
         spelled = [made.decode_bytes([token]).lstrip() for token in range(size)]
         _known[tokenizer] = _Held(
             tokenizer=made,
-            ends=[ends] if isinstance(ends, int) else list(ends),
+            ends=ends,
             letter=spelled.index(b"q"),
             quotes=torch.tensor([text.startswith(b'"') for text in spelled]),
             brackets=torch.tensor([text.startswith((b"}", b"]")) for text in spelled]),

@@ -16,6 +16,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from semshare_core import SemShareEngine
 from semshare_core.errors import ConfigError, PromptError
 from semshare_integrations.langchain import ChatSemShare, SemShareCallbackHandler, get_semshare_callback
+from test_tools import LISTED
 from tiny_models import tiny_tokenizer
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -96,6 +97,19 @@ def test_a_random_model_calls_tools(llm: ChatSemShare, parallel: bool) -> None:
     assert streamed.content == answer.content == ""
     told = [HumanMessage("Rain?"), answer, *[weather.invoke(each) for each in answer.tool_calls]]
     assert llm.bind_tools([weather]).invoke(told).content
+
+
+@pytest.mark.parametrize("opening", ["[CALLS]", "<|pad|>"], ids=["text", "special token"])
+def test_streamed_calls_are_no_text(model: PreTrainedModel, opening: str) -> None:
+    """Also where they begin with a special token, which the pieces of text do not show."""
+    tokenizer = tiny_tokenizer()
+    tokenizer.chat_template = LISTED.replace("[CALLS]", opening)
+    llm = ChatSemShare(model=model, tokenizer=tokenizer, max_tokens=150)
+    streamed = whole(llm.bind_tools([weather], tool_choice="any").stream("Rain?"))
+    assert streamed.content == ""
+    assert [call["name"] for call in streamed.tool_calls] == ["weather"]
+    in_words = llm.bind_tools([weather], tool_choice="none")
+    assert whole(in_words.stream("Rain?")).content == in_words.invoke("Rain?").content != ""
 
 
 @pytest.mark.parametrize("method", ["function_calling", "json_schema", "json_mode"])

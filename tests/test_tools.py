@@ -90,8 +90,9 @@ def engine(model: PreTrainedModel) -> SemShareEngine:
         (HERMES, CallFormat(native=True)),
         (BARE, CallFormat("", None, "", arguments_key="parameters", native=True)),
         (LISTED, CallFormat("[CALLS] [", ", ", "]", native=True)),
+        (LISTED.replace("[CALLS]", "<|pad|>"), CallFormat("<|pad|> [", ", ", "]", native=True, hidden=True)),
     ],
-    ids=["hermes", "bare", "listed"],
+    ids=["hermes", "bare", "listed", "behind a special token"],
 )
 def test_the_form_is_learned_from_the_template(template: str, form: CallFormat) -> None:
     assert call_format(with_template(template)) == form

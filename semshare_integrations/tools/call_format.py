@@ -55,6 +55,7 @@ class CallFormat:
         name_key: where an object holds the tool's name.
         arguments_key: where it holds the arguments, an object.
         native: the template renders tools, calls and results by itself.
+        hidden: the opening has special tokens, which the text of a reply leaves out.
     """
 
     opening: str = "<tool_call>\n"
@@ -63,6 +64,7 @@ class CallFormat:
     name_key: str = "name"
     arguments_key: str = "arguments"
     native: bool = False
+    hidden: bool = False
 
     def write(self, calls: Sequence[tuple[str, Mapping[str, Any]]]) -> str:
         """The calls, each a name and its arguments, as the model writes them."""
@@ -86,6 +88,11 @@ def call_format(tokenizer: PreTrainedTokenizerBase) -> CallFormat:
 
 
 _known: WeakKeyDictionary[PreTrainedTokenizerBase, tuple[Any, CallFormat]] = WeakKeyDictionary()
+
+
+def special_tokens(tokenizer: PreTrainedTokenizerBase) -> dict[str, int]:
+    """Ids of the tokens that no text can spell and that decoding to text leaves out."""
+    return {str(token): index for index, token in tokenizer.added_tokens_decoder.items() if token.special}
 
 
 def _learn(tokenizer: PreTrainedTokenizerBase) -> CallFormat:
@@ -119,7 +126,7 @@ def _rendered_calls(tokenizer: PreTrainedTokenizerBase, count: int) -> CallForma
     if _NAME not in before or _RESULT not in told:
         return None
     same = next((at for at, (a, b) in enumerate(zip(before, whole, strict=False)) if a != b), len(before))
-    return _around(_THOUGHT.sub("", whole[same:]), count, tokenizer.all_special_tokens)
+    return _around(_THOUGHT.sub("", whole[same:]), count, list(special_tokens(tokenizer)))
 
 
 def _around(text: str, count: int, specials: Sequence[str]) -> CallFormat | None:
@@ -145,7 +152,9 @@ def _around(text: str, count: int, specials: Sequence[str]) -> CallFormat | None
     closing = text[spans[-1][1] :]
     closing = closing[: min((closing.find(token) for token in specials if token in closing), default=len(closing))]
     between = text[spans[0][1] : spans[1][0]] if count > 1 else None
-    return CallFormat(text[: spans[0][0]], between, closing.rstrip("\n") or closing, *keys, native=True)
+    opening = text[: spans[0][0]]
+    hidden = any(token in opening for token in specials)
+    return CallFormat(opening, between, closing.rstrip("\n") or closing, *keys, native=True, hidden=hidden)
 
 
 def _told_in_words(form: CallFormat, messages: Sequence[Message], tools: Sequence[Tool]) -> list[Message]:

@@ -15,7 +15,7 @@ from typing import Any, Literal
 
 from transformers import PreTrainedTokenizerBase
 
-from semshare_integrations.tools.call_format import CallFormat, Tool
+from semshare_integrations.tools.call_format import CallFormat, Tool, special_tokens
 
 Choice = Literal["auto", "any"] | str
 """``auto``: text, calls, or both · ``any``: at least one call · otherwise the name of the tool to call."""
@@ -137,7 +137,7 @@ def _told(part: str | int) -> str:
 
 def _parts(text: str, tokenizer: PreTrainedTokenizerBase) -> list[str | int]:
     """``text`` as strings and ids of special tokens, which no text can spell."""
-    special = {str(token): index for index, token in tokenizer.added_tokens_decoder.items() if token.special}
+    special = special_tokens(tokenizer)
     if not special:
         return [text] if text else []
     pieces = re.split("(" + "|".join(map(re.escape, sorted(special, key=len, reverse=True))) + ")", text)

@@ -77,7 +77,9 @@ def calls_start(text: str, form: CallFormat) -> int | None:
 
 
 def settled_text(text: str, form: CallFormat) -> int:
-    """How much of a growing reply is surely text, and not the beginning of a call; 0 if calls have no opening."""
+    """How much of a growing reply is surely text and begins no call; 0 if text does not show where calls open."""
+    if form.hidden:
+        return 0
     opening = form.opening.strip()
     found = text.find(opening)
     if found >= 0:

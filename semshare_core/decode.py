@@ -239,13 +239,11 @@ def cut_at_stop(text: str, stop: Sequence[str]) -> str:
 
 def settled_length(text: str, stop: Sequence[str]) -> int:
     """How much of a growing text will not change: not a half character, not the beginning of a stop string."""
-    cut = cut_at_stop(text, stop)
-    if len(cut) < len(text):
-        return len(cut)
-    end = len(text.rstrip("\ufffd"))
-    for end_string in stop:
-        for size in range(min(len(end_string) - 1, end), 0, -1):
-            if text[:end].endswith(end_string[:size]):
-                end = min(end, len(text[:end]) - size)
-                break
-    return end
+    known = text.rstrip("\ufffd")
+    begun = [
+        len(known) - size
+        for end_string in stop
+        for size in range(1, min(len(end_string), len(known) + 1))
+        if known.endswith(end_string[:size])
+    ]
+    return min(len(cut_at_stop(text, stop)), len(known), *begun)

@@ -6,7 +6,7 @@ import threading
 from collections.abc import Iterator
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from semshare_core import Piece, ReusePolicy, SemShareEngine
@@ -68,6 +68,7 @@ def test_nothing_of_a_stop_string_is_streamed(engine: SemShareEngine) -> None:
     pytest.fail("no stop string without half characters to try")
 
 
+@example("ba", "b", ["a", "bab"])
 @given(
     st.text("ab\ufffd", max_size=12),
     st.text("ab\ufffd", max_size=6),

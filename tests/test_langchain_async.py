@@ -14,8 +14,8 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from semshare_core import SemShareEngine
 from semshare_core.errors import ConfigError, PromptError
+from semshare_integrations.adapter import in_thread
 from semshare_integrations.langchain import SemShareLLM
-from semshare_integrations.langchain.in_thread import in_thread
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

@@ -22,15 +22,15 @@ from langchain_core.utils.pydantic import is_basemodel_subclass
 from pydantic import Field
 
 from semshare_core import Piece
-from semshare_integrations.langchain.fields import EngineFields
-from semshare_integrations.langchain.in_thread import in_thread
-from semshare_integrations.langchain.turn import Turn, which_tool
+from semshare_integrations.adapter import Turn, in_thread, which_tool
+from semshare_integrations.langchain.fields import LangChainFields
+from semshare_integrations.langchain.turn import chunk_of, result_of, turn_of
 
 _OURS = ("tools", "tool_choice", "parallel_tool_calls", "response_format", "ls_structured_output_format")
 _METHODS = ("function_calling", "json_schema", "json_mode")
 
 
-class ChatSemShare(EngineFields, BaseChatModel):
+class ChatSemShare(LangChainFields, BaseChatModel):
     """A local chat model that reuses the keys and values of earlier conversations.
 
     >>> llm = ChatSemShare(model_id="demo", max_tokens=128)
@@ -50,7 +50,7 @@ class ChatSemShare(EngineFields, BaseChatModel):
         streaming: ``invoke`` streams behind the scenes, for callbacks that listen to tokens.
     """
 
-    model_config = EngineFields.model_config  # said again: of two bases the last one's "extra" would win
+    model_config = LangChainFields.model_config  # said again: of two bases the last one's "extra" would win
 
     timeout: float | None = Field(default=None, gt=0)
     max_retries: int = Field(default=0, ge=0)
@@ -148,9 +148,9 @@ class ChatSemShare(EngineFields, BaseChatModel):
         run_manager: CallbackManagerForLLMRun | None = None,
         **kwargs: Any,
     ) -> ChatResult:
-        turn = Turn.of(self.engine, messages, kwargs)
+        turn = turn_of(self.engine, messages, kwargs)
         with closing(self._pieces(turn, stop, kwargs)) as pieces:
-            return turn.result(list(pieces), self.model_id)
+            return result_of(turn, list(pieces), self.model_id)
 
     async def _agenerate(
         self,
@@ -161,7 +161,7 @@ class ChatSemShare(EngineFields, BaseChatModel):
     ) -> ChatResult:
         async with aclosing(self._apieces(messages, stop, kwargs)) as both:
             gathered = [pair async for pair in both]
-        return gathered[0][0].result([piece for _, piece in gathered], self.model_id)
+        return result_of(gathered[0][0], [piece for _, piece in gathered], self.model_id)
 
     def _stream(
         self,
@@ -170,10 +170,10 @@ class ChatSemShare(EngineFields, BaseChatModel):
         run_manager: CallbackManagerForLLMRun | None = None,
         **kwargs: Any,
     ) -> Iterator[ChatGenerationChunk]:
-        turn = Turn.of(self.engine, messages, kwargs)
+        turn = turn_of(self.engine, messages, kwargs)
         with closing(self._pieces(turn, stop, kwargs)) as pieces:
             for piece in pieces:
-                for chunk in turn.chunks(piece, self.model_id):
+                if (chunk := chunk_of(turn, piece, self.model_id)) is not None:
                     if run_manager is not None:
                         run_manager.on_llm_new_token(chunk.text, chunk=chunk)
                     yield chunk
@@ -187,7 +187,7 @@ class ChatSemShare(EngineFields, BaseChatModel):
     ) -> AsyncIterator[ChatGenerationChunk]:
         async with aclosing(self._apieces(messages, stop, kwargs)) as both:
             async for turn, piece in both:
-                for chunk in turn.chunks(piece, self.model_id):
+                if (chunk := chunk_of(turn, piece, self.model_id)) is not None:
                     if run_manager is not None:
                         await run_manager.on_llm_new_token(chunk.text, chunk=chunk)
                     yield chunk
@@ -226,7 +226,7 @@ class ChatSemShare(EngineFields, BaseChatModel):
         self, messages: list[BaseMessage], stop: list[str] | None, overrides: Mapping[str, Any]
     ) -> AsyncGenerator[tuple[Turn, Piece], None]:
         def make(closed: threading.Event) -> Generator[tuple[Turn, Piece], None, None]:
-            turn = Turn.of(self.engine, messages, overrides)  # in the thread: it may load the model
+            turn = turn_of(self.engine, messages, overrides)  # in the thread: it may load the model
             for piece in self._pieces(turn, stop, overrides, closed):
                 yield turn, piece
 

@@ -19,15 +19,15 @@ from langchain_core.outputs import Generation, GenerationChunk, LLMResult
 from typing_extensions import Self
 
 from semshare_core import Piece, ReuseReport
-from semshare_integrations.langchain.fields import EngineFields, token_usage
-from semshare_integrations.langchain.in_thread import in_thread
+from semshare_integrations.adapter import in_thread, token_usage
+from semshare_integrations.langchain.fields import LangChainFields
 
 _OF_LANGCHAIN = ("tags", "metadata", "run_name", "run_id")
 
 _said: ContextVar[Mapping[str, Any] | None] = ContextVar("semshare_call_settings", default=None)
 
 
-class SemShareLLM(EngineFields, BaseLLM):
+class SemShareLLM(LangChainFields, BaseLLM):
     """A local model that reuses the keys and values of earlier prompts.
 
     >>> llm = SemShareLLM(model_id="demo", max_new_tokens=64, stop=["\\n\\n"])
@@ -44,7 +44,7 @@ class SemShareLLM(EngineFields, BaseLLM):
     calls take turns at the model.
     """
 
-    model_config = EngineFields.model_config  # said again: of two bases the last one's "extra" would win
+    model_config = LangChainFields.model_config  # said again: of two bases the last one's "extra" would win
 
     @classmethod
     def from_model_id(cls, model_id: str, **settings: Any) -> Self:

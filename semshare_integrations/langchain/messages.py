@@ -28,20 +28,15 @@ _WITHOUT_TEXT = (
 
 
 def to_template(messages: Sequence[BaseMessage]) -> list[dict[str, Any]]:
-    """Mappings with ``role``, ``content`` (text) and, where there are some, ``tool_calls``.
+    """Mappings with ``role``, ``content`` (text) and, where there are some, ``tool_calls`` or a ``tool_call_id``.
 
     Raises:
-        ValueError: no messages, content that is not text, a tool's result without its call, or a kind of message that
-            chat templates do not know.
+        ValueError: content that is not text, or a kind of message that chat templates do not know.
     """
-    if not messages:
-        raise ValueError("there are no messages: pass at least one, such as HumanMessage('...').")
-    called: set[str] = set()
     told: list[dict[str, Any]] = []
     for message in messages:
         entry: dict[str, Any] = {"role": _role(message), "content": _text(message)}
         if isinstance(message, AIMessage) and message.tool_calls:
-            called |= {call["id"] for call in message.tool_calls if call["id"]}
             entry["tool_calls"] = [
                 {
                     "type": "function",
@@ -51,11 +46,6 @@ def to_template(messages: Sequence[BaseMessage]) -> list[dict[str, Any]]:
                 for call in message.tool_calls
             ]
         elif isinstance(message, ToolMessage):
-            if message.tool_call_id not in called:
-                raise ValueError(
-                    f"the result of tool call {message.tool_call_id!r} has no call: the AIMessage that made it must "
-                    "stand before its ToolMessage."
-                )
             entry |= {"name": message.name or "", "tool_call_id": message.tool_call_id}
         told.append(entry)
     return told

@@ -1,0 +1,184 @@
+"""The settings that the frameworks' models take, and the engine behind them."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from pydantic import AliasChoices, BaseModel, ConfigDict, Field, field_validator
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from semshare_core import PoolConfig, ReusePolicy, SemShareEngine
+from semshare_core.config import Level, resolve_policy
+from semshare_core.engine import DEFAULT_NAMESPACE
+from semshare_core.errors import ConfigError
+from semshare_integrations.adapter.source import EngineSource
+
+_LOADING = ("gguf_file", "dtype", "device", "device_map", "pool")
+
+
+class EngineFields(BaseModel):
+    """Fields of a framework's model that answers through a :class:`SemShareEngine`.
+
+    Say which model: ``model_id=`` (loaded on first use), ``model=`` with ``tokenizer=`` (transformers objects), or
+    ``engine=``. Objects that are given the same engine share the loaded model and the pool of reference prompts.
+
+    Attributes:
+        model_id: hub id, local folder, ``.gguf`` file or ``"demo"``; beside ``engine=`` or ``model=`` only a name.
+        gguf_file: name of a GGUF file inside the folder or hub repository ``model_id``.
+        model_kwargs: other settings of :meth:`SemShareEngine.from_pretrained`, such as ``embedding``.
+        device: where the whole model goes; default: CUDA, else MPS, else the CPU.
+        device_map: accelerate's placement over several devices, instead of ``device``.
+        dtype: ``"bfloat16"``, a torch dtype, ...; default: as the model was saved.
+        pool: how much is kept of earlier prompts.
+        max_new_tokens: at most so many tokens are generated; ``max_tokens`` is accepted, too.
+        temperature: 0 is greedy, otherwise sampling.
+        top_p: nucleus sampling, where ``temperature`` is above 0.
+        seed: makes sampling repeatable.
+        stop: an answer ends before the first of these strings.
+        reuse: a level (``off``, ``exact``, ``high``, ``balanced``, ``fast``) or a :class:`ReusePolicy`; default: the
+            engine's policy, which is ``balanced`` unless the engine was given with another.
+        namespace: whose reference prompts may serve, and who may be served by these prompts later.
+        source: where the engine comes from. Frameworks rebuild objects from their fields (``configurable_fields``);
+            handing this one on keeps the model from being loaded again.
+    """
+
+    model_config = ConfigDict(extra="forbid", arbitrary_types_allowed=True, protected_namespaces=())
+
+    model_id: str = ""
+    gguf_file: str | None = None
+    model_kwargs: dict[str, Any] = Field(default_factory=dict)
+    device: str | torch.device | None = None
+    device_map: Any = None
+    dtype: str | torch.dtype | None = None
+    pool: PoolConfig | None = None
+    max_new_tokens: int = Field(default=128, ge=1, validation_alias=AliasChoices("max_new_tokens", "max_tokens"))
+    temperature: float = Field(default=0.0, ge=0, allow_inf_nan=False)
+    top_p: float | None = Field(default=None, gt=0, le=1)
+    seed: int | None = None
+    stop: list[str] | None = None
+    reuse: Level | ReusePolicy | None = None
+    namespace: str = Field(default=DEFAULT_NAMESPACE, min_length=1)
+    source: EngineSource | None = Field(default=None, exclude=True, repr=False)
+
+    def __init__(
+        self,
+        *,
+        engine: SemShareEngine | None = None,
+        model: PreTrainedModel | None = None,
+        tokenizer: PreTrainedTokenizerBase | str | None = None,
+        **settings: Any,
+    ) -> None:
+        super().__init__(**settings)
+        self.source = self._find_source(engine, model, tokenizer)
+        self.model_id = self.model_id or self.source.name
+
+    @field_validator("stop", mode="before")
+    @classmethod
+    def _is_a_list(cls, stop: Any) -> Any:
+        if isinstance(stop, str):
+            raise ValueError(f"stop={stop!r} must be a list of strings: stop=[{stop!r}]")
+        return stop
+
+    @property
+    def engine(self) -> SemShareEngine:
+        """The engine behind this object; the first use loads the model."""
+        return self._engine_source.get()
+
+    @property
+    def _engine_source(self) -> EngineSource:
+        assert self.source is not None
+        return self.source
+
+    def call_settings(self, stop: list[str] | None, overrides: Mapping[str, Any]) -> dict[str, Any]:
+        """What the engine is called with: the fields, and above them what the call says (``None`` says nothing).
+
+        The engine checks the values, and names those that it does not know.
+        """
+        said = dict(overrides)
+        if "max_tokens" in said:
+            if "max_new_tokens" in said:
+                raise ConfigError("max_tokens and max_new_tokens are the same setting: pass one of them.")
+            said["max_new_tokens"] = said.pop("max_tokens")
+        if stop is not None:
+            said["stop"] = stop
+        fields = {
+            "max_new_tokens": self.max_new_tokens,
+            "temperature": self.temperature,
+            "top_p": self.top_p,
+            "seed": self.seed,
+            "stop": self.stop,
+            "reuse": self.reuse,
+            "namespace": self.namespace,
+        }
+        settings = fields | {name: value for name, value in said.items() if value is not None or name not in fields}
+        if settings["top_p"] is None or settings["temperature"] == 0:
+            del settings["top_p"]
+        return settings
+
+    def identity(self, overrides: Mapping[str, Any]) -> dict[str, Any]:
+        """Everything that an answer depends on besides the prompt, JSON-able, without loading the model."""
+        settings = self.call_settings(None, overrides)
+        policy = resolve_policy(settings.pop("reuse"), self._engine_source.policy)
+        return {
+            "model_id": self.model_id,
+            "gguf_file": self.gguf_file,
+            "dtype": self._engine_source.dtype,
+            "model_kwargs": {name: _told(value) for name, value in sorted(self.model_kwargs.items())},
+            # LangChain writes the stop strings of the call over "stop", even if there are none
+            "default_stop": settings.pop("stop"),
+            "reuse": policy.model_dump(mode="json"),
+            **settings,
+        }
+
+    def _find_source(
+        self,
+        engine: SemShareEngine | None,
+        model: PreTrainedModel | None,
+        tokenizer: PreTrainedTokenizerBase | str | None,
+    ) -> EngineSource:
+        settings = {name: value for name in _LOADING if (value := getattr(self, name)) is not None}
+        settings |= self._checked_model_kwargs()
+        if engine is not None:
+            if model is not None or tokenizer is not None:
+                raise ConfigError("engine= brings its model and tokenizer: leave model= and tokenizer= out.")
+            return EngineSource.given(engine, settings)
+        policy = resolve_policy(self.reuse, ReusePolicy(level="balanced"))
+        if model is not None:
+            if tokenizer is None or isinstance(tokenizer, str):
+                raise ConfigError("model= needs its tokenizer, too: tokenizer=AutoTokenizer.from_pretrained(...).")
+            return EngineSource.around(model, tokenizer, settings, policy)
+        if tokenizer is not None:
+            self.model_kwargs = {**self.model_kwargs, "tokenizer": tokenizer}
+            settings["tokenizer"] = tokenizer
+        if self.source is not None:
+            return self.source.adapted(self.model_id, settings, policy)
+        if not self.model_id:
+            raise ConfigError("Which model? Pass model_id= (such as 'demo'), model= with tokenizer=, or engine=.")
+        return EngineSource.load(self.model_id, settings, policy)
+
+    def _checked_model_kwargs(self) -> dict[str, Any]:
+        """``model_kwargs``, which may hold what loading takes and no field says."""
+        taken = inspect.signature(SemShareEngine.from_pretrained).parameters
+        known = sorted(set(taken) - {*_LOADING, "model_id", "policy"})
+        if unknown := sorted(set(self.model_kwargs) - set(known)):
+            raise ConfigError(
+                f"model_kwargs cannot hold {', '.join(unknown)}, only {', '.join(known)}. What has a field of its own "
+                "is set there: dtype, device, device_map, pool, reuse, ..."
+            )
+        return self.model_kwargs
+
+
+def token_usage(prompt_tokens: int, completion_tokens: int) -> dict[str, int]:
+    """Counts under the names that ``llm_output`` has them in."""
+    return {
+        "prompt_tokens": prompt_tokens,
+        "completion_tokens": completion_tokens,
+        "total_tokens": prompt_tokens + completion_tokens,
+    }
+
+
+def _told(value: Any) -> str:
+    return value if isinstance(value, str) else getattr(value, "__qualname__", type(value).__qualname__)

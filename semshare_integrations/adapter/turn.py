@@ -1,0 +1,175 @@
+"""One question to a chat model and its answer: what the answer is held to, and how it is read and streamed."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+from uuid import uuid4
+
+from semshare_core import Chat, Piece, SemShareEngine
+from semshare_core.decode import end_tokens
+from semshare_integrations.tools import (
+    CallFormat,
+    Reply,
+    call_format,
+    constraint,
+    json_grammar,
+    parse_reply,
+    reply_grammar,
+    smallest,
+)
+from semshare_integrations.tools.reply import settled_text
+
+_RESERVE = 16  # tokens, beyond those of the smallest JSON, that bringing a reply to its end may take
+
+
+@dataclass
+class Turn:
+    """One question and its answer.
+
+    Attributes:
+        engine: who is asked.
+        prompt: the question, tools included.
+        grammar: what the answer is held to; None: words.
+        ending: the smallest JSON that the grammar allows.
+        form: how the model writes calls of tools.
+        names: of the tools that it may call.
+        reply: the answer, read when its last piece was taken.
+    """
+
+    engine: SemShareEngine
+    prompt: Chat
+    grammar: str | None
+    ending: str
+    form: CallFormat
+    names: list[str]
+    reply: Reply = field(default_factory=lambda: Reply(""))
+    _text: str = ""
+    _sent: int = 0
+
+    @classmethod
+    def of(
+        cls,
+        engine: SemShareEngine,
+        messages: Sequence[Mapping[str, Any]],
+        *,
+        tools: Sequence[Mapping[str, Any]] = (),
+        tool_choice: Mapping[str, Any] | str | bool | None = None,
+        parallel_tool_calls: bool = False,
+        response_format: Mapping[str, Any] | None = None,
+    ) -> Turn:
+        """The turn that ``messages`` ask for.
+
+        Args:
+            engine: who is asked.
+            messages: with ``role``, ``content`` and, where there are some, ``tool_calls`` (arguments as mappings) or
+                the ``tool_call_id`` that a tool's result belongs to.
+            tools: what the model may call.
+            tool_choice: see :func:`which_tool`.
+            parallel_tool_calls: several calls in one answer, if the model's template can write them.
+            response_format: OpenAI's: ``json_schema``, ``json_object`` or ``text``.
+
+        Raises:
+            ValueError: no messages, a tool's result without its call, an unknown tool or format, both tools and format.
+        """
+        _check(messages)
+        names = [each["function"]["name"] for each in tools]
+        form = call_format(engine.tokenizer)
+        prompt = Chat(form.messages(messages, tools), tools if form.native else ())
+        choice = which_tool(tool_choice, names)
+        grammar, ending = None, ""
+        if tools and choice != "none":
+            if response_format is not None:
+                raise ValueError("response_format and tools exclude each other in one call: leave one of them out.")
+            grammar = reply_grammar(form, tools, choice, parallel_tool_calls, engine.tokenizer)
+            longest = [(each["function"]["name"], smallest(each["function"].get("parameters")) or {}) for each in tools]
+            ending = max((form.write([call]) for call in longest), key=len)
+        elif response_format is not None:
+            schema = _response_schema(response_format)
+            grammar = None if schema is None else json_grammar(schema)
+            ending = json.dumps(smallest(schema))
+        return cls(engine, prompt, grammar, ending, form, names if choice != "none" else [])
+
+    def settings(self, max_new_tokens: int) -> dict[str, Any]:
+        """What the engine is told besides, for an answer of at most so many tokens."""
+        if self.grammar is None:
+            return {}
+        model, tokenizer = self.engine.model, self.engine.tokenizer
+        reserve = _RESERVE + len(tokenizer(self.ending, add_special_tokens=False)["input_ids"])
+        return {"logits_processor": [constraint(self.grammar, model, tokenizer, max_new_tokens, reserve)]}
+
+    def take(self, piece: Piece) -> str:
+        """The text that may be passed on now that ``piece`` is there: what surely belongs to no call of a tool."""
+        self._text += piece.text
+        if piece.report is None:
+            ready = settled_text(self._text, self.form) if self.names else len(self._text)
+            text = self._text[self._sent : ready]
+        else:
+            self.reply = self._read(piece)
+            text = self.reply.text[self._sent :]
+        self._sent += len(text)
+        return text
+
+    def finish_reason(self, last: Piece) -> str | None:
+        """Why the answer ended: ``tool_calls``, or what the engine says of its last piece."""
+        return "tool_calls" if self.reply.calls else last.finish_reason
+
+    def _read(self, last: Piece) -> Reply:
+        """The reply; its calls are read from the tokens, because text leaves special tokens out."""
+        if not self.names:
+            return Reply(self._text)
+        tokenizer = self.engine.tokenizer
+        ids = list(last.token_ids or [])
+        ends = {tokenizer.eos_token_id, *end_tokens(self.engine.model.generation_config.eos_token_id)}
+        while ids and ids[-1] in ends:
+            ids.pop()
+        reply = parse_reply(str(tokenizer.decode(ids, skip_special_tokens=False)), self.form, self.names)
+        return reply if reply.calls or reply.invalid else Reply(self._text)
+
+
+def which_tool(choice: Mapping[str, Any] | str | bool | None, names: Sequence[str]) -> str:
+    """``auto``, ``any``, ``none`` or the name of a tool."""
+    if isinstance(choice, Mapping):
+        choice = choice.get("function", choice).get("name") or choice.get("type")
+    known = {None: "auto", True: "any", False: "none", "required": "any", "auto": "auto", "any": "any", "none": "none"}
+    if choice in known:
+        return known[choice]
+    if choice not in names:
+        raise ValueError(f"tool_choice={choice!r} names no tool: pass 'auto', 'any', 'none' or one of {names}.")
+    return str(choice)
+
+
+def call_id() -> str:
+    """A name for a call, which its result refers to."""
+    return f"call_{uuid4().hex[:24]}"
+
+
+def _check(messages: Sequence[Mapping[str, Any]]) -> None:
+    """Raises :class:`ValueError` if there are no messages, or a tool's result stands before its call."""
+    if not messages:
+        raise ValueError("there are no messages: pass at least one, such as a user's.")
+    called: set[str] = set()
+    for message in messages:
+        called |= {call["id"] for call in message.get("tool_calls", ())}
+        if message["role"] == "tool" and message.get("tool_call_id") not in called:
+            raise ValueError(
+                f"the result of tool call {message.get('tool_call_id')!r} has no call: the assistant's message that "
+                "made it must stand before its result."
+            )
+
+
+def _response_schema(response: Mapping[str, Any]) -> Mapping[str, Any] | None:
+    """The JSON schema of the answer; None: words."""
+    kind = response.get("type")
+    if kind == "text":
+        return None
+    if kind == "json_object":
+        return {"type": "object"}
+    if kind == "json_schema" and isinstance(schema := response.get("json_schema", {}).get("schema"), Mapping):
+        return schema
+    raise ValueError(
+        f"response_format={response!r} is not known: pass {{'type': 'json_schema', 'json_schema': {{'schema': ...}}}}, "
+        "{'type': 'json_object'} or {'type': 'text'}."
+    )

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+import threading
+from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 from uuid import uuid4
 
 from semshare_core import Chat, Piece, SemShareEngine
 from semshare_core.decode import end_tokens
+from semshare_core.prompt import Prompt
 from semshare_integrations.tools import (
     CallFormat,
     Reply,
@@ -31,23 +33,24 @@ class Turn:
 
     Attributes:
         engine: who is asked.
-        prompt: the question, tools included.
+        prompt: the question, tools included; or a text as it is.
         grammar: what the answer is held to; None: words.
         ending: the smallest JSON that the grammar allows.
         form: how the model writes calls of tools.
         names: of the tools that it may call.
+        text: what may be passed on of the answer so far; in the end its text without calls.
         reply: the answer, read when its last piece was taken.
     """
 
     engine: SemShareEngine
-    prompt: Chat
+    prompt: Prompt
     grammar: str | None
     ending: str
     form: CallFormat
     names: list[str]
+    text: str = ""
     reply: Reply = field(default_factory=lambda: Reply(""))
-    _text: str = ""
-    _sent: int = 0
+    _arrived: str = ""
 
     @classmethod
     def of(
@@ -92,25 +95,34 @@ class Turn:
             ending = json.dumps(smallest(schema))
         return cls(engine, prompt, grammar, ending, form, names if choice != "none" else [])
 
-    def settings(self, max_new_tokens: int) -> dict[str, Any]:
-        """What the engine is told besides, for an answer of at most so many tokens."""
-        if self.grammar is None:
-            return {}
-        model, tokenizer = self.engine.model, self.engine.tokenizer
-        reserve = _RESERVE + len(tokenizer(self.ending, add_special_tokens=False)["input_ids"])
-        return {"logits_processor": [constraint(self.grammar, model, tokenizer, max_new_tokens, reserve)]}
+    @classmethod
+    def of_text(cls, engine: SemShareEngine, prompt: str) -> Turn:
+        """The turn of a text without roles, as it is."""
+        return cls(engine, prompt, None, "", CallFormat(), [])
+
+    def stream(
+        self, settings: Mapping[str, Any], cancel: threading.Event | None = None
+    ) -> Generator[Piece, None, None]:
+        """The answer piece by piece, with settings of :meth:`SemShareEngine.stream` and held to the grammar."""
+        held = {}
+        if self.grammar is not None:
+            model, tokenizer = self.engine.model, self.engine.tokenizer
+            reserve = _RESERVE + len(tokenizer(self.ending, add_special_tokens=False)["input_ids"])
+            holding = constraint(self.grammar, model, tokenizer, settings["max_new_tokens"], reserve)
+            held["logits_processor"] = [*(settings.get("logits_processor") or ()), holding]
+        yield from self.engine.stream(self.prompt, **{**settings, **held}, cancel=cancel)
 
     def take(self, piece: Piece) -> str:
-        """The text that may be passed on now that ``piece`` is there: what surely belongs to no call of a tool."""
-        self._text += piece.text
+        """What is new in ``text`` now that ``piece`` is there: nothing that belongs to a call of a tool."""
+        self._arrived += piece.text
+        sent = len(self.text)
         if piece.report is None:
-            ready = settled_text(self._text, self.form) if self.names else len(self._text)
-            text = self._text[self._sent : ready]
+            ready = settled_text(self._arrived, self.form) if self.names else len(self._arrived)
+            self.text = self._arrived[: max(sent, ready)]
         else:
             self.reply = self._read(piece)
-            text = self.reply.text[self._sent :]
-        self._sent += len(text)
-        return text
+            self.text = self.reply.text
+        return self.text[sent:]
 
     def finish_reason(self, last: Piece) -> str | None:
         """Why the answer ended: ``tool_calls``, or what the engine says of its last piece."""
@@ -119,14 +131,14 @@ class Turn:
     def _read(self, last: Piece) -> Reply:
         """The reply; its calls are read from the tokens, because text leaves special tokens out."""
         if not self.names:
-            return Reply(self._text)
+            return Reply(self._arrived)
         tokenizer = self.engine.tokenizer
         ids = list(last.token_ids or [])
         ends = {tokenizer.eos_token_id, *end_tokens(self.engine.model.generation_config.eos_token_id)}
         while ids and ids[-1] in ends:
             ids.pop()
         reply = parse_reply(str(tokenizer.decode(ids, skip_special_tokens=False)), self.form, self.names)
-        return reply if reply.calls or reply.invalid else Reply(self._text)
+        return reply if reply.calls or reply.invalid else Reply(self._arrived)
 
 
 def which_tool(choice: Mapping[str, Any] | str | bool | None, names: Sequence[str]) -> str:

@@ -213,9 +213,7 @@ class ChatSemShare(LangChainFields, BaseChatModel):
             timer.daemon = True
             timer.start()
         try:
-            yield from turn.engine.stream(
-                turn.prompt, **turn.settings(settings["max_new_tokens"]), **settings, cancel=cancel
-            )
+            yield from turn.stream(settings, cancel)
         finally:
             if timer is not None:
                 timer.cancel()

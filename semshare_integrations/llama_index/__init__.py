@@ -1,0 +1,31 @@
+"""SemShare in LlamaIndex: a model whose prompts reuse earlier ones, and events that tell how.
+
+>>> from semshare_integrations.llama_index import SemShareLLM, get_semshare_callback
+>>> llm = SemShareLLM(model_id="demo", max_new_tokens=64)
+>>> with get_semshare_callback() as reuse:
+...     answer = index.as_query_engine(llm=llm).query("When was the lighthouse built?")
+>>> print(reuse.summary())
+"""
+
+from __future__ import annotations
+
+from semshare_core.errors import MissingDependencyError
+
+try:
+    import llama_index.core  # noqa: F401 - only to find out whether it is there
+except ModuleNotFoundError as error:
+    if error.name not in ("llama_index", "llama_index.core"):
+        raise
+    raise MissingDependencyError(
+        "LlamaIndex is not installed. Install it with: pip install 'semshare[cpu,llamaindex]' "
+        "(or 'semshare[gpu,llamaindex]')."
+    ) from error
+
+from semshare_integrations.llama_index.events import (
+    SemShareEventHandler,
+    SemShareReuseEvent,
+    get_semshare_callback,
+)
+from semshare_integrations.llama_index.llm import SemShareLLM
+
+__all__ = ["SemShareEventHandler", "SemShareLLM", "SemShareReuseEvent", "get_semshare_callback"]

@@ -1,0 +1,92 @@
+"""Answers as LlamaIndex's responses: whole and streamed, with statistics in ``raw`` and in an event."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Callable, Generator
+from contextlib import aclosing, closing
+from dataclasses import dataclass, field
+from typing import Any, Literal, TypeVar
+
+from llama_index.core.base.llms.types import ChatMessage, ChatResponse, CompletionResponse, MessageRole
+from llama_index.core.instrumentation.span import active_span_id
+
+from semshare_core import Piece
+from semshare_integrations.adapter import Turn, token_usage
+from semshare_integrations.llama_index.events import SemShareReuseEvent, dispatcher
+from semshare_integrations.llama_index.messages import message_of
+
+Response = TypeVar("Response", CompletionResponse, ChatResponse)
+
+
+@dataclass(frozen=True)
+class Answer:
+    """The answer to one call of ``model``; made when the call is, for its event belongs to the call's span."""
+
+    model: str
+    operation: Literal["text_completion", "chat"]
+    span_id: str | None = field(default_factory=active_span_id.get)
+
+    def completion(self, turn: Turn, piece: Piece, delta: str | None = None) -> CompletionResponse:
+        """The text so far; with the last piece, what was reused."""
+        return CompletionResponse(text=turn.text, delta=delta, raw=self._raw(turn, piece))
+
+    def chat(self, turn: Turn, piece: Piece, delta: str | None = None) -> ChatResponse:
+        """The message so far; with the last piece, calls of tools and what was reused."""
+        if piece.report is None:
+            message = ChatMessage(role=MessageRole.ASSISTANT, content=turn.text)
+        else:
+            message = message_of(turn.reply)
+        return ChatResponse(message=message, delta=delta, raw=self._raw(turn, piece))
+
+    def completions(
+        self, pieces: Generator[tuple[Turn, Piece], None, None]
+    ) -> Generator[CompletionResponse, None, None]:
+        """A response per piece that brings text, and one for the last."""
+        return _streamed(pieces, self.completion)
+
+    def chats(self, pieces: Generator[tuple[Turn, Piece], None, None]) -> Generator[ChatResponse, None, None]:
+        """A response per piece that brings text, and one for the last."""
+        return _streamed(pieces, self.chat)
+
+    def acompletions(self, pieces: AsyncGenerator[tuple[Turn, Piece], None]) -> AsyncGenerator[CompletionResponse]:
+        """A response per piece that brings text, and one for the last."""
+        return _astreamed(pieces, self.completion)
+
+    def achats(self, pieces: AsyncGenerator[tuple[Turn, Piece], None]) -> AsyncGenerator[ChatResponse]:
+        """A response per piece that brings text, and one for the last."""
+        return _astreamed(pieces, self.chat)
+
+    def _raw(self, turn: Turn, piece: Piece) -> dict[str, Any] | None:
+        report = piece.report
+        if report is None:
+            return None
+        dispatcher.event(
+            SemShareReuseEvent(report=report, model=self.model, operation=self.operation, span_id=self.span_id)
+        )
+        usage = token_usage(report.prompt_tokens, report.generated_tokens)
+        return {
+            "model": self.model,
+            "finish_reason": turn.finish_reason(piece),
+            "usage": {**usage, "prompt_tokens_details": {"cached_tokens": report.reused_tokens}},
+            "semshare": report.model_dump(mode="json"),
+        }
+
+
+def _streamed(
+    pieces: Generator[tuple[Turn, Piece], None, None], respond: Callable[[Turn, Piece, str | None], Response]
+) -> Generator[Response, None, None]:
+    with closing(pieces):
+        for turn, piece in pieces:
+            delta = turn.take(piece)
+            if delta or piece.report is not None:
+                yield respond(turn, piece, delta)
+
+
+async def _astreamed(
+    pieces: AsyncGenerator[tuple[Turn, Piece], None], respond: Callable[[Turn, Piece, str | None], Response]
+) -> AsyncGenerator[Response]:
+    async with aclosing(pieces):
+        async for turn, piece in pieces:
+            delta = turn.take(piece)
+            if delta or piece.report is not None:
+                yield respond(turn, piece, delta)

@@ -1,0 +1,286 @@
+"""SemShareLLM: LlamaIndex's model, for completions, chats, tools and structured output."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import AsyncGenerator, Callable, Generator, Mapping, Sequence
+from contextlib import aclosing, closing
+from typing import Any
+
+from llama_index.core.base.llms.generic_utils import messages_to_prompt as generic_messages_to_prompt
+from llama_index.core.base.llms.types import (
+    ChatMessage,
+    ChatResponse,
+    ChatResponseAsyncGen,
+    ChatResponseGen,
+    CompletionResponse,
+    CompletionResponseAsyncGen,
+    CompletionResponseGen,
+    LLMMetadata,
+    MessageRole,
+    ToolCallBlock,
+)
+from llama_index.core.llms.callbacks import llm_chat_callback, llm_completion_callback
+from llama_index.core.llms.function_calling import FunctionCallingLLM
+from llama_index.core.llms.llm import ToolSelection
+from llama_index.core.program.utils import get_program_for_llm
+from llama_index.core.prompts import BasePromptTemplate
+from llama_index.core.tools import BaseTool
+from llama_index.core.types import BasePydanticProgram, Model, PydanticProgramMode
+from pydantic import AliasChoices, Field
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from semshare_core import Piece, SemShareEngine
+from semshare_integrations.adapter import EngineFields, Turn, in_thread
+from semshare_integrations.llama_index.answer import Answer
+from semshare_integrations.llama_index.messages import to_template
+
+_OF_THE_TURN = ("tools", "tool_choice", "parallel_tool_calls", "response_format")
+
+
+class SemShareLLM(EngineFields, FunctionCallingLLM):
+    """A local model that reuses the keys and values of earlier prompts.
+
+    >>> llm = SemShareLLM(model_id="demo", max_new_tokens=64)
+    >>> index.as_query_engine(llm=llm, similarity_top_k=2).query("When was the lighthouse built?")
+    >>> FunctionAgent(tools=[search], llm=llm)
+    >>> llm.structured_predict(Person, PromptTemplate("{text}"), text="Anna is 30 years old.")
+
+    ``complete`` takes a text as it is, ``chat`` goes through the model's chat template. Settings of a call
+    (``max_new_tokens``, ``temperature``, ``stop``, ``seed``, ``reuse``, ``namespace``, any other field of transformers'
+    ``GenerationConfig``) go before the fields; an unknown one is an error. Tool calls and structured output are
+    enforced while decoding. What a call reused is in ``raw["semshare"]`` (a :class:`ReuseReport` as a dict) and in a
+    :class:`SemShareReuseEvent`, for query engines drop ``raw``; ``raw["usage"]`` counts tokens as OpenAI does.
+
+    The model is loaded by the first call, or when ``metadata`` is first asked for.
+
+    Attributes:
+        model_id: hub id, local folder, ``.gguf`` file or ``"demo"``; ``model_name`` is accepted, too.
+        generate_kwargs: fields of transformers' ``GenerationConfig`` for every call.
+        context_window: a smaller window than the model's, for whoever fills it.
+        is_function_calling_model: False makes LlamaIndex ask for tools and structure in words.
+    """
+
+    model_config = EngineFields.model_config  # said again: of two bases the last one's "extra" would win
+
+    model_id: str = Field(default="", validation_alias=AliasChoices("model_id", "model_name"))
+    generate_kwargs: dict[str, Any] = Field(default_factory=dict)
+    context_window: int | None = Field(default=None, ge=2)
+    is_function_calling_model: bool = True
+
+    def __init__(
+        self,
+        *,
+        engine: SemShareEngine | None = None,
+        model: PreTrainedModel | None = None,
+        tokenizer: PreTrainedTokenizerBase | str | None = None,
+        tokenizer_name: str | None = None,
+        **settings: Any,
+    ) -> None:
+        super().__init__(
+            engine=engine, model=model, tokenizer=tokenizer_name if tokenizer is None else tokenizer, **settings
+        )
+
+    @classmethod
+    def class_name(cls) -> str:
+        """The name under which LlamaIndex saves the object."""
+        return "SemShareLLM"
+
+    @property
+    def metadata(self) -> LLMMetadata:
+        """What LlamaIndex decides by; loads the model, whose context it tells of."""
+        engine = self.engine
+        chats = bool(engine.tokenizer.chat_template) or self._writes_prompts
+        return LLMMetadata(
+            context_window=min(self.context_window or engine.context, engine.context),
+            num_output=self.max_new_tokens,
+            is_chat_model=chats,
+            is_function_calling_model=self.is_function_calling_model and bool(engine.tokenizer.chat_template),
+            model_name=self.model_id,
+        )
+
+    def to_payload(self) -> dict[str, Any]:
+        """What events and traces are told; does not load the model, for it is asked for in event loops."""
+        settings = {name: getattr(self, name) for name in ("max_new_tokens", "temperature", "namespace")}
+        return {"class_name": self.class_name(), "model_name": self.model_id, **settings}
+
+    @llm_completion_callback()
+    def complete(self, prompt: str, formatted: bool = False, **kwargs: Any) -> CompletionResponse:
+        """Go on with a text. ``formatted``: it needs neither ``system_prompt`` nor ``completion_to_prompt``."""
+        answer = Answer(self.model_id, "text_completion")
+        return answer.completion(*self._whole(self._completing(prompt, formatted), kwargs))
+
+    @llm_completion_callback()
+    def stream_complete(self, prompt: str, formatted: bool = False, **kwargs: Any) -> CompletionResponseGen:
+        """:meth:`complete`, piece by piece; closing the iterator ends generation within a token."""
+        answer = Answer(self.model_id, "text_completion")
+        return answer.completions(self._pieces(self._completing(prompt, formatted), kwargs))
+
+    @llm_completion_callback()
+    async def acomplete(self, prompt: str, formatted: bool = False, **kwargs: Any) -> CompletionResponse:
+        """:meth:`complete`; the model runs in a thread, and cancelling the task frees it within a token."""
+        answer = Answer(self.model_id, "text_completion")
+        return answer.completion(*await self._awhole(self._completing(prompt, formatted), kwargs))
+
+    @llm_completion_callback()
+    async def astream_complete(self, prompt: str, formatted: bool = False, **kwargs: Any) -> CompletionResponseAsyncGen:
+        """:meth:`stream_complete`; the model runs in a thread."""
+        answer = Answer(self.model_id, "text_completion")
+        return answer.acompletions(self._apieces(self._completing(prompt, formatted), kwargs))
+
+    @llm_chat_callback()
+    def chat(self, messages: Sequence[ChatMessage], **kwargs: Any) -> ChatResponse:
+        """Answer the last of ``messages``. ``tools``, ``tool_choice`` and ``response_format`` are OpenAI's."""
+        answer = Answer(self.model_id, "chat")
+        return answer.chat(*self._whole(self._chatting(messages, kwargs), kwargs))
+
+    @llm_chat_callback()
+    def stream_chat(self, messages: Sequence[ChatMessage], **kwargs: Any) -> ChatResponseGen:
+        """:meth:`chat`, piece by piece; calls of tools come with the last one."""
+        answer = Answer(self.model_id, "chat")
+        return answer.chats(self._pieces(self._chatting(messages, kwargs), kwargs))
+
+    @llm_chat_callback()
+    async def achat(self, messages: Sequence[ChatMessage], **kwargs: Any) -> ChatResponse:
+        """:meth:`chat`; the model runs in a thread, and cancelling the task frees it within a token."""
+        answer = Answer(self.model_id, "chat")
+        return answer.chat(*await self._awhole(self._chatting(messages, kwargs), kwargs))
+
+    @llm_chat_callback()
+    async def astream_chat(self, messages: Sequence[ChatMessage], **kwargs: Any) -> ChatResponseAsyncGen:
+        """:meth:`stream_chat`; the model runs in a thread."""
+        answer = Answer(self.model_id, "chat")
+        return answer.achats(self._apieces(self._chatting(messages, kwargs), kwargs))
+
+    def get_tool_calls_from_response(
+        self, response: ChatResponse, error_on_no_tool_call: bool = True, **kwargs: Any
+    ) -> list[ToolSelection]:
+        """The calls in an answer.
+
+        Raises:
+            ValueError: there is none, and ``error_on_no_tool_call``.
+        """
+        calls = [block for block in response.message.blocks if isinstance(block, ToolCallBlock)]
+        if not calls and error_on_no_tool_call:
+            raise ValueError(
+                f"the model called no tool but said {response.message.content!r}: pass tool_required=True to have it "
+                "call one, or error_on_no_tool_call=False."
+            )
+        return [
+            ToolSelection(
+                tool_id=call.tool_call_id or "",
+                tool_name=call.tool_name,
+                tool_kwargs=call.tool_kwargs if isinstance(call.tool_kwargs, dict) else {},
+            )
+            for call in calls
+        ]
+
+    def call_settings(self, stop: list[str] | None, overrides: Mapping[str, Any]) -> dict[str, Any]:
+        """What the engine is called with: the fields, above them ``generate_kwargs``, above them the call."""
+        return super().call_settings(stop, {**self.generate_kwargs, **overrides})
+
+    def _prepare_chat_with_tools(
+        self,
+        tools: Sequence[BaseTool],
+        user_msg: str | ChatMessage | None = None,
+        chat_history: list[ChatMessage] | None = None,
+        verbose: bool = False,
+        allow_parallel_tool_calls: bool = False,
+        tool_required: bool = False,
+        tool_choice: Mapping[str, Any] | str | bool | None = None,
+        **kwargs: Any,
+    ) -> dict[str, Any]:
+        messages = list(chat_history or [])
+        if user_msg is not None:
+            asked = ChatMessage(role=MessageRole.USER, content=user_msg) if isinstance(user_msg, str) else user_msg
+            messages.append(asked)
+        return {
+            "messages": messages,
+            "tools": [tool.metadata.to_openai_tool(skip_length_check=True) for tool in tools],
+            "tool_choice": ("any" if tool_required else "auto") if tool_choice is None else tool_choice,
+            "parallel_tool_calls": allow_parallel_tool_calls,
+            **kwargs,
+        }
+
+    def _structured_stream_call(
+        self,
+        output_cls: type[Model],
+        prompt: BasePromptTemplate,
+        llm_kwargs: dict[str, Any] | None = None,
+        **prompt_args: Any,
+    ) -> Generator[Any, None, None]:
+        return self._program(output_cls, prompt).stream_call(llm_kwargs=llm_kwargs, **prompt_args)
+
+    async def _structured_astream_call(
+        self,
+        output_cls: type[Model],
+        prompt: BasePromptTemplate,
+        llm_kwargs: dict[str, Any] | None = None,
+        **prompt_args: Any,
+    ) -> AsyncGenerator[Any, None]:
+        return await self._program(output_cls, prompt).astream_call(llm_kwargs=llm_kwargs, **prompt_args)
+
+    def _program(self, output_cls: type[Model], prompt: BasePromptTemplate) -> BasePydanticProgram[Model]:
+        """LlamaIndex's own, whose streams do not ask for the call that they need unless told to (``tool_choice``)."""
+        calls = self.pydantic_program_mode in (PydanticProgramMode.DEFAULT, PydanticProgramMode.FUNCTION)
+        required = {"tool_choice": "any"} if calls and self.metadata.is_function_calling_model else {}
+        return get_program_for_llm(
+            output_cls, prompt, self, pydantic_program_mode=self.pydantic_program_mode, **required
+        )
+
+    @property
+    def _writes_prompts(self) -> bool:
+        """The user gave a function that makes a text of messages; without one, LlamaIndex sets its own."""
+        return self.messages_to_prompt not in (None, generic_messages_to_prompt)
+
+    def _completing(self, prompt: str, formatted: bool) -> Callable[[], Turn]:
+        def turn() -> Turn:
+            if formatted:
+                return Turn.of_text(self.engine, prompt)
+            assert self.completion_to_prompt is not None
+            return Turn.of_text(self.engine, self.completion_to_prompt(self._extend_prompt(prompt)))
+
+        return turn
+
+    def _chatting(self, messages: Sequence[ChatMessage], overrides: Mapping[str, Any]) -> Callable[[], Turn]:
+        def turn() -> Turn:
+            asked = list(messages)
+            if asked and asked[0].role not in (MessageRole.SYSTEM, MessageRole.DEVELOPER):
+                asked = self._extend_messages(asked)
+            about = {name: overrides[name] for name in _OF_THE_TURN if overrides.get(name) is not None}
+            if not self._writes_prompts:
+                return Turn.of(self.engine, to_template(asked), **about)
+            if about.get("tools") or about.get("response_format"):
+                raise ValueError(
+                    "tools and response_format need the model's chat template: leave messages_to_prompt out."
+                )
+            assert self.messages_to_prompt is not None
+            return Turn.of_text(self.engine, self.messages_to_prompt(asked))
+
+        return turn
+
+    def _pieces(
+        self, ask: Callable[[], Turn], overrides: Mapping[str, Any], cancel: threading.Event | None = None
+    ) -> Generator[tuple[Turn, Piece], None, None]:
+        said = {name: value for name, value in overrides.items() if name not in _OF_THE_TURN}
+        settings = self.call_settings(None, said)
+        turn = ask()
+        for piece in turn.stream(settings, cancel):
+            yield turn, piece
+
+    def _apieces(
+        self, ask: Callable[[], Turn], overrides: Mapping[str, Any]
+    ) -> AsyncGenerator[tuple[Turn, Piece], None]:
+        return in_thread(lambda closed: self._pieces(ask, overrides, closed))
+
+    def _whole(self, ask: Callable[[], Turn], overrides: Mapping[str, Any]) -> tuple[Turn, Piece]:
+        with closing(self._pieces(ask, overrides)) as pieces:
+            for turn, piece in pieces:
+                turn.take(piece)
+        return turn, piece
+
+    async def _awhole(self, ask: Callable[[], Turn], overrides: Mapping[str, Any]) -> tuple[Turn, Piece]:
+        async with aclosing(self._apieces(ask, overrides)) as pieces:  # streamed: a cancelled task frees the engine
+            async for turn, piece in pieces:
+                turn.take(piece)
+        return turn, piece

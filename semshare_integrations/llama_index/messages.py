@@ -1,0 +1,100 @@
+"""LlamaIndex's messages as the mappings that chat templates take, and answers as its blocks."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from typing import Any
+
+from llama_index.core.base.llms.types import (
+    CachePoint,
+    ChatMessage,
+    ContentBlock,
+    MessageRole,
+    TextBlock,
+    ThinkingBlock,
+    ToolCallBlock,
+)
+
+from semshare_integrations.adapter.turn import call_id
+from semshare_integrations.tools import Reply
+
+_ROLES = {
+    MessageRole.SYSTEM: "system",
+    MessageRole.DEVELOPER: "system",
+    MessageRole.USER: "user",
+    MessageRole.ASSISTANT: "assistant",
+    MessageRole.CHATBOT: "assistant",
+    MessageRole.MODEL: "assistant",
+    MessageRole.TOOL: "tool",
+    MessageRole.FUNCTION: "tool",
+}
+
+
+def to_template(messages: Sequence[ChatMessage]) -> list[dict[str, Any]]:
+    """Mappings with ``role``, ``content`` (text) and, where there are some, ``tool_calls`` or a ``tool_call_id``.
+
+    Raises:
+        ValueError: content that is not text, or arguments of a call that are no JSON object.
+    """
+    told: list[dict[str, Any]] = []
+    for message in messages:
+        entry: dict[str, Any] = {"role": _ROLES[message.role], "content": _text(message)}
+        if calls := [block for block in message.blocks if isinstance(block, ToolCallBlock)]:
+            entry["tool_calls"] = [
+                {
+                    "type": "function",
+                    "id": call.tool_call_id or "",
+                    "function": {"name": call.tool_name, "arguments": _arguments(call)},
+                }
+                for call in calls
+            ]
+        if entry["role"] == "tool":
+            entry |= {
+                "name": message.additional_kwargs.get("name", ""),
+                "tool_call_id": message.additional_kwargs.get("tool_call_id"),
+            }
+        told.append(entry)
+    return told
+
+
+def message_of(reply: Reply) -> ChatMessage:
+    """An answer: its text and its calls. A call that cannot be read stays text, for an agent to complain about.
+
+    ``additional_kwargs`` has the calls in OpenAI's form, too, where LlamaIndex looks for them when it streams objects.
+    """
+    text = "\n".join([part for part in (reply.text, *(bad.text for bad in reply.invalid)) if part])
+    blocks: list[ContentBlock] = [TextBlock(text=text)] if text or not reply.calls else []
+    listed = []
+    for call in reply.calls:
+        name = call_id()
+        blocks.append(ToolCallBlock(tool_call_id=name, tool_name=call.name, tool_kwargs=call.arguments))
+        function = {"name": call.name, "arguments": json.dumps(call.arguments, ensure_ascii=False)}
+        listed.append({"id": name, "type": "function", "function": function})
+    told = {"tool_calls": listed} if listed else {}
+    return ChatMessage(role=MessageRole.ASSISTANT, blocks=blocks, additional_kwargs=told)
+
+
+def _text(message: ChatMessage) -> str:
+    parts = []
+    for block in message.blocks:
+        if isinstance(block, TextBlock):
+            parts.append(block.text)
+        elif not isinstance(block, ToolCallBlock | ThinkingBlock | CachePoint):
+            raise ValueError(
+                f"a {message.role.value} message holds a {type(block).__name__}, but the model reads text only: leave "
+                "it out or describe it in words."
+            )
+    return "\n".join(parts)
+
+
+def _arguments(call: ToolCallBlock) -> dict[str, Any]:
+    arguments = call.tool_kwargs
+    if isinstance(arguments, str):
+        try:
+            arguments = json.loads(arguments or "{}")
+        except json.JSONDecodeError as error:
+            raise ValueError(f"the arguments of the call of {call.tool_name!r} are not JSON: {error}.") from error
+    if not isinstance(arguments, dict):
+        raise ValueError(f"the arguments of the call of {call.tool_name!r} must be a JSON object; got {arguments!r}.")
+    return arguments

@@ -18,7 +18,8 @@ from semshare_core.config import ReusePolicy
 from semshare_core.decode import Sampling
 from semshare_core.errors import NumericalError, UnsupportedModelError
 from semshare_core.lookup import Embed, Found, find
-from semshare_core.match.plan import ReusePlan, Source
+from semshare_core.match.plan import ReusePlan, Source, Tokens
+from semshare_core.match.prefix import common_prefix
 from semshare_core.match.token_table import TokenTable
 from semshare_core.pool import Entry, ReferencePool
 from semshare_core.prefill.cache import kv_bytes, to_torch
@@ -28,6 +29,7 @@ from semshare_core.prefill.selective import Prefilled, SelectivePrefill
 from semshare_core.prompt import EncodedPrompt, Prompt, encode
 from semshare_core.quality.governor import Decision, decide
 from semshare_core.report import Outcome, ReuseReport
+from semshare_core.respelling import respelled
 
 _SLACK = 0.125  # a stored buffer may be this much larger than its rows before they are copied out of it
 
@@ -54,6 +56,7 @@ class Call:
         self.namespace = namespace
         self.arrived = arrived
         self.model = model
+        self.tokenizer = tokenizer
         self.context = context
         self.pool = pool
         self.prefill = prefill
@@ -202,10 +205,9 @@ class Served:
         if not self.movable:
             return False
         cache = self.prefilled.cache
-        tokens = self.call.encoded.ids
-        whole = self.cache is cache
-        length = cache.layers[0].length
-        tokens = np.concatenate((tokens, np.asarray(generated, np.int64)))[:length] if whole else tokens[:length]
+        tokens = (
+            self._with_answer(generated) if self.cache is cache else self.call.encoded.ids[: cache.layers[0].length]
+        )
         depth = np.full(len(tokens), self._depths.max(initial=0), np.uint8)
         known = min(len(self._depths), len(tokens))
         depth[:known] = self._depths[:known]
@@ -215,6 +217,21 @@ class Served:
         if copy or len(tokens) < (1 - _SLACK) * cache.layers[0].capacity:
             rows = [(keys.clone(), values.clone()) for keys, values in rows]
         return self.call.pool.add(Entry(self.call.namespace, tokens, rows, depth, self.call.embed(tokens)))
+
+    def _with_answer(self, generated: list[int]) -> Tokens:
+        """The tokens that the cache has rows of, all but the last, as they will be spelled when they come back."""
+        call, cache = self.call, self.prefilled.cache
+        prompt, length = call.encoded.ids, cache.layers[0].length
+        tokens = np.concatenate((prompt, np.asarray(generated, np.int64)))[:length]
+        if not generated or call.encoded.from_ids:
+            return tokens
+        again = respelled(prompt, generated, call.tokenizer)[:-1]
+        known = common_prefix(tokens, again)
+        limit = self.call.prefill.anatomy.static_until
+        if known == len(tokens) or len(again) > (call.context if limit is None else min(limit, call.context)):
+            return tokens
+        call.prefill.respell(cache, to_torch(again, self.ids.device), known)
+        return again
 
     def _outcome(self) -> tuple[Outcome, str]:
         if self.decision.budget is not None:

@@ -36,10 +36,11 @@ _CUE_CHARACTERS = 32
 
 @dataclass(frozen=True)
 class EncodedPrompt:
-    """Token ids int64 [n] and the index of the question's first token (n: no question is known)."""
+    """Token ids int64 [n], the index of the question's first token (n: no question is known), and who spelled them."""
 
     ids: Tokens
     question: int
+    from_ids: bool = False
 
     def fresh_from(self, tail: int) -> int:
         """First token that must be computed: of the question at most ``MAX_QUESTION_TOKENS``, or ``tail`` if more."""
@@ -58,7 +59,6 @@ def encode(prompt: Prompt, tokenizer: PreTrainedTokenizerBase, vocabulary: int, 
     Raises:
         PromptError: empty, unknown ids, malformed messages, no chat template, or longer than the context.
     """
-    from_ids = False
     if isinstance(prompt, str):
         encoded = _encode_text(prompt, tokenizer)
     elif isinstance(prompt, Chat):
@@ -76,8 +76,7 @@ def encode(prompt: Prompt, tokenizer: PreTrainedTokenizerBase, vocabulary: int, 
             raise PromptError("token ids must be a flat sequence of integers; got nested ones.") from error
         if ids.size and (ids.ndim != 1 or ids.dtype.kind not in "iu"):
             raise PromptError("token ids must be a flat sequence of integers; got " + repr(type(prompt).__name__))
-        encoded = EncodedPrompt(ids.astype(np.int64), len(ids))
-        from_ids = True
+        encoded = EncodedPrompt(ids.astype(np.int64), len(ids), from_ids=True)
     ids = encoded.ids
     if not len(ids):
         raise PromptError("the prompt is empty: pass text, messages or at least one token id.")
@@ -87,7 +86,7 @@ def encode(prompt: Prompt, tokenizer: PreTrainedTokenizerBase, vocabulary: int, 
         raise PromptError(
             f"the prompt has {len(ids)} tokens but the model's context is {context}, answer included: shorten it."
         )
-    return replace(encoded, question=_question_of(ids, tokenizer)) if from_ids else encoded
+    return replace(encoded, question=_question_of(ids, tokenizer)) if encoded.from_ids else encoded
 
 
 def question_start(text: str) -> int | None:

@@ -121,7 +121,8 @@ def test_tools_told_in_words() -> None:
     assert told[0]["content"].startswith("Be brief.\n\n")
     assert '"name": "weather"' in told[0]["content"]
     assert parse_reply(told[2]["content"], GENERIC, ["weather"]).calls[1].arguments == {"place": "Vinga", "days": 2}
-    assert told[3]["content"] == "<tool_response>\nno\n</tool_response>\n<tool_response>\nyes\n</tool_response>"
+    results = "<tool_response>\nno\n</tool_response>\n<tool_response>\nyes\n</tool_response>"
+    assert told[3]["content"] == f"{results}\nNow answer my question in words."
 
 
 def test_tools_reach_the_template(model: PreTrainedModel) -> None:

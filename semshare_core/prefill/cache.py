@@ -68,7 +68,7 @@ class BufferLayer(DynamicLayer):
         if not self._owns_rows():  # beam search or batch operations replaced the views: fall back to concatenation
             return super().update(key_states, value_states)
         new = self.length + key_states.shape[2]
-        self._reserve(new)
+        self.reserve(new)
         keys, values = self.buffers
         keys[:, :, self.length : new] = key_states
         values[:, :, self.length : new] = value_states
@@ -84,7 +84,8 @@ class BufferLayer(DynamicLayer):
             and (self.keys.shape[2] == 0 or self.keys.data_ptr() == keys.data_ptr())  # an empty view has no address
         )
 
-    def _reserve(self, rows: int) -> None:
+    def reserve(self, rows: int) -> None:
+        """Have room for so many rows."""
         if rows <= self.capacity:
             return
         old_keys, old_values = self.buffers

@@ -100,6 +100,15 @@ class SelectivePrefill:
         output = self.model(input_ids=ids[None, n - pending :], past_key_values=cache, use_cache=True, **extra)
         return output.logits[0, -1]
 
+    def respell(self, cache: MergedCache, ids: Tensor, known: int) -> None:
+        """Other tokens from ``known`` on: compute the rows of ``ids`` [n] there, behind the rows that stay."""
+        rows = torch.arange(known, len(ids), device=ids.device)
+        for layer in cache.layers:
+            layer.reserve(len(ids))
+        if len(rows):
+            self._forward.run(cache, ids, [rows] * self.n_layers)
+        cache.finish(len(ids))
+
     def selective(
         self,
         ids: Tensor,

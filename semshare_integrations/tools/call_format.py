@@ -43,6 +43,8 @@ To use one, answer with its name and arguments as JSON between <tool_call> and <
 </tool_call>
 You will be told the result between <tool_response> and </tool_response>. Then answer the question with it."""
 
+_AFTER_RESULTS = "\nNow answer my question in words."  # or a model that never learned tools repeats the result's tags
+
 
 @dataclass(frozen=True)
 class CallFormat:
@@ -168,10 +170,9 @@ def _told_in_words(form: CallFormat, messages: Sequence[Message], tools: Sequenc
             told.append({"role": role, "content": "\n".join(part for part in (content, written) if part)})
         elif role == "tool":
             result = f"<tool_response>\n{content}\n</tool_response>"
-            if told and told[-1]["role"] == "user" and told[-1]["content"].endswith("</tool_response>"):
-                told[-1]["content"] += "\n" + result  # results of one turn are one message
-            else:
-                told.append({"role": "user", "content": result})
+            if told and told[-1]["role"] == "user" and told[-1]["content"].endswith(_AFTER_RESULTS):
+                result = f"{told.pop()['content'].removesuffix(_AFTER_RESULTS)}\n{result}"  # one message for all
+            told.append({"role": "user", "content": result + _AFTER_RESULTS})
         else:
             told.append({"role": role, "content": content})
     if not tools:

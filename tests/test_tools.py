@@ -168,6 +168,15 @@ def test_a_random_model_makes_valid_calls(
         assert call.arguments == {}
 
 
+@pytest.mark.parametrize("seed", range(6))
+def test_no_further_call_is_begun_that_could_not_end(engine: SemShareEngine, seed: int) -> None:
+    grammar = reply_grammar(GENERIC, [TIME], "any", True, engine.tokenizer)
+    smallest_call = len(GENERIC.write([("time", {})]))
+    found = parse_reply(reply(engine, grammar, 2 * smallest_call - 5, smallest_call + 16, seed), GENERIC, ["time"])
+    assert [call.name for call in found.calls] == ["time"]
+    assert not found.invalid
+
+
 @pytest.mark.parametrize("form", [GENERIC, CallFormat("", None, ""), CallFormat("<|start|>[", ", ", "]")], ids=repr)
 def test_left_to_itself_it_may_answer_in_words(engine: SemShareEngine, form: CallFormat) -> None:
     grammar = reply_grammar(form, [WEATHER], "auto", True, engine.tokenizer)

@@ -63,12 +63,14 @@ class Answer:
         dispatcher.event(
             SemShareReuseEvent(report=report, model=self.model, operation=self.operation, span_id=self.span_id)
         )
+        invalid = [{"name": bad.name, "text": bad.text, "error": bad.error} for bad in turn.reply.invalid]
         usage = token_usage(report.prompt_tokens, report.generated_tokens)
         return {
             "model": self.model,
             "finish_reason": turn.finish_reason(piece),
             "usage": {**usage, "prompt_tokens_details": {"cached_tokens": report.reused_tokens}},
             "semshare": report.model_dump(mode="json"),
+            **({"invalid_tool_calls": invalid} if invalid else {}),
         }
 
 

@@ -59,11 +59,12 @@ def to_template(messages: Sequence[ChatMessage]) -> list[dict[str, Any]]:
 
 
 def message_of(reply: Reply) -> ChatMessage:
-    """An answer: its text and its calls. A call that cannot be read stays text, for an agent to complain about.
+    """An answer: its text and its calls. Where no call can be read, what looks like one stays text.
 
     ``additional_kwargs`` has the calls in OpenAI's form, too, where LlamaIndex looks for them when it streams objects.
     """
-    text = "\n".join([part for part in (reply.text, *(bad.text for bad in reply.invalid)) if part])
+    parts = [reply.text] if reply.calls else [reply.text, *(bad.text for bad in reply.invalid)]
+    text = "\n".join(part for part in parts if part)
     blocks: list[ContentBlock] = [TextBlock(text=text)] if text or not reply.calls else []
     listed = []
     for call in reply.calls:

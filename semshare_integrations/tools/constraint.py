@@ -85,9 +85,13 @@ class _Constraint(LogitsProcessor):
         if self._matcher.is_error():
             raise ConfigError(f"the reply left its grammar: {self._matcher.get_error().strip()}")
         allowed = _allowed(self._matcher, scores.shape[-1])
-        if self._left <= self._reserve and self._left <= self._needed(scores.shape[-1]) + _SLACK:
+        if self._left <= self._reserve and self._must_end(scores.shape[-1]):
             allowed = self._ending(allowed)
         return scores.masked_fill(~allowed.to(scores.device), -torch.inf)
+
+    def _must_end(self, size: int) -> bool:
+        """No token is left to spare; a reply that could end here has none for a further call."""
+        return self._matcher.is_accepting() or self._left <= self._needed(size) + _SLACK
 
     def _needed(self, size: int) -> int:
         """Tokens that it takes to come to an end from here, found by doing so with a copy."""

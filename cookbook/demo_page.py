@@ -8,14 +8,7 @@ from dataclasses import dataclass
 from itertools import groupby
 
 from semshare_core import ReuseReport
-
-SOURCES = (  # by code in ReuseReport.token_sources
-    ("new", "served by no earlier prompt"),
-    ("fuzzy", "matched to a similar or displaced token"),
-    ("exact", "in an identical run of another prompt"),
-    ("prefix", "in the longest common prefix"),
-)
-
+from semshare_core.token_strip import SOURCES
 
 @dataclass(frozen=True)
 class PageCall:
@@ -63,7 +56,7 @@ def heat_map(tokens: Sequence[str], report: ReuseReport) -> str:
 
 
 def _legend() -> str:
-    items = [f'<li><span class="{name}">{name}</span> {meaning}</li>' for name, meaning in SOURCES]
+    items = [f'<li><span class="{name}">{name}</span> {meaning}</li>' for name, meaning, _ in SOURCES]
     items.append('<li><span class="fresh">underlined</span> recomputed, whatever its source</li>')
     return f'<ul class="legend">{"".join(items)}</ul>'
 

@@ -55,6 +55,7 @@ class Call:
         self.policy = policy
         self.namespace = namespace
         self.arrived = arrived
+        self.arrived_at = time.time() - (time.perf_counter() - arrived)
         self.model = model
         self.tokenizer = tokenizer
         self.context = context
@@ -161,6 +162,7 @@ class Served:
         recomputed = self.prefilled.recomputed
         bytes_full = kv_bytes(self.prefilled.cache.rows(n - 1))
         return ReuseReport(
+            arrived_at=call.arrived_at,
             outcome=outcome,
             reason=reason,
             level=call.policy.level or ("balanced" if call.policy.recompute_ratio is None else "custom"),

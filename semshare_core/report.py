@@ -7,6 +7,8 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict
 
+from semshare_core.token_strip import strip
+
 Outcome = Literal["miss", "prefix", "semantic", "bypass"]
 
 
@@ -17,6 +19,7 @@ class ReuseReport(BaseModel):
     to the first token and contains ``lookup_ms``, ``match_ms`` and ``prefill_ms``.
 
     Attributes:
+        arrived_at: when the prompt arrived, in seconds of Unix time.
         outcome: ``miss``: nothing worth reusing in the pool · ``prefix``: nothing but the rows of a common prefix, as
             they are (lossless if ``depth`` is 0) · ``semantic``: approximate reuse · ``bypass``: reuse was switched
             off, or would not have paid or been good enough.
@@ -35,6 +38,7 @@ class ReuseReport(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
+    arrived_at: float = 0.0
     outcome: Outcome
     reason: str = ""
     level: str
@@ -85,4 +89,4 @@ class ReuseReport(BaseModel):
             ("KV for decoding", f"{self.kv_bytes / 2**20:.1f} of {self.kv_bytes_full / 2**20:.1f} MiB"),
         ]  # fmt: skip
         cells = "".join(f"<tr><th>{html.escape(a)}</th><td>{html.escape(b)}</td></tr>" for a, b in rows)
-        return f"<table>{cells}</table>"
+        return f"<table>{cells}</table>{strip(self.token_sources, self.token_recomputed)}"

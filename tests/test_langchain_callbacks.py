@@ -190,6 +190,7 @@ REPORTS = [
     ReuseReport(
         outcome="semantic", level="balanced", prompt_tokens=20, prefix_tokens=4, exact_tokens=8, fuzzy_tokens=5,
         new_tokens=3, recomputed_tokens=6, recompute_ratio=0.25, ttft_ms=30.5, generated_tokens=7,
+        kv_bytes=60, kv_bytes_full=90,
     ),
     ReuseReport(
         outcome="miss", level="balanced", prompt_tokens=1, new_tokens=1, recomputed_tokens=1, ttft_ms=0.5,
@@ -221,20 +222,23 @@ def test_totals() -> None:
         generated_tokens=10,
         mean_recompute_ratio=0.75,
         ttft_ms=131.0,
+        kv_bytes=60,
+        kv_bytes_full=90,
+        prefill_seconds_saved_estimate=None,
     )
 
 
 def test_the_summary_has_totals_and_a_line_per_call() -> None:
     head, columns, *lines = handler_with(REPORTS).summary().splitlines()
     assert head == (
-        "3 calls (2 miss, 1 semantic): 31 prompt tokens = 4 prefix + 8 exact + 5 fuzzy + 14 new; "
-        "mean recompute ratio 0.75, total TTFT 131 ms"
+        "3 calls (2 miss, 1 semantic; hit rate 33%): 31 prompt tokens = 4 prefix + 8 exact + 5 fuzzy + 14 new; "
+        "mean recompute ratio 0.75, total TTFT 131 ms, KV 0.0 of 0.0 MiB"
     )
     assert columns.split() == ["call", "outcome", "prompt", "prefix", "exact", "fuzzy", "new", "ratio", "TTFT", "ms"]
     assert [line.split() for line in lines][1] == ["2", "semantic", "20", "4", "8", "5", "3", "0.25", "30"]
     assert len(lines) == 3
     assert len({len(line) for line in (columns, *lines)}) == 1
-    assert handler_with(REPORTS[:1]).summary().startswith("1 call (1 miss): 10 prompt tokens")
+    assert handler_with(REPORTS[:1]).summary().startswith("1 call (1 miss; hit rate 0%): 10 prompt tokens")
 
 
 def test_no_calls_and_forgotten_calls() -> None:

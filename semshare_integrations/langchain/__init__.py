@@ -21,8 +21,9 @@ except ModuleNotFoundError as error:
         "(or 'semshare[gpu,langchain]')."
     ) from error
 
-from semshare_integrations.langchain.callbacks import ReuseTotals, SemShareCallbackHandler, get_semshare_callback
+from semshare_integrations.langchain.callbacks import SemShareCallbackHandler, get_semshare_callback
 from semshare_integrations.langchain.chat import ChatSemShare
 from semshare_integrations.langchain.llm import SemShareLLM
+from semshare_integrations.statistics import ReuseTotals
 
 __all__ = ["ChatSemShare", "ReuseTotals", "SemShareCallbackHandler", "SemShareLLM", "get_semshare_callback"]

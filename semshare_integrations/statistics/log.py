@@ -1,16 +1,27 @@
-"""A log of what calls reused."""
+"""A log of what calls reused, with its totals, its table and its picture."""
 
 from __future__ import annotations
 
+import html
 import threading
+from collections.abc import Iterable, Sequence
 
 from semshare_core import ReuseReport
+from semshare_core.errors import MissingDependencyError
+from semshare_integrations.statistics.totals import ReuseTotals
+
+_COLUMNS = ("call", "outcome", "prompt", "prefix", "exact", "fuzzy", "new", "ratio", "TTFT ms")
 
 
 class ReuseLog:
-    """Reports in the order in which the answers were finished. Thread-safe."""
+    """Reports of calls, in the order in which their answers were finished. Thread-safe.
+
+    >>> log.reports[-1].outcome, log.totals().hit_rate
+    >>> print(log.summary())
+    """
 
     def __init__(self) -> None:
+        super().__init__()
         self._lock = threading.Lock()
         self._reports: list[ReuseReport] = []
 
@@ -20,7 +31,65 @@ class ReuseLog:
         with self._lock:
             return list(self._reports)
 
-    def add(self, report: ReuseReport) -> None:
-        """Keep one more."""
+    def add(self, *reports: ReuseReport) -> None:
+        """Keep more of them."""
         with self._lock:
-            self._reports.append(report)
+            self._reports.extend(reports)
+
+    def clear(self) -> None:
+        """Forget all reports."""
+        with self._lock:
+            self._reports.clear()
+
+    def totals(self) -> ReuseTotals:
+        """Calls, outcomes, tokens by source, recomputation, times and bytes, over all reports."""
+        return ReuseTotals.of(self.reports)
+
+    def summary(self) -> str:
+        """The totals in words, and a table with one line per call."""
+        reports = self.reports
+        head = ReuseTotals.of(reports).summary()
+        return "\n".join((head, *_aligned([_COLUMNS, *_cells(reports)]))) if reports else head
+
+    def _repr_html_(self) -> str:
+        """For notebooks: totals, table, and the charts where matplotlib is installed."""
+        reports = self.reports
+        head = f"<p>{html.escape(ReuseTotals.of(reports).summary())}</p>"
+        if not reports:
+            return head
+        rows = "".join(_row("td", cells) for cells in _cells(reports))
+        return f"{head}<table><thead>{_row('th', _COLUMNS)}</thead><tbody>{rows}</tbody></table>{_charts(reports)}"
+
+
+def _charts(reports: Sequence[ReuseReport]) -> str:
+    try:
+        from semshare_integrations.statistics import charts
+    except MissingDependencyError as error:
+        return f"<p>{html.escape(str(error))}</p>"
+    return "".join(charts.svg(draw(reports)) for draw in (charts.timeline, charts.ttft))
+
+
+def _cells(reports: Iterable[ReuseReport]) -> list[tuple[str, ...]]:
+    return [
+        (
+            str(number),
+            report.outcome,
+            str(report.prompt_tokens),
+            str(report.prefix_tokens),
+            str(report.exact_tokens),
+            str(report.fuzzy_tokens),
+            str(report.new_tokens),
+            f"{report.recompute_ratio:.2f}",
+            f"{report.ttft_ms:.0f}",
+        )
+        for number, report in enumerate(reports, start=1)
+    ]
+
+
+def _aligned(rows: Sequence[tuple[str, ...]]) -> list[str]:
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return ["  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True)) for row in rows]
+
+
+def _row(kind: str, cells: Iterable[str]) -> str:
+    return f"<tr>{''.join(f'<{kind}>{html.escape(cell)}</{kind}>' for cell in cells)}</tr>"

@@ -1,0 +1,42 @@
+"""Where a prompt's tokens came from, as a picture that needs nothing but a browser."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import groupby
+
+SOURCES = (  # by code in ReuseReport.token_sources: name, meaning, colour (told apart by the colour-blind, too)
+    ("new", "served by no earlier prompt", "#d55e00"),
+    ("fuzzy", "matched to a similar or displaced token", "#e69f00"),
+    ("exact", "in an identical run of another prompt", "#56b4e9"),
+    ("prefix", "in the longest common prefix", "#0072b2"),
+)
+_PER_LINE, _HEIGHT, _GAP, _MARK = 256, 10, 4, 3
+
+
+def strip(sources: Sequence[int], recomputed: Sequence[int]) -> str:
+    """The tokens in lines of 256 as inline SVG, neighbours of one kind in one piece; dark below: recomputed."""
+    if not sources:
+        return ""
+    pieces = []
+    fates = list(zip(sources, recomputed, strict=True))
+    for line, start in enumerate(range(0, len(fates), _PER_LINE)):
+        x, y = 0, line * (_HEIGHT + _GAP)
+        for (source, computed), run in groupby(fates[start : start + _PER_LINE]):
+            width = len(list(run))
+            name, _, colour = SOURCES[source]
+            about = f"<title>{width} {name}{', recomputed' if computed else ''}</title>"
+            pieces.append(f'<rect x="{x}" y="{y}" width="{width}" height="{_HEIGHT}" fill="{colour}">{about}</rect>')
+            if computed:
+                bottom = y + _HEIGHT - _MARK
+                pieces.append(f'<rect x="{x}" y="{bottom}" width="{width}" height="{_MARK}" fill="#222"/>')
+            x += width
+    height = (line + 1) * (_HEIGHT + _GAP)
+    wide = min(len(fates), _PER_LINE)
+    counts = ", ".join(f"{list(sources).count(code)} {name}" for code, (name, _, _) in enumerate(SOURCES))
+    legend = " ".join(f'<span style="color:{colour}">&#9632;</span> {name}' for name, _, colour in SOURCES)
+    return (
+        f'<svg role="img" aria-label="tokens by source: {counts}" viewBox="0 0 {wide} {height}" width="{3 * wide}" '
+        f'height="{height}" preserveAspectRatio="none">{"".join(pieces)}</svg>'
+        f'<div>{legend} <span style="color:#222">&#9601;</span> recomputed; {_PER_LINE} tokens a line</div>'
+    )

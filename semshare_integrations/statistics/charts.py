@@ -1,0 +1,140 @@
+"""Reports as pictures (matplotlib): where tokens came from, when calls ran, how soon they answered."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+
+import numpy as np
+
+from semshare_core import ReuseReport
+from semshare_core.errors import MissingDependencyError
+from semshare_core.token_strip import SOURCES
+from semshare_integrations.statistics.prefill_cost import PrefillCost
+
+try:
+    from matplotlib.artist import Artist
+    from matplotlib.colors import ListedColormap
+    from matplotlib.figure import Figure
+    from matplotlib.patches import Patch
+    from matplotlib.ticker import MaxNLocator
+except ModuleNotFoundError as error:
+    if (error.name or "").partition(".")[0] != "matplotlib":
+        raise
+    raise MissingDependencyError(
+        "matplotlib is not installed, which charts need. Install it with: pip install 'semshare[charts]'."
+    ) from error
+
+_WIDTH = 8.0  # inches
+_STEPS = (
+    ("waiting", "#cccccc"),
+    ("lookup", "#e69f00"),
+    ("matching", "#d55e00"),
+    ("prefill", "#0072b2"),
+    ("decoding", "#9ad0f0"),
+)
+_OUTCOMES = {"miss": "#d55e00", "bypass": "#999999", "semantic": "#56b4e9", "prefix": "#0072b2"}
+_PER_LINE = 200
+
+
+def heat_map(report: ReuseReport) -> Figure:
+    """Every prompt token, 200 a line, coloured by source; below it whether it was recomputed."""
+    n = report.prompt_tokens
+    wide = min(n, _PER_LINE)
+    lines = -(-n // wide)
+    grid = np.full((2 * lines, wide), np.nan)
+    for line in range(lines):
+        part = slice(line * wide, min((line + 1) * wide, n))
+        sources = np.asarray(report.token_sources[part], float)
+        grid[2 * line, : len(sources)] = sources
+        computed = np.asarray(report.token_recomputed[part], bool)
+        grid[2 * line + 1, : len(computed)] = np.where(computed, len(SOURCES), np.nan)
+    figure = Figure(figsize=(_WIDTH, 1.1 + 0.16 * lines), layout="constrained")
+    axes = figure.add_subplot()
+    colours = [colour for _, _, colour in SOURCES]
+    axes.imshow(
+        grid, aspect="auto", interpolation="nearest", cmap=ListedColormap([*colours, "#222222"]), vmin=0, vmax=4
+    )
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.set_yticks(range(0, 2 * lines, 2 * max(1, lines // 10)))
+    axes.set_yticklabels([str(line // 2 * wide) for line in axes.get_yticks()])
+    axes.set(xlabel="token of the line", ylabel="first token")
+    axes.set_title(f"{report.outcome}: {n} prompt tokens, {report.recomputed_tokens} recomputed", fontsize=10)
+    patches = [Patch(color=colour, label=name) for name, _, colour in SOURCES]
+    figure.legend(
+        handles=[*patches, Patch(color="#222222", label="recomputed")],
+        loc="outside lower center",
+        ncols=5,
+        fontsize=8,
+        frameon=False,
+    )
+    return figure
+
+
+def timeline(reports: Sequence[ReuseReport]) -> Figure:
+    """When each call arrived, and what its time was spent on."""
+    figure = Figure(figsize=(_WIDTH, 1.4 + 0.2 * min(max(len(reports), 3), 30)), layout="constrained")
+    axes = figure.add_subplot()
+    begin = min((report.arrived_at for report in reports), default=0.0)
+    for number, report in enumerate(reports, start=1):
+        worked = report.lookup_ms + report.match_ms + report.prefill_ms
+        spent = (
+            max(0.0, report.ttft_ms - worked),
+            report.lookup_ms,
+            report.match_ms,
+            report.prefill_ms,
+            report.decode_ms,
+        )
+        left = report.arrived_at - begin
+        for (_, colour), milliseconds in zip(_STEPS, spent, strict=True):
+            axes.barh(number, milliseconds / 1e3, left=left, color=colour, height=0.8)
+            left += milliseconds / 1e3
+    axes.set_ylim(max(len(reports), 3) + 0.6, 0.4)
+    axes.yaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
+    axes.set(xlabel="seconds since the first call arrived", ylabel="call")
+    axes.set_title("What each call's time was spent on", fontsize=10)
+    figure.legend(
+        handles=[Patch(color=colour, label=name) for name, colour in _STEPS],
+        loc="outside lower center",
+        ncols=5,
+        fontsize=8,
+        frameon=False,
+    )
+    return figure
+
+
+def ttft(reports: Sequence[ReuseReport]) -> Figure:
+    """Time to the first token per call, beside what a full prefill would have taken (an estimate)."""
+    figure = Figure(figsize=(_WIDTH, 3.2), layout="constrained")
+    axes = figure.add_subplot()
+    numbers = range(1, len(reports) + 1)
+    axes.bar(numbers, [each.ttft_ms for each in reports], color=[_OUTCOMES[each.outcome] for each in reports])
+    seen = [outcome for outcome in _OUTCOMES if any(each.outcome == outcome for each in reports)]
+    handles: list[Artist] = [Patch(color=_OUTCOMES[outcome], label=outcome) for outcome in seen]
+    cost = PrefillCost.fit(reports)
+    if cost is not None:
+        estimates = [cost.milliseconds(each.prompt_tokens) for each in reports]
+        (mark,) = axes.plot(
+            numbers,
+            estimates,
+            linestyle="none",
+            marker="_",
+            markersize=14,
+            color="black",
+            label="full prefill (estimate)",
+        )
+        handles.append(mark)
+    axes.set_xlim(0.4, max(len(reports), 8) + 0.6)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
+    axes.set(xlabel="call", ylabel="TTFT (ms)")
+    axes.set_title("Time to the first token, by outcome", fontsize=10)
+    figure.legend(handles=handles, loc="outside lower center", ncols=5, fontsize=8, frameon=False)
+    return figure
+
+
+def svg(figure: Figure) -> str:
+    """The figure as inline SVG."""
+    written = io.StringIO()
+    figure.savefig(written, format="svg")
+    text = written.getvalue()
+    return text[text.index("<svg") :]

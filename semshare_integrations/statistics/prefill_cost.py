@@ -1,0 +1,60 @@
+"""What a full prefill would have cost: an estimate, fitted to the full prefills of the same run.
+
+Attention grows with the square of a prompt's length, everything else with the length.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from semshare_core import ReuseReport
+
+
+@dataclass(frozen=True)
+class PrefillCost:
+    """``per_token * n + per_square * n**2`` milliseconds for a full prefill of n tokens. An estimate."""
+
+    per_token: float
+    per_square: float
+
+    @classmethod
+    def fit(cls, reports: Sequence[ReuseReport]) -> PrefillCost | None:
+        """Least squares of the relative error over the calls that computed every row; None if there were none.
+
+        Full prefills of one length alone tell nothing of the square: then the cost is proportional to the length, too
+        little for longer prompts. Reports of several models must not be mixed.
+        """
+        full = [each for each in reports if each.reused_tokens == 0 and each.prefill_ms > 0]
+        if not full:
+            return None
+        n = np.array([each.prompt_tokens for each in full], float)
+        told = np.array([each.prefill_ms for each in full])
+        terms = np.stack([n / told, n**2 / told], axis=1)
+        linear = cls(_least_squares(terms[:, 0]), 0.0)
+        if len(set(n)) == 1:
+            return linear
+        per_token, per_square = np.linalg.lstsq(terms, np.ones(len(full)), rcond=None)[0]
+        if per_square < 0:
+            return linear
+        if per_token < 0:
+            return cls(0.0, _least_squares(terms[:, 1]))
+        return cls(float(per_token), float(per_square))
+
+    def milliseconds(self, prompt_tokens: int) -> float:
+        """Of a full prefill of so many tokens, up to the first token of the answer."""
+        return self.per_token * prompt_tokens + self.per_square * prompt_tokens**2
+
+    def saved_ms(self, report: ReuseReport) -> float:
+        """What reuse spared this call, less what looking for it took; negative where it found nothing."""
+        looking = report.lookup_ms + report.match_ms
+        if report.reused_tokens == 0:
+            return -looking
+        return self.milliseconds(report.prompt_tokens) - report.prefill_ms - looking
+
+
+def _least_squares(terms: np.ndarray) -> float:
+    """The factor that brings ``terms`` nearest to one."""
+    return float(terms.sum() / (terms**2).sum())

@@ -1,0 +1,114 @@
+"""Reports as OpenTelemetry spans and metrics, named by the semantic conventions for generative AI.
+
+Numbers and names only: neither prompts nor answers are told.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import Literal
+
+from semshare_core import ReuseReport
+from semshare_core.errors import MissingDependencyError
+
+try:
+    from opentelemetry.metrics import MeterProvider, get_meter
+    from opentelemetry.trace import SpanKind, Status, StatusCode, TracerProvider, get_tracer
+except ModuleNotFoundError as error:
+    if (error.name or "").partition(".")[0] != "opentelemetry":
+        raise
+    raise MissingDependencyError(
+        "OpenTelemetry is not installed. Install it with: pip install 'semshare[otel]', and an SDK with an exporter, "
+        "such as opentelemetry-sdk."
+    ) from error
+
+Operation = Literal["text_completion", "chat"]
+
+_NAME = "semshare"
+
+
+class Telemetry:
+    """Makes a span and measurements of every call that it is told of; child of the span that is current then.
+
+    Args:
+        tracer_provider: where spans go; default: the global provider.
+        meter_provider: where measurements go; default: the global provider.
+    """
+
+    def __init__(
+        self, tracer_provider: TracerProvider | None = None, meter_provider: MeterProvider | None = None
+    ) -> None:
+        self._tracer = get_tracer(_NAME, tracer_provider=tracer_provider)
+        meter = get_meter(_NAME, meter_provider=meter_provider)
+        self._duration = meter.create_histogram("gen_ai.client.operation.duration", "s", "Duration of a call")
+        self._usage = meter.create_histogram("gen_ai.client.token.usage", "{token}", "Tokens of prompts and answers")
+        self._first = meter.create_histogram("gen_ai.server.time_to_first_token", "s", "From prompt to first token")
+        self._calls = meter.create_counter("semshare.calls", "{call}", "Calls by outcome")
+        self._tokens = meter.create_counter("semshare.prompt_tokens", "{token}", "Prompt tokens by source")
+        self._recomputed = meter.create_counter("semshare.recomputed_tokens", "{token}", "Prompt tokens computed")
+
+    def record(self, report: ReuseReport, *, model: str, operation: Operation) -> None:
+        """One call that was answered."""
+        about = _about(model, operation)
+        by_source = {
+            "prefix": report.prefix_tokens,
+            "exact": report.exact_tokens,
+            "fuzzy": report.fuzzy_tokens,
+            "new": report.new_tokens,
+        }
+        told: dict[str, str | int | float | bool] = {
+            **about,
+            "gen_ai.usage.input_tokens": report.prompt_tokens,
+            "gen_ai.usage.output_tokens": report.generated_tokens,
+            "gen_ai.usage.cache_read.input_tokens": report.reused_tokens,
+            "gen_ai.usage.cache_creation.input_tokens": report.recomputed_tokens if report.stored else 0,
+            "gen_ai.response.time_to_first_chunk": report.ttft_ms / 1e3,
+            "semshare.outcome": report.outcome,
+            "semshare.reason": report.reason,
+            "semshare.level": report.level,
+            "semshare.approximate": report.outcome == "semantic" or report.depth > 0,
+            "semshare.depth": report.depth,
+            "semshare.recompute_ratio": report.recompute_ratio,
+            "semshare.kv_bytes": report.kv_bytes,
+            **{f"semshare.{source}_tokens": count for source, count in by_source.items()},
+        }
+        if report.similarity is not None:
+            told["semshare.similarity"] = report.similarity
+        seconds = (report.ttft_ms + report.decode_ms) / 1e3
+        span = self._tracer.start_span(
+            f"{operation} {model}",
+            kind=SpanKind.INTERNAL,  # the model runs in this process
+            attributes=told,
+            start_time=_nanoseconds(report.arrived_at),
+        )
+        span.end(_nanoseconds(report.arrived_at + seconds))
+        self._duration.record(seconds, about)
+        self._first.record(report.ttft_ms / 1e3, about)
+        self._usage.record(report.prompt_tokens, {**about, "gen_ai.token.type": "input"})
+        self._usage.record(report.generated_tokens, {**about, "gen_ai.token.type": "output"})
+        self._calls.add(1, {**about, "semshare.outcome": report.outcome})
+        self._recomputed.add(report.recomputed_tokens, about)
+        for source, count in by_source.items():
+            self._tokens.add(count, {**about, "semshare.source": source})
+
+    def record_error(self, error: BaseException, *, model: str, operation: Operation, started_at: float) -> None:
+        """One call that failed; ``started_at`` in seconds of Unix time."""
+        about = {**_about(model, operation), "error.type": type(error).__qualname__}
+        span = self._tracer.start_span(
+            f"{operation} {model}", kind=SpanKind.INTERNAL, attributes=about, start_time=_nanoseconds(started_at)
+        )
+        span.set_status(Status(StatusCode.ERROR, str(error)))
+        span.end()
+        self._duration.record(time.time() - started_at, about)
+
+
+def _about(model: str, operation: Operation) -> dict[str, str]:
+    return {
+        "gen_ai.operation.name": operation,
+        "gen_ai.provider.name": _NAME,
+        "gen_ai.request.model": model,
+    }
+
+
+def _nanoseconds(seconds: float) -> int:
+    return int(seconds * 1e9)

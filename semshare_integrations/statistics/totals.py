@@ -1,0 +1,88 @@
+"""The sum over calls."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from semshare_core import ReuseReport
+from semshare_integrations.statistics.prefill_cost import PrefillCost
+
+_HITS = ("prefix", "semantic")
+
+
+@dataclass(frozen=True)
+class ReuseTotals:
+    """The sum over calls.
+
+    Attributes:
+        outcomes: calls by outcome, those that occurred.
+        mean_recompute_ratio: the mean over calls; None if there were none.
+        ttft_ms: from each prompt's arrival to its first token, in all.
+        kv_bytes: keys and values that decoding began with, in all; ``kv_bytes_full``: without retention.
+        prefill_seconds_saved_estimate: against full prefills of the same lengths, whose cost is fitted to those of the
+            run (:class:`PrefillCost`); None if the run had none to fit to.
+    """
+
+    calls: int
+    outcomes: dict[str, int]
+    prompt_tokens: int
+    prefix_tokens: int
+    exact_tokens: int
+    fuzzy_tokens: int
+    new_tokens: int
+    recomputed_tokens: int
+    generated_tokens: int
+    mean_recompute_ratio: float | None
+    ttft_ms: float
+    kv_bytes: int
+    kv_bytes_full: int
+    prefill_seconds_saved_estimate: float | None
+
+    @classmethod
+    def of(cls, reports: Sequence[ReuseReport]) -> ReuseTotals:
+        """The totals of ``reports``."""
+        calls = len(reports)
+        cost = PrefillCost.fit(reports)
+        return cls(
+            calls=calls,
+            outcomes=dict(Counter(report.outcome for report in reports)),
+            prompt_tokens=sum(report.prompt_tokens for report in reports),
+            prefix_tokens=sum(report.prefix_tokens for report in reports),
+            exact_tokens=sum(report.exact_tokens for report in reports),
+            fuzzy_tokens=sum(report.fuzzy_tokens for report in reports),
+            new_tokens=sum(report.new_tokens for report in reports),
+            recomputed_tokens=sum(report.recomputed_tokens for report in reports),
+            generated_tokens=sum(report.generated_tokens for report in reports),
+            mean_recompute_ratio=sum(report.recompute_ratio for report in reports) / calls if calls else None,
+            ttft_ms=sum(report.ttft_ms for report in reports),
+            kv_bytes=sum(report.kv_bytes for report in reports),
+            kv_bytes_full=sum(report.kv_bytes_full for report in reports),
+            prefill_seconds_saved_estimate=None if cost is None else sum(map(cost.saved_ms, reports)) / 1e3,
+        )
+
+    @property
+    def rates(self) -> dict[str, float]:
+        """The share of calls by outcome."""
+        return {outcome: count / self.calls for outcome, count in self.outcomes.items()}
+
+    @property
+    def hit_rate(self) -> float | None:
+        """The share of calls that reused something; None if there were no calls."""
+        return sum(self.outcomes.get(outcome, 0) for outcome in _HITS) / self.calls if self.calls else None
+
+    def summary(self) -> str:
+        """In words."""
+        if self.mean_recompute_ratio is None:
+            return "no calls"
+        outcomes = ", ".join(f"{count} {outcome}" for outcome, count in sorted(self.outcomes.items()))
+        calls = "1 call" if self.calls == 1 else f"{self.calls} calls"
+        text = (
+            f"{calls} ({outcomes}; hit rate {self.hit_rate:.0%}): {self.prompt_tokens} prompt tokens = "
+            f"{self.prefix_tokens} prefix + {self.exact_tokens} exact + {self.fuzzy_tokens} fuzzy + {self.new_tokens} "
+            f"new; mean recompute ratio {self.mean_recompute_ratio:.2f}, total TTFT {self.ttft_ms:.0f} ms, "
+            f"KV {self.kv_bytes / 2**20:.1f} of {self.kv_bytes_full / 2**20:.1f} MiB"
+        )
+        saved = self.prefill_seconds_saved_estimate
+        return text if saved is None else f"{text}, prefill time saved {saved:.1f} s (estimate)"

@@ -10,6 +10,7 @@ from itertools import groupby
 from semshare_core import ReuseReport
 from semshare_core.token_strip import SOURCES
 
+
 @dataclass(frozen=True)
 class PageCall:
     """One call: its question, the text of each prompt token, what happened, both answers, its row of the table."""
@@ -101,7 +102,7 @@ def _bar(report: ReuseReport) -> str:
         if computed:
             pieces.append(f'<rect class="mark" x="{position}" y="12" width="{length}" height="4"/>')
         position += length
-    label = ", ".join(f"{getattr(report, name + '_tokens')} {name}" for name, _ in reversed(SOURCES))
+    label = ", ".join(f"{getattr(report, name + '_tokens')} {name}" for name, *_ in reversed(SOURCES))
     return (
         f'<svg role="img" aria-label="{label}" viewBox="0 0 {max(position, 1)} 16" preserveAspectRatio="none">'
         f"{''.join(pieces)}</svg>"

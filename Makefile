@@ -8,7 +8,7 @@ EXTRAS := cpu,langchain,llamaindex,charts,otel,cookbook,docs,bench,dev
 PIP    := $(BIN)/python -m pip --disable-pip-version-check
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-slow lint types format bench-prefill clean
+.PHONY: help install demo test test-slow notebooks docs lint types format bench-prefill clean
 
 help: ## Say what the targets do
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -23,6 +23,12 @@ test: $(STAMP) ## All tests but the slow ones
 
 test-slow: $(STAMP) ## The slow tests alone
 	$(BIN)/python -m pytest -m slow
+
+notebooks: $(STAMP) ## The cookbook's notebooks, run from top to bottom
+	$(BIN)/python -m pytest --nbmake --nbmake-timeout=300 cookbook
+
+docs: $(STAMP) ## The documentation, into docs/_build; a warning is an error
+	$(BIN)/python -m sphinx -n -W --keep-going -q -b html docs docs/_build
 
 lint: $(STAMP) ## ruff: rules and formatting
 	$(BIN)/ruff check .
@@ -39,7 +45,7 @@ bench-prefill: $(STAMP) ## Selective against full prefill, on the demo model
 	$(BIN)/python -m benchmarks.prefill
 
 clean: ## Remove .venv and everything that tools left behind
-	rm -rf $(VENV) build dist out .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) build dist out docs/_build .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # The stamp is written last, so an interrupted installation starts again.

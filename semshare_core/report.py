@@ -5,7 +5,7 @@ from __future__ import annotations
 import html
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 
 from semshare_core.token_strip import strip
 
@@ -61,8 +61,8 @@ class ReuseReport(BaseModel):
     depth: int = 0
     generated_tokens: int = 0
     stored: bool = False
-    token_sources: list[int] = []
-    token_recomputed: list[int] = []
+    token_sources: list[int] = Field(default=[], repr=False)
+    token_recomputed: list[int] = Field(default=[], repr=False)
 
     @property
     def reused_tokens(self) -> int:

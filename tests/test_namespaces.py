@@ -33,7 +33,7 @@ def engine_of() -> SemShareEngine:
 
 
 def without_times(report: ReuseReport) -> dict:
-    return {name: value for name, value in report.model_dump().items() if not name.endswith("_ms")}
+    return {name: value for name, value in report.model_dump().items() if not name.endswith(("_ms", "_at"))}
 
 
 def reused(engine: SemShareEngine, way: str, namespace: str | None) -> ReuseReport:

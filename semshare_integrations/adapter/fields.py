@@ -20,7 +20,7 @@ _LOADING = ("gguf_file", "dtype", "device", "device_map", "pool")
 
 
 class EngineFields(BaseModel):
-    """Fields of a framework's model that answers through a :class:`SemShareEngine`.
+    """Fields of a framework's model that answers through a :class:`~semshare_core.SemShareEngine`.
 
     Say which model: ``model_id=`` (loaded on first use), ``model=`` with ``tokenizer=`` (transformers objects), or
     ``engine=``. Objects that are given the same engine share the loaded model and the pool of reference prompts.
@@ -28,7 +28,7 @@ class EngineFields(BaseModel):
     Attributes:
         model_id: hub id, local folder, ``.gguf`` file or ``"demo"``; beside ``engine=`` or ``model=`` only a name.
         gguf_file: name of a GGUF file inside the folder or hub repository ``model_id``.
-        model_kwargs: other settings of :meth:`SemShareEngine.from_pretrained`, such as ``embedding``.
+        model_kwargs: other settings of :meth:`~semshare_core.SemShareEngine.from_pretrained`, such as ``embedding``.
         device: where the whole model goes; default: CUDA, else MPS, else the CPU.
         device_map: accelerate's placement over several devices, instead of ``device``.
         dtype: ``"bfloat16"``, a torch dtype, ...; default: as the model was saved.
@@ -38,8 +38,9 @@ class EngineFields(BaseModel):
         top_p: nucleus sampling, where ``temperature`` is above 0.
         seed: makes sampling repeatable.
         stop: an answer ends before the first of these strings.
-        reuse: a level (``off``, ``exact``, ``high``, ``balanced``, ``fast``) or a :class:`ReusePolicy`; default: the
-            engine's policy, which is ``balanced`` unless the engine was given with another.
+        reuse: a level (``off``, ``exact``, ``high``, ``balanced``, ``fast``) or a
+            :class:`~semshare_core.ReusePolicy`; default: the engine's policy, which is ``balanced`` unless the engine
+            was given with another.
         namespace: whose reference prompts may serve, and who may be served by these prompts later.
         source: where the engine comes from. Frameworks rebuild objects from their fields (``configurable_fields``);
             handing this one on keeps the model from being loaded again.

@@ -17,7 +17,7 @@ from semshare_integrations.statistics import ReuseLog
 
 
 class SemShareCallbackHandler(BaseCallbackHandler, ReuseLog):
-    """Collects the :class:`ReuseReport` of every SemShare call that it is told of. Thread-safe.
+    """Collects the :class:`~semshare_core.ReuseReport` of every SemShare call that it is told of. Thread-safe.
 
     >>> reuse = SemShareCallbackHandler()
     >>> chain.invoke(question, config={"callbacks": [reuse]})

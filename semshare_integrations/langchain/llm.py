@@ -37,8 +37,8 @@ class SemShareLLM(LangChainFields, BaseLLM):
     Prompts are taken as they are, without a chat template. Settings of a call (``max_new_tokens``, ``temperature``,
     ``top_p``, ``seed``, ``stop``, ``reuse``, ``namespace``, ``store``, any other field of transformers'
     ``GenerationConfig``) go before the fields; an unknown one is an error. What a call reused is in its
-    ``generation_info["semshare"]`` (a :class:`ReuseReport` as a dict; when streaming, in the last chunk) and is
-    collected by :class:`SemShareCallbackHandler`.
+    ``generation_info["semshare"]`` (a :class:`~semshare_core.ReuseReport` as a dict; when streaming, in the
+    last chunk) and is collected by :class:`SemShareCallbackHandler`.
 
     Construction is cheap: the model is loaded by the first call. One object may be used from many threads and tasks;
     calls take turns at the model.

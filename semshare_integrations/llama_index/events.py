@@ -34,7 +34,7 @@ class SemShareReuseEvent(BaseEvent):
 
 
 class SemShareEventHandler(BaseEventHandler):
-    """Collects the :class:`ReuseReport` of every SemShare call of the process, in ``log``.
+    """Collects the :class:`~semshare_core.ReuseReport` of every SemShare call of the process, in ``log``.
 
     >>> handler = SemShareEventHandler()
     >>> get_dispatcher().add_event_handler(handler)
@@ -51,7 +51,7 @@ class SemShareEventHandler(BaseEventHandler):
 
     @property
     def log(self) -> ReuseLog:
-        """What was collected: reports, totals, table."""
+        """Reports, totals and table of what was collected."""
         return self._log
 
     def handle(self, event: BaseEvent, **kwargs: Any) -> None:

@@ -49,8 +49,9 @@ class SemShareLLM(EngineFields, FunctionCallingLLM):
     ``complete`` takes a text as it is, ``chat`` goes through the model's chat template. Settings of a call
     (``max_new_tokens``, ``temperature``, ``stop``, ``seed``, ``reuse``, ``namespace``, any other field of transformers'
     ``GenerationConfig``) go before the fields; an unknown one is an error. Tool calls and structured output are
-    enforced while decoding. What a call reused is in ``raw["semshare"]`` (a :class:`ReuseReport` as a dict) and in a
-    :class:`SemShareReuseEvent`, for query engines drop ``raw``; ``raw["usage"]`` counts tokens as OpenAI does.
+    enforced while decoding. What a call reused is in ``raw["semshare"]`` (a :class:`~semshare_core.ReuseReport` as a
+    dict) and in a :class:`SemShareReuseEvent`, for query engines drop ``raw``; ``raw["usage"]`` counts tokens as
+    OpenAI does.
 
     The model is loaded by the first call, or when ``metadata`` is first asked for.
 

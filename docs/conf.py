@@ -1,0 +1,46 @@
+"""The documentation, made by Sphinx.
+
+Sphinx rather than mkdocs: our docstrings carry Sphinx's cross references, which ``-n -W`` checks one by one, and
+napoleon reads their Google sections; nothing of our own is needed between the two.
+"""
+
+from sphinx.application import Sphinx
+
+project = "SemShare"
+extensions = [
+    "myst_parser",
+    "sphinx.ext.autodoc",
+    "sphinx.ext.napoleon",
+    "sphinxcontrib.mermaid",
+]
+html_theme = "furo"
+html_title = "SemShare"
+exclude_patterns = ["_build"]
+
+myst_fence_as_directive = ["mermaid"]
+myst_heading_anchors = 3
+suppress_warnings = ["myst.header"]  # the README begins a page of its own
+
+autodoc_member_order = "bysource"
+autodoc_typehints = "signature"
+autodoc_default_options = {"members": True, "show-inheritance": False}
+python_use_unqualified_type_names = True
+napoleon_use_ivar = True
+default_role = "code"
+
+# Types of other libraries, and those that only type checkers meet, are named but not linked.
+nitpick_ignore_regex = [
+    (r"py:.*", r"(torch|transformers|numpy|np|pydantic|langchain_core|llama_index\w*|opentelemetry|matplotlib)\b.*"),
+    (r"py:.*", r"(collections|typing|typing_extensions|types|threading|datetime|uuid|enum|annotated_types|dict)\b.*"),
+    (r"py:.*", r"PreTrained\w+|semshare_core\.config\.Settings|semshare_integrations\.\w+\.(source|fields)\.\w+"),
+]
+
+
+def link_notebooks(app: object, path: object, page: str, text: list[str]) -> None:
+    """The README's links to notebooks become downloads: they are no pages of the documentation."""
+    text[0] = text[0].replace("](cookbook/", "](path:../cookbook/")
+
+
+def setup(app: Sphinx) -> None:
+    """Called by Sphinx."""
+    app.connect("include-read", link_notebooks)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from typing import Any
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # before transformers is imported, which reads it once
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
@@ -12,6 +13,7 @@ import pytest
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from semshare_core import SemShareEngine
 from tiny_models import tiny_model, tiny_tokenizer
 
 torch.set_num_threads(2)
@@ -51,3 +53,28 @@ def demo() -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     from semshare_core.models import load_model
 
     return load_model("demo", device="cpu", dtype="float32")
+
+
+@pytest.fixture
+def loads(monkeypatch: pytest.MonkeyPatch, model: Any, tokenizer: Any) -> list[dict[str, Any]]:
+    """What `from_pretrained` was called with, which gives the tiny model instead of loading one."""
+    calls: list[dict[str, Any]] = []
+
+    def from_pretrained(
+        model_id: str,
+        *,
+        gguf_file: Any = None,
+        tokenizer: Any = tokenizer,
+        dtype: Any = None,
+        device: Any = None,
+        device_map: Any = None,
+        pool: Any = None,
+        policy: Any = None,
+        embedding: Any = None,
+    ) -> SemShareEngine:
+        given = locals()
+        calls.append({name: given[name] for name in given if name not in ("calls", "model", "given")})
+        return SemShareEngine(model, tokenizer, pool=pool, policy=policy)
+
+    monkeypatch.setattr(SemShareEngine, "from_pretrained", from_pretrained)
+    return calls

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Callable, Generator, Iterator
-from contextlib import aclosing, contextmanager
+from collections.abc import Callable, Generator
+from contextlib import aclosing
 from typing import Any
 
 import pytest
 from langchain_core.runnables import RunnableLambda
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from model_gates import WAIT, Gate, gate_in
 from semshare_core import SemShareEngine
 from semshare_core.errors import ConfigError, PromptError
 from semshare_integrations.adapter import in_thread
@@ -21,8 +22,6 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 
 NO_LETTERS = [token for token in range(259) if not ord("a") <= token <= ord("z")]
 PROMPT = "The river ran past the old mill and under the bridge, where two boys were fishing. What did they catch?"
-WAIT = 60
-"""Seconds until a test gives up; none of them waits unless something is broken."""
 
 
 @pytest.fixture
@@ -30,37 +29,6 @@ def llm(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> SemShareL
     llm = SemShareLLM(model=model, tokenizer=tokenizer, max_new_tokens=20)
     assert llm.engine is not None, "built here, so that gates count the passes of calls alone"
     return llm
-
-
-class Gate:
-    """Stops a thread that passes until it is opened, and tells that one has come, how often, and whether it gave up."""
-
-    def __init__(self, stop_at: int = 1) -> None:
-        self.reached, self.opened = threading.Event(), threading.Event()
-        self.passes, self.gave_up = 0, False
-        self._stop_at = stop_at
-
-    def __call__(self, *_: Any) -> None:
-        self.passes += 1
-        if self.passes == self._stop_at:
-            self.reached.set()
-            self.gave_up = not self.opened.wait(WAIT)
-
-    async def until_reached(self) -> None:
-        while not self.reached.is_set():
-            await asyncio.sleep(0.001)
-
-
-@contextmanager
-def gate_in(model: PreTrainedModel, stop_at: int) -> Iterator[Gate]:
-    """A gate that the model stops at in its ``stop_at``-th forward pass."""
-    gate = Gate(stop_at)
-    handle = model.register_forward_pre_hook(gate)
-    try:
-        yield gate
-    finally:
-        gate.opened.set()
-        handle.remove()
 
 
 def run(main: Callable[[], Any]) -> Any:

@@ -187,3 +187,26 @@ def test_objects_share_an_engine(llm: ChatSemShare) -> None:
     assert other.engine is llm.engine
     assert other.profile is not None
     assert other.profile["tool_calling"]
+
+
+def test_the_profile_tells_how_much_a_loaded_model_reads(llm: ChatSemShare, model: PreTrainedModel) -> None:
+    assert llm.profile is not None
+    assert llm.profile["max_input_tokens"] == model.config.max_position_embeddings
+    lazy = ChatSemShare(model_id="demo")
+    assert lazy.profile is not None
+    assert "max_input_tokens" not in lazy.profile, "construction loads nothing"
+    given = ChatSemShare(engine=llm.engine, profile={"max_input_tokens": 5})
+    assert given.profile == {"max_input_tokens": 5}
+
+
+def test_a_chat_begins_once(model: PreTrainedModel) -> None:
+    """A template that writes the first token itself must not get another one from the tokenizer."""
+    tokenizer = tiny_tokenizer()
+    begin = next(iter(tokenizer.added_tokens_decoder.values()))
+    tokenizer.chat_template = f"{begin}{{{{ messages[0]['content'] }}}}"
+    asked: list[Any] = []
+    llm = ChatSemShare(model=model, tokenizer=tokenizer, max_tokens=1)
+    stream = llm.engine.stream
+    llm.engine.stream = lambda prompt, **more: (asked.extend(llm.engine.token_ids(prompt)), stream(prompt, **more))[1]  # type: ignore[method-assign]
+    llm.invoke("hi")
+    assert asked == [tokenizer.convert_tokens_to_ids(str(begin)), *tokenizer("hi")["input_ids"]]

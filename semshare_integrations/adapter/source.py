@@ -11,6 +11,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from semshare_core import ReusePolicy, SemShareEngine
 from semshare_core.errors import ConfigError
+from semshare_core.models import max_context
 
 _OF_A_LOADED_MODEL = ("pool", "embedding")
 
@@ -24,6 +25,7 @@ class EngineSource:
         policy: what calls reuse that do not say.
         model_id: the model to load; None if it was given as an object.
         settings: what else the engine is made with.
+        model: the model, where it is loaded already.
     """
 
     def __init__(
@@ -35,6 +37,7 @@ class EngineSource:
         policy: ReusePolicy,
         model_id: str | None = None,
         settings: Mapping[str, Any] | None = None,
+        model: PreTrainedModel | None = None,
     ) -> None:
         self.name = name
         self.dtype = str(dtype).removeprefix("torch.")
@@ -42,6 +45,7 @@ class EngineSource:
         self.model_id = model_id
         self.settings = dict(settings or {})
         self._make = make
+        self._model = model
         self._engine: SemShareEngine | None = None
         self._lock = threading.Lock()
 
@@ -63,13 +67,22 @@ class EngineSource:
         """Serve a model that is loaded already."""
         _refuse("model=", settings, allowed=_OF_A_LOADED_MODEL)
         make = partial(SemShareEngine, model, tokenizer, policy=policy, **settings)
-        return cls(make, name=_name_of(model), dtype=model.dtype, policy=policy, settings=settings)
+        return cls(make, name=_name_of(model), dtype=model.dtype, policy=policy, settings=settings, model=model)
 
     @classmethod
     def given(cls, engine: SemShareEngine, settings: Mapping[str, Any]) -> EngineSource:
         """Use an engine that is running already."""
         _refuse("engine=", settings, allowed=())
-        return cls(lambda: engine, name=_name_of(engine.model), dtype=engine.model.dtype, policy=engine.policy)
+        model = engine.model
+        return cls(lambda: engine, name=_name_of(model), dtype=model.dtype, policy=engine.policy, model=model)
+
+    @property
+    def context(self) -> int | None:
+        """The model's context in tokens; None before it is loaded."""
+        with self._lock:
+            if self._engine is not None:
+                return self._engine.context
+        return None if self._model is None else max_context(self._model)
 
     def adapted(self, model_id: str, settings: Mapping[str, Any], policy: ReusePolicy) -> EngineSource:
         """This source if it fits the description, otherwise another that does."""

@@ -67,7 +67,14 @@ class ChatSemShare(LangChainFields, BaseChatModel):
     def _get_ls_params(self, stop: list[str] | None = None, **kwargs: Any) -> LangSmithParams:
         return self.tracing("chat", stop, kwargs)
 
+    def __init__(self, **settings: Any) -> None:
+        super().__init__(**settings)
+        context = self._engine_source.context
+        if self.profile is not None and context is not None:
+            self.profile = {"max_input_tokens": context, **self.profile}
+
     def _resolve_model_profile(self) -> ModelProfile | None:
+        """What the model can do; how much it reads is added where the model is loaded already."""
         return ModelProfile(
             text_inputs=True,
             image_inputs=False,

@@ -1,12 +1,11 @@
 """Tools and structured output through LlamaIndex, on a random model: what it calls is valid because it must be."""
 
-from __future__ import annotations
-
 import asyncio
 from typing import Any, Literal
 
 import pytest
 from llama_index.core.llms import ChatMessage
+from llama_index.core.program.function_program import get_function_tool
 from llama_index.core.prompts import PromptTemplate
 from llama_index.core.tools import FunctionTool
 from llama_index.core.types import PydanticProgramMode
@@ -128,6 +127,26 @@ def test_structured_predict_in_all_ways(llm: SemShareLLM) -> None:
     for answer in answers:
         assert isinstance(answer, Person)
     assert answers[:4] == [answers[0]] * 4
+
+
+class Node(BaseModel):
+    """A node with nodes below."""
+
+    name: str
+    below: list["Node"] = []
+
+
+def test_a_form_that_holds_itself(llm: SemShareLLM) -> None:
+    """LlamaIndex cannot call such a tool by itself, but whoever asks for the call gets a valid one."""
+
+    def plant(root: Node) -> str:
+        """Plant a tree."""
+        return root.name
+
+    for tool in (get_function_tool(Node), FunctionTool.from_defaults(plant)):
+        answer = llm.chat_with_tools([tool], "?", tool_required=True, max_new_tokens=400)
+        [call] = llm.get_tool_calls_from_response(answer)
+        assert Node.model_validate(call.tool_kwargs.get("root", call.tool_kwargs))
 
 
 def test_structured_output_as_json(llm: SemShareLLM) -> None:

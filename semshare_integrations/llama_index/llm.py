@@ -33,7 +33,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from semshare_core import Piece, SemShareEngine
 from semshare_integrations.adapter import EngineFields, Turn, in_thread
 from semshare_integrations.llama_index.answer import Answer
-from semshare_integrations.llama_index.messages import to_template
+from semshare_integrations.llama_index.messages import to_openai_tool, to_template
 
 _OF_THE_TURN = ("tools", "tool_choice", "parallel_tool_calls", "response_format")
 
@@ -197,7 +197,7 @@ class SemShareLLM(EngineFields, FunctionCallingLLM):
             messages.append(asked)
         return {
             "messages": messages,
-            "tools": [tool.metadata.to_openai_tool(skip_length_check=True) for tool in tools],
+            "tools": [to_openai_tool(tool) for tool in tools],
             "tool_choice": ("any" if tool_required else "auto") if tool_choice is None else tool_choice,
             "parallel_tool_calls": allow_parallel_tool_calls,
             **kwargs,

@@ -15,6 +15,7 @@ from llama_index.core.base.llms.types import (
     ThinkingBlock,
     ToolCallBlock,
 )
+from llama_index.core.tools import BaseTool
 
 from semshare_integrations.adapter.turn import call_id
 from semshare_integrations.tools import Reply
@@ -55,6 +56,16 @@ def to_template(messages: Sequence[ChatMessage]) -> list[dict[str, Any]]:
                 "tool_call_id": message.additional_kwargs.get("tool_call_id"),
             }
         told.append(entry)
+    return told
+
+
+def to_openai_tool(tool: BaseTool) -> dict[str, Any]:
+    """OpenAI's function schema of a tool. LlamaIndex's own is empty where a form holds itself, which is a reference."""
+    told = tool.metadata.to_openai_tool(skip_length_check=True)
+    parameters = told["function"]["parameters"]
+    if "type" not in parameters and tool.metadata.fn_schema is not None:
+        reference = str(tool.metadata.fn_schema.model_json_schema().get("$ref", "")).removeprefix("#/$defs/")
+        told["function"]["parameters"] = {**parameters["$defs"][reference], **parameters}
     return told
 
 

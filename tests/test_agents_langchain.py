@@ -103,6 +103,7 @@ class Talk(TypedDict):
     messages: Annotated[list[AnyMessage], add_messages]
 
 
+@pytest.mark.slow  # as long as the agent above, which runs on LangGraph, too
 def test_a_langgraph_loop_reuses_turn_after_turn(engine: RecordingEngine) -> None:
     def run(level: str) -> tuple[list[AnyMessage], list[ReuseReport]]:
         model = ChatSemShare(engine=engine, max_tokens=48, reuse=level, namespace=f"langgraph {level}")

@@ -25,7 +25,7 @@ TICK = 0.002
 PROMPTS = [f"The river ran past the old mill, {number} boys were fishing. What did they catch?" for number in range(8)]
 
 
-@pytest.fixture(scope="module", params=["tiny", pytest.param("demo", marks=pytest.mark.real)])
+@pytest.fixture(scope="module", params=["tiny", pytest.param("demo", marks=[pytest.mark.real, pytest.mark.slow])])
 def engine(request: pytest.FixtureRequest) -> SemShareEngine:
     if request.param == "demo":
         return SemShareEngine(*request.getfixturevalue("demo"))

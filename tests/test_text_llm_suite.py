@@ -50,6 +50,7 @@ class TestTiny(_OnEngine):
 
 
 @pytest.mark.real
+@pytest.mark.slow
 class TestDemo(_OnEngine):
     """On the real model."""
 

@@ -144,6 +144,8 @@ def test_a_failed_call_is_told(heard: Heard, engine: SemShareEngine) -> None:
     [span] = heard.spans
     assert span.status.status_code == StatusCode.ERROR
     assert span.attributes["error.type"] == "ConfigError"
+    assert span.status.description is None, "an error's text may quote the prompt"
+    assert not span.events
     assert heard.points("gen_ai.client.operation.duration")[0].attributes["error.type"] == "ConfigError"
 
 

@@ -97,7 +97,7 @@ class Telemetry:
         span = self._tracer.start_span(
             f"{operation} {model}", kind=SpanKind.INTERNAL, attributes=about, start_time=_nanoseconds(started_at)
         )
-        span.set_status(Status(StatusCode.ERROR, str(error)))
+        span.set_status(Status(StatusCode.ERROR))  # an error's text may quote the prompt
         span.end()
         self._duration.record(time.time() - started_at, about)
 

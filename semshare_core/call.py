@@ -204,17 +204,16 @@ class Served:
 
     def store(self, generated: list[int], *, copy: bool = False) -> bool:
         """Keep the rows of the prompt and of the generated tokens whose rows exist (all but the last), if they fit."""
-        if not self.movable:
+        deepest = self._depths.max(initial=0)
+        if not self.movable or deepest > self.call.policy.max_depth:
             return False
         cache = self.prefilled.cache
         tokens = (
             self._with_answer(generated) if self.cache is cache else self.call.encoded.ids[: cache.layers[0].length]
         )
-        depth = np.full(len(tokens), self._depths.max(initial=0), np.uint8)
+        depth = np.full(len(tokens), deepest, np.uint8)
         known = min(len(self._depths), len(tokens))
         depth[:known] = self._depths[:known]
-        if depth.max(initial=0) > self.call.policy.max_depth:
-            return False
         rows = cache.rows(len(tokens))
         if copy or len(tokens) < (1 - _SLACK) * cache.layers[0].capacity:
             rows = [(keys.clone(), values.clone()) for keys, values in rows]
@@ -229,8 +228,9 @@ class Served:
             return tokens
         again = respelled(prompt, generated, call.tokenizer)[:-1]
         known = common_prefix(tokens, again)
-        limit = self.call.prefill.anatomy.static_until
-        if known == len(tokens) or len(again) > (call.context if limit is None else min(limit, call.context)):
+        limit = call.prefill.anatomy.static_until
+        room = call.context if limit is None else min(limit, call.context)
+        if known == len(tokens) or len(again) > room:
             return tokens
         call.prefill.respell(cache, to_torch(again, self.ids.device), known)
         return again

@@ -33,7 +33,7 @@ def strip(sources: Sequence[int], recomputed: Sequence[int]) -> str:
             x += width
     height = (line + 1) * (_HEIGHT + _GAP)
     wide = min(len(fates), _PER_LINE)
-    counts = ", ".join(f"{list(sources).count(code)} {name}" for code, (name, _, _) in enumerate(SOURCES))
+    counts = ", ".join(f"{sources.count(code)} {name}" for code, (name, _, _) in enumerate(SOURCES))
     legend = " ".join(f'<span style="color:{colour}">&#9632;</span> {name}' for name, _, colour in SOURCES)
     return (
         f'<svg role="img" aria-label="tokens by source: {counts}" viewBox="0 0 {wide} {height}" width="{3 * wide}" '

@@ -78,3 +78,11 @@ def loads(monkeypatch: pytest.MonkeyPatch, model: Any, tokenizer: Any) -> list[d
 
     monkeypatch.setattr(SemShareEngine, "from_pretrained", from_pretrained)
     return calls
+
+
+@pytest.fixture
+def llm(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> Any:
+    """LangChain's text model around the tiny one, with a pool of its own."""
+    from semshare_integrations.langchain import SemShareLLM
+
+    return SemShareLLM(model=model, tokenizer=tokenizer, max_new_tokens=20)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Coroutine, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -43,3 +43,18 @@ def gate_in(model: PreTrainedModel, stop_at: int) -> Iterator[Gate]:
     finally:
         gate.opened.set()
         handle.remove()
+
+
+def answered_beside_a_free_loop(model: PreTrainedModel, answer: Callable[[], Coroutine[Any, Any, str]], at: int) -> str:
+    """The answer, while the model waits for the loop in its ``at``-th pass: were the loop waiting, too, it gave up."""
+
+    async def main() -> str:
+        with gate_in(model, at) as gate:
+            task = asyncio.create_task(answer())
+            await gate.until_reached()
+            gate.opened.set()
+            text = await task
+        assert not gate.gave_up
+        return text
+
+    return asyncio.run(main())

@@ -75,7 +75,14 @@ def three_turns(run: Callable[[list[AnyMessage]], list[AnyMessage]]) -> tuple[li
     return history, calls.reports
 
 
-def check_three_turns(history: list[AnyMessage], reports: list[ReuseReport], full: list[AnyMessage]) -> None:
+def check_three_turns(
+    engine: RecordingEngine, run: Callable[[str], tuple[list[AnyMessage], list[ReuseReport]]]
+) -> None:
+    """At level ``exact`` each call continues the last, and the answers are those at level ``off``."""
+    engine.calls.clear()
+    history, reports = run("exact")
+    engine.check_that_calls_continue(reports)
+    full, _ = run("off")
     assert len(reports) == 6, "per question a call of a tool and an answer"
     assert what_was_said(history) == what_was_said(full), "level exact answers as the full prefill does"
     results = [message.content for message in history if isinstance(message, ToolMessage)]
@@ -92,11 +99,7 @@ def test_create_agent_reuses_turn_after_turn(engine: RecordingEngine) -> None:
         )
         return three_turns(lambda messages: agent.invoke({"messages": messages})["messages"])
 
-    engine.calls.clear()
-    history, reports = run("exact")
-    engine.check_that_calls_continue(reports)
-    full, _ = run("off")
-    check_three_turns(history, reports, full)
+    check_three_turns(engine, run)
 
 
 class Talk(TypedDict):
@@ -118,11 +121,7 @@ def test_a_langgraph_loop_reuses_turn_after_turn(engine: RecordingEngine) -> Non
         compiled = graph.compile()
         return three_turns(lambda messages: compiled.invoke({"messages": messages})["messages"])
 
-    engine.calls.clear()
-    history, reports = run("exact")
-    engine.check_that_calls_continue(reports)
-    full, _ = run("off")
-    check_three_turns(history, reports, full)
+    check_three_turns(engine, run)
 
 
 def test_a_streaming_agent_reports_every_call(engine: RecordingEngine) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any
 
 import pytest
@@ -19,6 +19,8 @@ from semshare_core import SemShareEngine
 from semshare_integrations.langchain import ChatSemShare, SemShareLLM
 from semshare_integrations.llama_index import SemShareLLM as LlamaIndexLLM
 from tiny_models import tiny_model, tiny_tokenizer
+
+Answer = Coroutine[Any, Any, str]
 
 LIMIT = 0.050
 TICK = 0.002
@@ -56,7 +58,7 @@ async def elsewhere(engine: SemShareEngine) -> float:
     return (await longest_gap(together))[0]
 
 
-def in_langchain(llm: Any, number: int) -> Awaitable[str]:
+def in_langchain(llm: Any, number: int) -> Answer:
     async def streamed() -> str:
         pieces = [piece async for piece in llm.astream(PROMPTS[number])]
         return "".join(piece if isinstance(piece, str) else piece.content for piece in pieces)
@@ -68,7 +70,7 @@ def in_langchain(llm: Any, number: int) -> Awaitable[str]:
     return streamed() if number % 2 else whole()
 
 
-def in_llama_index(llm: LlamaIndexLLM, number: int) -> Awaitable[str]:
+def in_llama_index(llm: LlamaIndexLLM, number: int) -> Answer:
     asked = [ChatMessage(PROMPTS[number])]
 
     async def streamed() -> str:
@@ -83,9 +85,9 @@ def in_llama_index(llm: LlamaIndexLLM, number: int) -> Awaitable[str]:
 @pytest.mark.parametrize(
     ("kind", "ask"), [(SemShareLLM, in_langchain), (ChatSemShare, in_langchain), (LlamaIndexLLM, in_llama_index)]
 )
-def test_eight_calls_leave_the_loop_free(engine: SemShareEngine, kind: Any, ask: Callable[..., Awaitable[str]]) -> None:
+def test_eight_calls_leave_the_loop_free(engine: SemShareEngine, kind: Any, ask: Callable[..., Answer]) -> None:
     llm = kind(engine=engine, max_tokens=12, reuse="exact")
-    alone = [asyncio.run(_one(ask, llm, number)) for number in range(8)]
+    alone = [asyncio.run(ask(llm, number)) for number in range(8)]
 
     async def attempt() -> float:
         gap, answers = await longest_gap(asyncio.gather(*(ask(llm, number) for number in range(8))))
@@ -99,7 +101,3 @@ def test_eight_calls_leave_the_loop_free(engine: SemShareEngine, kind: Any, ask:
             break
     print(f"{kind.__module__}.{kind.__name__}: {1e3 * min(gaps):.1f} ms more than an idle loop")
     assert min(gaps) < LIMIT
-
-
-async def _one(ask: Callable[..., Awaitable[str]], llm: Any, number: int) -> str:
-    return await ask(llm, number)

@@ -10,25 +10,13 @@ import pytest
 import torch
 from langchain_core.output_parsers import StrOutputParser
 from langchain_core.prompts import PromptTemplate
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from langchain_prompts import NO_LETTERS, OTHER, PROMPT
 from semshare_core import ReuseReport
 from semshare_core.errors import ConfigError
 from semshare_integrations.langchain import SemShareCallbackHandler, SemShareLLM
 
 pytestmark = pytest.mark.usefixtures("one_thread")
-
-NO_LETTERS = [token for token in range(259) if not ord("a") <= token <= ord("z")]
-"""Suppressed, they leave an answer of small letters: one character per token, and a piece per token when streamed."""
-
-PROMPT = "The river ran past the old mill and under the bridge, where two boys were fishing. What did they catch?"
-OTHER = "Snow had fallen all night on the mountain road, and the bus to the village was late. Who was waiting for it?"
-
-
-@pytest.fixture
-def llm(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> SemShareLLM:
-    """A model with a pool of its own."""
-    return SemShareLLM(model=model, tokenizer=tokenizer, max_new_tokens=20)
 
 
 def test_invoke_is_what_transformers_generates(llm: SemShareLLM, model: Any, tokenizer: Any) -> None:

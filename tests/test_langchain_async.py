@@ -12,7 +12,7 @@ import pytest
 from langchain_core.runnables import RunnableLambda
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from model_gates import WAIT, Gate, gate_in
+from model_gates import WAIT, Gate, answered_beside_a_free_loop, gate_in
 from semshare_core import SemShareEngine
 from semshare_core.errors import ConfigError, PromptError
 from semshare_integrations.adapter import in_thread
@@ -230,17 +230,8 @@ def test_the_loop_runs_while_the_model_does(llm: SemShareLLM, model: PreTrainedM
             return "".join([piece async for piece in llm.astream(PROMPT, suppress_tokens=NO_LETTERS)])
         return await llm.ainvoke(PROMPT, suppress_tokens=NO_LETTERS)
 
-    async def main(stop_at: int) -> str:
-        with gate_in(model, stop_at) as gate:
-            task = asyncio.create_task(answer())
-            await gate.until_reached()
-            gate.opened.set()
-            text = await task
-        assert not gate.gave_up
-        return text
-
     for stop_at in (1, 5):  # while prefilling, while decoding
-        assert asyncio.run(main(stop_at)) == llm.invoke(PROMPT, suppress_tokens=NO_LETTERS)
+        assert answered_beside_a_free_loop(model, answer, stop_at) == llm.invoke(PROMPT, suppress_tokens=NO_LETTERS)
 
 
 def test_the_loop_runs_while_the_model_is_loaded(monkeypatch: pytest.MonkeyPatch, model: Any, tokenizer: Any) -> None:

@@ -11,27 +11,14 @@ import pytest
 import torch
 from langchain_core.runnables import ConfigurableField
 from pydantic import ValidationError
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from reports import report_of
+from langchain_prompts import NO_LETTERS, OTHER, PROMPT, report_of
 from semshare_core import PoolConfig, SemShareEngine
 from semshare_core.errors import ConfigError
 from semshare_integrations.langchain import SemShareLLM
 from tiny_models import tiny_model
 
 pytestmark = pytest.mark.usefixtures("one_thread")
-
-NO_LETTERS = [token for token in range(259) if not ord("a") <= token <= ord("z")]
-"""Suppressed, they leave an answer of small letters: one character per token, and a piece per token when streamed."""
-
-PROMPT = "The river ran past the old mill and under the bridge, where two boys were fishing. What did they catch?"
-OTHER = "Snow had fallen all night on the mountain road, and the bus to the village was late. Who was waiting for it?"
-
-
-@pytest.fixture
-def llm(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> SemShareLLM:
-    """A model with a pool of its own."""
-    return SemShareLLM(model=model, tokenizer=tokenizer, max_new_tokens=20)
 
 
 def test_construction_loads_nothing(loads: list[dict[str, Any]]) -> None:

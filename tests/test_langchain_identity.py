@@ -9,32 +9,14 @@ from typing import Any
 import pytest
 import torch
 from langchain_core.caches import InMemoryCache
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from semshare_core import ReusePolicy, ReuseReport
+from langchain_prompts import NO_LETTERS, PROMPT
+from semshare_core import ReusePolicy
 from semshare_core.errors import MissingDependencyError
 from semshare_integrations.langchain import SemShareCallbackHandler, SemShareLLM
 from tiny_models import tiny_model
 
 pytestmark = pytest.mark.usefixtures("one_thread")
-
-NO_LETTERS = [token for token in range(259) if not ord("a") <= token <= ord("z")]
-"""Suppressed, they leave an answer of small letters: one character per token, and a piece per token when streamed."""
-
-PROMPT = "The river ran past the old mill and under the bridge, where two boys were fishing. What did they catch?"
-OTHER = "Snow had fallen all night on the mountain road, and the bus to the village was late. Who was waiting for it?"
-
-
-@pytest.fixture
-def llm(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> SemShareLLM:
-    """A model with a pool of its own."""
-    return SemShareLLM(model=model, tokenizer=tokenizer, max_new_tokens=20)
-
-
-def report_of(llm: SemShareLLM, prompt: str, **settings: Any) -> ReuseReport:
-    info = llm.generate([prompt], **settings).generations[0][0].generation_info
-    assert info is not None
-    return ReuseReport.model_validate(info["semshare"])
 
 
 def test_the_object_is_identified_by_what_its_answers_depend_on(llm: SemShareLLM) -> None:

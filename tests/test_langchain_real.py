@@ -11,12 +11,6 @@ from semshare_integrations.langchain import SemShareLLM
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
-NO_LETTERS = [token for token in range(259) if not ord("a") <= token <= ord("z")]
-"""Suppressed, they leave an answer of small letters: one character per token, and a piece per token when streamed."""
-
-PROMPT = "The river ran past the old mill and under the bridge, where two boys were fishing. What did they catch?"
-OTHER = "Snow had fallen all night on the mountain road, and the bus to the village was late. Who was waiting for it?"
-
 
 def test_the_demo_model_by_its_name(demo: tuple[PreTrainedModel, PreTrainedTokenizerBase]) -> None:
     model, tokenizer = demo

@@ -3,26 +3,13 @@
 from __future__ import annotations
 
 import pytest
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from reports import report_of
+from langchain_prompts import NO_LETTERS, PROMPT, report_of
 from semshare_core import ReusePolicy
 from semshare_core.errors import ConfigError
 from semshare_integrations.langchain import SemShareLLM
 
 pytestmark = pytest.mark.usefixtures("one_thread")
-
-NO_LETTERS = [token for token in range(259) if not ord("a") <= token <= ord("z")]
-"""Suppressed, they leave an answer of small letters: one character per token, and a piece per token when streamed."""
-
-PROMPT = "The river ran past the old mill and under the bridge, where two boys were fishing. What did they catch?"
-OTHER = "Snow had fallen all night on the mountain road, and the bus to the village was late. Who was waiting for it?"
-
-
-@pytest.fixture
-def llm(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> SemShareLLM:
-    """A model with a pool of its own."""
-    return SemShareLLM(model=model, tokenizer=tokenizer, max_new_tokens=20)
 
 
 def test_length_of_the_call(llm: SemShareLLM) -> None:

@@ -14,7 +14,7 @@ from llama_index.core.prompts import PromptTemplate
 from pydantic import ValidationError
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from model_gates import gate_in
+from model_gates import answered_beside_a_free_loop, gate_in
 from semshare_core import SemShareEngine
 from semshare_core.errors import ConfigError, PromptError
 from semshare_integrations.llama_index import SemShareLLM
@@ -243,17 +243,8 @@ def test_the_loop_runs_while_the_model_does(llm: SemShareLLM, model: PreTrainedM
             return "".join([part.delta or "" async for part in await llm.astream_chat(ASKED)])
         return (await llm.achat(ASKED)).message.content or ""
 
-    async def main(stop_at: int) -> str:
-        with gate_in(model, stop_at) as gate:
-            task = asyncio.create_task(answer())
-            await gate.until_reached()
-            gate.opened.set()
-            text = await task
-        assert not gate.gave_up
-        return text
-
     for stop_at in (1, 5):  # while prefilling, while decoding
-        assert asyncio.run(main(stop_at)) == expected(llm, TOLD)
+        assert answered_beside_a_free_loop(model, answer, stop_at) == expected(llm, TOLD)
 
 
 @pytest.mark.parametrize("how", ["close", "cancel"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Iterator
 from typing import Any, ClassVar
 
@@ -117,6 +118,12 @@ class ToySuite(TextLLMTests):
     def watch_computation(self, note: Callable[[], None]) -> None: ...
 
 
+def run(suite: ToySuite, test: str, known: dict[str, Any]) -> None:
+    """One test of the suite, with the fixtures in ``known``; the only parameter that a test has is ``how``."""
+    method = getattr(suite, f"test_{test}")
+    method(**{name: known.get(name, "call") for name in inspect.signature(method).parameters})
+
+
 @pytest.mark.parametrize(
     ("fault", "test"),
     [
@@ -136,16 +143,12 @@ def test_the_suite_finds_faults(fault: str, test: str) -> None:
     llm: BaseLLM = Toy(fault=fault)
     said = llm if fault == "echoes the prompt" else Toy()
     known = {"llm": llm, "answer": said.invoke(suite.prompt)}
-    run = getattr(suite, f"test_{test}")
-    wanted = run.__code__.co_varnames[1 : run.__code__.co_argcount]
-    arguments = {name: known.get(name, "call") for name in wanted}
     with pytest.raises((AssertionError, KeyError, TypeError)):
-        run(**arguments)
+        run(suite, test, known)
 
 
 @pytest.mark.parametrize("test", ["all_ways_agree", "stop_strings_in_all_ways", "a_batch_keeps_order", "in_a_chain"])
 def test_the_suite_passes_what_has_no_fault(test: str) -> None:
     suite = ToySuite()
     known = {"llm": Toy(), "answer": Toy().invoke(suite.prompt)}
-    run = getattr(suite, f"test_{test}")
-    run(**{name: known.get(name, "call") for name in run.__code__.co_varnames[1 : run.__code__.co_argcount]})
+    run(suite, test, known)

@@ -24,6 +24,9 @@ from semshare_integrations.tools import (
 )
 from semshare_integrations.tools.reply import settled_text
 
+TURN_SETTINGS = ("tools", "tool_choice", "parallel_tool_calls", "response_format")
+"""Settings of a call that :meth:`Turn.of` takes; all others are the engine's."""
+
 _RESERVE = 16  # tokens, beyond those of the smallest JSON, that bringing a reply to its end may take
 
 
@@ -156,6 +159,11 @@ def which_tool(choice: Mapping[str, Any] | str | bool | None, names: Sequence[st
 def call_id() -> str:
     """A name for a call, which its result refers to."""
     return f"call_{uuid4().hex[:24]}"
+
+
+def told_call(name: str, arguments: Mapping[str, Any] | str, call: str) -> dict[str, Any]:
+    """A call named ``call`` as OpenAI and chat templates write it: templates take mappings, OpenAI JSON."""
+    return {"type": "function", "id": call, "function": {"name": name, "arguments": arguments}}
 
 
 def _check(messages: Sequence[Mapping[str, Any]]) -> None:

@@ -23,10 +23,11 @@ from pydantic import Field
 
 from semshare_core import Piece
 from semshare_integrations.adapter import Turn, in_thread, which_tool
+from semshare_integrations.adapter.turn import TURN_SETTINGS
 from semshare_integrations.langchain.fields import LangChainFields
 from semshare_integrations.langchain.turn import chunk_of, result_of, turn_of
 
-_OURS = ("tools", "tool_choice", "parallel_tool_calls", "response_format", "ls_structured_output_format")
+_OURS = (*TURN_SETTINGS, "ls_structured_output_format")
 _METHODS = ("function_calling", "json_schema", "json_mode")
 
 

@@ -15,6 +15,8 @@ from langchain_core.messages import (
     ToolMessage,
 )
 
+from semshare_integrations.adapter.turn import told_call
+
 _WITHOUT_TEXT = (
     "tool_use",
     "tool_call",
@@ -38,12 +40,7 @@ def to_template(messages: Sequence[BaseMessage]) -> list[dict[str, Any]]:
         entry: dict[str, Any] = {"role": _role(message), "content": _text(message)}
         if isinstance(message, AIMessage) and message.tool_calls:
             entry["tool_calls"] = [
-                {
-                    "type": "function",
-                    "id": call["id"] or "",
-                    "function": {"name": call["name"], "arguments": call["args"]},
-                }
-                for call in message.tool_calls
+                told_call(call["name"], call["args"], call["id"] or "") for call in message.tool_calls
             ]
         elif isinstance(message, ToolMessage):
             entry |= {"name": message.name or "", "tool_call_id": message.tool_call_id}

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator, Callable, Generator
 from contextlib import aclosing, closing
 from dataclasses import dataclass, field
-from typing import Any, Literal, TypeVar
+from typing import Any, TypeVar
 
 from llama_index.core.base.llms.types import ChatMessage, ChatResponse, CompletionResponse, MessageRole
 from llama_index.core.instrumentation.span import active_span_id
@@ -14,6 +14,7 @@ from semshare_core import Piece
 from semshare_integrations.adapter import Turn, token_usage
 from semshare_integrations.llama_index.events import SemShareReuseEvent, dispatcher
 from semshare_integrations.llama_index.messages import message_of
+from semshare_integrations.statistics import Operation
 
 Response = TypeVar("Response", CompletionResponse, ChatResponse)
 
@@ -23,7 +24,7 @@ class Answer:
     """The answer to one call of ``model``; made when the call is, for its event belongs to the call's span."""
 
     model: str
-    operation: Literal["text_completion", "chat"]
+    operation: Operation
     span_id: str | None = field(default_factory=active_span_id.get)
 
     def completion(self, turn: Turn, piece: Piece, delta: str | None = None) -> CompletionResponse:
@@ -37,24 +38,6 @@ class Answer:
         else:
             message = message_of(turn.reply)
         return ChatResponse(message=message, delta=delta, raw=self._raw(turn, piece))
-
-    def completions(
-        self, pieces: Generator[tuple[Turn, Piece], None, None]
-    ) -> Generator[CompletionResponse, None, None]:
-        """A response per piece that brings text, and one for the last."""
-        return _streamed(pieces, self.completion)
-
-    def chats(self, pieces: Generator[tuple[Turn, Piece], None, None]) -> Generator[ChatResponse, None, None]:
-        """A response per piece that brings text, and one for the last."""
-        return _streamed(pieces, self.chat)
-
-    def acompletions(self, pieces: AsyncGenerator[tuple[Turn, Piece], None]) -> AsyncGenerator[CompletionResponse]:
-        """A response per piece that brings text, and one for the last."""
-        return _astreamed(pieces, self.completion)
-
-    def achats(self, pieces: AsyncGenerator[tuple[Turn, Piece], None]) -> AsyncGenerator[ChatResponse]:
-        """A response per piece that brings text, and one for the last."""
-        return _astreamed(pieces, self.chat)
 
     def _raw(self, turn: Turn, piece: Piece) -> dict[str, Any] | None:
         report = piece.report
@@ -74,9 +57,10 @@ class Answer:
         }
 
 
-def _streamed(
+def streamed(
     pieces: Generator[tuple[Turn, Piece], None, None], respond: Callable[[Turn, Piece, str | None], Response]
 ) -> Generator[Response, None, None]:
+    """A response per piece that brings text, and one for the last."""
     with closing(pieces):
         for turn, piece in pieces:
             delta = turn.take(piece)
@@ -84,9 +68,10 @@ def _streamed(
                 yield respond(turn, piece, delta)
 
 
-async def _astreamed(
+async def astreamed(
     pieces: AsyncGenerator[tuple[Turn, Piece], None], respond: Callable[[Turn, Piece, str | None], Response]
 ) -> AsyncGenerator[Response]:
+    """A response per piece that brings text, and one for the last."""
     async with aclosing(pieces):
         async for turn, piece in pieces:
             delta = turn.take(piece)

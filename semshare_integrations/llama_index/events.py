@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from typing import Any, Literal
+from typing import Any
 
 from llama_index.core.instrumentation.event_handlers import BaseEventHandler
 from llama_index.core.instrumentation.events import BaseEvent
@@ -13,7 +13,7 @@ from llama_index_instrumentation import get_dispatcher
 from pydantic import PrivateAttr
 
 from semshare_core import ReuseReport
-from semshare_integrations.statistics import ReuseLog
+from semshare_integrations.statistics import Operation, ReuseLog
 
 dispatcher = get_dispatcher("semshare_integrations.llama_index")
 
@@ -25,7 +25,7 @@ class SemShareReuseEvent(BaseEvent):
 
     report: ReuseReport
     model: str
-    operation: Literal["text_completion", "chat"]
+    operation: Operation
 
     @classmethod
     def class_name(cls) -> str:

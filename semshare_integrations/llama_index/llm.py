@@ -32,10 +32,9 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from semshare_core import Piece, SemShareEngine
 from semshare_integrations.adapter import EngineFields, Turn, in_thread
-from semshare_integrations.llama_index.answer import Answer
+from semshare_integrations.adapter.turn import TURN_SETTINGS
+from semshare_integrations.llama_index.answer import Answer, astreamed, streamed
 from semshare_integrations.llama_index.messages import to_openai_tool, to_template
-
-_OF_THE_TURN = ("tools", "tool_choice", "parallel_tool_calls", "response_format")
 
 
 class SemShareLLM(EngineFields, FunctionCallingLLM):
@@ -115,7 +114,7 @@ class SemShareLLM(EngineFields, FunctionCallingLLM):
     def stream_complete(self, prompt: str, formatted: bool = False, **kwargs: Any) -> CompletionResponseGen:
         """:meth:`complete`, piece by piece; closing the iterator ends generation within a token."""
         answer = Answer(self.model_id, "text_completion")
-        return answer.completions(self._pieces(self._completing(prompt, formatted), kwargs))
+        return streamed(self._pieces(self._completing(prompt, formatted), kwargs), answer.completion)
 
     @llm_completion_callback()
     async def acomplete(self, prompt: str, formatted: bool = False, **kwargs: Any) -> CompletionResponse:
@@ -127,7 +126,7 @@ class SemShareLLM(EngineFields, FunctionCallingLLM):
     async def astream_complete(self, prompt: str, formatted: bool = False, **kwargs: Any) -> CompletionResponseAsyncGen:
         """:meth:`stream_complete`; the model runs in a thread."""
         answer = Answer(self.model_id, "text_completion")
-        return answer.acompletions(self._apieces(self._completing(prompt, formatted), kwargs))
+        return astreamed(self._apieces(self._completing(prompt, formatted), kwargs), answer.completion)
 
     @llm_chat_callback()
     def chat(self, messages: Sequence[ChatMessage], **kwargs: Any) -> ChatResponse:
@@ -139,7 +138,7 @@ class SemShareLLM(EngineFields, FunctionCallingLLM):
     def stream_chat(self, messages: Sequence[ChatMessage], **kwargs: Any) -> ChatResponseGen:
         """:meth:`chat`, piece by piece; calls of tools come with the last one."""
         answer = Answer(self.model_id, "chat")
-        return answer.chats(self._pieces(self._chatting(messages, kwargs), kwargs))
+        return streamed(self._pieces(self._chatting(messages, kwargs), kwargs), answer.chat)
 
     @llm_chat_callback()
     async def achat(self, messages: Sequence[ChatMessage], **kwargs: Any) -> ChatResponse:
@@ -151,7 +150,7 @@ class SemShareLLM(EngineFields, FunctionCallingLLM):
     async def astream_chat(self, messages: Sequence[ChatMessage], **kwargs: Any) -> ChatResponseAsyncGen:
         """:meth:`stream_chat`; the model runs in a thread."""
         answer = Answer(self.model_id, "chat")
-        return answer.achats(self._apieces(self._chatting(messages, kwargs), kwargs))
+        return astreamed(self._apieces(self._chatting(messages, kwargs), kwargs), answer.chat)
 
     def get_tool_calls_from_response(
         self, response: ChatResponse, error_on_no_tool_call: bool = True, **kwargs: Any
@@ -248,7 +247,7 @@ class SemShareLLM(EngineFields, FunctionCallingLLM):
             asked = list(messages)
             if asked and asked[0].role not in (MessageRole.SYSTEM, MessageRole.DEVELOPER):
                 asked = self._extend_messages(asked)
-            about = {name: overrides[name] for name in _OF_THE_TURN if overrides.get(name) is not None}
+            about = {name: overrides[name] for name in TURN_SETTINGS if overrides.get(name) is not None}
             if not self._writes_prompts:
                 return Turn.of(self.engine, to_template(asked), **about)
             if about.get("tools") or about.get("response_format"):
@@ -263,7 +262,7 @@ class SemShareLLM(EngineFields, FunctionCallingLLM):
     def _pieces(
         self, ask: Callable[[], Turn], overrides: Mapping[str, Any], cancel: threading.Event | None = None
     ) -> Generator[tuple[Turn, Piece], None, None]:
-        said = {name: value for name, value in overrides.items() if name not in _OF_THE_TURN}
+        said = {name: value for name, value in overrides.items() if name not in TURN_SETTINGS}
         settings = self.call_settings(None, said)
         turn = ask()
         for piece in turn.stream(settings, cancel):

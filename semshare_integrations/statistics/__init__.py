@@ -4,7 +4,8 @@
 """
 
 from semshare_integrations.statistics.log import ReuseLog
+from semshare_integrations.statistics.operation import Operation
 from semshare_integrations.statistics.prefill_cost import PrefillCost
 from semshare_integrations.statistics.totals import ReuseTotals
 
-__all__ = ["PrefillCost", "ReuseLog", "ReuseTotals"]
+__all__ = ["Operation", "PrefillCost", "ReuseLog", "ReuseTotals"]

@@ -61,13 +61,7 @@ def heat_map(report: ReuseReport) -> Figure:
     axes.set(xlabel="token of the line", ylabel="first token")
     axes.set_title(f"{report.outcome}: {n} prompt tokens, {report.recomputed_tokens} recomputed", fontsize=10)
     patches = [Patch(color=colour, label=name) for name, _, colour in SOURCES]
-    figure.legend(
-        handles=[*patches, Patch(color="#222222", label="recomputed")],
-        loc="outside lower center",
-        ncols=5,
-        fontsize=8,
-        frameon=False,
-    )
+    _legend(figure, [*patches, Patch(color="#222222", label="recomputed")])
     return figure
 
 
@@ -93,13 +87,7 @@ def timeline(reports: Sequence[ReuseReport]) -> Figure:
     axes.yaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
     axes.set(xlabel="seconds since the first call arrived", ylabel="call")
     axes.set_title("What each call's time was spent on", fontsize=10)
-    figure.legend(
-        handles=[Patch(color=colour, label=name) for name, colour in _STEPS],
-        loc="outside lower center",
-        ncols=5,
-        fontsize=8,
-        frameon=False,
-    )
+    _legend(figure, [Patch(color=colour, label=name) for name, colour in _STEPS])
     return figure
 
 
@@ -128,8 +116,12 @@ def ttft(reports: Sequence[ReuseReport]) -> Figure:
     axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
     axes.set(xlabel="call", ylabel="TTFT (ms)")
     axes.set_title("Time to the first token, by outcome", fontsize=10)
-    figure.legend(handles=handles, loc="outside lower center", ncols=5, fontsize=8, frameon=False)
+    _legend(figure, handles)
     return figure
+
+
+def _legend(figure: Figure, handles: Sequence[Artist]) -> None:
+    figure.legend(handles=handles, loc="outside lower center", ncols=5, fontsize=8, frameon=False)
 
 
 def svg(figure: Figure) -> str:

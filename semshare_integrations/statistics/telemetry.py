@@ -6,10 +6,10 @@ Numbers and names only: neither prompts nor answers are told.
 from __future__ import annotations
 
 import time
-from typing import Literal
 
 from semshare_core import ReuseReport
 from semshare_core.errors import MissingDependencyError
+from semshare_integrations.statistics.operation import Operation
 
 try:
     from opentelemetry.metrics import MeterProvider, get_meter
@@ -21,8 +21,6 @@ except ModuleNotFoundError as error:
         "OpenTelemetry is not installed. Install it with: pip install 'semshare[otel]', and an SDK with an exporter, "
         "such as opentelemetry-sdk."
     ) from error
-
-Operation = Literal["text_completion", "chat"]
 
 _NAME = "semshare"
 

@@ -20,7 +20,13 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from semshare_core import ReuseReport
 from semshare_core.errors import ConfigError
-from semshare_integrations.langchain import ReuseTotals, SemShareCallbackHandler, SemShareLLM, get_semshare_callback
+from semshare_integrations.langchain import (
+    ChatSemShare,
+    ReuseTotals,
+    SemShareCallbackHandler,
+    SemShareLLM,
+    get_semshare_callback,
+)
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -159,11 +165,18 @@ def test_an_error_ends_the_context(llm: SemShareLLM) -> None:
     assert seen[0].reports == []
 
 
-def test_cached_answers_are_no_calls(model: Any, tokenizer: Any) -> None:
-    llm = SemShareLLM(model=model, tokenizer=tokenizer, max_new_tokens=2, cache=InMemoryCache())
+@pytest.mark.parametrize("way", ["invoke", "stream"])
+@pytest.mark.parametrize("kind", [SemShareLLM, ChatSemShare])
+def test_cached_answers_are_no_calls(kind: Any, way: str, model: Any, tokenizer: Any) -> None:
+    llm = kind(model=model, tokenizer=tokenizer, max_new_tokens=2, cache=InMemoryCache())
     with get_semshare_callback() as inside:
-        assert llm.invoke(PROMPT) == llm.invoke(PROMPT)
-    assert len(inside.reports) == 1
+        first = llm.invoke(PROMPT)
+        for _ in range(2):
+            again = llm.invoke(PROMPT) if way == "invoke" else list(llm.stream(PROMPT))
+    calls = 1 if way == "invoke" else 3  # LangChain answers no streams out of its cache
+    assert len(inside.reports) == calls
+    if way == "invoke":
+        assert getattr(again, "content", again) == getattr(first, "content", first)
 
 
 def test_other_models_are_passed_over() -> None:

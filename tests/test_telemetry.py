@@ -108,6 +108,7 @@ def test_measurements_add_up(heard: Heard, engine: SemShareEngine) -> None:
     for name in ("gen_ai.client.operation.duration", "gen_ai.server.time_to_first_token"):
         [point] = heard.points(name)
         assert point.count == 3
+        assert point.explicit_bounds[0] <= 0.01, "bounds for seconds, not for milliseconds"
 
 
 @pytest.mark.parametrize("way", ["invoke", "stream", "ainvoke", "astream"])

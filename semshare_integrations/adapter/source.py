@@ -25,7 +25,7 @@ class EngineSource:
         policy: what calls reuse that do not say.
         model_id: the model to load; None if it was given as an object.
         settings: what else the engine is made with.
-        model: the model, where it is loaded already.
+        loaded: model and tokenizer, where they are loaded already.
     """
 
     def __init__(
@@ -37,7 +37,7 @@ class EngineSource:
         policy: ReusePolicy,
         model_id: str | None = None,
         settings: Mapping[str, Any] | None = None,
-        model: PreTrainedModel | None = None,
+        loaded: tuple[PreTrainedModel, PreTrainedTokenizerBase] | None = None,
     ) -> None:
         self.name = name
         self.dtype = str(dtype).removeprefix("torch.")
@@ -45,7 +45,7 @@ class EngineSource:
         self.model_id = model_id
         self.settings = dict(settings or {})
         self._make = make
-        self._model = model
+        self.loaded = loaded
         self._engine: SemShareEngine | None = None
         self._lock = threading.Lock()
 
@@ -67,22 +67,20 @@ class EngineSource:
         """Serve a model that is loaded already."""
         _refuse("model=", settings, allowed=_OF_A_LOADED_MODEL)
         make = partial(SemShareEngine, model, tokenizer, policy=policy, **settings)
-        return cls(make, name=_name_of(model), dtype=model.dtype, policy=policy, settings=settings, model=model)
+        name, loaded = _name_of(model), (model, tokenizer)
+        return cls(make, name=name, dtype=model.dtype, policy=policy, settings=settings, loaded=loaded)
 
     @classmethod
     def given(cls, engine: SemShareEngine, settings: Mapping[str, Any]) -> EngineSource:
         """Use an engine that is running already."""
         _refuse("engine=", settings, allowed=())
-        model = engine.model
-        return cls(lambda: engine, name=_name_of(model), dtype=model.dtype, policy=engine.policy, model=model)
+        model, loaded = engine.model, (engine.model, engine.tokenizer)
+        return cls(lambda: engine, name=_name_of(model), dtype=model.dtype, policy=engine.policy, loaded=loaded)
 
     @property
     def context(self) -> int | None:
         """The model's context in tokens; None before it is loaded."""
-        with self._lock:
-            if self._engine is not None:
-                return self._engine.context
-        return None if self._model is None else max_context(self._model)
+        return None if self.loaded is None else max_context(self.loaded[0])
 
     def adapted(self, model_id: str, settings: Mapping[str, Any], policy: ReusePolicy) -> EngineSource:
         """This source if it fits the description, otherwise another that does."""
@@ -97,6 +95,7 @@ class EngineSource:
         with self._lock:
             if self._engine is None:
                 self._engine = self._make()
+                self.loaded = (self._engine.model, self._engine.tokenizer)
             return self._engine
 
     def __deepcopy__(self, memo: dict[int, Any]) -> EngineSource:

@@ -9,6 +9,7 @@ from typing import Any
 from uuid import UUID
 
 from langchain_core.callbacks import BaseCallbackHandler
+from langchain_core.messages import AIMessage, BaseMessage
 from langchain_core.outputs import ChatGeneration, Generation, LLMResult
 from langchain_core.tracers.context import register_configure_hook
 
@@ -82,6 +83,11 @@ def reports_of(response: LLMResult) -> list[ReuseReport]:
 def _report_of(generation: Generation) -> ReuseReport | None:
     """A text model's report is in ``generation_info``, a chat model's in its message's ``response_metadata``."""
     told = (generation.generation_info or {}).get("semshare")
-    if told is None and isinstance(generation, ChatGeneration):
+    if told is None and isinstance(generation, ChatGeneration) and not _cached(generation.message):
         told = generation.message.response_metadata.get("semshare")
     return None if told is None else ReuseReport.model_validate(told)
+
+
+def _cached(message: BaseMessage) -> bool:
+    """Whether the message comes out of LangChain's response cache, which says so by a cost of nothing."""
+    return isinstance(message, AIMessage) and (message.usage_metadata or {}).get("total_cost") == 0

@@ -22,7 +22,7 @@ from langchain_core.utils.pydantic import is_basemodel_subclass
 from pydantic import Field
 
 from semshare_core import Piece
-from semshare_integrations.adapter import Turn, in_thread, which_tool
+from semshare_integrations.adapter import ToolFields, Turn, in_thread, which_tool
 from semshare_integrations.adapter.turn import TURN_SETTINGS
 from semshare_integrations.langchain.fields import LangChainFields
 from semshare_integrations.langchain.turn import chunk_of, result_of, turn_of
@@ -31,7 +31,7 @@ _OURS = (*TURN_SETTINGS, "ls_structured_output_format")
 _METHODS = ("function_calling", "json_schema", "json_mode")
 
 
-class ChatSemShare(LangChainFields, BaseChatModel):
+class ChatSemShare(ToolFields, LangChainFields, BaseChatModel):
     """A local chat model that reuses the keys and values of earlier conversations.
 
     >>> llm = ChatSemShare(model_id="demo", max_tokens=128)

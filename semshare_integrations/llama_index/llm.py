@@ -31,13 +31,13 @@ from pydantic import AliasChoices, Field
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from semshare_core import Piece, SemShareEngine
-from semshare_integrations.adapter import EngineFields, Turn, in_thread
+from semshare_integrations.adapter import ToolFields, Turn, in_thread
 from semshare_integrations.adapter.turn import TURN_SETTINGS
 from semshare_integrations.llama_index.answer import Answer, astreamed, streamed
 from semshare_integrations.llama_index.messages import to_openai_tool, to_template
 
 
-class SemShareLLM(EngineFields, FunctionCallingLLM):
+class SemShareLLM(ToolFields, FunctionCallingLLM):
     """A local model that reuses the keys and values of earlier prompts.
 
     >>> llm = SemShareLLM(model_id="demo", max_new_tokens=64)
@@ -61,7 +61,7 @@ class SemShareLLM(EngineFields, FunctionCallingLLM):
         is_function_calling_model: False makes LlamaIndex ask for tools and structure in words.
     """
 
-    model_config = EngineFields.model_config  # said again: of two bases the last one's "extra" would win
+    model_config = ToolFields.model_config  # said again: of two bases the last one's "extra" would win
 
     model_id: str = Field(default="", validation_alias=AliasChoices("model_id", "model_name"))
     generate_kwargs: dict[str, Any] = Field(default_factory=dict)

@@ -23,6 +23,10 @@ except ModuleNotFoundError as error:
     ) from error
 
 _NAME = "semshare"
+# bucket bounds of the semantic conventions: an SDK's own are made for milliseconds
+_SECONDS = [0.01 * 2**power for power in range(14)]
+_SECONDS_TO_FIRST = [0.001, 0.005, 0.01, 0.02, 0.04, 0.06, 0.08, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0]
+_TOKENS = [4**power for power in range(14)]
 
 
 class Telemetry:
@@ -38,9 +42,21 @@ class Telemetry:
     ) -> None:
         self._tracer = get_tracer(_NAME, tracer_provider=tracer_provider)
         meter = get_meter(_NAME, meter_provider=meter_provider)
-        self._duration = meter.create_histogram("gen_ai.client.operation.duration", "s", "Duration of a call")
-        self._usage = meter.create_histogram("gen_ai.client.token.usage", "{token}", "Tokens of prompts and answers")
-        self._first = meter.create_histogram("gen_ai.server.time_to_first_token", "s", "From prompt to first token")
+        self._duration = meter.create_histogram(
+            "gen_ai.client.operation.duration", "s", "Duration of a call", explicit_bucket_boundaries_advisory=_SECONDS
+        )
+        self._usage = meter.create_histogram(
+            "gen_ai.client.token.usage",
+            "{token}",
+            "Tokens of prompts and answers",
+            explicit_bucket_boundaries_advisory=_TOKENS,
+        )
+        self._first = meter.create_histogram(
+            "gen_ai.server.time_to_first_token",
+            "s",
+            "From prompt to first token",
+            explicit_bucket_boundaries_advisory=_SECONDS_TO_FIRST,
+        )
         self._calls = meter.create_counter("semshare.calls", "{call}", "Calls by outcome")
         self._tokens = meter.create_counter("semshare.prompt_tokens", "{token}", "Prompt tokens by source")
         self._recomputed = meter.create_counter("semshare.recomputed_tokens", "{token}", "Prompt tokens computed")

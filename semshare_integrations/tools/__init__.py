@@ -4,7 +4,7 @@ Framework-free: tools are OpenAI's function schemas, messages are the mappings t
 """
 
 from semshare_integrations.tools.call_format import CallFormat, call_format
-from semshare_integrations.tools.constraint import constraint
+from semshare_integrations.tools.constraint import constraint, prepare
 from semshare_integrations.tools.grammar import json_grammar, reply_grammar, smallest
 from semshare_integrations.tools.reply import Reply, ToolCall, parse_reply
 
@@ -16,6 +16,7 @@ __all__ = [
     "constraint",
     "json_grammar",
     "parse_reply",
+    "prepare",
     "reply_grammar",
     "smallest",
 ]

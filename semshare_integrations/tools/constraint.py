@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from dataclasses import dataclass
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -130,29 +131,49 @@ def _allowed(matcher: Any, size: int) -> Tensor:
 
 
 _known: WeakKeyDictionary[PreTrainedTokenizerBase, _Held] = WeakKeyDictionary()
+_making = threading.Lock()
+
+
+def prepare(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
+    """Make now what the first :func:`constraint` for ``tokenizer`` would make; nothing if there is no such thing.
+
+    That is done once for a tokenizer and takes tenths of a second, in which llguidance lets no other thread run, an
+    event loop neither.
+    """
+    if isinstance(tokenizer, PreTrainedTokenizerFast) and _end_tokens(model, tokenizer):
+        _held(model, tokenizer)
 
 
 def _held(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> _Held:
-    """Made once for a tokenizer; it takes a while."""
+    """Made once for a tokenizer, whichever thread comes first."""
+    with _making:
+        if tokenizer not in _known:
+            _known[tokenizer] = _make(model, tokenizer)
+        return _known[tokenizer]
+
+
+def _make(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> _Held:
     if not isinstance(tokenizer, PreTrainedTokenizerFast):
         raise ConfigError(
             f"{type(tokenizer).__name__} is not a fast tokenizer, which tool calls and structured output need: "
             "load the model's tokenizer.json."
         )
-    if tokenizer not in _known:
-        size = model.get_input_embeddings().num_embeddings
-        ends = end_tokens(model.generation_config.eos_token_id) or end_tokens(tokenizer.eos_token_id)
-        if not ends:
-            raise ConfigError("the tokenizer names no end token, which tool calls and structured output need.")
-        made = llguidance.hf.from_tokenizer(tokenizer, n_vocab=size, eos_token=ends)
-        spelled = [made.decode_bytes([token]).lstrip() for token in range(size)]
-        _known[tokenizer] = _Held(
-            tokenizer=made,
-            ends=ends,
-            letter=spelled.index(b"q"),
-            quotes=torch.tensor([text.startswith(b'"') for text in spelled]),
-            brackets=torch.tensor([text.startswith((b"}", b"]")) for text in spelled]),
-            commas=torch.tensor([text.startswith((b",", b":")) for text in spelled]),
-            lengths=torch.tensor([len(text) + 1 for text in spelled]),
-        )
-    return _known[tokenizer]
+    ends = _end_tokens(model, tokenizer)
+    if not ends:
+        raise ConfigError("the tokenizer names no end token, which tool calls and structured output need.")
+    size = model.get_input_embeddings().num_embeddings
+    made = llguidance.hf.from_tokenizer(tokenizer, n_vocab=size, eos_token=ends)
+    spelled = [made.decode_bytes([token]).lstrip() for token in range(size)]
+    return _Held(
+        tokenizer=made,
+        ends=ends,
+        letter=spelled.index(b"q"),
+        quotes=torch.tensor([text.startswith(b'"') for text in spelled]),
+        brackets=torch.tensor([text.startswith((b"}", b"]")) for text in spelled]),
+        commas=torch.tensor([text.startswith((b",", b":")) for text in spelled]),
+        lengths=torch.tensor([len(text) + 1 for text in spelled]),
+    )
+
+
+def _end_tokens(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> list[int]:
+    return end_tokens(model.generation_config.eos_token_id) or end_tokens(tokenizer.eos_token_id)

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any
 from uuid import UUID
 
 from langchain_core.callbacks import BaseCallbackHandler
-from langchain_core.messages import AIMessage, BaseMessage
+from langchain_core.messages import BaseMessage
 from langchain_core.outputs import ChatGeneration, Generation, LLMResult
 from langchain_core.tracers.context import register_configure_hook
 
@@ -90,4 +90,5 @@ def _report_of(generation: Generation) -> ReuseReport | None:
 
 def _cached(message: BaseMessage) -> bool:
     """Whether the message comes out of LangChain's response cache, which says so by a cost of nothing."""
-    return isinstance(message, AIMessage) and (message.usage_metadata or {}).get("total_cost") == 0
+    usage: Mapping[str, object] = getattr(message, "usage_metadata", None) or {}
+    return usage.get("total_cost") == 0

@@ -11,7 +11,9 @@ import pytest
 from langchain_core.messages import AIMessage, AIMessageChunk, HumanMessage, SystemMessage, ToolMessage
 from langchain_core.tools import tool
 from pydantic import BaseModel, ValidationError
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
+from transformers import PreTrainedModel, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from semshare_core import SemShareEngine
 from semshare_core.errors import ConfigError, PromptError
@@ -40,6 +42,16 @@ class Person(BaseModel):
 @pytest.fixture
 def llm(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> ChatSemShare:
     return ChatSemShare(model=model, tokenizer=tokenizer, max_tokens=12)
+
+
+def test_tools_are_refused_where_nothing_can_be_held_to_but_words_are_not(model: PreTrainedModel) -> None:
+    words = Tokenizer(WordLevel({"<end>": 0, "[UNK]": 1, "hello": 2}, unk_token="[UNK]"))
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=words, eos_token="<end>", unk_token="[UNK]")
+    tokenizer.chat_template = "{% for message in messages %}{{ message.content }}{% endfor %}"
+    llm = ChatSemShare(model=model, tokenizer=tokenizer, max_tokens=4)
+    assert llm.invoke("hello").usage_metadata["input_tokens"] == 1
+    with pytest.raises(ConfigError, match="cannot be held to a grammar"):
+        llm.bind_tools([weather], tool_choice="any").invoke("hello")
 
 
 def whole(chunks: Any) -> AIMessageChunk:

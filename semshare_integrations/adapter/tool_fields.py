@@ -24,6 +24,8 @@ class ToolFields(EngineFields):
     @property
     def engine(self) -> SemShareEngine:
         """The engine behind this object; the first use loads the model."""
+        was_loaded = self._engine_source.loaded is not None
         engine = super().engine
-        prepare(engine.model, engine.tokenizer)
+        if not was_loaded:
+            prepare(engine.model, engine.tokenizer)
         return engine

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -42,7 +43,8 @@ def constraint(
             model does not always find the end of a string by itself.
 
     Raises:
-        ConfigError: the grammar, or a JSON schema in it, cannot be compiled; or the tokenizer is not a fast one.
+        ConfigError: the grammar, or a JSON schema in it, cannot be compiled; or the tokenizer is not a fast one, or
+            none that llguidance can read.
     """
     held = _held(model, tokenizer)
     matcher = llguidance.LLMatcher(held.tokenizer, grammar)
@@ -135,12 +137,12 @@ _making = threading.Lock()
 
 
 def prepare(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
-    """Make now what the first :func:`constraint` for ``tokenizer`` would make; nothing if there is no such thing.
+    """Make now what the first :func:`constraint` for ``tokenizer`` would make.
 
     That is done once for a tokenizer and takes tenths of a second, in which llguidance lets no other thread run, an
-    event loop neither.
+    event loop neither. What cannot be made is no error before a :func:`constraint` is asked for.
     """
-    if isinstance(tokenizer, PreTrainedTokenizerFast) and _end_tokens(model, tokenizer):
+    with suppress(ConfigError):
         _held(model, tokenizer)
 
 
@@ -158,22 +160,25 @@ def _make(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> _Held:
             f"{type(tokenizer).__name__} is not a fast tokenizer, which tool calls and structured output need: "
             "load the model's tokenizer.json."
         )
-    ends = _end_tokens(model, tokenizer)
+    ends = end_tokens(model.generation_config.eos_token_id) or end_tokens(tokenizer.eos_token_id)
     if not ends:
         raise ConfigError("the tokenizer names no end token, which tool calls and structured output need.")
     size = model.get_input_embeddings().num_embeddings
-    made = llguidance.hf.from_tokenizer(tokenizer, n_vocab=size, eos_token=ends)
-    spelled = [made.decode_bytes([token]).lstrip() for token in range(size)]
+    try:
+        made = llguidance.hf.from_tokenizer(tokenizer, n_vocab=size, eos_token=ends)
+        spelled = [made.decode_bytes([token]).lstrip() for token in range(size)]
+        letter = spelled.index(b"q")
+    except ValueError as error:
+        raise ConfigError(
+            f"the tokenizer cannot be held to a grammar, which tool calls and structured output need: {error}. Use a "
+            "model whose tokenizer spells bytes or letters, as BPE does."
+        ) from error
     return _Held(
         tokenizer=made,
         ends=ends,
-        letter=spelled.index(b"q"),
+        letter=letter,
         quotes=torch.tensor([text.startswith(b'"') for text in spelled]),
         brackets=torch.tensor([text.startswith((b"}", b"]")) for text in spelled]),
         commas=torch.tensor([text.startswith((b",", b":")) for text in spelled]),
         lengths=torch.tensor([len(text) + 1 for text in spelled]),
     )
-
-
-def _end_tokens(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> list[int]:
-    return end_tokens(model.generation_config.eos_token_id) or end_tokens(tokenizer.eos_token_id)

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+import warnings
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -16,7 +18,7 @@ from transformers.cache_utils import Cache
 from semshare_core.compress.retention import retain
 from semshare_core.config import ReusePolicy
 from semshare_core.decode import Sampling
-from semshare_core.errors import NumericalError, UnsupportedModelError
+from semshare_core.errors import DamagedFileError, NumericalError, PoolWarning, UnsupportedModelError
 from semshare_core.lookup import Embed, Found, find
 from semshare_core.match.plan import ReusePlan, Source, Tokens
 from semshare_core.match.prefix import common_prefix
@@ -31,7 +33,8 @@ from semshare_core.quality.governor import Decision, decide
 from semshare_core.report import Outcome, ReuseReport
 from semshare_core.respelling import respelled
 
-_SLACK = 0.125  # a stored buffer may be this much larger than its rows before they are copied out of it
+
+T = TypeVar("T")
 
 
 class Call:
@@ -51,6 +54,7 @@ class Call:
         prefill: SelectivePrefill,
         table: TokenTable,
         embed: Embed,
+        pinned: bool = False,
     ) -> None:
         self.policy = policy
         self.namespace = namespace
@@ -63,12 +67,40 @@ class Call:
         self.prefill = prefill
         self.table = table
         self.embed = embed
+        self.pinned = pinned
         self.encoded: EncodedPrompt = encode(prompt, tokenizer, model.get_input_embeddings().num_embeddings, context)
 
     def fit(self, sampling: Sampling) -> Sampling:
         """Shorten the answer to what the context has room for."""
         room = self.context - len(self.encoded.ids)
         return replace(sampling, max_new_tokens=min(sampling.max_new_tokens, room))
+
+    def answer(self, reserve: int, use: Callable[[Served], T]) -> tuple[Served, T]:
+        """Serve the prompt and let ``use`` compute from it; once more, with a warning, where stored rows are damaged.
+
+        Rows on disk are read while the prompt is computed, before its first token is out, so ``use`` may be called
+        again.
+        """
+        while True:
+            try:
+                served = self.serve(reserve)
+                with served.distrust():
+                    return served, use(served)
+            except DamagedFileError as error:
+                if not self._discard_stored():
+                    raise
+                warnings.warn(f"{error} The prompts that need it are left out.", PoolWarning, stacklevel=2)
+
+    def _discard_stored(self) -> bool:
+        """The references drawn on whose rows are on disk leave the pool; False if there are none."""
+        drawn_on = set(self._found.plan.drawn_on)
+        stored = [
+            (view.namespace, view.id)
+            for view in self._found.entries
+            if view.id in drawn_on and not all(piece.rows.in_memory for piece in view.pieces)
+        ]
+        self.pool.discard(stored)
+        return bool(stored)
 
     def serve(self, reserve: int) -> Served:
         """Fill a cache for the prompt but its last tokens, with room for ``reserve`` more. Needs the model's lock.
@@ -85,6 +117,7 @@ class Call:
             found = find(self.pool, self.namespace, tokens, self.policy, self.table, self.embed)
         else:
             found = Found(ReusePlan.empty(n), [], None, None, 0.0, 0.0)
+        self._found = found
         decision = self._decide(found.plan, reusable)
         retains = self.policy.retention is not None and n > 1 and self.policy.level not in ("off", "exact")
         started = time.perf_counter()
@@ -194,7 +227,8 @@ class Served:
         try:
             yield
         except NumericalError:
-            self.call.pool.discard(self.call.namespace, self.found.plan.drawn_on)
+            drawn_on = set(self.found.plan.drawn_on)
+            self.call.pool.discard((view.namespace, view.id) for view in self.found.entries if view.id in drawn_on)
             raise
 
     def finish(self, first_token_at: float, generated: list[int], *, store: bool, copy: bool = False) -> ReuseReport:
@@ -214,10 +248,15 @@ class Served:
         depth = np.full(len(tokens), deepest, np.uint8)
         known = min(len(self._depths), len(tokens))
         depth[:known] = self._depths[:known]
-        rows = cache.rows(len(tokens))
-        if copy or len(tokens) < (1 - _SLACK) * cache.layers[0].capacity:
-            rows = [(keys.clone(), values.clone()) for keys, values in rows]
-        return self.call.pool.add(Entry(self.call.namespace, tokens, rows, depth, self.call.embed(tokens)))
+        entry = Entry.of_rows(
+            self.call.namespace,
+            tokens,
+            cache.rows(len(tokens)),
+            depth,
+            self.call.embed(tokens),
+            pinned=self.call.pinned,
+        )
+        return self.call.pool.add(entry, copy=copy)
 
     def _with_answer(self, generated: list[int]) -> Tokens:
         """The tokens that the cache has rows of, all but the last, as they will be spelled when they come back."""

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from semshare_core.errors import ConfigError
 
@@ -33,19 +34,40 @@ class Settings(BaseModel):
 
 
 class PoolConfig(Settings):
-    """How many bytes of reference prompts are kept, and how candidates are found.
+    """How many bytes of reference prompts are kept, where and for how long, and how candidates are found.
 
     Attributes:
-        max_bytes: budget for stored keys and values, in bytes. The least recently used entries leave first.
+        max_bytes: budget for keys and values on the model's device, in bytes. What is worth least leaves first:
+            to host memory, to disk, or out of the pool.
+        host_bytes: budget for keys and values in host memory, for models on an accelerator.
+        path: folder in which the pool survives the process; None: it lives in memory only.
+        disk_bytes: budget for that folder. Everything is written there, so it should be larger than ``max_bytes``.
+        read_only: serve from ``path``, which another process may own, and write nothing there.
+        ttl_seconds: prompts are forgotten so long after they were stored; None: when room is needed.
+        namespace_bytes: budget of each single namespace, all tiers together; None: the tiers' budgets are shared.
+        public_namespace: its prompts serve every namespace. Only ``engine.warm()`` writes there.
         min_tokens: shorter prompts are not stored; below a few dozen tokens a lookup costs more than it saves.
         block_tokens: tokens per hashed block of the prefix index.
         candidates: how many semantic neighbours FAISS returns for one lookup.
     """
 
     max_bytes: int = Field(default=2 * 2**30, ge=0)
+    host_bytes: int = Field(default=0, ge=0)
+    path: Path | None = None
+    disk_bytes: int = Field(default=16 * 2**30, ge=0)
+    read_only: bool = False
+    ttl_seconds: float | None = Field(default=None, gt=0)
+    namespace_bytes: int | None = Field(default=None, ge=0)
+    public_namespace: str | None = Field(default=None, min_length=1)
     min_tokens: int = Field(default=32, ge=1)
     block_tokens: int = Field(default=16, ge=1)
     candidates: int = Field(default=8, ge=1)
+
+    @model_validator(mode="after")
+    def _read_only_needs_a_path(self) -> PoolConfig:
+        if self.read_only and self.path is None:
+            raise ValueError("read_only=True reads from a folder: set path, too")
+        return self
 
 
 class Retention(Settings):

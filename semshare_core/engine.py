@@ -18,14 +18,14 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from transformers.cache_utils import Cache
 
 from semshare_core import models
-from semshare_core.call import Call
+from semshare_core.call import Call, Served
 from semshare_core.config import PoolConfig, ReusePolicy, resolve_policy
 from semshare_core.decode import FinishReason, Sampling, check_logits, cut_at_stop, decode, settled_length
 from semshare_core.errors import ConfigError
 from semshare_core.lookup import Embed
 from semshare_core.match.plan import Tokens
 from semshare_core.match.token_table import TokenTable
-from semshare_core.pool import ReferencePool
+from semshare_core.opening import open_pool
 from semshare_core.prefill.anatomy import examine
 from semshare_core.prefill.grouped_attention import grouped_attention
 from semshare_core.prefill.selective import SelectivePrefill
@@ -104,7 +104,7 @@ class SemShareEngine:
         self.model = model
         self.tokenizer = tokenizer
         self.policy = policy or ReusePolicy(level="balanced")
-        self.pool = ReferencePool(pool or PoolConfig())
+        self.pool = open_pool(pool or PoolConfig(), model, tokenizer, anatomy.devices)
         self.context = models.max_context(model)
         self._prefill = SelectivePrefill(model, anatomy)
         self._table = TokenTable(model.get_input_embeddings().weight)
@@ -193,26 +193,48 @@ class SemShareEngine:
         store: bool = True,
     ) -> Prefill:
         """Prefill only: next-token logits and a cache to decode from with any loop. The cache is the caller's own."""
-        call = self._call(prompt, reuse, namespace)
-        with self._lock, grouped_attention(self.model):
-            served = call.serve(reserve=1)
-            with served.distrust():
-                logits = self._prefill.last_logits(served.cache, served.ids, served.pending)
-                check_logits(logits)
-            report = served.finish(time.perf_counter(), [], store=store, copy=True)
-        return Prefill(logits, served.cache, report)
+        return self._prefilled(self._call(prompt, reuse, namespace, store=store), store)
 
-    def warm(self, prompts: Sequence[Prompt], *, namespace: str | None = None) -> list[ReuseReport]:
-        """Prefill prompts without approximation and keep them, so that later ones can reuse them."""
+    def warm(
+        self, prompts: Sequence[Prompt], *, namespace: str | None = None, pin: bool = False
+    ) -> list[ReuseReport]:
+        """Prefill prompts without approximation and keep them, so that later ones can reuse them.
+
+        Args:
+            prompts: as :meth:`generate` takes them.
+            namespace: whom they serve; the pool's public namespace, into which nothing else writes, serves all.
+            pin: they stay until the pool is cleared, however little they are used.
+        """
         if isinstance(prompts, str):
             raise ConfigError("warm() takes a list of prompts; wrap the one you have: warm([prompt]).")
-        return [self.prefill(prompt, reuse="exact", namespace=namespace).report for prompt in prompts]
+        calls = [self._call(prompt, "exact", namespace, warming=True, pinned=pin) for prompt in prompts]
+        return [self._prefilled(call, store=True).report for call in calls]
+
+    def _prefilled(self, call: Call, store: bool) -> Prefill:
+        def logits_of(served: Served) -> Tensor:
+            logits = self._prefill.last_logits(served.cache, served.ids, served.pending)
+            check_logits(logits)
+            return logits
+
+        with self._lock, grouped_attention(self.model):
+            served, logits = call.answer(1, logits_of)
+            report = served.finish(time.perf_counter(), [], store=store, copy=True)
+        return Prefill(logits, served.cache, report)
 
     def token_ids(self, prompt: Prompt) -> list[int]:
         """The ids that a prompt becomes: what the other methods see of it, checked as they check it."""
         return [int(token) for token in self._call(prompt, None, None).encoded.ids]
 
-    def _call(self, prompt: Prompt, reuse: str | ReusePolicy | None, namespace: str | None) -> Call:
+    def _call(
+        self,
+        prompt: Prompt,
+        reuse: str | ReusePolicy | None,
+        namespace: str | None,
+        *,
+        store: bool = False,
+        warming: bool = False,
+        pinned: bool = False,
+    ) -> Call:
         if namespace is None:
             namespace = DEFAULT_NAMESPACE
         elif not isinstance(namespace, str) or not namespace:  # an empty name must not become one that all share
@@ -223,6 +245,11 @@ class SemShareEngine:
             namespace.encode()
         except UnicodeEncodeError as error:
             raise ConfigError(f"namespace={namespace!r} is not valid Unicode: {error.reason}.") from error
+        if store and not warming and namespace == self.pool.config.public_namespace:
+            raise ConfigError(
+                f"the public namespace {namespace!r} serves everybody, so calls do not write there: use a namespace of "
+                "your own, pass store=False, or put a prompt there on purpose with engine.warm()."
+            )
         return Call(
             prompt=prompt,
             policy=resolve_policy(reuse, self.policy),
@@ -235,6 +262,7 @@ class SemShareEngine:
             prefill=self._prefill,
             table=self._table,
             embed=self._embed,
+            pinned=pinned,
         )
 
     def _answer(
@@ -248,16 +276,17 @@ class SemShareEngine:
         cancel: threading.Event | None = None,
         on_token: Callable[[int], None] | None = None,
     ) -> Generation:
-        call = self._call(prompt, reuse, namespace)
+        call = self._call(prompt, reuse, namespace, store=store)
         sampling = call.fit(sampling)
         with self._lock, grouped_attention(self.model):
             if cancel is not None and cancel.is_set():  # given up while waiting for its turn
                 raise _Cancelled
-            served = call.serve(reserve=sampling.max_new_tokens)
-            with served.distrust():
-                decoded = decode(
+            served, decoded = call.answer(
+                sampling.max_new_tokens,
+                lambda served: decode(
                     self.model, self.tokenizer, served.cache, served.ids, sampling, cancel=cancel, on_token=on_token
-                )
+                ),
+            )
             report = served.finish(decoded.first_token_at, decoded.token_ids, store=store)
         text = self.tokenizer.decode(decoded.token_ids, skip_special_tokens=True)
         return Generation(cut_at_stop(text, sampling.stop), decoded.token_ids, decoded.finish_reason, report)

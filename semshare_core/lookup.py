@@ -30,7 +30,7 @@ class Found:
     """
 
     plan: ReusePlan
-    entries: list[Entry]
+    entries: list[View]
     embedding: NDArray[np.float32] | None
     similarity: float | None
     lookup_ms: float
@@ -99,10 +99,10 @@ def find(
         similarity=similarity or 0.0,
     )
     matched = time.perf_counter()
-    pool.touch(namespace, tuple(chosen))
+    pool.touch((view.namespace, view.id) for view in views)
     return Found(
         plan,
-        list(chosen.values()),
+        views,
         embedding,
         similarity,
         lookup_ms=1e3 * (looked_up - started),
@@ -116,7 +116,7 @@ def _score(tokens: Tokens, candidates: Sequence[Entry], policy: ReusePolicy) -> 
     wanted = kgram_hashes(tokens, k)
     entries = {entry.id: entry for entry in candidates}
     held = {
-        name: np.isin(wanted, entry.kgrams(k)[: max(0, entry.usable(policy.max_depth - 1) - k + 1)])
+        name: np.isin(wanted, kgram_hashes(entry.tokens[: entry.usable(policy.max_depth - 1)], k))
         for name, entry in entries.items()
     }
     chosen: list[Entry] = []

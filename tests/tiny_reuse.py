@@ -11,6 +11,8 @@ from torch import Tensor
 from transformers import DynamicCache, PreTrainedModel
 
 from semshare_core.match.plan import ReusePlan, Tokens
+from semshare_core.pool.entry import Piece
+from semshare_core.pool.segment import MemoryRows
 from semshare_core.prefill.anatomy import examine
 from semshare_core.prefill.selective import Prefilled, SelectivePrefill
 from tiny_models import tiny_model
@@ -23,6 +25,10 @@ class Reference:
     id: str
     tokens: Tokens
     rows: list[tuple[Tensor, Tensor]]
+
+    @property
+    def pieces(self) -> list[Piece]:
+        return [Piece(0, len(self.tokens), MemoryRows(self.rows))]
 
 
 @cache

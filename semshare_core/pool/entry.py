@@ -1,61 +1,80 @@
-"""A pooled reference prompt: its tokens and its keys and values."""
+"""A pooled reference prompt: its tokens, and the segments that hold its keys and values."""
 
 from __future__ import annotations
 
 import hashlib
+import time
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
-from torch import Tensor
 
 from semshare_core.match.plan import Tokens
 from semshare_core.match.prefix import common_prefix
-from semshare_core.match.runs import kgram_hashes
+from semshare_core.pool.segment import MemoryRows, Pair, Rows, Segment
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(eq=False)
 class Entry:
     """One reference.
 
     Attributes:
         namespace: whose it is; nobody else ever sees it.
         tokens: int64 [n], prompt and generated tokens.
-        rows: per layer keys and values [1, kv_heads, n, head_dim].
+        segments: rows of all tokens, in text order. Replaced as a whole.
         depth: uint8 [n], approximate reuses behind each row; 0: what a full prefill computes.
-        embedding: float32 [dim], unit length.
+        embedding: float32 [m, dim], unit rows, one for each part of the text that was embedded.
+        pinned: never evicted.
+        created: seconds of Unix time.
+        expires: when it is no longer used, likewise; None: never.
     """
 
     namespace: str
     tokens: Tokens
-    rows: list[tuple[Tensor, Tensor]]
+    segments: tuple[Segment, ...]
     depth: NDArray[np.uint8]
     embedding: NDArray[np.float32]
+    pinned: bool = False
+    created: float = field(default_factory=time.time)
+    expires: float | None = None
     id: str = field(init=False)
-    _kgrams: dict[int, NDArray[np.uint64]] = field(init=False, default_factory=dict, repr=False)
 
     def __post_init__(self) -> None:
-        digest = hashlib.blake2b(self.tokens.tobytes(), digest_size=12, key=self.namespace.encode()[:64])
-        object.__setattr__(self, "id", digest.hexdigest())
+        self.id = entry_id(self.namespace, self.tokens)
+        self.embedding = np.atleast_2d(self.embedding)
+
+    @classmethod
+    def of_rows(
+        cls,
+        namespace: str,
+        tokens: Tokens,
+        rows: Sequence[Pair],
+        depth: NDArray[np.uint8],
+        embedding: NDArray[np.float32],
+        *,
+        pinned: bool = False,
+    ) -> Entry:
+        """An entry that is not in a pool yet, from per-layer keys and values [1, kv_heads, n, head_dim]."""
+        held = MemoryRows(rows)
+        segment = Segment(namespace, 0, len(tokens), held, held.n_bytes)
+        return cls(namespace, tokens, (segment,), depth, embedding, pinned)
 
     def __len__(self) -> int:
         return len(self.tokens)
 
     @property
     def n_bytes(self) -> int:
-        """Bytes of keys and values, with the slack of the buffers they are views of."""
-        return sum(tensor.untyped_storage().nbytes() for pair in self.rows for tensor in pair)
+        """Bytes of keys and values, those shared with other entries included."""
+        return sum(segment.n_bytes for segment in self.segments)
 
     @property
     def lossless(self) -> Tokens:
         """The leading tokens whose rows are those of a full prefill."""
         return self.tokens[: self.usable(0)]
 
-    def kgrams(self, k: int) -> NDArray[np.uint64]:
-        """Hashes of all k-grams, [n - k + 1]; computed once for each ``k``."""
-        if k not in self._kgrams:
-            self._kgrams[k] = kgram_hashes(self.tokens, k)
-        return self._kgrams[k]
+    def expired(self, now: float) -> bool:
+        return self.expires is not None and now >= self.expires
 
     def usable_prefix(self, tokens: Tokens, max_depth: int) -> int:
         """Length of the common prefix with ``tokens`` whose rows are no deeper than ``max_depth``."""
@@ -67,21 +86,30 @@ class Entry:
         return int(deeper[0]) if deeper.size else len(self.tokens)
 
 
+def entry_id(namespace: str, tokens: Tokens) -> str:
+    """Names a text within a namespace: the same text has another id in another one."""
+    key = hashlib.blake2b(namespace.encode(), digest_size=32).digest()
+    return hashlib.blake2b(tokens.tobytes(), digest_size=12, key=key).hexdigest()
+
+
 @dataclass(frozen=True)
-class View:
-    """The leading rows of an entry that a policy's depth allows: what matching and rearranging get to see."""
+class Piece:
+    """Rows of an entry's tokens from ``start`` on, wherever they lay when the view was made."""
 
-    entry: Entry
+    start: int
     length: int
+    rows: Rows
 
-    @property
-    def id(self) -> str:
-        return self.entry.id
 
-    @property
-    def tokens(self) -> Tokens:
-        return self.entry.tokens[: self.length]
+class View:
+    """The leading rows of an entry that a policy's depth allows: what matching and rearranging get to see.
 
-    @property
-    def rows(self) -> list[tuple[Tensor, Tensor]]:
-        return self.entry.rows
+    It holds the rows themselves, so that they can be read however the pool moves or drops them meanwhile.
+    """
+
+    def __init__(self, entry: Entry, length: int) -> None:
+        self.id = entry.id
+        self.namespace = entry.namespace
+        self.tokens: Tokens = entry.tokens[:length]
+        self.depth = entry.depth
+        self.pieces = [Piece(segment.start, segment.length, segment.rows) for segment in entry.segments]

@@ -1,24 +1,43 @@
-"""The pool: reference prompts of many namespaces within one byte budget, least recently used out first."""
+"""The pool: reference prompts of many namespaces, found by prefix, by runs and by similarity."""
 
 from __future__ import annotations
 
 import threading
-from collections import OrderedDict
-from collections.abc import Iterable
+import time
+import warnings
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
+import torch
+
 from semshare_core.config import PoolConfig
+from semshare_core.errors import DamagedFileError, PoolWarning
 from semshare_core.match.plan import Tokens
-from semshare_core.match.prefix import common_prefix
+from semshare_core.pool.books import Books
 from semshare_core.pool.entry import Entry
-from semshare_core.pool.prefix_index import PrefixIndex
-from semshare_core.pool.run_index import RunIndex
-from semshare_core.pool.semantic_index import SemanticIndex, Vector
+from semshare_core.pool.folder import PoolFolder
+from semshare_core.pool.keeper import Keeper
+from semshare_core.pool.saving import Saving, restored
+from semshare_core.pool.segment import Segment
+from semshare_core.pool.semantic_index import Vector
+from semshare_core.pool.sharing import divided, own_rows, reaching
+from semshare_core.pool.space import Space
+from semshare_core.pool.storage import Storage
+from semshare_core.pool.worth import Worth
+
+_ATTENTION_EQUALS = 8192.0  # tokens; see Worth
 
 
 @dataclass(frozen=True)
 class PoolStats:
-    """What a pool holds and has done."""
+    """What a pool, or one namespace of it, holds and has done.
+
+    Attributes:
+        bytes: of keys and values in memory; ``device_bytes`` and ``host_bytes`` are its parts.
+        disk_bytes: of keys and values on disk, copies of the above and what memory has no room for.
+        evictions: entries that had to leave for want of room.
+        rejected: entries that were too short or too large to be kept.
+    """
 
     entries: int
     tokens: int
@@ -26,153 +45,269 @@ class PoolStats:
     max_bytes: int
     evictions: int
     rejected: int
-
-
-class _Namespace:
-    """The indexes of one namespace. They hold nothing of any other, so no query can reach across."""
-
-    def __init__(self, config: PoolConfig) -> None:
-        self.prefix = PrefixIndex(config.block_tokens)
-        self.runs = RunIndex()
-        self.semantic = SemanticIndex()
+    device_bytes: int = 0
+    host_bytes: int = 0
+    disk_bytes: int = 0
 
 
 class ReferencePool:
-    """Thread-safe store of :class:`Entry`. Entries handed out stay valid after their eviction."""
+    """Thread-safe store of :class:`Entry`.
 
-    def __init__(self, config: PoolConfig) -> None:
+    Look-ups take no lock that is held while rows are copied, moved or written. What they return can be used whatever
+    becomes of it in the pool meanwhile.
+
+    Args:
+        config: budgets and limits.
+        folder: where entries survive the process; the pool owns it from now on.
+        devices: where each layer of the model computes; empty: wherever rows lie.
+        attention_equals: position at which a token's attention costs as much as the model's weights.
+    """
+
+    def __init__(
+        self,
+        config: PoolConfig,
+        *,
+        folder: PoolFolder | None = None,
+        devices: Sequence[torch.device] = (),
+        attention_equals: float = _ATTENTION_EQUALS,
+    ) -> None:
         self.config = config
         self._lock = threading.RLock()
-        self._entries: OrderedDict[tuple[str, str], Entry] = OrderedDict()
-        self._namespaces: dict[str, _Namespace] = {}
-        self._bytes = 0
-        self._evictions = 0
-        self._rejected = 0
+        self._folder = folder
+        worth = Worth(attention_equals)
+        self._books = Books(config, worth, self._removed)
+        self._storage = Storage(config, self._lock, worth, self._books.evict, folder=folder, devices=devices)
+        self._books.storage = self._storage
+        self._keeper = Keeper()
+        self._saving: Saving | None = None
+        if folder is not None:
+            self._restore(folder)
+            if not folder.read_only:
+                self._saving = Saving(folder, self._storage, self._keeper, self._lock)
 
-    def add(self, entry: Entry) -> bool:
-        """Keep ``entry``; False if it is too short, larger than the whole budget or already covered.
+    def add(self, entry: Entry, *, copy: bool = False) -> bool:
+        """Keep ``entry``, made by :meth:`Entry.of_rows`; False if it is too short, too large or already covered.
 
-        An entry that another one continues, at no greater depth, is covered and leaves: the longer one serves for both.
+        What it begins with, if another entry holds the same lossless rows, is shared; of the rest a copy is kept if
+        ``copy`` says so or its rows are views of a larger buffer. An entry that this one continues, at no greater
+        depth, is covered and leaves: the longer one serves for both.
         """
-        with self._lock:
-            if len(entry) < self.config.min_tokens or entry.n_bytes > self.config.max_bytes:
-                self._rejected += 1
-                return False
-            same = self._entries.get((entry.namespace, entry.id))
-            if same is not None:
-                if not _covers(entry, same) or _covers(same, entry):
-                    self._entries.move_to_end((same.namespace, same.id))
+        with self._storage.making_room:
+            with self._lock:
+                self._books.drop_expired()
+                if len(entry) < self.config.min_tokens:
+                    return self._reject(entry)
+                covering, covered = self._books.related(entry)
+                if covering is not None:
+                    self._renew(covering, pinned=entry.pinned)
                     return False
-                self._remove(same)
-            for other in self._related(entry):
-                if _covers(other, entry):
-                    self._entries.move_to_end((other.namespace, other.id))
-                    return False
-                if _covers(entry, other):
-                    self._remove(other)
-            while self._bytes + entry.n_bytes > self.config.max_bytes:
-                self._remove(next(iter(self._entries.values())))
-                self._evictions += 1
-            space = self._namespaces.setdefault(entry.namespace, _Namespace(self.config))
-            space.prefix.add(entry.id, entry.tokens)
-            space.runs.add(entry.id, entry.lossless)
-            space.semantic.add(entry.id, entry.embedding)
-            self._entries[entry.namespace, entry.id] = entry
-            self._bytes += entry.n_bytes
+            # the same text in better rows takes its place: there is one entry of a name, and they cannot both hold a row
+            shared = [] if any(other.id == entry.id for other in covered) else self._shared(entry)
+            start = shared[-1].end if shared else 0
+            if not self._fits(entry, start, shared):
+                return self._reject(entry)
+            own = own_rows(entry, start, copy=copy)
+            with self._lock:
+                if not all(segment.holders for segment in shared):  # cleared meanwhile
+                    return self._reject(entry)
+                if own is not None:
+                    self._storage.enter(own, "device")
+                entry.segments = (*shared, own) if own is not None else tuple(shared)
+                entry.expires = self._books.expiry(entry)
+                for other in covered:
+                    if other.id == entry.id and self._books.get(other.namespace, other.id) is other:
+                        self._books.remove(other)
+                self._books.insert(entry)
+                for other in covered:
+                    if self._books.get(other.namespace, other.id) is other:
+                        self._books.remove(other)
+            if self._saving is not None:
+                self._saving.save(entry)
             return True
+
+    def _shared(self, entry: Entry) -> list[Segment]:
+        """Segments of other entries that hold the lossless beginning of ``entry``, divided where it parts from them."""
+        space = self._books.spaces.get(entry.namespace)
+        partner = self._longest_prefix([space], entry.lossless, 0) if space is not None else None
+        if partner is None:
+            return []
+        whole, crossing = reaching(*partner)
+        if crossing is None or partner[1] - crossing.start < self.config.block_tokens:
+            return whole
+        with self._lock:
+            stay = {*whole, crossing, *self._books.held()}
+        try:
+            parts = divided(crossing, partner[1], self._storage, stay)
+        except DamagedFileError as error:
+            warnings.warn(f"{error} The entry is left out.", PoolWarning, stacklevel=2)
+            with self._lock:
+                self._books.evict(crossing)
+            return []
+        if parts is None:
+            return whole
+        with self._lock:
+            if not crossing.holders:
+                return []
+            was_stored = crossing.stored is not None
+            holders = self._books.replace(crossing, parts)
+        if self._saving is not None and was_stored:
+            self._saving.replace(crossing, holders)
+        return [*whole, parts[0]]
+
+    def _fits(self, entry: Entry, start: int, shared: Sequence[Segment]) -> bool:
+        """Make room for the rows of ``entry`` from token ``start`` on, in its namespace's budget and on the device."""
+        need = entry.segments[0].n_bytes // len(entry) * (len(entry) - start)
+        quota = self.config.namespace_bytes
+        with self._lock:
+            if quota is not None:
+                space = self._books.spaces.get(entry.namespace)
+                stay = {*shared, *self._books.held(entry.namespace)}
+                if need + sum(segment.n_bytes for segment in stay) > quota:
+                    return False
+                while space is not None and space.n_bytes + need > quota:
+                    victim = space.queue.least(stay)
+                    if victim is None:
+                        return False
+                    self._books.evict(victim)
+            pinned = self._books.held()
+        return self._storage.make_room("device", need, shared, pinned)
+
+    def _renew(self, entry: Entry, *, pinned: bool) -> None:
+        """An entry whose text came again."""
+        if pinned:
+            self._books.pin(entry)
+        self._books.use(entry)
+        entry.expires = self._books.expiry(entry)
+        self._books.remember_expiry(entry)
+
+    def _reject(self, entry: Entry) -> bool:
+        with self._lock:
+            self._books.counts[entry.namespace].rejected += 1
+        return False
+
+    def _removed(self, entry: Entry, released: list[Segment]) -> None:
+        if self._saving is not None:
+            self._saving.forget(entry, released)
+
+    def _restore(self, folder: PoolFolder) -> None:
+        with self._lock:
+            for entry in restored(folder):
+                for segment in entry.segments:
+                    if not segment.holders:
+                        self._storage.enter(segment, None)
+                self._books.insert(entry)
+            self._books.drop_expired()
+        self._storage.make_room("disk", 0)
+
+    # --- looking up --------------------------------------------------------------------------------------------------
 
     def longest_prefix(self, namespace: str, tokens: Tokens, max_depth: int) -> tuple[Entry, int] | None:
         """The entry with the longest usable common prefix, and its length; None if there is none."""
-        with self._lock:
-            space = self._namespaces.get(namespace)
-            if space is None:
-                return None
-            found = [(blocks, self._entries[namespace, name]) for name, blocks in space.prefix.agreeing(tokens).items()]
+        return self._longest_prefix(self._readable(namespace), tokens, max_depth)
+
+    def _longest_prefix(self, spaces: Iterable[Space], tokens: Tokens, max_depth: int) -> tuple[Entry, int] | None:
         best: tuple[int, str, Entry] | None = None
-        # longest agreement first; its rows may be too deep to use, so go on until no shorter one can serve more
-        for blocks, entry in sorted(found, key=lambda pair: -pair[0]):
-            if best is not None and -best[0] >= (blocks + 1) * self.config.block_tokens:
-                break
-            length = entry.usable_prefix(tokens, max_depth)
-            if length > 0 and (best is None or (-length, entry.id) < best[:2]):
-                best = (-length, entry.id, entry)
+        for space in spaces:
+            # longest agreement first; its rows may be too deep to use, so go on until no shorter one can serve more
+            for name, blocks in space.prefix.agreeing(tokens).items():
+                if best is not None and -best[0] >= (blocks + 1) * self.config.block_tokens:
+                    break
+                entry = self._live(space, name)
+                length = entry.usable_prefix(tokens, max_depth) if entry is not None else 0
+                if entry is not None and length > 0 and (best is None or (-length, entry.id) < best[:2]):
+                    best = (-length, entry.id, entry)
         return (best[2], -best[0]) if best else None
 
     def similar(self, namespace: str, embedding: Vector) -> list[tuple[Entry, float]]:
-        """The namespace's entries nearest to ``embedding``, with similarities in [0, 1], best first."""
-        with self._lock:
-            space = self._namespaces.get(namespace)
-            if space is None:
-                return []
-            found = space.semantic.search(embedding, self.config.candidates)
-            return [(self._entries[namespace, name], similarity) for name, similarity in found]
+        """The entries nearest to ``embedding`` [m, dim] that serve the namespace, similarities in [0, 1], best first."""
+        found = []
+        for space in self._readable(namespace):
+            with space.searching:
+                names = space.semantic.search(embedding, self.config.candidates)
+            found += [(entry, value) for name, value in names if (entry := self._live(space, name)) is not None]
+        return sorted(found, key=lambda item: (-item[1], item[0].id))[: self.config.candidates]
 
     def sharing(self, namespace: str, tokens: Tokens, count: int) -> list[Entry]:
-        """At most ``count`` entries that together hold most runs of ``tokens`` in rows of depth 0, best first."""
-        with self._lock:
-            space = self._namespaces.get(namespace)
-            if space is None:
-                return []
-            return [self._entries[namespace, name] for name in space.runs.best(tokens, count)]
+        """Entries, at most ``count`` of each namespace, that hold most runs of ``tokens`` in rows of depth 0."""
+        found = []
+        for space in self._readable(namespace):
+            names = space.runs.best(tokens, count)
+            found += [entry for name in names if (entry := self._live(space, name)) is not None]
+        return found
 
-    def touch(self, namespace: str, names: tuple[str, ...]) -> None:
-        """Mark entries as just used."""
-        with self._lock:
-            for name in names:
-                if (namespace, name) in self._entries:
-                    self._entries.move_to_end((namespace, name))
+    def _readable(self, namespace: str) -> Iterator[Space]:
+        """The spaces that serve ``namespace``: its own and the public one."""
+        for name in dict.fromkeys((namespace, self.config.public_namespace)):
+            space = self._books.spaces.get(name) if name is not None else None
+            if space is not None:
+                yield space
 
-    def discard(self, namespace: str, names: Iterable[str]) -> None:
-        """Drop the named entries of ``namespace``; those that are gone already are passed over."""
+    def _live(self, space: Space, name: str) -> Entry | None:
+        entry = space.entries.get(name)  # None: it left since the index was read
+        return None if entry is None or entry.expired(time.time()) else entry
+
+    # --- keeping the books -------------------------------------------------------------------------------------------
+
+    def touch(self, used: Iterable[tuple[str, str]]) -> None:
+        """Entries, by (namespace, id), have served a call: they are worth more, and come back to the device."""
         with self._lock:
-            for name in names:
-                if (namespace, name) in self._entries:
-                    self._remove(self._entries[namespace, name])
+            entries = [entry for key in used if (entry := self._books.get(*key)) is not None]
+            for entry in entries:
+                self._books.use(entry)
+        below = [s for entry in entries for s in entry.segments if s.tier != "device"]
+        if below:
+            self._keeper.ask(lambda: self._promote(below))
+
+    def _promote(self, segments: Sequence[Segment]) -> None:
+        with self._lock:
+            pinned = self._books.held()
+        self._storage.promote(segments, pinned)
+
+    def discard(self, unwanted: Iterable[tuple[str, str]]) -> None:
+        """Drop entries, by (namespace, id); those that are gone already are passed over."""
+        with self._lock:
+            for key in unwanted:
+                entry = self._books.get(*key)
+                if entry is not None:
+                    self._books.remove(entry)
 
     def clear(self, namespace: str | None = None) -> int:
-        """Drop the entries of ``namespace``, or of all namespaces when None; returns how many."""
+        """Drop the entries of ``namespace``, or of all namespaces when None, pinned ones too; returns how many."""
         with self._lock:
-            doomed = [entry for entry in self._entries.values() if namespace in (None, entry.namespace)]
+            doomed = list(self._books.chosen(namespace))
             for entry in doomed:
-                self._remove(entry)
+                self._books.remove(entry)
             return len(doomed)
 
     def stats(self, namespace: str | None = None) -> PoolStats:
-        """Counts and bytes, of one namespace or of all; evictions and rejections are the whole pool's."""
+        """Counts and bytes, of one namespace or of all. A namespace's tell nothing of any other."""
         with self._lock:
-            chosen = [entry for entry in self._entries.values() if namespace in (None, entry.namespace)]
+            self._books.drop_expired()
+            chosen = list(self._books.chosen(namespace))
+            segments = {segment for entry in chosen for segment in entry.segments}
+            counts = [count for name, count in self._books.counts.items() if namespace in (None, name)]
+            device, host = (sum(s.n_bytes for s in segments if s.tier == tier) for tier in ("device", "host"))
+            quota = self.config.namespace_bytes if namespace is not None else None
             return PoolStats(
                 entries=len(chosen),
                 tokens=sum(map(len, chosen)),
-                bytes=sum(entry.n_bytes for entry in chosen),
-                max_bytes=self.config.max_bytes,
-                evictions=self._evictions,
-                rejected=self._rejected,
+                bytes=device + host,
+                max_bytes=self.config.max_bytes if quota is None else min(quota, self.config.max_bytes),
+                evictions=sum(count.evictions for count in counts),
+                rejected=sum(count.rejected for count in counts),
+                device_bytes=device,
+                host_bytes=host,
+                disk_bytes=sum(s.n_bytes for s in segments if s.stored is not None),
             )
 
-    def _related(self, entry: Entry) -> list[Entry]:
-        """Entries of the namespace that may continue ``entry`` or be continued by it."""
-        space = self._namespaces.get(entry.namespace)
-        if space is None:
-            return []
-        return [self._entries[entry.namespace, name] for name in space.prefix.agreeing(entry.tokens)]
+    def flush(self) -> None:
+        """Wait until what was added is on disk and what was used is back on the device."""
+        self._keeper.flush()
 
-    def _remove(self, entry: Entry) -> None:
-        del self._entries[entry.namespace, entry.id]
-        self._bytes -= entry.n_bytes
-        space = self._namespaces[entry.namespace]
-        space.prefix.remove(entry.id, entry.tokens)
-        space.runs.remove(entry.id, entry.lossless)
-        space.semantic.remove(entry.id)
-        if not len(space.semantic):
-            del self._namespaces[entry.namespace]
-
-
-def _covers(longer: Entry, shorter: Entry) -> bool:
-    """True if ``longer`` begins with ``shorter``'s tokens, no row being deeper."""
-    n = len(shorter)
-    return (
-        len(longer) >= n
-        and common_prefix(longer.tokens, shorter.tokens) == n
-        and bool((longer.depth[:n] <= shorter.depth).all())
-    )
+    def close(self) -> None:
+        """Write what is still to be written, give the folder free and forget everything."""
+        self.flush()
+        self._saving = None  # what is forgotten from now on stays on disk
+        self.clear()
+        if self._folder is not None:
+            self._folder.close()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Literal
 
 import torch
@@ -42,6 +43,11 @@ class Anatomy:
     static_until: int | None
     causal_without_mask: bool
     observable: bool = True
+
+    @cached_property
+    def devices(self) -> list[torch.device]:
+        """Where each layer computes."""
+        return [next(layer.parameters()).device for layer in self.layers]
 
     def mask(self, rows: Tensor, visible: int, window: int | None, dtype: torch.dtype) -> Tensor:
         """Causal mask [1, 1, len(rows), visible] for queries at positions ``rows``, in the model's format."""

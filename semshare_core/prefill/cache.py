@@ -1,10 +1,13 @@
 """A `Cache` whose rows live in one buffer per layer: reused rows are laid in, computed rows are written over them.
 
 The same object serves the selective prefill (rows are *scattered* to their positions) and, afterwards, decoding (rows
-are *appended*), so that nothing is copied between the two and `generate()` needs no change.
+are *appended*), so that nothing is copied between the two and `generate()` needs no change. Reused rows may be laid in
+late: a layer fills itself when it is first looked at, so that the rows of later layers can be fetched meanwhile.
 """
 
 from __future__ import annotations
+
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
@@ -21,6 +24,9 @@ class BufferLayer(DynamicLayer):
     """Keys and values [1, kv_heads, length, head_dim] as views of a buffer with room for ``capacity`` rows."""
 
     def __init__(self, capacity: int) -> None:
+        self._fill: Callable[[tuple[Tensor, Tensor]], None] | None = None
+        self._guarded: slice | None = None
+        self._saved: tuple[Tensor, Tensor] | None = None
         super().__init__()
         self.capacity = capacity
         self.length = 0
@@ -29,27 +35,77 @@ class BufferLayer(DynamicLayer):
         self._key_buffer: Tensor | None = None
         self._value_buffer: Tensor | None = None
 
-    def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
-        self.allocate(key_states, value_states)
+    # What the base class keeps in two attributes fills the layer first when it is read.
 
-    def allocate(self, like_keys: Tensor, like_values: Tensor) -> None:
-        """Make the buffers, with heads, sizes, dtype and device of [1, kv_heads, any, head_dim] samples."""
-        self.dtype, self.device = like_keys.dtype, like_keys.device
-        self._key_buffer = like_keys.new_empty((*like_keys.shape[:2], self.capacity, like_keys.shape[3]))
-        self._value_buffer = like_values.new_empty((*like_values.shape[:2], self.capacity, like_values.shape[3]))
+    @property
+    def keys(self) -> Tensor | None:
+        """Valid keys [1, kv_heads, length, head_dim]."""
+        self._fill_now()
+        return self._keys
+
+    @keys.setter
+    def keys(self, keys: Tensor | None) -> None:
+        self._keys = keys
+
+    @property
+    def values(self) -> Tensor | None:
+        """Valid values [1, kv_heads, length, head_dim]."""
+        self._fill_now()
+        return self._values
+
+    @values.setter
+    def values(self, values: Tensor | None) -> None:
+        self._values = values
+
+    def fill_later(self, fill: Callable[[tuple[Tensor, Tensor]], None]) -> None:
+        """Call ``fill`` with the allocated buffers before anybody sees what is in them."""
+        self._fill_now()
+        self._fill = fill
+
+    def guard(self, rows: slice) -> None:
+        """The first write from now on saves what stands in ``rows``, for :meth:`restore`."""
+        self._guarded, self._saved = rows, None
+
+    def restore(self) -> None:
+        """What stood in the guarded rows stands there again."""
+        if self._saved is not None:
+            for buffer, rows in zip(self.buffers, self._saved, strict=True):
+                buffer[:, :, self._guarded] = rows
+        self._guarded = self._saved = None
+
+    def _fill_now(self) -> None:
+        if self._fill is not None:
+            fill, self._fill = self._fill, None
+            fill(self._allocated)
+
+    def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
+        self.allocate(key_states, value_states, key_states.device)
+
+    def allocate(self, like_keys: Tensor, like_values: Tensor, device: torch.device) -> None:
+        """Make the buffers on ``device``, with heads, sizes and dtype of [1, kv_heads, any, head_dim] samples."""
+        self.dtype, self.device = like_keys.dtype, device
+        self._key_buffer, self._value_buffer = (
+            torch.empty((*like.shape[:2], self.capacity, like.shape[3]), dtype=like.dtype, device=device)
+            for like in (like_keys, like_values)
+        )
         self.is_initialized = True
         self.set_length(0)
 
     @property
     def buffers(self) -> tuple[Tensor, Tensor]:
         """The whole buffers [1, kv_heads, capacity, head_dim]."""
+        self._fill_now()
+        return self._allocated
+
+    @property
+    def _allocated(self) -> tuple[Tensor, Tensor]:
         assert self._key_buffer is not None, "allocate() comes first"
         assert self._value_buffer is not None
         return self._key_buffer, self._value_buffer
 
     def set_length(self, length: int) -> None:
         """Declare the first ``length`` rows valid."""
-        keys, values = self.buffers
+        keys, values = self._allocated
         self.length = length
         self.keys, self.values = keys[:, :, :length], values[:, :, :length]
 
@@ -61,6 +117,8 @@ class BufferLayer(DynamicLayer):
             self.lazy_initialization(key_states, value_states)
         if self.scatter_rows is not None:
             keys, values = self.buffers
+            if self._guarded is not None and self._saved is None:
+                self._saved = (keys[:, :, self._guarded].clone(), values[:, :, self._guarded].clone())
             rows = self.scatter_rows.to(keys.device)  # a model's layers may lie on several devices
             keys.index_copy_(2, rows, key_states)
             values.index_copy_(2, rows, value_states)
@@ -91,8 +149,8 @@ class BufferLayer(DynamicLayer):
         old_keys, old_values = self.buffers
         length = self.length
         self.capacity = max(rows, int(self.capacity * _GROWTH))
-        self.allocate(old_keys, old_values)
-        keys, values = self.buffers
+        self.allocate(old_keys, old_values, old_keys.device)
+        keys, values = self._allocated
         keys[:, :, :length] = old_keys[:, :, :length]
         values[:, :, :length] = old_values[:, :, :length]
         self.set_length(length)
@@ -103,7 +161,7 @@ class BufferLayer(DynamicLayer):
             self.length = self.keys.shape[2]
 
     def reset(self) -> None:
-        self._key_buffer = self._value_buffer = None
+        self._key_buffer = self._value_buffer = self._fill = None
         self.length = 0
         super().reset()
 

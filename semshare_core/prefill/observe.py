@@ -94,13 +94,13 @@ def _watch_tail(
 @contextmanager
 def _kept(cache: MergedCache, rows: slice) -> Iterator[None]:
     """What stands in ``rows`` now stands there again afterwards."""
-    before = [[buffer[:, :, rows].clone() for buffer in layer.buffers] for layer in cache.layers]
+    for layer in cache.layers:
+        layer.guard(rows)
     try:
         yield
     finally:
-        for layer, saved in zip(cache.layers, before, strict=True):
-            for buffer, part in zip(layer.buffers, saved, strict=True):
-                buffer[:, :, rows] = part
+        for layer in cache.layers:
+            layer.restore()
 
 
 def hot_tokens(attention: NDArray[np.float64], mass: float) -> NDArray[np.bool_]:

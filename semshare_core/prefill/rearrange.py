@@ -1,8 +1,13 @@
-"""The rearranged reference cache (arXiv 2509.24832): lay reused rows at the positions where the target wants them."""
+"""The rearranged reference cache (arXiv 2509.24832): lay reused rows at the positions where the target wants them.
+
+Rows come from several references at once, layer by layer and straight into the cache. Rows that do not lie on the layer's
+device (host memory, disk) are fetched while the layers before it run.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Protocol
 
 import numpy as np
@@ -13,22 +18,50 @@ from torch import Tensor
 from semshare_core.match.plan import ReusePlan, Source
 from semshare_core.prefill.anatomy import Anatomy
 from semshare_core.prefill.cache import MergedCache, to_torch
+from semshare_core.prefill.feed import LayerFeed, carry
 from semshare_core.prefill.rotary import Rotation
+
+Pair = tuple[Tensor, Tensor]
+
+
+class Rows(Protocol):
+    """Keys and values of consecutive tokens, in memory or not."""
+
+    @property
+    def in_memory(self) -> bool: ...
+
+    def layer(self, index: int) -> Pair:
+        """Keys and values [1, kv_heads, tokens, head_dim] of one layer."""
+        ...
+
+    def like(self, index: int) -> Pair:
+        """Tensors with the layer's dtype, heads and sizes, got without reading rows."""
+        ...
+
+
+class Piece(Protocol):
+    """Consecutive rows of a pooled prompt, from its token ``start`` on."""
+
+    @property
+    def start(self) -> int: ...
+
+    @property
+    def length(self) -> int: ...
+
+    @property
+    def rows(self) -> Rows: ...
 
 
 class ReferenceRows(Protocol):
-    """What rearranging needs to know of a pooled prompt: its keys and values per layer."""
+    """What rearranging needs to know of a pooled prompt: its rows, in pieces that follow each other."""
 
     @property
     def id(self) -> str: ...
 
     @property
-    def rows(self) -> Sequence[tuple[Tensor, Tensor]]:
-        """Per layer keys and values [1, kv_heads, tokens, head_dim]."""
-        ...
+    def pieces(self) -> Sequence[Piece]: ...
 
 
-@torch.no_grad()
 def lay_rows(
     cache: MergedCache,
     anatomy: Anatomy,
@@ -37,61 +70,117 @@ def lay_rows(
     wanted: NDArray[np.bool_],
     *,
     zero_fuzzy: bool = False,
+    zero_new: bool = False,
 ) -> None:
-    """Fill the cache's rows where ``wanted`` [n] holds and the plan serves the token, straight from the references.
+    """Have the cache's rows filled where ``wanted`` [n] holds and the plan serves the token.
 
-    Keys are turned to their new positions in float32; where the position does not change they stay bit for bit.
-    ``zero_fuzzy`` writes zeros for fuzzy tokens (the paper's ablation).
+    Each layer is filled when it is first looked at. Keys are turned to their new positions in float32; where the
+    position does not change they stay bit for bit. ``zero_fuzzy`` writes zeros for fuzzy tokens (the paper's ablation),
+    ``zero_new`` for tokens that nothing serves (whoever reads them before they are computed must not read noise).
     """
+    moves = _moves(plan, references, wanted)
+    if not moves:
+        return
+    zeros = np.zeros(len(plan), bool)
+    if zero_fuzzy:
+        zeros |= wanted & (plan.source == Source.FUZZY)
+    if zero_new:
+        zeros |= plan.source == Source.NEW
+    filling = _Filling(moves, anatomy, len(cache.layers), to_torch(np.flatnonzero(zeros)))
+    for index, layer in enumerate(cache.layers):
+        layer.allocate(*moves[0].rows.like(index), anatomy.devices[index])
+        layer.fill_later(partial(filling.fill, index))
+
+
+def _moves(plan: ReusePlan, references: Sequence[ReferenceRows], wanted: NDArray[np.bool_]) -> list[_Move]:
+    """One move for each piece of a reference that serves a wanted token."""
     by_id = {reference.id: reference for reference in references}
     moves = []
     for number, name in enumerate(plan.reference_ids):
-        serves = wanted & (plan.reference == number)
-        if serves.any():
-            moves.append(_Move(by_id[name].rows, np.flatnonzero(serves), plan.position[serves]))
-    zero = np.flatnonzero(wanted & (plan.source == Source.FUZZY)) if zero_fuzzy else np.empty(0, np.int64)
-    for layer_index, layer in enumerate(cache.layers):
-        for move in moves:
-            keys, values = move.rows[layer_index]
-            if not layer.is_initialized:
-                layer.allocate(keys, values)
-            move.lay(layer.buffers, keys, values, anatomy.rotations[layer_index])
-        if zero.size:
-            for buffer in layer.buffers:
-                buffer.index_fill_(2, to_torch(zero, buffer.device), 0)
+        target = np.flatnonzero(wanted & (plan.reference == number))
+        position = plan.position[target]
+        for piece in by_id[name].pieces if len(target) else ():
+            here = (position >= piece.start) & (position < piece.start + piece.length)
+            if here.any():
+                moves.append(_Move(piece.rows, target[here], position[here], piece.start))
+    return moves
+
+
+class _Filling:
+    """Fills layers from moves; far rows come through a feed."""
+
+    def __init__(self, moves: Sequence[_Move], anatomy: Anatomy, n_layers: int, zeros: Tensor) -> None:
+        self._moves = moves
+        self._anatomy = anatomy
+        self._zeros = zeros
+        far = any(move.far(index, anatomy.devices[index]) for move in moves for index in range(n_layers))
+        self._feed = LayerFeed(self._fetch, n_layers) if far else None
+
+    def _fetch(self, index: int) -> list[Pair | None]:
+        device = self._anatomy.devices[index]
+        return [move.fetch(index, device) if move.far(index, device) else None for move in self._moves]
+
+    @torch.no_grad()
+    def fill(self, index: int, buffers: Pair) -> None:
+        fetched = self._feed.take(index) if self._feed else [None] * len(self._moves)
+        for move, pair in zip(self._moves, fetched, strict=True):
+            move.lay(buffers, index, pair, self._anatomy.rotations[index])
+        if self._zeros.numel():
+            for buffer in buffers:
+                buffer.index_fill_(2, self._zeros.to(buffer.device), 0)
 
 
 class _Move:
-    """The rows that one reference serves, with the turns that all layers share."""
+    """The rows that one piece serves, with the turns that all layers share."""
 
-    def __init__(
-        self, rows: Sequence[tuple[Tensor, Tensor]], target: NDArray[np.int64], position: NDArray[np.int64]
-    ) -> None:
+    def __init__(self, rows: Rows, target: NDArray[np.int64], position: NDArray[np.int64], start: int) -> None:
         self.rows = rows
-        device = rows[0][0].device
-        shift = target - position
-        self._target, self._position = to_torch(target, device), to_torch(position, device)
-        self._shift = to_torch(shift, device) if shift.any() else None
-        first, end = int(target[0]), int(target[-1]) + 1
-        self._stretch = slice(first, end) if len(target) == end - first else None
+        local, shift = position - start, target - position
+        self._target, self._local = to_torch(target), to_torch(local)
+        self._shift = to_torch(shift) if shift.any() else None
+        self._stretch = _slice(target)
+        self._source = _slice(local)
+        self._on_device: dict[tuple[str, torch.device], Tensor] = {}
         self._angles: dict[tuple[int, torch.device], tuple[Tensor, Tensor] | None] = {}
 
-    def lay(self, buffers: tuple[Tensor, Tensor], keys: Tensor, values: Tensor, rotation: Rotation) -> None:
-        """Gather rows from ``keys`` and ``values``, turn the keys, and write both into ``buffers``."""
-        for buffer, rows, turns in zip(buffers, (keys, values), (self._shift is not None, False), strict=True):
-            if self._stretch is not None and buffer.device == rows.device:  # straight to where they belong
+    def far(self, index: int, device: torch.device) -> bool:
+        """True if the layer's rows must be fetched before they can be laid on ``device``."""
+        return not self.rows.in_memory or self.rows.like(index)[0].device != device
+
+    def fetch(self, index: int, device: torch.device) -> Pair:
+        """The wanted rows alone [1, kv_heads, m, head_dim], on ``device``."""
+        keys, values = (carry(self._picked(rows), device) for rows in self.rows.layer(index))
+        return keys, values
+
+    def lay(self, buffers: Pair, index: int, fetched: Pair | None, rotation: Rotation) -> None:
+        """Write the layer's rows into ``buffers`` and turn the keys; ``fetched`` holds them already if they were far."""
+        pair = fetched or self.rows.layer(index)
+        for buffer, rows, turns in zip(buffers, pair, (self._shift is not None, False), strict=True):
+            if self._stretch is not None:  # straight to where they belong
                 laid = buffer[:, :, self._stretch]
-                if self._shift is None:  # the usual prefix
-                    laid.copy_(rows[:, :, self._stretch])
+                if fetched:
+                    laid.copy_(rows)
+                elif self._source is not None:
+                    laid.copy_(rows[:, :, self._source])
                 else:
-                    torch.index_select(rows, 2, self._position.to(rows.device), out=laid)
+                    torch.index_select(rows, 2, self._index("local", self._local, rows.device), out=laid)
                 if turns:
                     rotation.turn_(laid, self._angles_of(rotation, laid.device))
                 continue
-            gathered = rows.index_select(2, self._position.to(rows.device))
+            picked = rows if fetched else self._picked(rows)
             if turns:
-                rotation.turn_(gathered, self._angles_of(rotation, gathered.device))
-            buffer.index_copy_(2, self._target.to(buffer.device), gathered.to(buffer.device))
+                rotation.turn_(picked, self._angles_of(rotation, picked.device))
+            buffer.index_copy_(2, self._index("target", self._target, buffer.device), picked)
+
+    def _picked(self, rows: Tensor) -> Tensor:
+        return rows.index_select(2, self._index("local", self._local, rows.device))
+
+    def _index(self, name: str, positions: Tensor, device: torch.device) -> Tensor:
+        """Positions, brought to each device once."""
+        key = (name, device)
+        if key not in self._on_device:
+            self._on_device[key] = positions.to(device)
+        return self._on_device[key]
 
     def _angles_of(self, rotation: Rotation, device: torch.device) -> tuple[Tensor, Tensor] | None:
         """Angles are shared by all layers with the same frequencies."""
@@ -100,3 +189,10 @@ class _Move:
         if key not in self._angles:
             self._angles[key] = rotation.angles(self._shift.to(device))
         return self._angles[key]
+
+
+def _slice(positions: NDArray[np.int64]) -> slice | None:
+    """Ascending ``positions`` as a slice, if they follow each other without a gap."""
+    first, end = int(positions[0]), int(positions[-1]) + 1
+    steady = len(positions) == end - first and bool((np.diff(positions) == 1).all())
+    return slice(first, end) if steady else None

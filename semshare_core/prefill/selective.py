@@ -138,7 +138,8 @@ class SelectivePrefill:
         cache = MergedCache(self.n_layers, capacity)
         laid = plan.served & but_last(n)
         if observes:
-            lay_rows(cache, self.anatomy, plan, references, laid, zero_fuzzy=policy.zero_fuzzy)
+            # nothing is known of new tokens yet; what memory held must not be read
+            lay_rows(cache, self.anatomy, plan, references, laid, zero_fuzzy=policy.zero_fuzzy, zero_new=True)
         evidence = Evidence(plan)
         if allotment.watched:
             evidence = self._watch(cache, ids, plan, allotment.watched, selection)
@@ -163,11 +164,6 @@ class SelectivePrefill:
     def _watch(self, cache: MergedCache, ids: Tensor, plan: ReusePlan, watched: int, selection: Selection) -> Evidence:
         """What the last ``watched`` tokens read when they run over the reused rows, the last one's included."""
         n = len(ids)
-        new = to_torch(np.flatnonzero(plan.source == Source.NEW))
-        for layer in cache.layers:
-            for buffer in layer.buffers:
-                # nothing is known of new tokens yet; what memory held must not be read
-                buffer.index_fill_(2, new.to(buffer.device), 0)
         hot, influence = None, None
         if selection.needs_hot:
             hot = hot_tokens(tail_attention(self.model, self.anatomy, cache, ids, n, watched).mean(axis=0), _HOT_MASS)

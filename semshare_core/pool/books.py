@@ -1,0 +1,187 @@
+"""The pool's books: who is in it, who holds which segment, who is pinned, who is due, what each namespace lost."""
+
+from __future__ import annotations
+
+import heapq
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+from semshare_core.config import PoolConfig
+from semshare_core.match.prefix import common_prefix
+from semshare_core.pool.entry import Entry
+from semshare_core.pool.segment import Segment
+from semshare_core.pool.space import Space
+from semshare_core.pool.storage import Storage
+from semshare_core.pool.worth import Worth
+
+
+@dataclass
+class Counts:
+    """What became of a namespace's prompts."""
+
+    evictions: int = 0
+    rejected: int = 0
+
+
+class Books:
+    """Every method needs the pool's lock; the dicts of a space may be read without."""
+
+    def __init__(self, config: PoolConfig, worth: Worth, removed: Callable[[Entry, list[Segment]], None]) -> None:
+        """``removed`` is told of every entry that leaves, with the segments on disk that nobody holds any more."""
+        self.spaces: dict[str, Space] = {}
+        self.counts: defaultdict[str, Counts] = defaultdict(Counts)
+        self.storage: Storage
+        self._config = config
+        self._worth = worth
+        self._removed = removed
+        self._pinned: set[Entry] = set()
+        self._due: list[tuple[float, str, str]] = []
+
+    def get(self, namespace: str, name: str) -> Entry | None:
+        space = self.spaces.get(namespace)
+        return space.entries.get(name) if space is not None else None
+
+    def chosen(self, namespace: str | None) -> Iterator[Entry]:
+        """The entries of one namespace, or of all."""
+        for name, space in self.spaces.items():
+            if namespace in (None, name):
+                yield from space.entries.values()
+
+    def insert(self, entry: Entry) -> None:
+        """Enter an entry whose segments are counted already."""
+        space = self.spaces.get(entry.namespace)
+        if space is None:
+            space = self.spaces[entry.namespace] = Space(self._config)
+        for segment in entry.segments:
+            if not segment.holders:
+                space.n_bytes += segment.n_bytes
+            segment.holders.add(entry.id)
+        space.add(entry)
+        if entry.pinned:
+            self.pin(entry)
+        self.value(entry)
+        self.remember_expiry(entry)
+
+    def remove(self, entry: Entry) -> None:
+        space = self.spaces[entry.namespace]
+        space.remove(entry)
+        self._pinned.discard(entry)
+        released = []
+        for segment in entry.segments:
+            segment.holders.discard(entry.id)
+            if not segment.holders:
+                space.n_bytes -= segment.n_bytes
+                if self.storage.leave(segment):
+                    released.append(segment)
+            elif segment.pinned:
+                segment.pinned = any(segment in other.segments for other in self._pinned)
+                self._push(segment)
+        if not space.entries:
+            del self.spaces[entry.namespace]
+        self._removed(entry, released)
+
+    def evict(self, segment: Segment) -> None:
+        """A segment must go, and with it every entry that needs it."""
+        for name in list(segment.holders):
+            entry = self.get(segment.namespace, name)
+            assert entry is not None, "holders are in the pool"
+            self.counts[segment.namespace].evictions += 1
+            self.remove(entry)
+
+    def replace(self, old: Segment, parts: tuple[Segment, Segment]) -> list[Entry]:
+        """Let two segments stand where one stood, in all entries that hold it; returns those."""
+        holders = [self.spaces[old.namespace].entries[name] for name in old.holders]
+        tier = old.tier
+        self.storage.leave(old)
+        for part in parts:
+            part.holders, part.pinned = set(old.holders), old.pinned
+            self.storage.enter(part, tier)
+        old.holders.clear()
+        for entry in holders:
+            at = entry.segments.index(old)
+            entry.segments = (*entry.segments[:at], *parts, *entry.segments[at + 1 :])
+        self._worth.value(parts)
+        for part in reversed(parts):
+            part.value = max(part.value, old.value)
+            self._push(part)
+        return holders
+
+    def use(self, entry: Entry) -> None:
+        """An entry has served a call."""
+        for segment in entry.segments:
+            segment.uses += 1
+        self.value(entry)
+
+    def value(self, entry: Entry) -> None:
+        """Value an entry's segments as of now."""
+        self._worth.value(entry.segments)
+        for segment in reversed(entry.segments):  # of equal ones the beginning goes last
+            self._push(segment)
+
+    def pin(self, entry: Entry) -> None:
+        entry.pinned = True
+        self._pinned.add(entry)
+        for segment in entry.segments:
+            segment.pinned = True
+
+    def held(self, namespace: str | None = None) -> set[Segment]:
+        """Segments that must stay, of one namespace or of all."""
+        pinned = (entry for entry in self._pinned if namespace in (None, entry.namespace))
+        return {segment for entry in pinned for segment in entry.segments}
+
+    def expiry(self, entry: Entry) -> float | None:
+        """When an entry that is stored now is no longer used."""
+        lifetime = self._config.ttl_seconds
+        return None if lifetime is None or entry.pinned else time.time() + lifetime
+
+    def remember_expiry(self, entry: Entry) -> None:
+        if entry.expires is not None:
+            heapq.heappush(self._due, (entry.expires, entry.namespace, entry.id))
+
+    def drop_expired(self) -> None:
+        now = time.time()
+        while self._due and self._due[0][0] <= now:
+            _, namespace, name = heapq.heappop(self._due)
+            entry = self.get(namespace, name)
+            if entry is not None and entry.expired(now):
+                self.remove(entry)
+
+    def related(self, entry: Entry) -> tuple[Entry | None, list[Entry]]:
+        """The entry that covers ``entry``, if any, and those that it covers."""
+        space = self.spaces.get(entry.namespace)
+        if space is None:
+            return None, []
+        covered = []
+        same = space.entries.get(entry.id)
+        if same is not None:
+            if not _covers(entry, same) or _covers(same, entry):
+                return same, []
+            entry.pinned |= same.pinned
+            covered.append(same)
+        for name in space.prefix.agreeing(entry.tokens):
+            other = space.entries[name]
+            if other is same:
+                continue
+            if _covers(other, entry) and not entry.pinned:
+                return other, []
+            if _covers(entry, other) and not other.pinned:
+                covered.append(other)
+        return None, covered
+
+    def _push(self, segment: Segment) -> None:
+        self.storage.push(segment)
+        space = self.spaces.get(segment.namespace)
+        if space is not None:
+            space.queue.push(segment)
+
+
+def _covers(longer: Entry, shorter: Entry) -> bool:
+    """True if ``longer`` begins with ``shorter``'s tokens, no row being deeper."""
+    n = len(shorter)
+    return (
+        len(longer) >= n
+        and common_prefix(longer.tokens, shorter.tokens) == n
+        and bool((longer.depth[:n] <= shorter.depth).all())
+    )

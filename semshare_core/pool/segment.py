@@ -1,0 +1,124 @@
+"""Segments: rows of consecutive tokens, stored once for all entries that begin alike.
+
+Entries of one namespace that begin with the same tokens share the segments of that beginning, as the nodes of a radix
+tree are shared (SGLang's RadixAttention, arXiv 2312.07104): memory grows with distinct tokens, not with prompts.
+"""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+Pair = tuple[Tensor, Tensor]
+
+
+class Rows(Protocol):
+    """Keys and values of consecutive tokens, wherever they lie."""
+
+    @property
+    def in_memory(self) -> bool: ...
+
+    @property
+    def n_layers(self) -> int: ...
+
+    @property
+    def n_bytes(self) -> int: ...
+
+    def layer(self, index: int) -> Pair:
+        """Keys and values [1, kv_heads, tokens, head_dim] of one layer."""
+        ...
+
+    def like(self, index: int) -> Pair:
+        """Tensors with the layer's dtype, heads and sizes, got without reading rows."""
+        ...
+
+
+class MemoryRows:
+    """Rows in tensors, on the device that computed them or in host memory."""
+
+    in_memory = True
+
+    def __init__(self, pairs: Sequence[Pair]) -> None:
+        self.pairs = list(pairs)
+        self.n_layers = len(self.pairs)
+        self.n_bytes = sum(tensor.numel() * tensor.element_size() for pair in self.pairs for tensor in pair)
+
+    def layer(self, index: int) -> Pair:
+        return self.pairs[index]
+
+    def like(self, index: int) -> Pair:
+        return self.pairs[index]
+
+    def part(self, begin: int, end: int) -> MemoryRows:
+        """A copy of the rows of some of the tokens."""
+        return MemoryRows([(keys[:, :, begin:end].clone(), values[:, :, begin:end].clone()) for keys, values in self.pairs])
+
+    def snug(self) -> MemoryRows:
+        """These rows, copied if they are views of something larger that they would keep alive."""
+        held = sum(tensor.untyped_storage().nbytes() for pair in self.pairs for tensor in pair)
+        return self if held <= self.n_bytes else self.part(0, self.pairs[0][0].shape[2])
+
+
+def read_rows(rows: Rows) -> MemoryRows:
+    """Rows from wherever they lie, as tensors of their own."""
+    return MemoryRows([(keys.clone(), values.clone()) for keys, values in map(rows.layer, range(rows.n_layers))])
+
+
+def to_host(rows: MemoryRows) -> MemoryRows:
+    """Rows in host memory; pinned, for fast copies back, if they come from an accelerator."""
+    pairs = []
+    for pair in rows.pairs:
+        far = pair[0].device.type != "cpu"
+        keys, values = ((tensor.cpu().pin_memory() if far else tensor) for tensor in pair)
+        pairs.append((keys, values))
+    return MemoryRows(pairs)
+
+
+def to_devices(rows: MemoryRows, devices: Sequence[torch.device]) -> MemoryRows:
+    """Rows where their layers compute."""
+    return MemoryRows(
+        [(keys.to(device), values.to(device)) for (keys, values), device in zip(rows.pairs, devices, strict=True)]
+    )
+
+
+@dataclass(eq=False)
+class Segment:
+    """Rows of consecutive tokens.
+
+    Attributes:
+        namespace: whose it is.
+        start: position of the first token in the entries that hold the segment.
+        length: tokens.
+        rows: where the rows lie now. Replaced as a whole: whoever took the old ones may go on reading them.
+        n_bytes: of keys and values.
+        tier: the memory tier that counts the rows; None: they are on disk only.
+        stored: the rows' copy on disk, or None.
+        holders: ids of the entries that the segment belongs to.
+        uses: calls served, of all its holders.
+        value: see ``semshare_core.pool.worth``.
+        tick: when it was valued, to tell the newest of its places in a queue.
+        pinned: stays in the pool and in its tier, whatever it is worth.
+    """
+
+    namespace: str
+    start: int
+    length: int
+    rows: Rows
+    n_bytes: int
+    tier: str | None = None
+    stored: Rows | None = None
+    id: str = field(default_factory=lambda: uuid.uuid4().hex)
+    holders: set[str] = field(default_factory=set)
+    uses: int = 1
+    value: float = 0.0
+    tick: int = 0
+    pinned: bool = False
+
+    @property
+    def end(self) -> int:
+        return self.start + self.length

@@ -1,0 +1,44 @@
+"""One namespace of the pool: its indexes, its queue and its books. They hold nothing of any other."""
+
+from __future__ import annotations
+
+import threading
+
+from semshare_core.config import PoolConfig
+from semshare_core.pool.entry import Entry
+from semshare_core.pool.prefix_index import PrefixIndex
+from semshare_core.pool.run_index import RunIndex
+from semshare_core.pool.semantic_index import SemanticIndex
+from semshare_core.pool.worth import Queue
+
+
+class Space:
+    """The indexes of one namespace, so that no query can reach across.
+
+    ``entries`` and the two indexes of tokens are read without a lock; FAISS, which cannot search while it is changed,
+    has one of its own.
+    """
+
+    def __init__(self, config: PoolConfig) -> None:
+        self.entries: dict[str, Entry] = {}
+        self.prefix = PrefixIndex(config.block_tokens)
+        self.runs = RunIndex()
+        self.semantic = SemanticIndex()
+        self.searching = threading.Lock()
+        self.queue = Queue(lambda segment: bool(segment.holders))
+        self.n_bytes = 0
+
+    def add(self, entry: Entry) -> None:
+        """Make an entry findable; needs the pool's lock, as does :meth:`remove`."""
+        self.entries[entry.id] = entry
+        self.prefix.add(entry.id, entry.tokens)
+        self.runs.add(entry.id, entry.lossless)
+        with self.searching:
+            self.semantic.add(entry.id, entry.embedding)
+
+    def remove(self, entry: Entry) -> None:
+        del self.entries[entry.id]
+        self.prefix.remove(entry.id)
+        self.runs.remove(entry.id)
+        with self.searching:
+            self.semantic.remove(entry.id)

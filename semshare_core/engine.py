@@ -207,8 +207,10 @@ class SemShareEngine:
         """
         if isinstance(prompts, str):
             raise ConfigError("warm() takes a list of prompts; wrap the one you have: warm([prompt]).")
-        calls = [self._call(prompt, "exact", namespace, warming=True, pinned=pin) for prompt in prompts]
-        return [self._prefilled(call, store=True).report for call in calls]
+        return [
+            self._prefilled(self._call(prompt, "exact", namespace, warming=True, pinned=pin), store=True).report
+            for prompt in prompts
+        ]
 
     def _prefilled(self, call: Call, store: bool) -> Prefill:
         def logits_of(served: Served) -> Tensor:

@@ -11,6 +11,7 @@ from transformers import LogitsProcessor, LogitsProcessorList, PreTrainedModel
 
 from semshare_core import SemShareEngine
 from semshare_core.errors import ConfigError
+from pooled import rows_of
 from tiny_models import tiny_model, tiny_tokenizer
 from tiny_reuse import random_ids, reference_of
 
@@ -53,8 +54,8 @@ def check(model: PreTrainedModel, expected: list[int], **settings: Any) -> None:
         assert answer.report.outcome == (
             "prefix" if engine.pool.stats().entries and answer.report.prefix_tokens else "miss"
         )
-    for entry in engine.pool._entries.values():
-        for kept, computed in zip(entry.rows, reference_of(model, entry.tokens).rows, strict=True):
+    for entry in engine.pool._books.chosen(None):
+        for kept, computed in zip(rows_of(entry), reference_of(model, entry.tokens).rows, strict=True):
             torch.testing.assert_close(kept[0], computed[0], atol=1e-4, rtol=0)
             torch.testing.assert_close(kept[1], computed[1], atol=1e-4, rtol=0)
 

@@ -91,7 +91,7 @@ def test_the_weights_shown_are_those_of_eager_attention(name: str, grouped: bool
     def watched() -> np.ndarray:
         cache = MergedCache(LAYERS, N)
         for layer, (keys, values) in zip(cache.layers, reference.rows, strict=True):
-            layer.allocate(keys, values)
+            layer.allocate(keys, values, keys.device)
             for buffer, rows in zip(layer.buffers, (keys, values), strict=True):
                 buffer.copy_(rows)
         return tail_attention(model, examine(model), cache, torch.as_tensor(ids), N, TAIL)

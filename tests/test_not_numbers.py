@@ -29,7 +29,7 @@ def spoil(engine: SemShareEngine, prompt: str) -> None:
     """Damage one value of the pooled prompt."""
     entry = engine.pool.longest_prefix("default", np.array(engine.token_ids(prompt)), 0)
     assert entry is not None
-    entry[0].rows[-1][1][0, 0, 20, 0] = float("nan")
+    entry[0].segments[0].rows.layer(-1)[1][0, 0, 20, 0] = float("nan")
 
 
 @pytest.mark.parametrize("name", CALLS)

@@ -11,40 +11,11 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from semshare_core import PoolConfig
 from semshare_core.match import common_prefix
-from semshare_core.pool import Entry, ReferencePool, prefix_index
+from semshare_core.pool import Entry, prefix_index
 from semshare_core.pool.prefix_index import PrefixIndex
 from semshare_core.pool.semantic_index import SemanticIndex
-
-BYTES_PER_TOKEN = 2 * 4  # keys and values of one layer, one head and one float32
-DIM = 4
-
-
-def direction(seed: int) -> np.ndarray:
-    vector = np.random.default_rng(seed).normal(size=DIM).astype(np.float32)
-    return vector / np.linalg.norm(vector)
-
-
-def entry(tokens: Iterable[int], namespace: str = "here", depth: Iterable[int] | int = 0, seed: int = 0) -> Entry:
-    ids = np.array(list(tokens), np.int64)
-    rows = [(torch.zeros(1, 1, len(ids), 1), torch.zeros(1, 1, len(ids), 1))]
-    depths = np.full(len(ids), depth, np.uint8) if isinstance(depth, int) else np.array(list(depth), np.uint8)
-    return Entry(namespace, ids, rows, depths, direction(seed))
-
-
-def text(seed: int, n: int = 40) -> list[int]:
-    return np.random.default_rng(seed).integers(0, 1000, n).tolist()
-
-
-def pool_of(tokens: int = 10_000, **config: int) -> ReferencePool:
-    return ReferencePool(PoolConfig(max_bytes=tokens * BYTES_PER_TOKEN, **config))
-
-
-def holds(pool: ReferencePool, kept: Entry) -> bool:
-    found = pool.longest_prefix(kept.namespace, kept.tokens, 255)
-    return found is not None and found[0] is kept and found[1] == len(kept)
-
+from pooled import BYTES_PER_TOKEN, books_balance, direction, entry, holds, pool_of, text
 
 # --- budget and eviction -----------------------------------------------------------------------------------------
 
@@ -53,14 +24,14 @@ def test_the_least_recently_used_leaves_first() -> None:
     pool = pool_of(100)
     one, two, three, four = (entry(text(seed)) for seed in range(4))
     assert all(pool.add(each) for each in (one, two))
-    pool.touch("here", (one.id,))
+    pool.touch([("here", one.id)])
     assert pool.add(three), "80 of 100 tokens are taken"
     assert [holds(pool, each) for each in (one, two, three)] == [True, False, True]
     assert pool.add(four)
     assert [holds(pool, each) for each in (one, two, three, four)] == [False, False, True, True]
     stats = pool.stats()
     assert (stats.entries, stats.tokens, stats.bytes, stats.evictions) == (2, 80, 80 * BYTES_PER_TOKEN, 2)
-    assert one.rows[0][0].shape[2] == 40, "an entry in use stays valid"
+    assert one.segments[0].rows.layer(0)[0].shape[2] == 40, "an entry in use stays valid"
 
 
 def test_a_large_entry_drives_out_as_many_as_it_must() -> None:
@@ -99,14 +70,26 @@ def test_a_pool_without_budget_keeps_nothing() -> None:
     assert pool.similar("here", direction(0)) == []
 
 
-def test_slack_counts() -> None:
-    """Rows that are views of a larger buffer keep all of it in memory."""
+@pytest.mark.parametrize("copy", [False, True])
+def test_rows_of_a_larger_buffer_do_not_keep_it_alive(copy: bool) -> None:
     pool = pool_of(100)
     buffer = torch.zeros(1, 1, 200, 1)
     ids = np.array(text(0))
-    view = Entry("here", ids, [(buffer[:, :, :40], torch.zeros(1, 1, 40, 1))], np.zeros(40, np.uint8), direction(0))
-    assert view.n_bytes == 240 * 4
-    assert not pool.add(view) or pool.stats().bytes == 240 * 4
+    rows = [(buffer[:, :, :40], torch.zeros(1, 1, 40, 1))]
+    view = Entry.of_rows("here", ids, rows, np.zeros(40, np.uint8), direction(0))
+    assert pool.add(view, copy=copy)
+    kept = view.segments[0].rows.layer(0)
+    assert kept[0].untyped_storage().nbytes() == 40 * 4
+    assert pool.stats().bytes == 40 * BYTES_PER_TOKEN
+
+
+def test_a_copy_is_the_pools_own() -> None:
+    pool = pool_of()
+    for copy in (False, True):
+        each = entry(text(copy))
+        given = each.segments[0].rows.layer(0)[0]
+        pool.add(each, copy=copy)
+        assert (each.segments[0].rows.layer(0)[0].data_ptr() == given.data_ptr()) is not copy
 
 
 @pytest.mark.parametrize(("n", "kept"), [(31, False), (32, True)])
@@ -177,11 +160,12 @@ def test_the_same_tokens_are_one_entry(depths: tuple, n: int) -> None:
     pool = pool_of(min_tokens=1, block_tokens=16)
     for seed, depth in enumerate(depths):
         pool.add(entry(text(0, n), depth=depth if isinstance(depth, int) else np.repeat(depth, n // 4), seed=seed))
-    assert pool.stats().bytes == pool._bytes == n * BYTES_PER_TOKEN
+    assert pool.stats().bytes == n * BYTES_PER_TOKEN
+    assert books_balance(pool)
     assert len(pool.similar("here", direction(0))) == 1
     assert pool.clear() == 1
-    assert pool._bytes == 0
-    assert pool._namespaces == {}
+    assert books_balance(pool)
+    assert pool._books.spaces == {}
 
 
 def test_filling_up_with_the_same_short_prompt_evicts_nobody() -> None:
@@ -329,7 +313,7 @@ def test_stats_and_clear_by_namespace() -> None:
 
 def test_touching_what_is_gone_does_nothing() -> None:
     pool = pool_of()
-    pool.touch("here", ("gone",))
+    pool.touch([("here", "gone")])
     assert pool.stats().entries == 0
 
 
@@ -343,8 +327,8 @@ def test_many_threads() -> None:
                 each = entry(text(seed * 7 + step % 5), namespace=str(seed % 3), seed=step)
                 pool.add(each)
                 pool.longest_prefix(each.namespace, each.tokens, 0)
-                pool.similar(each.namespace, each.embedding)
-                pool.touch(each.namespace, (each.id,))
+                pool.similar(each.namespace, each.embedding[0])
+                pool.touch([(each.namespace, each.id)])
                 if step % 10 == 9:
                     pool.clear(each.namespace)
         except BaseException as error:
@@ -357,6 +341,8 @@ def test_many_threads() -> None:
         thread.join()
     assert errors == []
     stats = pool.stats()
-    assert stats.bytes == pool._bytes <= stats.max_bytes
+    assert stats.bytes <= stats.max_bytes
+    assert books_balance(pool)
     pool.clear()
-    assert pool._bytes == 0
+    assert books_balance(pool)
+    assert pool._storage.used["device"] == 0

@@ -11,6 +11,7 @@ from semshare_core import Retention, ReusePolicy, SemShareEngine
 from semshare_core.compress.retention import kept_rows, layer_shares
 from semshare_core.errors import UnsupportedModelError
 from semshare_core.prefill.observe import hot_tokens
+from pooled import rows_of
 from tiny_models import LAYERS, SLIDING, tiny_model, tiny_tokenizer
 from tiny_reuse import PARAGRAPHS, full_logits
 
@@ -160,13 +161,11 @@ def test_watching_the_tail_leaves_the_rows_as_they_were() -> None:
     engine.warm([TEXT])
     n = len(TEXT)
     kept = engine.pool.longest_prefix("default", np.array(engine.token_ids(TEXT)), 0)
-    engine.prefill(TEXT + " So.", reuse=keeping(Retention()))
-    longer = engine.pool.longest_prefix("default", np.array(engine.token_ids(TEXT + " So.")), 1)
+    served = engine._call(TEXT + " So.", keeping(Retention()), None).serve(1)
     assert kept is not None
-    assert longer is not None
-    assert len(longer[0]) == n + 3
-    for before, after in zip(kept[0].rows, longer[0].rows, strict=True):
-        assert all(torch.equal(a, b[:, :, :n]) for a, b in zip(before, after, strict=True))
+    assert served.cache is not served.prefilled.cache, "the tail was watched, for retention"
+    for before, after in zip(rows_of(kept[0]), served.prefilled.cache.rows(n), strict=True):
+        assert all(torch.equal(a, b) for a, b in zip(before, after, strict=True))
 
 
 @pytest.mark.parametrize("level", ["exact", "off"])

@@ -66,13 +66,15 @@ class Storage:
         return self._folder is not None and not self._folder.read_only
 
     def enter(self, segment: Segment, tier: Tier | None) -> None:
-        """Count a segment: in a memory tier, or (None) as one that is on disk already. Needs the lock."""
+        """Count a segment, in a memory tier or (None) as one that is on disk already; it is queued when it is valued.
+
+        Needs the lock.
+        """
         segment.tier = tier
         if tier is not None:
             self.used[tier] += segment.n_bytes
         if segment.stored is not None:
             self.used["disk"] += segment.n_bytes
-        self.push(segment)
 
     def leave(self, segment: Segment) -> bool:
         """Stop counting a segment that nobody holds; True if its file is still to be removed. Needs the lock."""

@@ -9,9 +9,12 @@ with the position alone: a later token attends to more of the prompt.
 from __future__ import annotations
 
 import heapq
+import itertools
 from collections.abc import Callable, Iterable
 
 from semshare_core.pool.segment import Segment
+
+_Place = tuple[float, int, int, Segment]  # value, tick and a number of its own, so that no two compare segments
 
 _STALE = 4  # a queue is rebuilt when it holds this many times more than what is queued in truth
 
@@ -44,13 +47,14 @@ class Queue:
 
     def __init__(self, belongs: Callable[[Segment], bool]) -> None:
         self._belongs = belongs
-        self._heap: list[tuple[float, int, Segment]] = []
+        self._heap: list[_Place] = []
+        self._places = itertools.count()
         self._live = 0
 
     def push(self, segment: Segment) -> None:
         """Queue a segment at its present value; its former place is void."""
         if not segment.pinned and self._belongs(segment):
-            heapq.heappush(self._heap, (segment.value, segment.tick, segment))
+            heapq.heappush(self._heap, (segment.value, segment.tick, next(self._places), segment))
             if len(self._heap) > max(64, _STALE * self._live):
                 self._heap = [item for item in self._heap if self._valid(item)]
                 heapq.heapify(self._heap)
@@ -65,10 +69,10 @@ class Queue:
             item = heapq.heappop(self._heap)
             if not self._valid(item):
                 continue
-            if id(item[2]) in kept:
+            if id(item[-1]) in kept:
                 passed.append(item)
                 continue
-            found = item[2]
+            found = item[-1]
             break
         for item in passed:
             heapq.heappush(self._heap, item)
@@ -78,8 +82,8 @@ class Queue:
         """The segment of the least value, left where it is."""
         while self._heap and not self._valid(self._heap[0]):
             heapq.heappop(self._heap)
-        return self._heap[0][2] if self._heap else None
+        return self._heap[0][-1] if self._heap else None
 
-    def _valid(self, item: tuple[float, int, Segment]) -> bool:
-        value, tick, segment = item
+    def _valid(self, item: _Place) -> bool:
+        _, tick, _, segment = item
         return segment.tick == tick and not segment.pinned and self._belongs(segment)

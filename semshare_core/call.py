@@ -33,7 +33,6 @@ from semshare_core.quality.governor import Decision, decide
 from semshare_core.report import Outcome, ReuseReport
 from semshare_core.respelling import respelled
 
-
 T = TypeVar("T")
 
 

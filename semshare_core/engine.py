@@ -195,9 +195,7 @@ class SemShareEngine:
         """Prefill only: next-token logits and a cache to decode from with any loop. The cache is the caller's own."""
         return self._prefilled(self._call(prompt, reuse, namespace, store=store), store)
 
-    def warm(
-        self, prompts: Sequence[Prompt], *, namespace: str | None = None, pin: bool = False
-    ) -> list[ReuseReport]:
+    def warm(self, prompts: Sequence[Prompt], *, namespace: str | None = None, pin: bool = False) -> list[ReuseReport]:
         """Prefill prompts without approximation and keep them, so that later ones can reuse them.
 
         Args:

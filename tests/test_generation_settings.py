@@ -9,9 +9,9 @@ import torch
 import transformers
 from transformers import LogitsProcessor, LogitsProcessorList, PreTrainedModel
 
+from pooled import rows_of
 from semshare_core import SemShareEngine
 from semshare_core.errors import ConfigError
-from pooled import rows_of
 from tiny_models import tiny_model, tiny_tokenizer
 from tiny_reuse import random_ids, reference_of
 

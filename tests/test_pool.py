@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterable
 
 import numpy as np
 import pytest
@@ -11,11 +10,11 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from pooled import BYTES_PER_TOKEN, books_balance, direction, entry, holds, pool_of, text
 from semshare_core.match import common_prefix
 from semshare_core.pool import Entry, prefix_index
 from semshare_core.pool.prefix_index import PrefixIndex
 from semshare_core.pool.semantic_index import SemanticIndex
-from pooled import BYTES_PER_TOKEN, books_balance, direction, entry, holds, pool_of, text
 
 # --- budget and eviction -----------------------------------------------------------------------------------------
 

@@ -145,7 +145,7 @@ def test_answers_over_shared_rows(name: str) -> None:
     """Prefix and runs are served out of several segments."""
     engine = SemShareEngine(tiny_model(name), tiny_tokenizer())
     text = "\n\n".join(PARAGRAPHS[:2])
-    prompts = [f"{text}\n\nQuestion {number}: {PARAGRAPHS[2][number * 20:][:60]}?" for number in range(3)]
+    prompts = [f"{text}\n\nQuestion {number}: {PARAGRAPHS[2][number * 20 :][:60]}?" for number in range(3)]
     for prompt in [*prompts, prompts[0] + " And then?"]:
         answer = engine.generate(prompt, max_new_tokens=6, reuse="exact")
         assert answer.token_ids == greedy(engine, prompt, 6)

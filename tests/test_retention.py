@@ -7,11 +7,11 @@ import pytest
 import torch
 
 from benchmarks.measure import greedy
+from pooled import rows_of
 from semshare_core import Retention, ReusePolicy, SemShareEngine
 from semshare_core.compress.retention import kept_rows, layer_shares
 from semshare_core.errors import UnsupportedModelError
 from semshare_core.prefill.observe import hot_tokens
-from pooled import rows_of
 from tiny_models import LAYERS, SLIDING, tiny_model, tiny_tokenizer
 from tiny_reuse import PARAGRAPHS, full_logits
 

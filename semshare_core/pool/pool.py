@@ -101,7 +101,7 @@ class ReferencePool:
                 if covering is not None:
                     self._renew(covering, pinned=entry.pinned)
                     return False
-            # the same text in better rows takes its place: there is one entry of a name, and they cannot both hold a row
+            # the same text in better rows replaces it: entries of one name cannot both hold a segment
             shared = [] if any(other.id == entry.id for other in covered) else self._shared(entry)
             start = shared[-1].end if shared else 0
             if not self._fits(entry, start, shared):
@@ -219,7 +219,7 @@ class ReferencePool:
         return (best[2], -best[0]) if best else None
 
     def similar(self, namespace: str, embedding: Vector) -> list[tuple[Entry, float]]:
-        """The entries nearest to ``embedding`` [m, dim] that serve the namespace, similarities in [0, 1], best first."""
+        """The entries most like ``embedding`` [m, dim] that serve the namespace, with similarities in [0, 1]."""
         found = []
         for space in self._readable(namespace):
             with space.searching:

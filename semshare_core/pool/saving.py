@@ -46,8 +46,8 @@ class Saving:
             for entry in holders:
                 for segment in entry.segments:
                     self._storage.store(segment)
-            # a record that could not be written anew still names the old rows: then they stay for the next start
-            if all([self._write_record(entry) for entry in holders]):
+            written = [self._write_record(entry) for entry in holders]
+            if all(written):  # otherwise a record still names the old rows: they stay for the next start
                 self._folder.remove_rows(old.namespace, old.id)
 
         self._keeper.ask(job)
@@ -113,7 +113,13 @@ def restored(folder: PoolFolder) -> Iterator[Entry]:
             segments.append(segment)
             start += length
         entry = Entry(
-            record.namespace, record.tokens, tuple(segments), record.depth, record.embedding, record.pinned, record.created
+            record.namespace,
+            record.tokens,
+            tuple(segments),
+            record.depth,
+            record.embedding,
+            record.pinned,
+            record.created,
         )
         entry.expires = record.expires
         yield entry

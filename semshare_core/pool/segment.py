@@ -56,7 +56,9 @@ class MemoryRows:
 
     def part(self, begin: int, end: int) -> MemoryRows:
         """A copy of the rows of some of the tokens."""
-        return MemoryRows([(keys[:, :, begin:end].clone(), values[:, :, begin:end].clone()) for keys, values in self.pairs])
+        return MemoryRows(
+            [(keys[:, :, begin:end].clone(), values[:, :, begin:end].clone()) for keys, values in self.pairs]
+        )
 
     def snug(self) -> MemoryRows:
         """These rows, copied if they are views of something larger that they would keep alive."""

@@ -1,4 +1,4 @@
-"""Store the beginning that prompts share once: find it in the pool, divide a segment where a new prompt parts from it."""
+"""Store once what prompts begin with alike: divide a segment where a new prompt parts from it."""
 
 from __future__ import annotations
 

@@ -92,7 +92,9 @@ class Storage:
         for waiting in self._queues.values():
             waiting.push(segment)
 
-    def make_room(self, tier: Tier, need: int, keep: Collection[Segment] = (), pinned: Collection[Segment] = ()) -> bool:
+    def make_room(
+        self, tier: Tier, need: int, keep: Collection[Segment] = (), pinned: Collection[Segment] = ()
+    ) -> bool:
         """Free ``need`` bytes of a tier's budget; False, and nothing is lost, if what must stay leaves too little."""
         stay = {*keep, *pinned}
         staying = sum(s.n_bytes for s in stay if (s.stored is not None if tier == "disk" else s.tier == tier))

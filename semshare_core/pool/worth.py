@@ -1,9 +1,9 @@
 """What a segment is worth: GreedyDual-Size-Frequency.
 
-value = clock + uses x (cost of computing its rows again) / bytes, where the clock is the value of the last thing that was
-evicted, so that what is not used any more falls behind (Cao and Irani, "Cost-Aware WWW Proxy Caching Algorithms", USITS
-1997; the frequency is Cherkasova's, HPL-98-69R1, 1998). Bytes per token are the same for all, so the cost per byte grows
-with the position alone: a later token attends to more of the prompt.
+value = clock + uses x (cost of computing its rows again) / bytes, where the clock is the value of the last thing that
+was evicted, so that what is not used any more falls behind (Cao and Irani, "Cost-Aware WWW Proxy Caching Algorithms",
+USITS 1997; the frequency is Cherkasova's, HPL-98-69R1, 1998). Bytes per token are the same for all, so the cost per
+byte grows with the position alone: a later token attends to more of the prompt.
 """
 
 from __future__ import annotations

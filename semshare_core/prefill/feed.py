@@ -15,7 +15,7 @@ _AHEAD = 2  # layers in flight: one is not enough where reading and computing ta
 
 
 class LayerFeed(Generic[T]):
-    """``fetch(0)``, ``fetch(1)``, ... in a thread of their own, never more than ``_AHEAD`` layers beyond what was taken.
+    """``fetch(0)``, ``fetch(1)``, ... in a thread of their own, at most ``_AHEAD`` layers beyond what was taken.
 
     Layers may be taken in any order and each only once; what ``fetch`` raises is raised by :meth:`take`.
     """

@@ -1,7 +1,7 @@
 """The rearranged reference cache (arXiv 2509.24832): lay reused rows at the positions where the target wants them.
 
-Rows come from several references at once, layer by layer and straight into the cache. Rows that do not lie on the layer's
-device (host memory, disk) are fetched while the layers before it run.
+Rows come from several references at once, layer by layer and straight into the cache. Rows that do not lie on the
+layer's device (host memory, disk) are fetched while the layers before it run.
 """
 
 from __future__ import annotations
@@ -153,7 +153,7 @@ class _Move:
         return keys, values
 
     def lay(self, buffers: Pair, index: int, fetched: Pair | None, rotation: Rotation) -> None:
-        """Write the layer's rows into ``buffers`` and turn the keys; ``fetched`` holds them already if they were far."""
+        """Write the layer's rows into ``buffers`` and turn the keys; ``fetched`` holds the rows if they were far."""
         pair = fetched or self.rows.layer(index)
         for buffer, rows, turns in zip(buffers, pair, (self._shift is not None, False), strict=True):
             if self._stretch is not None:  # straight to where they belong

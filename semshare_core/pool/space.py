@@ -34,11 +34,11 @@ class Space:
         self.prefix.add(entry.id, entry.tokens)
         self.runs.add(entry.id, entry.lossless)
         with self.searching:
-            self.semantic.add(entry.id, entry.embedding)
+            self.semantic.add(entry.id, entry.embedding[0])
 
     def remove(self, entry: Entry) -> None:
         del self.entries[entry.id]
-        self.prefix.remove(entry.id)
-        self.runs.remove(entry.id)
+        self.prefix.remove(entry.id, entry.tokens)
+        self.runs.remove(entry.id, entry.lossless)
         with self.searching:
             self.semantic.remove(entry.id)

@@ -101,7 +101,10 @@ class _Encoder:
 
 
 class _SegmentEmbedding:
-    """Embeds prompts by segments. One call at a time: fast tokenizers and lazy loading do not bear two."""
+    """Embeds prompts by segments. One call at a time: fast tokenizers and lazy loading do not bear two.
+
+    The last prompt's vectors are remembered, for a prompt that is kept comes again at once, with its answer.
+    """
 
     def __init__(self, open_encoder: Callable[[], _Encoder], tokenizer: PreTrainedTokenizerBase) -> None:
         self._open = open_encoder
@@ -109,18 +112,23 @@ class _SegmentEmbedding:
         self._lock = threading.Lock()
         self._encoder: _Encoder | None = None
         self._dim: int | None = None
+        self._last: dict[str, NDArray[np.float64]] = {}
 
     def __call__(self, tokens: Tokens) -> NDArray[np.float32]:
         with self._lock:
             if self._encoder is None:
                 self._encoder = self._open()
             texts = self._texts(tokens, self._encoder)
-            rows = _unit_rows(self._encoder.embed(texts), len(texts))
+            known = self._last
+            if new := [text for text in dict.fromkeys(texts) if text not in known]:
+                known = known | dict(zip(new, _vectors(self._encoder.embed(new), len(new)), strict=True))
+            rows = _unit_rows([known[text] for text in texts])
             if self._dim not in (None, rows.shape[1]):
                 raise ConfigError(
                     f"embedding= gave vectors of {rows.shape[1]} numbers after {self._dim}: one length for all."
                 )
             self._dim = rows.shape[1]
+            self._last = {text: known[text] for text in texts}
         return rows
 
     def _texts(self, tokens: Tokens, encoder: _Encoder) -> list[str]:
@@ -147,16 +155,20 @@ def segments(tokens: Tokens, size: int) -> list[Tokens]:
     return [*(tokens[at : at + size] for at in range(0, last, size)), tokens[start:]]
 
 
-def _unit_rows(vectors: Any, count: int) -> NDArray[np.float32]:
+def _vectors(answer: Any, count: int) -> list[NDArray[np.float64]]:
     try:
-        rows = [_numbers(vector) for vector in vectors]
+        vectors = [_numbers(vector) for vector in answer]
     except (TypeError, ValueError) as error:
         raise ConfigError(f"embedding= must give a vector of numbers for each text: {error}.") from error
-    if len(rows) != count:
-        raise ConfigError(f"embedding= gave {len(rows)} vectors for {count} texts: one for each, in order.")
-    if len(sizes := {len(row) for row in rows}) > 1:
+    if len(vectors) != count:
+        raise ConfigError(f"embedding= gave {len(vectors)} vectors for {count} texts: one for each, in order.")
+    return vectors
+
+
+def _unit_rows(vectors: list[NDArray[np.float64]]) -> NDArray[np.float32]:
+    if len(sizes := {len(vector) for vector in vectors}) > 1:
         raise ConfigError(f"embedding= gave vectors of {sorted(sizes)} numbers: one length for all.")
-    matrix = np.stack(rows)
+    matrix = np.stack(vectors)
     lengths = np.linalg.norm(matrix, axis=1)
     if not np.isfinite(lengths).all() or not lengths.any():
         raise ConfigError("embedding= must give finite vectors that are not all zero.")

@@ -131,6 +131,19 @@ def test_a_long_prompt_is_one_batch(kind: type[Recorder]) -> None:
     assert batch[2].endswith("for a week.")
 
 
+def test_a_prompt_that_is_kept_is_not_embedded_twice() -> None:
+    source = Documents()
+    engine = SemShareEngine(tiny_model("llama"), TOKENIZER, embedding=source)
+    engine.generate(LONG, max_new_tokens=3)
+    prompt, kept = source.batches
+    assert len(prompt) == 3
+    assert len(kept) == 1, "the last segment, which has the answer"
+
+    for text in (LONG, LONG + " And salt.", "Rye. " * 100, LONG):
+        again = embed(source)(ids(text))
+        assert (again == embed(Documents())(ids(text))).all()
+
+
 def test_the_first_known_method_counts() -> None:
     class All(Documents):
         get_text_embedding_batch = encode = __call__ = None

@@ -18,8 +18,9 @@ from transformers.cache_utils import Cache
 from semshare_core.compress.retention import retain
 from semshare_core.config import ReusePolicy
 from semshare_core.decode import Sampling
+from semshare_core.embedding import Embed
 from semshare_core.errors import DamagedFileError, NumericalError, PoolWarning, UnsupportedModelError
-from semshare_core.lookup import Embed, Found, find
+from semshare_core.lookup import Found, find
 from semshare_core.match.plan import ReusePlan, Source, Tokens
 from semshare_core.match.prefix import common_prefix
 from semshare_core.match.token_table import TokenTable

@@ -21,9 +21,8 @@ from semshare_core import models
 from semshare_core.call import Call, Served
 from semshare_core.config import PoolConfig, ReusePolicy, resolve_policy
 from semshare_core.decode import FinishReason, Sampling, check_logits, cut_at_stop, decode, settled_length
+from semshare_core.embedding import Embed, EmbeddingSource, prompt_embedding
 from semshare_core.errors import ConfigError
-from semshare_core.lookup import Embed
-from semshare_core.match.plan import Tokens
 from semshare_core.match.token_table import TokenTable
 from semshare_core.opening import open_pool
 from semshare_core.prefill.anatomy import examine
@@ -77,13 +76,16 @@ class SemShareEngine:
         tokenizer: its tokenizer.
         pool: how much is kept of earlier prompts.
         policy: what calls may reuse unless they say otherwise; default level ``balanced``.
-        embedding: maps a prompt's text to a vector, for the search over similar prompts. Default: the mean of the
-            model's own token embeddings.
+        embedding: what embeds prompts, for the search over similar ones: a sentence-transformers folder or object, a
+            LangChain ``Embeddings``, a LlamaIndex ``BaseEmbedding``, or a function from a text to a vector; long
+            prompts reach it in segments (see ``semshare_core.embedding``). Default: the mean of the model's own token
+            embeddings, which costs next to nothing.
 
     Raises:
         UnsupportedModelError: the model's rows cannot be reused; the message says why.
         TokenizerMismatchError: the tokenizer's ids do not fit the model.
-        MissingDependencyError: FAISS is absent.
+        MissingDependencyError: FAISS is absent, or sentence-transformers where ``embedding`` is a folder.
+        ConfigError: ``embedding`` is nothing that can embed.
     """
 
     def __init__(
@@ -93,7 +95,7 @@ class SemShareEngine:
         *,
         pool: PoolConfig | None = None,
         policy: ReusePolicy | None = None,
-        embedding: Callable[[str], Sequence[float]] | None = None,
+        embedding: EmbeddingSource | None = None,
     ) -> None:
         self._lock = _lock_of(model)
         with self._lock:  # the checks run the model, too
@@ -108,7 +110,8 @@ class SemShareEngine:
         self.context = models.max_context(model)
         self._prefill = SelectivePrefill(model, anatomy)
         self._table = TokenTable(model.get_input_embeddings().weight)
-        self._embed: Embed = self._table.embed if embedding is None else self._text_embed(embedding)
+        embed = prompt_embedding(embedding, tokenizer, self._table)
+        self._embed: Embed = lambda tokens: _mean_direction(embed(tokens))
 
     @classmethod
     def from_pretrained(
@@ -122,7 +125,7 @@ class SemShareEngine:
         device_map: Any = None,
         pool: PoolConfig | None = None,
         policy: ReusePolicy | None = None,
-        embedding: Callable[[str], Sequence[float]] | None = None,
+        embedding: EmbeddingSource | None = None,
     ) -> SemShareEngine:
         """Load a model by hub id, local folder, GGUF file or ``"demo"`` and serve it; see ``semshare_core.models``."""
         model, loaded = models.load_model(
@@ -333,22 +336,6 @@ class SemShareEngine:
             cancel.set()
             worker.join()
 
-    def _text_embed(self, embedding: Callable[[str], Sequence[float]]) -> Embed:
-        size: int | None = None
-
-        def embed(tokens: Tokens) -> NDArray[np.float32]:
-            nonlocal size
-            vector = np.asarray(embedding(self.tokenizer.decode(tokens.tolist())), np.float32).ravel()
-            length = float(np.linalg.norm(vector))
-            if not np.isfinite(length) or length == 0:
-                raise ConfigError("embedding() must return a finite vector that is not all zero.")
-            size = size or len(vector)
-            if len(vector) != size:
-                raise ConfigError(f"embedding() returned {len(vector)} numbers after {size}: one length for all.")
-            return vector / np.float32(length)
-
-        return embed
-
 
 _LOCKS: weakref.WeakKeyDictionary[PreTrainedModel, threading.Lock] = weakref.WeakKeyDictionary()
 _LOCKS_GUARD = threading.Lock()
@@ -358,6 +345,12 @@ def _lock_of(model: PreTrainedModel) -> threading.Lock:
     """One lock per model, whatever number of engines share it: hooks sit on the model."""
     with _LOCKS_GUARD:
         return _LOCKS.setdefault(model, threading.Lock())
+
+
+def _mean_direction(rows: NDArray[np.float32]) -> NDArray[np.float32]:
+    """One vector [dim] for the pool, which takes no more, from rows [m, dim]."""
+    mean = rows.mean(axis=0)
+    return np.asarray(mean / max(float(np.linalg.norm(mean)), 1e-12), np.float32)
 
 
 class _Cancelled(Exception):

@@ -3,21 +3,20 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from semshare_core.config import ReusePolicy
+from semshare_core.embedding import Embed
 from semshare_core.match.matcher import build_plan
 from semshare_core.match.plan import ReusePlan, Source, Tokens
 from semshare_core.match.runs import kgram_hashes
 from semshare_core.match.token_table import TokenTable
 from semshare_core.pool.entry import Entry, View
 from semshare_core.pool.pool import ReferencePool
-
-Embed = Callable[[Tokens], NDArray[np.float32]]
 
 
 @dataclass(frozen=True)

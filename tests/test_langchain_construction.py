@@ -5,10 +5,12 @@ from __future__ import annotations
 import copy
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from langchain_core.embeddings import DeterministicFakeEmbedding, Embeddings
 from langchain_core.runnables import ConfigurableField
 from pydantic import ValidationError
 
@@ -62,6 +64,37 @@ def test_loading_settings_arrive(loads: list[dict[str, Any]]) -> None:
     assert (call["model_id"], call["gguf_file"], call["dtype"]) == ("some/model", "q4.gguf", torch.bfloat16)
     assert (call["device"], call["device_map"]) == ("cpu", None)
     assert (call["pool"], call["policy"].level, call["embedding"]) == (pool, "exact", embedding)
+
+
+@pytest.mark.parametrize("given", ["model_id", "model"])
+def test_langchains_embeddings_reach_the_engine(given: str, tmp_path: Path, model: Any, tokenizer: Any) -> None:
+    asked: list[str] = []
+
+    class Toy(Embeddings):
+        def embed_documents(self, texts: list[str]) -> list[list[float]]:
+            asked.extend(texts)
+            return [[1.0, float(text == OTHER)] for text in texts]
+
+        def embed_query(self, text: str) -> list[float]:
+            raise AssertionError("both prompts of a comparison are embedded alike")
+
+    which: dict[str, Any] = {"model": model, "tokenizer": tokenizer}
+    if given == "model_id":
+        model.save_pretrained(tmp_path)
+        tokenizer.save_pretrained(tmp_path)
+        which = {"model_id": str(tmp_path)}
+    llm = SemShareLLM(**which, max_new_tokens=1, model_kwargs={"embedding": Toy()})
+    llm.engine.warm([PROMPT])
+    assert report_of(llm, OTHER).similarity == pytest.approx((1 + 0.5**0.5) / 2)
+    assert asked[:2] == [PROMPT, OTHER]
+
+
+def test_embeddings_tell_objects_apart(tmp_path: Path) -> None:
+    def told(embedding: object) -> str:
+        return str(SemShareLLM(model_id="demo", model_kwargs={"embedding": embedding})._identifying_params)
+
+    assert told(tmp_path / "a") == told(str(tmp_path / "a")) != told(tmp_path / "b")
+    assert told(DeterministicFakeEmbedding(size=8)) != told(len)
 
 
 def test_a_failed_load_is_tried_again(monkeypatch: pytest.MonkeyPatch, loads: list[dict[str, Any]]) -> None:

@@ -7,6 +7,7 @@ import json
 from typing import Any
 
 import pytest
+from llama_index.core import MockEmbedding
 from llama_index.core.base.llms.types import CachePoint, ImageBlock, ThinkingBlock, ToolCallBlock
 from llama_index.core.callbacks import CallbackManager, TokenCountingHandler
 from llama_index.core.llms import ChatMessage
@@ -43,6 +44,22 @@ def llm(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> SemShareL
 
 def expected(llm: SemShareLLM, prompt: Any) -> str:
     return llm.engine.generate(prompt, max_new_tokens=20, reuse="off", store=False, suppress_tokens=NO_LETTERS).text
+
+
+def test_llama_indexs_embeddings_reach_the_engine(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
+    asked: list[str] = []
+
+    class Toy(MockEmbedding):
+        def _get_text_embedding(self, text: str) -> list[float]:
+            asked.append(text)
+            return [1.0, float(text == PROMPT)]
+
+    embedding = Toy(embed_dim=2)
+    llm = SemShareLLM(model=model, tokenizer=tokenizer, max_new_tokens=1, model_kwargs={"embedding": embedding})
+    llm.engine.warm([PROMPT])
+    report = llm.complete(PROMPT[:-1]).raw["semshare"]
+    assert report["similarity"] == pytest.approx((1 + 0.5**0.5) / 2)
+    assert asked[:2] == [PROMPT, PROMPT[:-1]]
 
 
 def test_all_completions_agree(llm: SemShareLLM) -> None:

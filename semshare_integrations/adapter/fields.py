@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import os
 from collections.abc import Mapping
 from typing import Any
 
@@ -28,7 +29,8 @@ class EngineFields(BaseModel):
     Attributes:
         model_id: hub id, local folder, ``.gguf`` file or ``"demo"``; beside ``engine=`` or ``model=`` only a name.
         gguf_file: name of a GGUF file inside the folder or hub repository ``model_id``.
-        model_kwargs: other settings of :meth:`~semshare_core.SemShareEngine.from_pretrained`, such as ``embedding``.
+        model_kwargs: other settings of :meth:`~semshare_core.SemShareEngine.from_pretrained`, such as ``embedding``:
+            the framework's own embedding object, a folder or a function.
         device: where the whole model goes; default: CUDA, else MPS, else the CPU.
         device_map: accelerate's placement over several devices, instead of ``device``.
         dtype: ``"bfloat16"``, a torch dtype, ...; default: as the model was saved.
@@ -182,4 +184,6 @@ def token_usage(prompt_tokens: int, completion_tokens: int) -> dict[str, int]:
 
 
 def _told(value: Any) -> str:
-    return value if isinstance(value, str) else getattr(value, "__qualname__", type(value).__qualname__)
+    if isinstance(value, str | os.PathLike):
+        return str(value)
+    return getattr(value, "__qualname__", type(value).__qualname__)

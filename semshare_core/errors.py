@@ -37,12 +37,3 @@ class MissingDependencyError(SemShareError, ImportError):
 
 class NumericalError(SemShareError, ArithmeticError):
     """The model computed logits that are not numbers, so nothing it says can be trusted."""
-
-
-class PoolFileError(SemShareError): ...
-
-
-class DamagedFileError(PoolFileError): ...
-
-
-class PoolWarning(UserWarning): ...

@@ -8,8 +8,8 @@ import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from semshare_core.config import PoolConfig
-from semshare_core.pool.fingerprint import fingerprint
-from semshare_core.pool.folder import PoolFolder
+from semshare_core.pool.disk.fingerprint import fingerprint
+from semshare_core.pool.disk.folder import PoolFolder
 from semshare_core.pool.pool import ReferencePool
 
 

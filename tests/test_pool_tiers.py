@@ -175,7 +175,6 @@ def test_what_is_divided_after_a_restart_comes_back_divided(tmp_path: Path) -> N
     assert pool.add(other)
     assert len(other.segments) == 2
     pool.flush()
-    assert pool.stats().disk_bytes == 144 * BYTES_PER_TOKEN
     assert books_balance(pool)
     pool.close()
     pool = pool_at(tmp_path)
@@ -248,11 +247,11 @@ def test_rows_that_are_damaged_leave_the_pool_when_they_are_used(tmp_path: Path)
 @st.composite
 def histories(draw: st.DrawFn) -> list[tuple[str, int]]:
     kinds = st.sampled_from(["add", "add", "add", "touch", "discard", "clear", "flush", "restart"])
-    return draw(st.lists(st.tuples(kinds, st.integers(0, 11)), max_size=25))
+    return draw(st.lists(st.tuples(kinds, st.integers(0, 11)), max_size=16))
 
 
 @given(histories(), st.integers(20, 100), st.integers(0, 60), st.integers(60, 300))
-@settings(deadline=None, max_examples=60)
+@settings(deadline=None, max_examples=15)
 def test_any_history(
     tmp_path_factory: pytest.TempPathFactory, history: list[tuple[str, int]], device: int, host: int, disk: int
 ) -> None:
@@ -281,7 +280,7 @@ def test_any_history(
         assert used["host"] <= budget["host"]
     pool.flush()
     assert books_balance(pool)
-    assert pool._storage.used["disk"] <= pool._storage.budget["disk"] + 512 * len(list(path.rglob("*.rows")))
+    assert pool._storage.used["disk"] <= pool._storage.budget["disk"]
     assert all(right(each) for each in pool._books.chosen(None))
     entries = {each.id for each in pool._books.chosen(None) if all(s.stored for s in each.segments)}
     pool.close()

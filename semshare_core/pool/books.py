@@ -99,6 +99,8 @@ class Books:
             part.holders, part.pinned = set(old.holders), old.pinned
             self.storage.enter(part, tier)
         old.holders.clear()
+        # a file is larger than the rows in it by its header
+        self.spaces[old.namespace].n_bytes += sum(part.n_bytes for part in parts) - old.n_bytes
         for entry in holders:
             at = entry.segments.index(old)
             entry.segments = (*entry.segments[:at], *parts, *entry.segments[at + 1 :])

@@ -15,7 +15,7 @@ from semshare_core.errors import DamagedFileError, PoolWarning
 from semshare_core.match.plan import Tokens
 from semshare_core.pool.books import Books
 from semshare_core.pool.entry import Entry
-from semshare_core.pool.folder import PoolFolder
+from semshare_core.pool.disk.folder import PoolFolder
 from semshare_core.pool.keeper import Keeper
 from semshare_core.pool.saving import Saving, restored
 from semshare_core.pool.segment import Segment
@@ -80,10 +80,10 @@ class ReferencePool:
         self._books.storage = self._storage
         self._keeper = Keeper()
         self._saving: Saving | None = None
+        if folder is not None and not folder.read_only:
+            self._saving = Saving(folder, self._storage, self._keeper, self._lock)
         if folder is not None:
             self._restore(folder)
-            if not folder.read_only:
-                self._saving = Saving(folder, self._storage, self._keeper, self._lock)
 
     def add(self, entry: Entry, *, copy: bool = False) -> bool:
         """Keep ``entry``, made by :meth:`Entry.of_rows`; False if it is too short, too large or already covered.

@@ -39,7 +39,7 @@ class PrefixIndex:
             if not holders:
                 break
             found.update(dict.fromkeys(holders, blocks))
-        return dict(sorted(found.items(), key=lambda x: -x[1]))
+        return found
 
     def _chain(self, tokens: Tokens) -> Iterator[int]:
         key = 0

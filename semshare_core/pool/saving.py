@@ -12,9 +12,10 @@ from collections.abc import Iterator, Sequence
 
 from semshare_core.errors import PoolFileError, PoolWarning
 from semshare_core.pool.entry import Entry
-from semshare_core.pool.folder import PoolFolder
+from semshare_core.pool.folder_rows import FolderRows
+from semshare_core.pool.disk.folder import PoolFolder
 from semshare_core.pool.keeper import Keeper
-from semshare_core.pool.record import Record
+from semshare_core.pool.disk.record import Record
 from semshare_core.pool.segment import Segment
 from semshare_core.pool.storage import Storage
 
@@ -106,8 +107,9 @@ def restored(folder: PoolFolder) -> Iterator[Entry]:
         for name, length in record.segments:
             segment = known.get((record.namespace, name))
             if segment is None:
-                rows = folder.rows(record.namespace, name)
-                segment = Segment(record.namespace, start, length, rows, rows.n_bytes, stored=rows, id=name)
+                rows = FolderRows(folder, record.namespace, name)
+                n_bytes = folder.rows_bytes(record.namespace, name)
+                segment = Segment(record.namespace, start, length, rows, n_bytes, stored=rows, id=name)
                 known[record.namespace, name] = segment
             segment.uses = max(segment.uses, record.uses)
             segments.append(segment)

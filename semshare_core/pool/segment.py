@@ -26,9 +26,6 @@ class Rows(Protocol):
     @property
     def n_layers(self) -> int: ...
 
-    @property
-    def n_bytes(self) -> int: ...
-
     def layer(self, index: int) -> Pair:
         """Keys and values [1, kv_heads, tokens, head_dim] of one layer."""
         ...

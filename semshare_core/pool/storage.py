@@ -16,7 +16,8 @@ import torch
 
 from semshare_core.config import PoolConfig
 from semshare_core.errors import DamagedFileError, PoolFileError, PoolWarning
-from semshare_core.pool.folder import PoolFolder
+from semshare_core.pool.disk.folder import PoolFolder
+from semshare_core.pool.folder_rows import FolderRows
 from semshare_core.pool.segment import MemoryRows, Segment, read_rows, to_devices, to_host
 from semshare_core.pool.worth import Queue, Worth
 
@@ -135,8 +136,7 @@ class Storage:
         with self._lock:
             if not segment.holders:
                 return
-            if segment.tier is not None:
-                self.used[segment.tier] -= segment.n_bytes
+            self._lift(segment)
             segment.rows, segment.tier = rows, tier
             self.used[tier] += segment.n_bytes
             self.push(segment)
@@ -153,13 +153,12 @@ class Storage:
                 return False
             try:
                 folder.write_rows(segment.namespace, segment.id, rows.pairs)
-                stored = folder.rows(segment.namespace, segment.id)
             except PoolFileError as error:
                 self._warn(error)
                 return False
             with self._lock:
                 if segment.holders:
-                    segment.stored = stored
+                    segment.stored = FolderRows(folder, segment.namespace, segment.id)
                     self.used["disk"] += segment.n_bytes
                     self.push(segment)
                     return True
@@ -191,10 +190,22 @@ class Storage:
         """
         rows = segment.rows if isinstance(segment.rows, MemoryRows) else read_rows(segment.rows)
         with self.making_room:
-            if not self.make_room("device", segment.n_bytes, {*keep, segment}, pinned):
-                return False
-            self._move(segment, to_devices(rows, self._devices) if self._devices else rows, "device")
-        return True
+            before = self._lift(segment)  # its own place on the host is there for what makes room for it
+            fits = self.make_room("device", segment.n_bytes, {*keep, segment}, pinned)
+            if fits:
+                rows = to_devices(rows, self._devices) if self._devices else rows
+            if fits or before is not None:
+                self._move(segment, rows, "device" if fits else "host")
+        return fits
+
+    def _lift(self, segment: Segment) -> str | None:
+        """Take a segment out of its memory tier, and tell which that was."""
+        with self._lock:
+            before = segment.tier
+            if before is not None:
+                self.used[before] -= segment.n_bytes
+                segment.tier = None
+            return before
 
     def _warn(self, error: Exception) -> None:
         if not self._warned:

@@ -1,0 +1,39 @@
+"""Rows of a segment in the pool's folder, opened when they are first wanted."""
+
+from __future__ import annotations
+
+from functools import cached_property
+
+from semshare_core.pool.disk.folder import PoolFolder
+from semshare_core.pool.disk.stored_rows import StoredRows
+from semshare_core.pool.segment import Pair
+
+
+class FolderRows:
+    """Rows on disk. A pool of a hundred thousand entries holds the names of as many files, and few of them open.
+
+    Reading raises :class:`DamagedFileError` where the file is not what was written.
+    """
+
+    in_memory = False
+
+    def __init__(self, folder: PoolFolder, namespace: str, segment: str) -> None:
+        self._folder = folder
+        self._namespace = namespace
+        self._segment = segment
+
+    @cached_property
+    def _open(self) -> StoredRows:
+        return self._folder.rows(self._namespace, self._segment)
+
+    @property
+    def n_layers(self) -> int:
+        return self._open.n_layers
+
+    def layer(self, index: int) -> Pair:
+        """Keys and values [1, kv_heads, tokens, head_dim] of one layer, memory-mapped."""
+        return self._open.layer(index)
+
+    def like(self, index: int) -> Pair:
+        """The layer's dtype, heads and sizes in tensors without rows."""
+        return self._open.like(index)

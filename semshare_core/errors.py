@@ -37,3 +37,27 @@ class MissingDependencyError(SemShareError, ImportError):
 
 class NumericalError(SemShareError, ArithmeticError):
     """The model computed logits that are not numbers, so nothing it says can be trusted."""
+
+
+class PoolFileError(SemShareError):
+    """The pool's folder, or a file in it, cannot be read or written."""
+
+
+class PoolLockedError(PoolFileError):
+    """Another process, or another pool of this one, owns the folder."""
+
+
+class DamagedFileError(PoolFileError):
+    """A file of the pool is not what was written: cut short, changed, missing, or something else altogether."""
+
+
+class NewerFileError(PoolFileError):
+    """A file of the pool was written by a later version of SemShare."""
+
+
+class ForeignFileError(PoolFileError):
+    """A file of the pool was written for another model, tokenizer or dtype."""
+
+
+class PoolWarning(UserWarning):
+    """Files of the pool are passed over; they stay where they are."""

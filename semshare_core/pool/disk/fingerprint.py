@@ -1,0 +1,90 @@
+"""Which model, tokenizer and dtype keys and values belong to: those of any other are of no use, and wrong."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from hashlib import blake2b
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from semshare_core.pool.disk.checked_file import FORMAT
+
+_SAMPLED = 1024  # values of each weight tensor
+
+
+@dataclass(frozen=True)
+class Fingerprint:
+    """The identity of a model and its tokenizer; equal in every process that loads the same.
+
+    Attributes:
+        description: the parts: ``architecture``, ``config``, ``weights``, ``tokenizer``, ``dtype``, ``format``. Texts,
+            of which ``config``, ``weights`` and ``tokenizer`` are digests.
+    """
+
+    description: Mapping[str, str]
+
+    @property
+    def digest(self) -> str:
+        """32 hexadecimal digits, the name of the folder."""
+        return _digest(json.dumps(dict(self.description), sort_keys=True).encode())
+
+
+def fingerprint(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> Fingerprint:
+    """Describe a loaded model.
+
+    Of every weight tensor 1,024 values are looked at, evenly spaced, so that other weights under the same configuration
+    show; the few that an edit of single values leaves unlooked at do not. Weights that are not in memory (offloaded to
+    the disk) count by name and shape only. Where the weights came from does not count.
+    """
+    config = {
+        name: value
+        for name, value in model.config.to_dict().items()
+        if not name.startswith("_") and name not in ("transformers_version", "dtype", "torch_dtype")
+    }
+    return Fingerprint(
+        {
+            "format": str(FORMAT),
+            "architecture": type(model).__name__,
+            "config": _digest(json.dumps(config, sort_keys=True, default=str).encode()),
+            "weights": _weights(model),
+            "tokenizer": _tokenizer(tokenizer),
+            "dtype": str(model.dtype).removeprefix("torch."),
+        }
+    )
+
+
+@torch.no_grad()
+def _weights(model: PreTrainedModel) -> str:
+    found = blake2b(digest_size=16)
+    for name, tensor in model.state_dict().items():
+        if not isinstance(tensor, Tensor):
+            continue
+        found.update(f"{name} {tensor.dtype} {list(tensor.shape)}\n".encode())
+        if tensor.device.type != "meta":
+            found.update(_sample(tensor))
+    return found.hexdigest()
+
+
+def _sample(tensor: Tensor) -> bytes:
+    flat = tensor.detach().reshape(-1)
+    step = max(1, flat.numel() // _SAMPLED)
+    return flat[::step].contiguous().cpu().view(torch.uint8).numpy().tobytes()
+
+
+def _tokenizer(tokenizer: PreTrainedTokenizerBase) -> str:
+    core = getattr(tokenizer, "backend_tokenizer", None)
+    if core is None:
+        vocabulary = sorted(tokenizer.get_vocab().items())
+        return _digest(json.dumps([type(tokenizer).__name__, vocabulary]).encode())
+    # Padding and truncation are state that calls leave behind. They are cut out of the text: parsing it takes ten times
+    # as long as all the rest.
+    before, _, rest = core.to_str().partition('"truncation":')
+    return _digest((before + rest.partition('"added_tokens":')[2]).encode())
+
+
+def _digest(data: bytes) -> str:
+    return blake2b(data, digest_size=16).hexdigest()

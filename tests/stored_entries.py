@@ -1,0 +1,83 @@
+"""Records and rows for the tests of the pool's folder: everything follows from the id, so that all can be verified."""
+
+from __future__ import annotations
+
+from hashlib import blake2b
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from semshare_core.pool.disk import Fingerprint, PoolFolder, Record
+
+MODEL = Fingerprint({"architecture": "Tiny", "weights": "a"})
+OTHER_MODEL = Fingerprint({"architecture": "Tiny", "weights": "b"})
+SHAPES = ((torch.float32, 2, 8), (torch.bfloat16, 1, 6), (torch.float16, 3, 4))
+"""Of each layer: dtype, heads, head_dim of the keys (the values have one more)."""
+
+
+def make_rows(segment: str, tokens: int) -> list[tuple[Tensor, Tensor]]:
+    """Rows of random bits, NaN and infinity among them."""
+    random = np.random.default_rng(_seed(segment))
+
+    def bits(dtype: torch.dtype, *shape: int) -> Tensor:
+        count = int(np.prod(shape)) * dtype.itemsize
+        return torch.from_numpy(random.integers(0, 256, count, np.uint8)).view(dtype).reshape(shape)
+
+    return [(bits(d, 1, heads, tokens, dim), bits(d, 1, heads, tokens, dim + 1)) for d, heads, dim in SHAPES]
+
+
+def make_record(entry: str, segments: tuple[tuple[str, int], ...], namespace: str = "default") -> Record:
+    n = sum(count for _, count in segments)
+    random = np.random.default_rng(_seed(entry))
+    return Record(
+        namespace=namespace,
+        id=entry,
+        tokens=random.integers(0, 2**40, n),
+        depth=random.integers(0, 3, n, np.uint8),
+        embedding=random.standard_normal((2, 5), np.float32),
+        segments=segments,
+        created=1.0e9 + random.random(),
+        expires=None if random.random() < 0.5 else 2.0e9,
+        pinned=bool(random.random() < 0.5),
+        uses=int(random.integers(0, 100)),
+    )
+
+
+def keep(folder: PoolFolder, entry: str, segments: tuple[tuple[str, int], ...], namespace: str = "default") -> Record:
+    """Write an entry, rows first."""
+    for segment, tokens in segments:
+        folder.write_rows(namespace, segment, make_rows(segment, tokens))
+    record = make_record(entry, segments, namespace)
+    folder.write_record(record)
+    return record
+
+
+def same_record(a: Record, b: Record) -> bool:
+    arrays = all(
+        np.array_equal(getattr(a, name), getattr(b, name)) and getattr(a, name).dtype == getattr(b, name).dtype
+        for name in ("tokens", "depth", "embedding")
+    )
+    others = ("namespace", "id", "segments", "created", "expires", "pinned", "uses")
+    return arrays and all(getattr(a, name) == getattr(b, name) for name in others)
+
+
+def same_bits(a: Tensor, b: Tensor) -> bool:
+    return (
+        a.dtype == b.dtype and a.shape == b.shape and torch.equal(a.contiguous().view(torch.uint8), b.view(torch.uint8))
+    )
+
+
+def verify(folder: PoolFolder, record: Record) -> None:
+    """Everything of an entry is bit for bit what its ids say, or this fails."""
+    assert same_record(record, make_record(record.id, record.segments, record.namespace))
+    for segment, tokens in record.segments:
+        stored = folder.rows(record.namespace, segment)
+        for layer, (key, value) in enumerate(make_rows(segment, tokens)):
+            found_key, found_value = stored.layer(layer)
+            assert same_bits(found_key, key)
+            assert same_bits(found_value, value)
+
+
+def _seed(name: str) -> int:
+    return int.from_bytes(blake2b(name.encode(), digest_size=8).digest(), "big")

@@ -161,8 +161,8 @@ class ReferencePool:
         del self._entries[entry.namespace, entry.id]
         self._bytes -= entry.n_bytes
         space = self._namespaces[entry.namespace]
-        space.prefix.remove(entry.id, entry.tokens)
-        space.runs.remove(entry.id, entry.lossless)
+        space.prefix.remove(entry.id)
+        space.runs.remove(entry.id)
         space.semantic.remove(entry.id)
         if not len(space.semantic):
             del self._namespaces[entry.namespace]

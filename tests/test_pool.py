@@ -13,7 +13,6 @@ from hypothesis import strategies as st
 from pooled import BYTES_PER_TOKEN, books_balance, direction, entry, holds, pool_of, text
 from semshare_core.match import common_prefix
 from semshare_core.pool import Entry, prefix_index
-from semshare_core.pool.prefix_index import PrefixIndex
 from semshare_core.pool.semantic_index import SemanticIndex
 
 # --- budget and eviction -----------------------------------------------------------------------------------------
@@ -221,9 +220,9 @@ def test_deep_rows_do_not_hide_shallow_ones() -> None:
     assert (found[0], found[1]) == (shallow, 48)
 
 
-@pytest.mark.parametrize("hashed", [lambda key: 7, lambda key: len(key[1])], ids=["one hash", "two hashes"])
-def test_colliding_hashes_serve_no_other_text(monkeypatch: pytest.MonkeyPatch, hashed: object) -> None:
-    monkeypatch.setattr(prefix_index, "hash", hashed, raising=False)
+def test_colliding_hashes_serve_no_other_text(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Texts of equally many blocks all have the same marks."""
+    monkeypatch.setattr(prefix_index, "block_marks", lambda tokens, block: np.arange(len(tokens) // block, dtype="u8"))
     pool = pool_of()
     one, other = entry(text(1)), entry(text(2))
     pool.add(one)
@@ -235,17 +234,6 @@ def test_colliding_hashes_serve_no_other_text(monkeypatch: pytest.MonkeyPatch, h
     assert pool.stats().entries == 2
     assert pool.clear() == 2
     assert pool.longest_prefix("here", one.tokens, 0) is None
-
-
-def test_the_prefix_index_forgets_what_is_removed() -> None:
-    index = PrefixIndex(4)
-    one, other = np.arange(12), np.array([0, 1, 2, 3, 9, 9, 9, 9])
-    index.add("one", one)
-    index.add("other", other)
-    index.remove("one", one)
-    assert index.agreeing(one) == {"other": 1}
-    index.remove("other", other)
-    assert not index._holders
 
 
 # --- similarity --------------------------------------------------------------------------------------------------

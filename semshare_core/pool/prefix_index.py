@@ -1,49 +1,68 @@
-"""Find the entry that shares the longest prefix: chained hashes of token blocks, then the tokens themselves.
+"""Find the entries that share the longest prefix: hashes of the leading token blocks, then the tokens themselves.
 
 Block hashing is vLLM's (automatic prefix caching). A hash hit is only a candidate: the caller compares tokens, because
-hashes collide (CVE-2025-25183).
+hashes collide (CVE-2025-25183). Ours are sums, so that all leading blocks are hashed in one go: each pair of a token and
+its position is mixed with a secret of the process and the mixed numbers are added up (AdHash: Bellare and Micciancio,
+"A New Paradigm for Collision-Free Hashing: Incrementality at Reduced Cost", EUROCRYPT 1997). A polynomial modulo 2**64
+would be as quick, but the Thue-Morse word makes it collide whatever its base.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import secrets
 
 import numpy as np
 
 from semshare_core.match.plan import Tokens
+from semshare_core.pool.mark_index import MarkIndex, Marks
+
+_SECRET = np.uint64(secrets.randbits(64))
+_FOLLOWED = 64  # entries that agree: a system prompt may stand before every entry of the pool
 
 
 class PrefixIndex:
-    """Entry ids by the hash chain of their leading blocks."""
+    """Entry names by leading blocks. Locking and memory: see :class:`MarkIndex`; a mark for each whole block."""
 
     def __init__(self, block_tokens: int) -> None:
         self._block = block_tokens
-        self._holders: dict[int, set[str]] = {}
+        self._marks = MarkIndex()
+
+    def __len__(self) -> int:
+        return len(self._marks)
+
+    @property
+    def n_bytes(self) -> int:
+        return self._marks.n_bytes
 
     def add(self, name: str, tokens: Tokens) -> None:
-        for key in self._chain(tokens):
-            self._holders.setdefault(key, set()).add(name)
+        """Enter ``name``, which must not be there, with its ``tokens`` int64 [n]."""
+        self._marks.add(name, block_marks(tokens, self._block))
 
-    def remove(self, name: str, tokens: Tokens) -> None:
-        for key in self._chain(tokens):
-            holders = self._holders.get(key, set())
-            holders.discard(name)
-            if not holders:
-                self._holders.pop(key, None)
+    def remove(self, name: str) -> None:
+        """Forget ``name``. Raises KeyError if it is not there."""
+        self._marks.remove(name)
 
     def agreeing(self, tokens: Tokens) -> dict[str, int]:
-        """Entries that agree with ``tokens`` on their first block at least, with the number of whole blocks."""
-        found: dict[str, int] = {}
-        for blocks, key in enumerate(self._chain(tokens), start=1):
-            holders = self._holders.get(key)
-            if not holders:
-                break
-            found.update(dict.fromkeys(holders, blocks))
-        return found
+        """Entries that agree with ``tokens`` int64 [n] on one whole block or more, and on how many; most first.
 
-    def _chain(self, tokens: Tokens) -> Iterator[int]:
-        key = 0
-        flat = np.ascontiguousarray(tokens)
-        for start in range(0, len(flat) - self._block + 1, self._block):
-            key = hash((key, flat[start : start + self._block].tobytes()))
-            yield key
+        At most 64: those that agree on most blocks, and of equally many the ones added last.
+        """
+        hits = self._marks.holders(block_marks(tokens, self._block), _FOLLOWED)
+        order = np.argsort(-hits.mark, kind="stable")
+        holders, first = np.unique(hits.holder[order], return_index=True)
+        # Who holds a mark holds all before it, too, so these are the deepest even though few of each mark were followed.
+        chosen = np.argsort(first)[:_FOLLOWED]
+        blocks = hits.mark[order][first[chosen]] + 1
+        return {hits.names[holder]: int(count) for holder, count in zip(holders[chosen], blocks, strict=True)}
+
+
+def block_marks(tokens: Tokens, block: int) -> Marks:
+    """Hashes of the leading 1, 2, 3, ... blocks of ``block`` tokens, [n // block]; other in every process."""
+    whole = len(tokens) // block * block
+    mixed = (tokens[:whole].astype(np.uint64) << np.uint64(32)) | np.arange(whole, dtype=np.uint64)
+    mixed ^= _SECRET
+    for shift, factor in ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB)):  # SplitMix64's finaliser (Steele 2014)
+        mixed ^= mixed >> np.uint64(shift)
+        mixed *= np.uint64(factor)
+    mixed ^= mixed >> np.uint64(31)
+    return np.cumsum(mixed, dtype=np.uint64)[block - 1 :: block]

@@ -8,14 +8,12 @@ candidate: matching compares the tokens.
 
 from __future__ import annotations
 
-from bisect import bisect_left, insort
-from collections import defaultdict
-
 import numpy as np
 from numpy.typing import NDArray
 
 from semshare_core.match.plan import Tokens
 from semshare_core.match.runs import kgram_hashes
+from semshare_core.pool.mark_index import MarkIndex, Marks
 
 _K = 8
 _WINDOW = 16
@@ -24,44 +22,56 @@ SURE_TOKENS = _K + _WINDOW - 1
 
 
 class RunIndex:
-    """Entry names by fingerprint. What it finds does not depend on the order of additions."""
+    """Entry names by fingerprint. Locking and memory: see :class:`MarkIndex`; a mark for about eight tokens.
+
+    What it finds does not depend on the order of additions, unless a fingerprint has more than 16 holders: of those the
+    16 that were added last are looked at.
+    """
 
     def __init__(self) -> None:
-        self._holders: dict[int, list[str]] = {}
+        self._marks = MarkIndex()
+
+    def __len__(self) -> int:
+        return len(self._marks)
+
+    @property
+    def n_bytes(self) -> int:
+        return self._marks.n_bytes
 
     def add(self, name: str, tokens: Tokens) -> None:
-        for mark in fingerprints(tokens):
-            insort(self._holders.setdefault(mark, []), name)
+        """Enter ``name``, which must not be there, with its ``tokens`` int64 [n]."""
+        self._marks.add(name, fingerprints(tokens))
 
-    def remove(self, name: str, tokens: Tokens) -> None:
-        for mark in fingerprints(tokens):
-            holders = self._holders[mark]
-            del holders[bisect_left(holders, name)]
-            if not holders:
-                del self._holders[mark]
+    def remove(self, name: str) -> None:
+        """Forget ``name``. Raises KeyError if it is not there."""
+        self._marks.remove(name)
 
     def best(self, tokens: Tokens, count: int) -> list[str]:
-        """At most ``count`` entries, each chosen for the fingerprints of ``tokens`` that those before it lack."""
-        shared: defaultdict[str, set[int]] = defaultdict(set)
-        for mark in fingerprints(tokens):
-            for name in self._holders.get(mark, ())[:_FOLLOWED]:
-                shared[name].add(mark)
+        """At most ``count`` entries, each chosen for the fingerprints of ``tokens`` [n] that those before it lack.
+
+        Of entries that add equally much the first by name is taken.
+        """
+        marks = fingerprints(tokens)
+        hits = self._marks.holders(marks, _FOLLOWED)
+        holders, holder = np.unique(hits.holder, return_inverse=True)
+        names = [hits.names[number] for number in holders]
+        mark = hits.mark
         chosen: list[str] = []
-        while shared and len(chosen) < count:
-            name = min(shared, key=lambda key: (-len(shared[key]), key))
-            covered = shared.pop(name)
-            chosen.append(name)
-            for other in list(shared):
-                shared[other] -= covered
-                if not shared[other]:
-                    del shared[other]
+        while mark.size and len(chosen) < count:
+            gains = np.bincount(holder)
+            best = min(np.flatnonzero(gains == gains.max()), key=names.__getitem__)
+            chosen.append(names[best])
+            covered = np.zeros(len(marks), np.bool_)
+            covered[mark[holder == best]] = True
+            left = ~covered[mark]
+            mark, holder = mark[left], holder[left]
         return chosen
 
 
-def fingerprints(tokens: Tokens) -> list[int]:
-    """The distinct fingerprints of a text."""
+def fingerprints(tokens: Tokens) -> Marks:
+    """The distinct fingerprints of a text int64 [n], in ascending order."""
     hashes = kgram_hashes(tokens, _K)
     if not len(hashes):
-        return []
+        return hashes
     windows: NDArray[np.uint64] = np.lib.stride_tricks.sliding_window_view(hashes, min(_WINDOW, len(hashes)))
-    return [int(mark) for mark in np.unique(windows.min(axis=1))]
+    return np.unique(windows.min(axis=1))

@@ -38,7 +38,7 @@ class Space:
 
     def remove(self, entry: Entry) -> None:
         del self.entries[entry.id]
-        self.prefix.remove(entry.id, entry.tokens)
-        self.runs.remove(entry.id, entry.lossless)
+        self.prefix.remove(entry.id)
+        self.runs.remove(entry.id)
         with self.searching:
             self.semantic.remove(entry.id)

@@ -120,6 +120,10 @@ class CheckedFile(Generic[A]):
             self._verified.add(name)
         return found
 
+    def unread(self, name: str) -> Any:
+        """One tensor for its dtype and shape; nothing of it has been read or verified."""
+        return self._file.get_tensor(name)
+
 
 class _Version(BaseModel):
     format: int

@@ -97,6 +97,11 @@ class PoolFolder:
             raise DamagedFileError(f"{self._home} holds nothing of namespace {namespace!r}.")
         return shelf.rows(shelf.rows_path(segment))
 
+    def rows_bytes(self, namespace: str, segment: str) -> int:
+        """Bytes of a segment's file, 0 if there is none."""
+        shelf = self._shelves.get(namespace)
+        return shelf.sizes.get(shelf.rows_path(segment).name, 0) if shelf is not None else 0
+
     def write_rows(self, namespace: str, segment: str, rows: Sequence[tuple[Tensor, Tensor]]) -> int:
         """Keep a segment, instead of one with the same id; returns the bytes of its file.
 

@@ -57,6 +57,11 @@ class StoredRows:
         key, value = _names(index)
         return self._file.tensor(key), self._file.tensor(value)
 
+    def like(self, index: int) -> tuple[Tensor, Tensor]:
+        """Keys and values [1, kv_heads, 0, head_dim]: the layer's dtype, heads and sizes, and none of its rows."""
+        keys, values = (self._file.unread(name)[:, :, :0] for name in _names(index))
+        return keys, values
+
 
 def encode_rows(rows: Sequence[tuple[Tensor, Tensor]], segment: str, fingerprint: str) -> bytes:
     """The content of a segment's file.

@@ -148,9 +148,8 @@ class ReferencePool:
         with self._lock:
             if not crossing.holders:
                 return []
-            was_stored = crossing.stored is not None
             holders = self._books.replace(crossing, parts)
-        if self._saving is not None and was_stored:
+        if self._saving is not None:
             self._saving.replace(crossing, holders)
         return [*whole, parts[0]]
 

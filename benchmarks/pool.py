@@ -1,7 +1,7 @@
 """The pool: what it finds, how fast, how much it holds, and what it survives.
 
-Prints every promise beside what was measured; out/pool.json has every item. Sections that measure speed want the machine
-for themselves.
+Prints every promise beside what was measured; out/pool.json has every item. Sections that measure speed want the
+machine for themselves.
 """
 
 from __future__ import annotations

@@ -10,9 +10,7 @@ from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from transformers.cache_utils import Cache
@@ -106,12 +104,11 @@ class SemShareEngine:
         self.model = model
         self.tokenizer = tokenizer
         self.policy = policy or ReusePolicy(level="balanced")
-        self.pool = open_pool(pool or PoolConfig(), model, tokenizer, anatomy.devices)
         self.context = models.max_context(model)
         self._prefill = SelectivePrefill(model, anatomy)
         self._table = TokenTable(model.get_input_embeddings().weight)
-        embed = prompt_embedding(embedding, tokenizer, self._table)
-        self._embed: Embed = lambda tokens: _mean_direction(embed(tokens))
+        self._embed: Embed = prompt_embedding(embedding, tokenizer, self._table)
+        self.pool = open_pool(pool or PoolConfig(), model, tokenizer, anatomy.devices, embedding, self._embed)
 
     @classmethod
     def from_pretrained(
@@ -345,12 +342,6 @@ def _lock_of(model: PreTrainedModel) -> threading.Lock:
     """One lock per model, whatever number of engines share it: hooks sit on the model."""
     with _LOCKS_GUARD:
         return _LOCKS.setdefault(model, threading.Lock())
-
-
-def _mean_direction(rows: NDArray[np.float32]) -> NDArray[np.float32]:
-    """One vector [dim] for the pool, which takes no more, from rows [m, dim]."""
-    mean = rows.mean(axis=0)
-    return np.asarray(mean / max(float(np.linalg.norm(mean)), 1e-12), np.float32)
 
 
 class _Cancelled(Exception):

@@ -216,10 +216,9 @@ def test_a_disk_that_takes_nothing_is_told_once(tmp_path: Path, monkeypatch: pyt
         raise PoolFileError("No space left on the disk.")
 
     monkeypatch.setattr(PoolFolder, "write_rows", full)
+    kept = [entry(text(seed)) for seed in range(6)]
     with pytest.warns(PoolWarning, match="No space left") as told:
-        for seed in range(6):
-            assert pool.add(entry(text(seed)))
-        pool.flush()
+        assert all([*map(pool.add, kept), pool.flush() is None])
     assert len(told) == 1
     stats = pool.stats()
     assert (stats.entries, stats.evictions, stats.disk_bytes) == (2, 4, 0)
@@ -237,8 +236,8 @@ def test_rows_that_are_damaged_leave_the_pool_when_they_are_used(tmp_path: Path)
         damaged[-3] ^= 1
         path.write_bytes(damaged)
     pool = pool_at(tmp_path)
+    pool.touch([("here", kept[0].id)])
     with pytest.warns(PoolWarning):
-        pool.touch([("here", kept[0].id)])
         pool.flush()
     assert found(pool, kept[0].tokens.tolist()) is None
     assert books_balance(pool)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from itertools import product
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -53,10 +54,8 @@ def _prompts(run: Run, count: int) -> list[list[int]]:
     return [list(ids[start : start + TOKENS // 2]) + list(ids[: TOKENS // 2]) for start in starts]
 
 
-def _asked(
-    engine: SemShareEngine, name: str, prompts: Sequence[list[int]], owned: Owned, threads: int
-) -> Figure:
-    """Both tenants ask everything, in turn or at once; whose entries served whom? ``owned`` gathers what each stored."""
+def _asked(engine: SemShareEngine, name: str, prompts: Sequence[list[int]], owned: Owned, threads: int) -> Figure:
+    """Both tenants ask everything; whose entries served whom? ``owned`` gathers what each stored."""
 
     def ask(item: tuple[int, str]) -> tuple[str, list[int], Generation]:
         number, namespace = item
@@ -67,7 +66,7 @@ def _asked(
     served_by: Owned = {namespace: set() for namespace in NAMES}
     served = 0
     with ThreadPoolExecutor(threads) as pool:
-        for namespace, prompt, answer in pool.map(ask, [(number, name) for number in range(len(prompts)) for name in NAMES]):
+        for namespace, prompt, answer in pool.map(ask, product(range(len(prompts)), NAMES)):
             report = answer.report
             owned[namespace].add(entry_id(namespace, np.array(prompt + answer.token_ids[:-1])))
             served_by[namespace].update(report.reference_ids)

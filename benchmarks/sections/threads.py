@@ -49,7 +49,8 @@ def _measured(run: Run, name: str, path: Path | None) -> Iterator[Figure]:
     engine.pool.close()
     made = f"{THREADS} threads x {calls} calls, {name}"
     yield Figure(f"{made}: answers other than one thread's", f"{wrong} ({seconds:.0f} s)", "0", wrong == 0)
-    over = max(watch.most[tier] - budget for tier, budget in (("device", config.max_bytes), ("disk", config.disk_bytes)))
+    budgets = {"device": config.max_bytes, "disk": config.disk_bytes}
+    over = max(watch.most[tier] - budget for tier, budget in budgets.items())
     told = f"{max(0, over) / entry:.2f} entries over, at worst; {stats.evictions} evictions"
     yield Figure(f"{made}: budgets", told, "<= 1 entry over", over <= entry, [watch.most])
     grown = watch.memory[-1] - watch.memory[len(watch.memory) // 2]
@@ -59,7 +60,7 @@ def _measured(run: Run, name: str, path: Path | None) -> Iterator[Figure]:
 def _prompts(engine: SemShareEngine) -> list[list[int]]:
     """Token ids that begin alike in families of four, so that rows are shared, divided and continued."""
     rng = random.Random(0)
-    words = [token for token in range(1000, 5000)]
+    words = range(1000, 5000)
     families = [rng.choices(words, k=ENTRY_TOKENS // 2) for _ in range(PROMPTS // 4)]
     return [family + rng.choices(words, k=rng.randint(10, ENTRY_TOKENS // 2)) for family in families for _ in range(4)]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 import warnings
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -14,15 +14,15 @@ from semshare_core.config import PoolConfig
 from semshare_core.errors import DamagedFileError, PoolWarning
 from semshare_core.match.plan import Tokens
 from semshare_core.pool.books import Books
-from semshare_core.pool.entry import Entry
 from semshare_core.pool.disk.folder import PoolFolder
+from semshare_core.pool.entry import Entry
 from semshare_core.pool.keeper import Keeper
 from semshare_core.pool.saving import Saving, restored
 from semshare_core.pool.segment import Segment
-from semshare_core.pool.semantic_index import Vector
 from semshare_core.pool.sharing import divided, own_rows, reaching
 from semshare_core.pool.space import Space
 from semshare_core.pool.storage import Storage
+from semshare_core.pool.vector_rows import Vectors
 from semshare_core.pool.worth import Worth
 
 _ATTENTION_EQUALS = 8192.0  # tokens; see Worth
@@ -59,6 +59,7 @@ class ReferencePool:
     Args:
         config: budgets and limits.
         folder: where entries survive the process; the pool owns it from now on.
+        embed: makes the embeddings of the folder's entries anew, from tokens [n] to [m, dim]; None: they are good.
         devices: where each layer of the model computes; empty: wherever rows lie.
         attention_equals: position at which a token's attention costs as much as the model's weights.
     """
@@ -68,6 +69,7 @@ class ReferencePool:
         config: PoolConfig,
         *,
         folder: PoolFolder | None = None,
+        embed: Callable[[Tokens], Vectors] | None = None,
         devices: Sequence[torch.device] = (),
         attention_equals: float = _ATTENTION_EQUALS,
     ) -> None:
@@ -83,7 +85,7 @@ class ReferencePool:
         if folder is not None and not folder.read_only:
             self._saving = Saving(folder, self._storage, self._keeper, self._lock)
         if folder is not None:
-            self._restore(folder)
+            self._restore(folder, embed)
 
     def add(self, entry: Entry, *, copy: bool = False) -> bool:
         """Keep ``entry``, made by :meth:`Entry.of_rows`; False if it is too short, too large or already covered.
@@ -188,9 +190,9 @@ class ReferencePool:
         if self._saving is not None:
             self._saving.forget(entry, released)
 
-    def _restore(self, folder: PoolFolder) -> None:
+    def _restore(self, folder: PoolFolder, embed: Callable[[Tokens], Vectors] | None) -> None:
         with self._lock:
-            for entry in restored(folder):
+            for entry in restored(folder, embed):
                 for segment in entry.segments:
                     if not segment.holders:
                         self._storage.enter(segment, None)
@@ -217,12 +219,11 @@ class ReferencePool:
                     best = (-length, entry.id, entry)
         return (best[2], -best[0]) if best else None
 
-    def similar(self, namespace: str, embedding: Vector) -> list[tuple[Entry, float]]:
+    def similar(self, namespace: str, embedding: Vectors) -> list[tuple[Entry, float]]:
         """The entries most like ``embedding`` [m, dim] that serve the namespace, with similarities in [0, 1]."""
         found = []
         for space in self._readable(namespace):
-            with space.searching:
-                names = space.semantic.search(embedding, self.config.candidates)
+            names = space.semantic.search(embedding, self.config.candidates)
             found += [(entry, value) for name, value in names if (entry := self._live(space, name)) is not None]
         return sorted(found, key=lambda item: (-item[1], item[0].id))[: self.config.candidates]
 

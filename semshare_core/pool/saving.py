@@ -8,16 +8,18 @@ from __future__ import annotations
 
 import threading
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 from semshare_core.errors import PoolFileError, PoolWarning
+from semshare_core.match.plan import Tokens
+from semshare_core.pool.disk.folder import PoolFolder
+from semshare_core.pool.disk.record import Record
 from semshare_core.pool.entry import Entry
 from semshare_core.pool.folder_rows import FolderRows
-from semshare_core.pool.disk.folder import PoolFolder
 from semshare_core.pool.keeper import Keeper
-from semshare_core.pool.disk.record import Record
 from semshare_core.pool.segment import Segment
 from semshare_core.pool.storage import Storage
+from semshare_core.pool.vector_rows import Vectors
 
 
 class Saving:
@@ -99,8 +101,11 @@ class Saving:
             warnings.warn(f"{error} The pool goes on in memory.", PoolWarning, stacklevel=2)
 
 
-def restored(folder: PoolFolder) -> Iterator[Entry]:
-    """The entries of a folder, their rows left on disk; those that share segments share them again."""
+def restored(folder: PoolFolder, embed: Callable[[Tokens], Vectors] | None) -> Iterator[Entry]:
+    """The entries of a folder, their rows left on disk; those that share segments share them again.
+
+    ``embed`` makes their embeddings anew, where nobody can say whether those on disk are from the same encoder.
+    """
     known: dict[tuple[str, str], Segment] = {}
     for record in folder.records():
         segments, start = [], 0
@@ -119,7 +124,7 @@ def restored(folder: PoolFolder) -> Iterator[Entry]:
             record.tokens,
             tuple(segments),
             record.depth,
-            record.embedding,
+            record.embedding if embed is None else embed(record.tokens),
             record.pinned,
             record.created,
         )

@@ -9,12 +9,13 @@ from __future__ import annotations
 import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Literal, Protocol
 
 import torch
 from torch import Tensor
 
 Pair = tuple[Tensor, Tensor]
+Tier = Literal["device", "host"]
 
 
 class Rows(Protocol):
@@ -109,7 +110,7 @@ class Segment:
     length: int
     rows: Rows
     n_bytes: int
-    tier: str | None = None
+    tier: Tier | None = None
     stored: Rows | None = None
     id: str = field(default_factory=lambda: uuid.uuid4().hex)
     holders: set[str] = field(default_factory=set)

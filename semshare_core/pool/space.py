@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import threading
-
 from semshare_core.config import PoolConfig
 from semshare_core.pool.entry import Entry
 from semshare_core.pool.prefix_index import PrefixIndex
@@ -15,8 +13,7 @@ from semshare_core.pool.worth import Queue
 class Space:
     """The indexes of one namespace, so that no query can reach across.
 
-    ``entries`` and the two indexes of tokens are read without a lock; FAISS, which cannot search while it is changed,
-    has one of its own.
+    ``entries`` and the two indexes of tokens are read without a lock; the third has a lock of its own.
     """
 
     def __init__(self, config: PoolConfig) -> None:
@@ -24,7 +21,6 @@ class Space:
         self.prefix = PrefixIndex(config.block_tokens)
         self.runs = RunIndex()
         self.semantic = SemanticIndex()
-        self.searching = threading.Lock()
         self.queue = Queue(lambda segment: bool(segment.holders))
         self.n_bytes = 0
 
@@ -33,12 +29,10 @@ class Space:
         self.entries[entry.id] = entry
         self.prefix.add(entry.id, entry.tokens)
         self.runs.add(entry.id, entry.lossless)
-        with self.searching:
-            self.semantic.add(entry.id, entry.embedding[0])
+        self.semantic.add(entry.id, entry.embedding)
 
     def remove(self, entry: Entry) -> None:
         del self.entries[entry.id]
         self.prefix.remove(entry.id)
         self.runs.remove(entry.id)
-        with self.searching:
-            self.semantic.remove(entry.id)
+        self.semantic.remove(entry.id)

@@ -18,10 +18,10 @@ from semshare_core.config import PoolConfig
 from semshare_core.errors import DamagedFileError, PoolFileError, PoolWarning
 from semshare_core.pool.disk.folder import PoolFolder
 from semshare_core.pool.folder_rows import FolderRows
-from semshare_core.pool.segment import MemoryRows, Segment, read_rows, to_devices, to_host
+from semshare_core.pool.segment import MemoryRows, Segment, Tier, read_rows, to_devices, to_host
 from semshare_core.pool.worth import Queue, Worth
 
-Tier = Literal["device", "host", "disk"]
+Place = Tier | Literal["disk"]
 
 
 class Storage:
@@ -41,12 +41,12 @@ class Storage:
         folder: PoolFolder | None = None,
         devices: Sequence[torch.device] = (),
     ) -> None:
-        self.budget: dict[Tier, int] = {
+        self.budget: dict[Place, int] = {
             "device": config.max_bytes,
             "host": config.host_bytes,
             "disk": config.disk_bytes if folder is not None else 0,
         }
-        self.used: dict[Tier, int] = {"device": 0, "host": 0, "disk": 0}
+        self.used: dict[Place, int] = {"device": 0, "host": 0, "disk": 0}
         self.making_room = threading.RLock()
         self._lock = lock
         self._worth = worth
@@ -54,7 +54,7 @@ class Storage:
         self._folder = folder
         self._devices = list(devices)
         self._storing = threading.Lock()
-        self._queues: dict[Tier, Queue] = {
+        self._queues: dict[Place, Queue] = {
             "device": Queue(lambda segment: segment.tier == "device"),
             "host": Queue(lambda segment: segment.tier == "host"),
             "disk": Queue(lambda segment: segment.stored is not None),
@@ -94,7 +94,7 @@ class Storage:
             waiting.push(segment)
 
     def make_room(
-        self, tier: Tier, need: int, keep: Collection[Segment] = (), pinned: Collection[Segment] = ()
+        self, tier: Place, need: int, keep: Collection[Segment] = (), pinned: Collection[Segment] = ()
     ) -> bool:
         """Free ``need`` bytes of a tier's budget; False, and nothing is lost, if what must stay leaves too little."""
         stay = {*keep, *pinned}
@@ -198,7 +198,7 @@ class Storage:
                 self._move(segment, rows, "device" if fits else "host")
         return fits
 
-    def _lift(self, segment: Segment) -> str | None:
+    def _lift(self, segment: Segment) -> Tier | None:
         """Take a segment out of its memory tier, and tell which that was."""
         with self._lock:
             before = segment.tier

@@ -131,7 +131,7 @@ class BufferLayer(DynamicLayer):
         keys[:, :, self.length : new] = key_states
         values[:, :, self.length : new] = value_states
         self.set_length(new)
-        return self.keys, self.values
+        return keys[:, :, :new], values[:, :, :new]
 
     def _owns_rows(self) -> bool:
         keys, _ = self.buffers

@@ -21,8 +21,8 @@ class Fingerprint:
     """The identity of a model and its tokenizer; equal in every process that loads the same.
 
     Attributes:
-        description: the parts: ``architecture``, ``config``, ``weights``, ``tokenizer``, ``dtype``, ``format``. Texts,
-            of which ``config``, ``weights`` and ``tokenizer`` are digests.
+        description: the parts: ``architecture``, ``config``, ``weights``, ``tokenizer``, ``dtype``, ``embedding``,
+            ``format``. Texts, of which ``config``, ``weights`` and ``tokenizer`` are digests.
     """
 
     description: Mapping[str, str]
@@ -33,8 +33,8 @@ class Fingerprint:
         return _digest(json.dumps(dict(self.description), sort_keys=True).encode())
 
 
-def fingerprint(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> Fingerprint:
-    """Describe a loaded model.
+def fingerprint(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, embedding: str) -> Fingerprint:
+    """Describe a loaded model, and by which ``embedding`` its prompts are searched.
 
     Of every weight tensor 1,024 values are looked at, evenly spaced, so that other weights under the same configuration
     show; the few that an edit of single values leaves unlooked at do not. Weights that are not in memory (offloaded to
@@ -53,6 +53,7 @@ def fingerprint(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> F
             "weights": _weights(model),
             "tokenizer": _tokenizer(tokenizer),
             "dtype": str(model.dtype).removeprefix("torch."),
+            "embedding": embedding,
         }
     )
 

@@ -32,6 +32,7 @@ default_role = "code"
 nitpick_ignore_regex = [
     (r"py:.*", r"(torch|transformers|numpy|np|pydantic|langchain_core|llama_index\w*|opentelemetry|matplotlib)\b.*"),
     (r"py:.*", r"(collections|typing|typing_extensions|types|threading|datetime|uuid|enum|annotated_types|dict)\b.*"),
+    (r"py:.*", r"os\.PathLike"),
     (r"py:.*", r"PreTrained\w+|semshare_core\.config\.Settings|semshare_integrations\.\w+\.(source|fields)\.\w+"),
 ]
 

@@ -13,7 +13,8 @@ from semshare_core.match.prefix import common_prefix
 from semshare_core.pool.entry import Entry
 from semshare_core.pool.prefix_index import PrefixIndex
 from semshare_core.pool.run_index import RunIndex
-from semshare_core.pool.semantic_index import SemanticIndex, Vector
+from semshare_core.pool.semantic_index import SemanticIndex
+from semshare_core.pool.vector_rows import Vectors
 
 
 @dataclass(frozen=True)
@@ -98,7 +99,7 @@ class ReferencePool:
                 best = (-length, entry.id, entry)
         return (best[2], -best[0]) if best else None
 
-    def similar(self, namespace: str, embedding: Vector) -> list[tuple[Entry, float]]:
+    def similar(self, namespace: str, embedding: Vectors) -> list[tuple[Entry, float]]:
         """The namespace's entries nearest to ``embedding``, with similarities in [0, 1], best first."""
         with self._lock:
             space = self._namespaces.get(namespace)

@@ -1,85 +1,161 @@
-"""FAISS index over prompt embeddings: which references does a new prompt resemble?"""
+"""Search over prompt embeddings: which references does a new prompt resemble?
+
+A long prompt is embedded by segments, so an entry has several vectors, and so has the prompt. They are compared by
+MaxSim, the late interaction of ColBERT (Khattab and Zaharia, SIGIR 2020, arXiv 2004.12832): each segment of the prompt
+looks for its best counterpart in the entry. FAISS names candidates segment by segment; they are scored exactly.
+"""
 
 from __future__ import annotations
 
-from functools import cache
-from typing import Any
+import heapq
+import threading
 
 import numpy as np
-from numpy.typing import NDArray
 
-from semshare_core.faiss_import import import_faiss
+from semshare_core.errors import ConfigError
+from semshare_core.pool.vector_rows import VectorRows, Vectors
 
-Vector = NDArray[np.float32]
-
-
-_GPU_SCRATCH_BYTES = 64 * 2**20
-
-
-@cache
-def _gpu_resources() -> Any:
-    """FAISS's scratch memory on the GPU, one for all namespaces: by default each index would take 1.5 GiB."""
-    resources = import_faiss().StandardGpuResources()
-    resources.setTempMemory(_GPU_SCRATCH_BYTES)
-    return resources
+_SHORTLIST = 128  # candidates for each segment where FAISS's own ranking is coarse (recall: see vector_rows)
+_WIDENING = 4
+_ROUNDING = 1e-5
 
 
 class SemanticIndex:
-    """Exact inner-product search over unit vectors, on the first GPU when FAISS sees one.
+    """Entries by the likeness of their embeddings.
 
-    A GPU index cannot remove vectors: there a removal marks it stale and the next search builds it again.
+    Every method may be called from any thread without a lock of the caller's; a lock inside is held for the time of one
+    search or addition. Building FAISS's index anew, when it has grown or shrunk much, happens in a thread of its own
+    while searches go on in the old one.
+
+    The vectors given are kept as they are (no copy), so that FAISS's index can be built anew whenever it is lost.
     """
 
     def __init__(self) -> None:
-        self._faiss = import_faiss()
-        self._vectors: dict[str, Vector] = {}
-        self._names: dict[int, str] = {}
-        self._numbers: dict[str, int] = {}
-        self._next = 0
-        self._index: Any = None
-        self._on_gpu = getattr(self._faiss, "get_num_gpus", lambda: 0)() > 0
+        self._lock = threading.RLock()
+        self._vectors: dict[str, Vectors] = {}
+        self._dim = 0
+        self._rows: VectorRows | None = None
+        self._changes: list[tuple[str, Vectors | None]] | None = None  # while others are being built: what they miss
+        self._builds = threading.Lock()
+        self._builder: threading.Thread | None = None
 
     def __len__(self) -> int:
         return len(self._vectors)
 
-    def add(self, name: str, vector: Vector) -> None:
-        self._vectors[name] = vector
-        number = self._next
-        self._next += 1
-        self._names[number], self._numbers[name] = name, number
-        if self._index is not None:
-            self._index.add_with_ids(vector[None], np.array([number], np.int64))
+    @property
+    def n_bytes(self) -> int:
+        """Bytes of the vectors and of FAISS's index."""
+        with self._lock:
+            vectors = sum(vectors.nbytes for vectors in self._vectors.values())
+            return vectors + (self._rows.n_bytes if self._rows is not None else 0)
+
+    def add(self, name: str, vectors: Vectors) -> None:
+        """Enter ``name``, which must not be there, with its unit rows float32 [m, dim] or [dim].
+
+        Raises ConfigError where they have not as many dimensions as those that are there.
+        """
+        rows = np.atleast_2d(vectors)
+        with self._lock:
+            if not self._vectors:
+                self._dim = rows.shape[1]
+            self._check(rows)
+            self._vectors[name] = rows
+            self._apply(name, rows)
 
     def remove(self, name: str) -> None:
-        del self._vectors[name]
-        number = self._numbers.pop(name)
-        del self._names[number]
-        if self._index is None:
-            return
-        if self._on_gpu:
-            self._index = None
-        else:
-            self._index.remove_ids(np.array([number], np.int64))
+        """Forget ``name``. Raises KeyError if it is not there."""
+        with self._lock:
+            del self._vectors[name]
+            self._apply(name, None)
 
-    def search(self, vector: Vector, k: int) -> list[tuple[str, float]]:
-        """The ``k`` nearest names with their similarity, the cosine mapped from [-1, 1] to [0, 1]; best first."""
+    def search(self, vectors: Vectors, k: int) -> list[tuple[str, float]]:
+        """The ``k`` entries most like ``vectors``, unit rows float32 [q, dim] or [dim], best first.
+
+        Their similarity is the mean over the q rows of the largest cosine to any row of the entry, mapped from [-1, 1]
+        to [0, 1]. The similarities are exact. So is the choice, up to 8192 rows and at any number on a GPU with few
+        entries removed; beyond, some of the ``k`` may be missed (recall 0.98 where it was measured). Should FAISS fail,
+        its index is built anew once; RuntimeError is what remains if it fails again.
+        """
+        queries = np.atleast_2d(vectors)
+        with self._lock:
+            if not self._vectors:
+                return []
+            self._check(queries)
+            if self._rows is not None:
+                try:
+                    return self._found(self._rows, queries, k)
+                except RuntimeError:  # FAISS's own errors, such as a GPU's
+                    self._rows = None
+            self._rows = VectorRows(self._vectors.items())
+            return self._found(self._rows, queries, k)
+
+    def rebuild(self) -> None:
+        """Build FAISS's index anew from the vectors; searches, additions and removals go on meanwhile."""
+        with self._builds:
+            with self._lock:
+                if not self._vectors:
+                    self._rows = None
+                    return
+                entries = list(self._vectors.items())
+                self._changes = []
+            try:
+                fresh = VectorRows(entries)
+                with self._lock:
+                    for name, vectors in self._changes:
+                        _change(fresh, name, vectors)
+                    self._rows = fresh if self._vectors else None
+            finally:
+                with self._lock:
+                    self._changes = None
+
+    def _apply(self, name: str, vectors: Vectors | None) -> None:
+        if self._changes is not None:
+            self._changes.append((name, vectors))
         if not self._vectors:
-            return []
-        if self._index is None:
-            self._build()
-        cosines, numbers = self._index.search(vector[None], min(k, len(self._vectors)))
-        found = [
-            (self._names[int(number)], float((1 + cosine) / 2))
-            for cosine, number in zip(cosines[0], numbers[0], strict=True)
-            if number >= 0
-        ]
-        return sorted(found, key=lambda item: (-item[1], item[0]))
+            self._rows = None
+        if self._rows is None:
+            return
+        try:
+            _change(self._rows, name, vectors)
+        except RuntimeError:  # FAISS's: the next search builds anew, and tells if that fails, too
+            self._rows = None
+            return
+        if self._rows.stale and (self._builder is None or not self._builder.is_alive()):
+            self._builder = threading.Thread(target=self.rebuild, name="semshare-semantic-index")
+            self._builder.start()
 
-    def _build(self) -> None:
-        names = list(self._vectors)
-        flat: Any = self._faiss.IndexFlatIP(len(self._vectors[names[0]]))
-        if self._on_gpu:
-            flat = self._faiss.index_cpu_to_gpu(_gpu_resources(), 0, flat)
-        self._index = self._faiss.IndexIDMap2(flat) if not self._on_gpu else self._faiss.IndexIDMap(flat)
-        numbers = np.array([self._numbers[name] for name in names], np.int64)
-        self._index.add_with_ids(np.stack([self._vectors[name] for name in names]), numbers)
+    def _found(self, rows: VectorRows, queries: Vectors, k: int) -> list[tuple[str, float]]:
+        """Widen the search until no entry outside can be better: Fagin's threshold algorithm (PODS 2001)."""
+        width = k if rows.exact else max(_SHORTLIST, k)
+        while True:
+            width = min(width, rows.widest())
+            names, bounds = rows.nearest(queries, width)
+            scored = self._scored(sorted(names), queries)
+            best = heapq.nsmallest(k, scored, key=lambda item: (-item[1], item[0]))
+            enough = len(best) == k and (not rows.exact or best[-1][1] >= float((1 + bounds.mean()) / 2) - _ROUNDING)
+            if enough or width == rows.widest():
+                return best
+            width *= _WIDENING
+
+    def _scored(self, names: list[str], queries: Vectors) -> list[tuple[str, float]]:
+        if not names:
+            return []
+        held = [self._vectors[name] for name in names]
+        first = np.cumsum([0, *(len(vectors) for vectors in held[:-1])])
+        cosines = queries @ np.concatenate(held).T
+        mean = np.maximum.reduceat(cosines, first, axis=1).mean(axis=0)
+        return list(zip(names, ((1 + mean) / 2).tolist(), strict=True))
+
+    def _check(self, rows: Vectors) -> None:
+        if rows.shape[1] != self._dim:
+            raise ConfigError(
+                f"An embedding of {rows.shape[1]} dimensions came to a pool whose embeddings have {self._dim}: one "
+                "pool takes one embedding model. Clear the pool, or embed with the model that filled it."
+            )
+
+
+def _change(rows: VectorRows, name: str, vectors: Vectors | None) -> None:
+    if vectors is None:
+        rows.remove(name)
+    else:
+        rows.add(name, vectors)

@@ -112,19 +112,23 @@ def find(
 def _score(tokens: Tokens, candidates: Sequence[Entry], policy: ReusePolicy) -> list[Entry]:
     """The candidates that would serve most of ``tokens``, each counted for what the ones before it leave."""
     k = policy.min_run
-    wanted = kgram_hashes(tokens, k)
-    entries = {entry.id: entry for entry in candidates}
-    held = {
-        name: np.isin(wanted, kgram_hashes(entry.tokens[: entry.usable(policy.max_depth - 1)], k))
-        for name, entry in entries.items()
-    }
+    wanted, counts = np.unique(kgram_hashes(tokens, k), return_counts=True)
+    entries = sorted({entry.id: entry for entry in candidates}.values(), key=lambda entry: entry.id)
+    if not entries or not wanted.size:
+        return []
+    texts = [entry.tokens[: entry.usable(policy.max_depth - 1)] for entry in entries]
+    owner = np.repeat(np.arange(len(texts)), [len(text) for text in texts])
+    grams = kgram_hashes(np.concatenate(texts), k)  # of all in one go; those across two texts are nobody's
+    place = np.minimum(np.searchsorted(wanted, grams), len(wanted) - 1)
+    hit = (wanted[place] == grams) & (owner[: len(grams)] == owner[k - 1 :])
+    held = np.zeros((len(entries), len(wanted)), bool)
+    held[owner[: len(grams)][hit], place[hit]] = True
     chosen: list[Entry] = []
-    left = np.ones(len(wanted), bool)
-    while held and len(chosen) < policy.max_references:
-        name = min(held, key=lambda key: (-int((held[key] & left).sum()), key))
-        gained = held.pop(name) & left
-        if not gained.any():
+    while len(chosen) < policy.max_references:
+        gains = held @ counts
+        best = int(gains.argmax())
+        if gains[best] == 0:
             break
-        left &= ~gained
-        chosen.append(entries[name])
+        chosen.append(entries[best])
+        held &= ~held[best]
     return chosen

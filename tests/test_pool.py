@@ -13,7 +13,6 @@ from hypothesis import strategies as st
 from pooled import BYTES_PER_TOKEN, books_balance, direction, entry, holds, pool_of, text
 from semshare_core.match import common_prefix
 from semshare_core.pool import Entry, prefix_index
-from semshare_core.pool.semantic_index import SemanticIndex
 
 # --- budget and eviction -----------------------------------------------------------------------------------------
 
@@ -237,37 +236,6 @@ def test_colliding_hashes_serve_no_other_text(monkeypatch: pytest.MonkeyPatch) -
 
 
 # --- similarity --------------------------------------------------------------------------------------------------
-
-
-def test_similar_entries_come_best_first_and_removed_ones_do_not_come() -> None:
-    index = SemanticIndex()
-    vectors = {str(seed): direction(seed) for seed in range(30)}
-    for name, vector in vectors.items():
-        index.add(name, vector)
-    query = direction(99)
-
-    def expected() -> list[str]:
-        return sorted(vectors, key=lambda name: -float(vectors[name] @ query))
-
-    found = index.search(query, 5)
-    assert [name for name, _ in found] == expected()[:5]
-    for name, similarity in found:
-        assert similarity == pytest.approx((1 + float(vectors[name] @ query)) / 2, abs=1e-5)
-    for name in [expected()[0], expected()[2]]:
-        index.remove(name)
-        del vectors[name]
-    index.add("new", query)
-    vectors["new"] = query
-    assert [name for name, _ in index.search(query, 100)] == expected()
-    assert len(index) == 29
-
-
-def test_an_index_without_entries() -> None:
-    index = SemanticIndex()
-    assert index.search(direction(0), 3) == []
-    index.add("a", direction(0))
-    index.remove("a")
-    assert index.search(direction(0), 3) == []
 
 
 def test_as_many_neighbours_as_configured() -> None:

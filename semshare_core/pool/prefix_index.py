@@ -1,10 +1,10 @@
 """Find the entries that share the longest prefix: hashes of the leading token blocks, then the tokens themselves.
 
 Block hashing is vLLM's (automatic prefix caching). A hash hit is only a candidate: the caller compares tokens, because
-hashes collide (CVE-2025-25183). Ours are sums, so that all leading blocks are hashed in one go: each pair of a token and
-its position is mixed with a secret of the process and the mixed numbers are added up (AdHash: Bellare and Micciancio,
-"A New Paradigm for Collision-Free Hashing: Incrementality at Reduced Cost", EUROCRYPT 1997). A polynomial modulo 2**64
-would be as quick, but the Thue-Morse word makes it collide whatever its base.
+hashes collide (CVE-2025-25183). Ours are sums, so that all leading blocks are hashed in one go: each pair of a token
+and its position is mixed with a secret of the process and the mixed numbers are added up (AdHash: Bellare and
+Micciancio, "A New Paradigm for Collision-Free Hashing: Incrementality at Reduced Cost", EUROCRYPT 1997). A polynomial
+modulo 2**64 would be as quick, but the Thue-Morse word makes it collide whatever its base.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ class PrefixIndex:
         hits = self._marks.holders(block_marks(tokens, self._block), _FOLLOWED)
         order = np.argsort(-hits.mark, kind="stable")
         holders, first = np.unique(hits.holder[order], return_index=True)
-        # Who holds a mark holds all before it, too, so these are the deepest even though few of each mark were followed.
+        # Who holds a mark holds those before it, too: these are the deepest although few of each mark were followed.
         chosen = np.argsort(first)[:_FOLLOWED]
         blocks = hits.mark[order][first[chosen]] + 1
         return {hits.names[holder]: int(count) for holder, count in zip(holders[chosen], blocks, strict=True)}

@@ -22,7 +22,7 @@ from safetensors import SafetensorError, TensorSpec, safe_open, serialize
 from torch import Tensor
 from xxhash import xxh3_64_hexdigest
 
-from semshare_core.errors import DamagedFileError, ForeignFileError, NewerFileError
+from semshare_core.errors import DamagedFileError, ForeignFileError, NewerFileError, PoolFileError
 from semshare_core.pool.disk.atomic import cannot
 
 FORMAT = 1
@@ -96,6 +96,8 @@ class CheckedFile(Generic[A]):
             raise DamagedFileError(f"{path} is missing.") from error
         except OSError as error:
             raise cannot("read", path, error) from error
+        except MemoryError as error:  # it needs no memory, but addresses
+            raise PoolFileError(f"{path} is too large to be mapped: {self.n_bytes} bytes.") from error
         except SafetensorError as error:
             raise damaged(path, str(error)) from error
         self.about = parse(kind, metadata.get(_ABOUT, ""), path)

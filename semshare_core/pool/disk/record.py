@@ -60,7 +60,9 @@ class Record:
             raise ValueError("created, expires and uses are not all finite and not negative.")
 
 
-class _EntryAbout(About):
+class EntryAbout(About):
+    """The fields of a :class:`Record` that are not arrays."""
+
     segments: list[tuple[str, int]]
     created: float
     expires: float | None
@@ -71,7 +73,7 @@ class _EntryAbout(About):
 def encode_record(record: Record, fingerprint: str) -> bytes:
     """The content of the record's file. The namespace is not in it: the folder says that."""
     arrays = {"tokens": record.tokens, "depth": record.depth, "embedding": record.embedding}
-    about = _EntryAbout(
+    about = EntryAbout(
         fingerprint=fingerprint,
         id=record.id,
         segments=list(record.segments),
@@ -91,7 +93,7 @@ def read_record(path: Path, namespace: str, fingerprint: str) -> Record:
     """
     if regular_size(path) > _MOST_BYTES:
         raise damaged(path, "it is far too large")
-    file = CheckedFile(path, _EntryAbout, fingerprint, "np")
+    file = CheckedFile(path, EntryAbout, fingerprint, "np")
     about = file.about
     if set(file.layout) != {"tokens", "depth", "embedding"}:
         raise damaged(path, f"it holds {sorted(file.layout)}")

@@ -1,0 +1,286 @@
+"""Does the pool's folder survive kill -9? A process writes to it and is killed at random moments, 200 times.
+
+After each kill another process opens the folder: what was acknowledged before is there, every row and record is bit for
+bit what its name says, leftovers are gone, other files are untouched, and it takes no longer than it may.
+"""
+
+from __future__ import annotations
+
+import random
+import tempfile
+import time
+import warnings
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import dataclass, field
+from hashlib import blake2b
+from multiprocessing import get_context
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from benchmarks.sections.figure import Figure, Run
+from semshare_core.errors import PoolFileError, PoolWarning
+from semshare_core.pool.disk import Fingerprint, PoolFolder, Record
+
+KILLS, ENTRIES, SEED = 200, 8, 0
+MODEL = Fingerprint({"benchmark": "kill"})
+NAMESPACES = ("alice", "bob")
+FOREIGN = ("notes.txt", "ours.rows", "0123456789abcdef0123456789abcdef.txt")
+LONGEST_WAIT = 0.06  # seconds from the first write to the kill; one entry takes about 20 ms
+PATIENCE = 60.0  # seconds until something counts as hanging
+
+Segments = tuple[tuple[str, int], ...]
+Key = tuple[str, int]  # namespace, number of the entry
+State = dict[Key, int]  # which version of each entry is there
+
+
+def kill(run: Run) -> Iterator[Figure]:
+    """Targets: every time, with writes really cut short among them."""
+    context = get_context("forkserver")  # a fresh process every time, without importing torch every time
+    context.set_forkserver_preload([__name__])
+    kills = run.count(KILLS)
+    outcomes: list[_Outcome] = []
+    with tempfile.TemporaryDirectory() as place:
+        state: State = {}
+        foreign: set[Path] = set()
+        started = time.perf_counter()
+        for number in range(kills):
+            history = _write_until_killed(context, place, number)
+            leftovers = sum(1 for path in Path(place).rglob("*.part"))
+            foreign.update(path for path in Path(place).rglob("*") if path.name in FOREIGN)
+            outcome = _in_process(context, _look, place, _expected(state, history), history.pending, foreign)
+            outcome.leftovers = leftovers
+            outcomes.append(outcome)
+            state = outcome.state
+            for problem in outcome.problems:
+                run.say(f"kill {number}: {problem}")
+        seconds = time.perf_counter() - started
+    sound = sum(not outcome.problems for outcome in outcomes)
+    run.say(
+        f"{seconds:.0f} s; {sum(len(outcome.state) for outcome in outcomes) / kills:.1f} entries verified each time"
+    )
+    yield Figure(
+        "killed -9 while writing: all that was acknowledged is there and verifies, no other file touched, no hang",
+        f"{sound} of {kills}",
+        f"{kills} of {kills}",
+        sound == kills,
+        [vars(outcome) | {"state": len(outcome.state)} for outcome in outcomes],
+    )
+    cut = sum(outcome.leftovers > 0 for outcome in outcomes)
+    yield Figure("of these, kills that cut a file short", f"{cut}", "> 0", cut > 0)
+
+
+@dataclass
+class _History:
+    """What a writer said: changes that were done (version None: removed), and the one it was at."""
+
+    done: list[tuple[Key, int | None]]
+    pending: tuple[Key, int | None] | None
+
+
+@dataclass
+class _Outcome:
+    state: State = field(default_factory=dict)
+    problems: list[str] = field(default_factory=list)
+    seconds: float = 0.0
+    leftovers: int = 0
+
+
+def _write_until_killed(context: Any, place: str, number: int) -> _History:
+    """Let a process write for a random while, kill it with SIGKILL, and read what it had said until then."""
+    ours, theirs = context.Pipe(duplex=False)
+    process = context.Process(target=_write, args=(place, number, theirs))
+    process.start()
+    theirs.close()
+    if not ours.poll(PATIENCE):
+        process.kill()
+        raise TimeoutError(f"The writer did not start within {PATIENCE:.0f} s.")
+    ours.recv()
+    time.sleep(random.Random(f"{SEED} {number}").uniform(0, LONGEST_WAIT))
+    process.kill()
+    process.join(PATIENCE)
+    if process.exitcode != -9:
+        raise RuntimeError(f"The writer ended by itself, with exit code {process.exitcode}.")
+    history = _History([], None)
+    with suppress(EOFError):
+        while True:
+            word, change = ours.recv()
+            history.pending = change if word == "begin" else None
+            if word == "done":
+                history.done.append(change)
+    return history
+
+
+def _in_process(context: Any, check: Any, *arguments: Any) -> _Outcome:
+    """Run ``check`` in a process of its own, which may hang or crash."""
+    ours, theirs = context.Pipe(duplex=False)
+    process = context.Process(target=check, args=(*arguments, theirs))
+    process.start()
+    theirs.close()
+    try:
+        return ours.recv() if ours.poll(PATIENCE) else _Outcome(problems=[f"opening hangs for {PATIENCE:.0f} s"])
+    except EOFError:
+        process.join(PATIENCE)
+        return _Outcome(problems=[f"opening crashed with exit code {process.exitcode}"])
+    finally:
+        process.kill()
+        process.join()
+
+
+def _expected(state: State, history: _History) -> State:
+    """``state`` after what was done."""
+    after: dict[Key, int | None] = {**state, **dict(history.done)}
+    return {key: version for key, version in after.items() if version is not None}
+
+
+def _write(place: str, number: int, pipe: Connection) -> None:
+    """Write, replace and remove entries for ever."""
+    dice = random.Random(number)
+    with PoolFolder(place, MODEL) as folder:
+        live = {_key(record): record.uses for record in folder.records()}
+        _place_foreign(Path(place))
+        pipe.send("open")
+        for version in range(10_000 * number, 10_000 * (number + 1)):
+            key = (dice.choice(NAMESPACES), dice.randrange(ENTRIES))
+            if key in live and dice.random() < 0.4:
+                pipe.send(("begin", (key, None)))
+                del live[key]
+                _remove(folder, key, live)
+                pipe.send(("done", (key, None)))
+            else:
+                pipe.send(("begin", (key, version)))
+                for segment, tokens in _segments(key):
+                    if key not in live or dice.random() < 0.5:
+                        folder.write_rows(key[0], segment, _rows(segment, tokens))
+                folder.write_record(_record(key, version))
+                live[key] = version
+                pipe.send(("done", (key, version)))
+
+
+def _remove(folder: PoolFolder, key: Key, live: State) -> None:
+    """The record first, then the rows that no other record of the namespace names."""
+    folder.remove_record(key[0], str(key[1]))
+    named = {segment for other in live if other[0] == key[0] for segment, _ in _segments(other)}
+    for segment, _ in _segments(key):
+        if segment not in named:
+            folder.remove_rows(key[0], segment)
+
+
+def _look(
+    place: str, expected: State, pending: tuple[Key, int | None] | None, foreign: set[Path], pipe: Connection
+) -> None:
+    """Open the folder as the next process does and send what is there, and everything that is wrong with it."""
+    outcome = _Outcome()
+    started = time.perf_counter()
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", PoolWarning)
+            with PoolFolder(place, MODEL) as folder:
+                for record in folder.records():
+                    outcome.state[_key(record)] = record.uses
+                    outcome.problems += _faults(folder, record)
+                size = folder.n_bytes()
+    except (PoolFileError, PoolWarning) as error:
+        outcome.problems.append(f"{type(error).__name__}: {error}")
+    else:
+        outcome.problems += _differences(outcome.state, expected, pending)
+        outcome.problems += _strays(Path(place), outcome.state, size, foreign)
+    outcome.seconds = time.perf_counter() - started
+    pipe.send(outcome)
+
+
+def _faults(folder: PoolFolder, record: Record) -> Iterator[str]:
+    key = _key(record)
+    wanted = _record(key, record.uses)
+    arrays = ("tokens", "depth", "embedding")
+    if any(not np.array_equal(getattr(record, name), getattr(wanted, name)) for name in arrays):
+        yield f"record {key} has other arrays"
+    if (record.segments, record.created) != (wanted.segments, wanted.created):
+        yield f"record {key} has other fields"
+    for segment, tokens in record.segments:
+        stored = folder.rows(record.namespace, segment)
+        for layer, pair in enumerate(_rows(segment, tokens)):
+            for found, made in zip(stored.layer(layer), pair, strict=True):
+                if found.dtype != made.dtype or not torch.equal(found.view(torch.uint8), made.view(torch.uint8)):
+                    yield f"rows {segment} of {key} differ in layer {layer}"
+
+
+def _differences(state: State, expected: State, pending: tuple[Key, int | None] | None) -> Iterator[str]:
+    """Entries that are not as acknowledged; the one being changed may be as before or as after."""
+    for key in state.keys() | expected.keys():
+        allowed = {expected.get(key)}
+        if pending is not None and pending[0] == key:
+            allowed.add(pending[1])
+        if state.get(key) not in allowed:
+            yield f"entry {key} is {state.get(key)}, not one of {allowed}"
+
+
+def _strays(place: Path, state: State, size: int, foreign: set[Path]) -> Iterator[str]:
+    """Files that should be gone, foreign ones that were touched, and bytes that are counted wrongly."""
+    if parts := list(place.rglob("*.part")):
+        yield f"left: {parts}"
+    rows = [path for path in place.rglob("*.rows") if path.name not in FOREIGN]
+    entries = list(place.rglob("*.entry"))
+    named = {(key[0], segment) for key in state for segment, _ in _segments(key)}
+    if len(rows) != len(named) or len(entries) != len(state):
+        yield f"{len(rows)} rows and {len(entries)} records, where {len(named)} and {len(state)} belong"
+    if size != sum(path.stat().st_size for path in [*rows, *entries]):
+        yield f"{size} bytes are counted"
+    for path in foreign:
+        if not path.is_file() or path.read_text() != path.name:
+            yield f"{path} was touched"
+
+
+def _place_foreign(place: Path) -> None:
+    """Files of others in the folder, the model's and each namespace's."""
+    for folder in [place, *(path for path in place.rglob("*") if path.is_dir())]:
+        for name in FOREIGN:
+            (folder / name).write_text(name)
+
+
+def _key(record: Record) -> Key:
+    return record.namespace, int(record.id)
+
+
+def _segments(key: Key) -> Segments:
+    """Each shares its beginning with every other entry."""
+    return (f"shared {key[1] % 2}", 48), (f"own {key[1]}", 32 + key[1])
+
+
+def _record(key: Key, version: int) -> Record:
+    segments = _segments(key)
+    dice = _dice(f"{key} {version}")
+    n = sum(tokens for _, tokens in segments)
+    return Record(
+        namespace=key[0],
+        id=str(key[1]),
+        tokens=dice.integers(0, 50_000, n),
+        depth=dice.integers(0, 2, n, np.uint8),
+        embedding=dice.standard_normal((1, 64), np.float32),
+        segments=segments,
+        created=float(version),
+        uses=version,
+    )
+
+
+def _rows(segment: str, tokens: int) -> list[tuple[Tensor, Tensor]]:
+    """Four layers of half a megabyte together, in two dtypes."""
+    dice = _dice(segment)
+    made = []
+    for dtype in (torch.float32, torch.bfloat16) * 2:
+        shape = (1, 8, tokens, 64)
+        key, value = (
+            torch.from_numpy(dice.integers(0, 256, int(np.prod(shape)) * dtype.itemsize, np.uint8)).view(dtype)
+            for _ in range(2)
+        )
+        made.append((key.reshape(shape), value.reshape(shape)))
+    return made
+
+
+def _dice(text: str) -> np.random.Generator:
+    return np.random.default_rng(int.from_bytes(blake2b(text.encode(), digest_size=8).digest(), "big"))

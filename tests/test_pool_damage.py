@@ -1,0 +1,282 @@
+"""Whatever happens to a file of the pool: what is handed out is what was written, bit for bit, or an error."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import struct
+import tempfile
+import warnings
+from collections.abc import Callable, Iterator
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from semshare_core.errors import DamagedFileError, PoolFileError, PoolWarning
+from semshare_core.pool.disk import PoolFolder
+from semshare_core.pool.disk.checked_file import About, encode
+from semshare_core.pool.disk.record import EntryAbout
+from stored_entries import MODEL, keep, make_record, same_record, verify
+
+Damage = Callable[[Path], None]
+KINDS = ("pool.json", "namespace.json", "*.entry", "*.rows")
+ENTRIES = {
+    ("alice", "one"): (("a", 3), ("b", 2)),
+    ("alice", "two"): (("a", 3),),
+    ("bob", "one"): (("a", 1),),
+}
+
+
+@pytest.fixture(scope="module")
+def whole() -> Iterator[Path]:
+    """A sound folder with two namespaces."""
+    with tempfile.TemporaryDirectory() as place:
+        with PoolFolder(place, MODEL) as folder:
+            for (namespace, entry), segments in ENTRIES.items():
+                keep(folder, entry, segments, namespace)
+        yield Path(place)
+
+
+def change(edit: Callable[[bytearray], bytes | bytearray]) -> Damage:
+    return lambda path: path.write_bytes(edit(bytearray(path.read_bytes()))) and None
+
+
+def flip(at: float, bit: int) -> Damage:
+    def edit(content: bytearray) -> bytearray:
+        content[int(at * len(content))] ^= 1 << bit
+        return content
+
+    return change(edit)
+
+
+def truncate(at: float) -> Damage:
+    return change(lambda content: content[: int(at * len(content))])
+
+
+def overwrite(at: float, garbage: bytes) -> Damage:
+    def edit(content: bytearray) -> bytearray:
+        start = int(at * len(content))
+        content[start : start + len(garbage)] = garbage
+        return content
+
+    return change(edit)
+
+
+def claim(header_bytes: int) -> Damage:
+    """A safetensors header that is said to be so long."""
+    return change(lambda content: struct.pack("<Q", header_bytes) + content[8:])
+
+
+def header(edit: Callable[[dict], dict]) -> Damage:
+    """Another header before the same data."""
+
+    def change_header(content: bytearray) -> bytes:
+        if content[:1] == b"{":
+            return json.dumps(edit(json.loads(content))).encode()
+        end = 8 + struct.unpack("<Q", content[:8])[0]
+        text = json.dumps(edit(json.loads(content[8:end]))).encode()
+        return struct.pack("<Q", len(text)) + text + content[end:]
+
+    return change(change_header)
+
+
+def huge(fields: dict) -> dict:
+    """Tensors that are said to have a terabyte each."""
+    for name, tensor in fields.items():
+        if name not in ("__metadata__", "fingerprint") and isinstance(tensor, dict):
+            tensor["shape"] = [2**40]
+            tensor["data_offsets"] = [0, 2**40]
+    return fields
+
+
+def retyped(fields: dict) -> dict:
+    """Tensors of another dtype with as many bytes."""
+    other = {"I64": "F64", "U8": "I8", "F32": "I32", "BF16": "F16", "F16": "BF16"}
+    for tensor in fields.values():
+        if isinstance(tensor, dict) and "dtype" in tensor:
+            tensor["dtype"] = other[tensor["dtype"]]
+    return fields
+
+
+def reshaped(fields: dict) -> dict:
+    for tensor in fields.values():
+        if isinstance(tensor, dict) and "shape" in tensor:
+            tensor["shape"] = tensor["shape"][::-1]
+    return fields
+
+
+def folder_instead(path: Path) -> None:
+    path.unlink()
+    path.mkdir()
+
+
+def sparse_terabyte(path: Path) -> None:
+    os.truncate(path, 2**40)
+
+
+def pipe_instead(path: Path) -> None:
+    path.unlink()
+    os.mkfifo(path)
+
+
+share = st.floats(0, 1, exclude_max=True)
+damages = st.one_of(
+    st.builds(flip, share, st.integers(0, 7)),
+    st.builds(truncate, share),
+    st.builds(overwrite, share, st.binary(min_size=1, max_size=64)),
+    st.builds(claim, st.integers(0, 2**64 - 1)),
+    st.binary(max_size=200).map(lambda garbage: change(lambda _: garbage)),
+    st.text(max_size=50).map(lambda text: change(lambda _: json.dumps({"format": text}).encode())),
+)
+
+
+def check(whole: Path, kind: str, number: int, damage: Damage, read_only: bool) -> set[tuple[str, str]]:
+    """Damage one file of a copy and open it; returns the entries that still serve."""
+    with tempfile.TemporaryDirectory() as place:
+        pool = Path(place) / "pool"
+        shutil.copytree(whole, pool)
+        found = sorted(pool.rglob(kind))
+        path = found[number % len(found)]
+        damage(path)
+        content = path.read_bytes() if path.is_file() and path.stat().st_size < 2**30 else None
+        with warnings.catch_warnings(record=True) as told:
+            warnings.simplefilter("always")
+            try:
+                folder = PoolFolder(pool, MODEL, read_only=read_only)
+            except PoolFileError:
+                assert kind == "pool.json"  # the one file that the whole folder hangs on
+                return set(ENTRIES)
+        assert all(isinstance(warning.message, PoolWarning) for warning in told)
+        assert len(told) <= 1
+        with folder:
+            serving = set()
+            for record in folder.records():
+                assert same_record(
+                    record, make_record(record.id, ENTRIES[record.namespace, record.id], record.namespace)
+                )
+                try:
+                    verify(folder, record)
+                except PoolFileError:
+                    assert kind == "*.rows"
+                else:
+                    serving.add((record.namespace, record.id))
+            assert told or kind == "*.rows" or serving == set(ENTRIES)
+        if content is not None and kind != "pool.json":
+            assert path.read_bytes() == content  # left as it is
+        return serving
+
+
+def check_one_namespace(whole: Path, kind: str, number: int, damage: Damage, read_only: bool) -> None:
+    lost = set(ENTRIES) - check(whole, kind, number, damage, read_only)
+    assert len({namespace for namespace, _ in lost}) <= 1
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.sampled_from(KINDS), st.integers(0, 9), damages, st.booleans())
+def test_any_damage(whole: Path, kind: str, number: int, damage: Damage, read_only: bool) -> None:
+    check_one_namespace(whole, kind, number, damage, read_only)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(
+    "damage",
+    [
+        change(lambda _: b""),
+        change(lambda _: b"\xff\xfe" * 40),
+        change(lambda _: b"[" * 100_000),
+        change(lambda _: b'{"format": 1e999}'),
+        change(lambda _: b'{"format": NaN}'),
+        truncate(0.5),
+        claim(2**40),
+        claim(2**64 - 1),
+        header(huge),
+        header(retyped),
+        header(reshaped),
+        sparse_terabyte,
+        folder_instead,
+        pipe_instead,
+    ],
+    ids=[
+        "empty", "not UTF-8", "deep", "infinite", "NaN", "half", "terabyte", "longest", "huge tensors", "other dtypes",
+        "other shapes", "sparse terabyte", "folder", "pipe",
+    ],
+)  # fmt: skip
+def test_known_damage(whole: Path, kind: str, damage: Damage) -> None:
+    check_one_namespace(whole, kind, 0, damage, read_only=False)
+
+
+def entry_about(**more: Any) -> EntryAbout:
+    fields: dict[str, Any] = {
+        "id": "one",
+        "segments": [("a", 3)],
+        "created": 1.0,
+        "expires": None,
+        "pinned": False,
+        "uses": 0,
+    }
+    return EntryAbout(fingerprint=MODEL.digest, **(fields | more))
+
+
+def entry_tensors(**more: torch.Tensor) -> dict[str, torch.Tensor]:
+    fields = {
+        "tokens": torch.zeros(3, dtype=torch.int64),
+        "depth": torch.zeros(3, dtype=torch.uint8),
+        "embedding": torch.zeros(1, 2),
+    }
+    return fields | more
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        encode(entry_tensors(tokens=torch.zeros(3, dtype=torch.int32)), entry_about()),
+        encode(entry_tensors(tokens=torch.zeros((), dtype=torch.int64)), entry_about()),
+        encode(entry_tensors(tokens=torch.zeros(4, dtype=torch.int64)), entry_about()),
+        encode(entry_tensors(embedding=torch.full((1, 2), torch.nan)), entry_about()),
+        encode(entry_tensors(embedding=torch.zeros(1, 2, dtype=torch.bfloat16)), entry_about()),
+        encode(entry_tensors(more=torch.zeros(1)), entry_about()),
+        encode(entry_tensors(), entry_about(uses=-1)),
+        encode(entry_tensors(), entry_about(segments=[("a", 5), ("b", -2)])),
+        encode(entry_tensors(), entry_about(id="two")),
+    ],
+    ids=["int32", "number", "longer", "NaN", "bfloat16", "more", "uses", "segments", "id"],
+)
+def test_well_sealed_nonsense_is_no_record(tmp_path: Path, content: bytes) -> None:
+    with PoolFolder(tmp_path, MODEL) as folder:
+        keep(folder, "one", (("a", 3),))
+    next(tmp_path.rglob("*.entry")).write_bytes(content)
+    with pytest.warns(PoolWarning, match="damaged"), PoolFolder(tmp_path, MODEL) as folder:
+        assert folder.records() == []
+
+
+@pytest.mark.parametrize(
+    "tensors",
+    [
+        {},
+        {"00000.k": torch.zeros(1, 1, 3, 4)},
+        {"00000.k": torch.zeros(1, 1, 3, 4), "00001.v": torch.zeros(1, 1, 3, 4)},
+        {"00000.k": torch.zeros(1, 3, 4), "00000.v": torch.zeros(1, 3, 4)},
+        {"00000.k": torch.zeros(1, 1, 3, 4), "00000.v": torch.zeros(1, 1, 4, 3)},
+    ],
+    ids=["none", "keys", "gap", "three axes", "uneven"],
+)
+def test_well_sealed_nonsense_is_no_rows(tmp_path: Path, tensors: dict[str, torch.Tensor]) -> None:
+    with PoolFolder(tmp_path, MODEL) as folder:
+        keep(folder, "one", (("a", 3),))
+        next(tmp_path.rglob("*.rows")).write_bytes(encode(tensors, About(fingerprint=MODEL.digest, id="a")))
+        with pytest.raises(DamagedFileError):
+            folder.rows("default", "a")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_single_bit(whole: Path, kind: str) -> None:
+    size = sorted(whole.rglob(kind))[0].stat().st_size
+    for place, bit in product(range(size), range(8)):
+        check_one_namespace(whole, kind, 0, flip((place + 0.5) / size, bit), read_only=True)

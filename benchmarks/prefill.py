@@ -23,7 +23,9 @@ from rich.table import Table
 
 from benchmarks.corpora.errors import CorpusUnavailable
 from benchmarks.measure import full_prefill
+from benchmarks.sections.chunks import chunks
 from benchmarks.sections.codes import codes
+from benchmarks.sections.drift import drift
 from benchmarks.sections.exact import exact
 from benchmarks.sections.figure import Figure, Run, Section
 from benchmarks.sections.matching import matching
@@ -37,6 +39,8 @@ SECTIONS: dict[str, tuple[Section, str]] = {
     "exact": (exact, "greedy output as model.generate's; a shared prefix; 5 min"),
     "shuffled": (shuffled, "passages in another order, edited; 10 min"),
     "paraphrase": (paraphrase, "chapters in two translations; 4 min"),
+    "chunks": (chunks, "eight chunks out of eight earlier prompts; 8 min"),
+    "drift": (drift, "twenty rewrites, each served from those before; 10 min"),
     "codes": (codes, "facts that changed; 7 min"),
     "miss": (miss, "nothing to reuse; 3 min"),
     "matching": (matching, "8,000 x 8,000 tokens; 1 min"),

@@ -58,7 +58,8 @@ def find(
     lossless = policy.level == "exact"
     prefix = pool.longest_prefix(namespace, tokens[:-1], 0 if lossless else policy.max_depth)
     chosen: dict[str, Entry] = {prefix[0].id: prefix[0]} if prefix else {}
-    embedding, similarity, partner = None, None, None
+    partners: list[Entry] = []  # who may serve fuzzy tokens, best first
+    embedding, similarity = None, None
     if not lossless and policy.max_depth > 0:
         embedding = embed(tokens)
         similar = pool.similar(namespace, embedding)
@@ -70,6 +71,8 @@ def find(
             behind = tokens[prefix[1] if prefix else 0 :]
             sharing = pool.sharing(namespace, behind, policy.max_references)
             scored = _score(behind, [*chosen.values(), *sharing, *nearest], policy)
+            prefix = _sparing(prefix, scored, tokens, policy)
+            chosen = {prefix[0].id: prefix[0]} if prefix else {}
         for entry in scored:
             if len(chosen) < policy.max_references:
                 chosen[entry.id] = entry
@@ -78,14 +81,14 @@ def find(
         for entry in nearest if one_partner else (scored or nearest[:1]):
             allowed = alone or entry.id in chosen or len(chosen) < policy.max_references
             if allowed and entry.id in close and entry.usable(policy.max_depth - 1):
-                partner = entry
-                break
-        if partner is not None and alone:
+                partners.append(entry)
+                if one_partner:
+                    break
+        if partners and alone:
             chosen = {}
-            length = partner.usable_prefix(tokens[:-1], policy.max_depth) if prefix else 0
-            prefix = (partner, length) if length else None
-        if partner is not None:
-            chosen[partner.id] = partner
+            length = partners[0].usable_prefix(tokens[:-1], policy.max_depth) if prefix else 0
+            prefix = (partners[0], length) if length else None
+        chosen |= {entry.id: entry for entry in partners}
     looked_up = time.perf_counter()
     views = [View(entry, 0 if lossless else entry.usable(policy.max_depth - 1)) for entry in chosen.values()]
     plan = build_plan(
@@ -94,7 +97,7 @@ def find(
         policy,
         table,
         prefix=(prefix[0].id, prefix[1]) if prefix else None,
-        fuzzy=partner.id if partner else None,
+        fuzzy=[entry.id for entry in partners],
         similarity=similarity or 0.0,
     )
     matched = time.perf_counter()
@@ -107,6 +110,17 @@ def find(
         lookup_ms=1e3 * (looked_up - started),
         match_ms=1e3 * (matched - looked_up),
     )
+
+
+def _sparing(
+    prefix: tuple[Entry, int] | None, scored: Sequence[Entry], tokens: Tokens, policy: ReusePolicy
+) -> tuple[Entry, int] | None:
+    """The prefix out of a reference that serves anyway, where another would cost a place for a handful of tokens."""
+    if prefix is None or len(scored) < policy.max_references or prefix[0] in scored:
+        return prefix
+    lengths = [entry.usable_prefix(tokens[:-1], policy.max_depth) for entry in scored]
+    longest = max(lengths)
+    return (scored[lengths.index(longest)], longest) if longest > prefix[1] - policy.min_run else prefix
 
 
 def _score(tokens: Tokens, candidates: Sequence[Entry], policy: ReusePolicy) -> list[Entry]:

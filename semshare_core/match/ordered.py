@@ -52,7 +52,11 @@ class OrderedMatcher:
     def _similarity(self, ids: Tokens, reference: Tokens, places: Positions) -> NDArray[np.float32]:
         """Cosines between distinct ids, looked up per (token, place): the table is fixed, so n x m is never formed."""
         distinct_targets, t = np.unique(ids, return_inverse=True)
-        distinct_references, r = np.unique(reference, return_inverse=True)
+        looked_at = np.zeros(len(reference), bool)
+        looked_at[places] = True
+        distinct_references, found = np.unique(reference[looked_at], return_inverse=True)
+        r = np.zeros(len(reference), np.int64)
+        r[looked_at] = found
         cosines: NDArray[np.float32] = self.table.unit(distinct_targets) @ self.table.unit(distinct_references).T
         return cosines[t[:, None], r[places]]
 

@@ -22,6 +22,7 @@ from langchain_core.utils.pydantic import is_basemodel_subclass
 from pydantic import Field
 
 from semshare_core import Piece
+from semshare_core.errors import ConfigError
 from semshare_integrations.adapter import ToolFields, Turn, in_thread, which_tool
 from semshare_integrations.adapter.turn import TURN_SETTINGS
 from semshare_integrations.langchain.fields import LangChainFields
@@ -74,6 +75,12 @@ class ChatSemShare(ToolFields, LangChainFields, BaseChatModel):
         if self.profile is not None and context is not None:
             self.profile = {"max_input_tokens": context, **self.profile}
 
+    def get_token_ids(self, text: str) -> list[int]:
+        """The ids of ``text`` inside a message, by the model's own tokenizer."""
+        if self.custom_get_token_ids is not None:
+            return self.custom_get_token_ids(text)
+        return list(self.engine.tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"])
+
     def _resolve_model_profile(self) -> ModelProfile | None:
         """What the model can do; how much it reads is added where the model is loaded already."""
         return ModelProfile(
@@ -83,7 +90,7 @@ class ChatSemShare(ToolFields, LangChainFields, BaseChatModel):
             text_outputs=True,
             tool_calling=True,
             tool_choice=True,
-            structured_output=True,
+            structured_output=False,  # beside tools: agents then ask for structure by a tool, which works
         )
 
     def bind_tools(
@@ -208,7 +215,11 @@ class ChatSemShare(ToolFields, LangChainFields, BaseChatModel):
         cancel: threading.Event | None = None,
     ) -> Generator[Piece, None, None]:
         settings = self.call_settings(stop, {name: value for name, value in overrides.items() if name not in _OURS})
-        timeout = settings.pop("timeout", None) or self.timeout
+        timeout = settings.pop("timeout", None)
+        if timeout is None:
+            timeout = self.timeout
+        elif not isinstance(timeout, int | float) or timeout <= 0:
+            raise ConfigError(f"timeout={timeout!r} must be a number of seconds above 0, or None.")
         cancel = cancel or threading.Event()
         over = threading.Event()
 
@@ -216,16 +227,19 @@ class ChatSemShare(ToolFields, LangChainFields, BaseChatModel):
             over.set()
             cancel.set()
 
-        timer = threading.Timer(timeout, give_up) if timeout else None
+        timer = None if timeout is None else threading.Timer(timeout, give_up)
         if timer is not None:
             timer.daemon = True
             timer.start()
+        answered = False  # an answer that was ready in time may be read slowly
         try:
-            yield from turn.stream(settings, cancel)
+            for piece in turn.stream(settings, cancel):
+                answered = piece.finish_reason not in (None, "cancelled")
+                yield piece
         finally:
             if timer is not None:
                 timer.cancel()
-        if over.is_set():
+        if over.is_set() and not answered:
             raise TimeoutError(f"the call took longer than timeout={timeout:g} seconds and was given up.")
 
     def _apieces(

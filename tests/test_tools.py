@@ -125,6 +125,20 @@ def test_tools_told_in_words() -> None:
     assert told[3]["content"] == f"{results}\nNow answer my question in words."
 
 
+@pytest.mark.parametrize("answer", ["{{ raise_exception('System role not supported') }}", ""], ids=["refuses", "drops"])
+def test_tools_told_where_there_is_no_system_message(model: PreTrainedModel, answer: str) -> None:
+    tokenizer = with_template(
+        "{% for message in messages %}{% if message.role == 'system' %}" + answer + "{% else %}"
+        "{{ message.role }}: {{ message.content }}<|end|>{% endif %}{% endfor %}"
+    )
+    form = call_format(tokenizer)
+    assert form == CallFormat(system=False)
+    told = form.messages([{"role": "user", "content": "Rain?"}], [WEATHER])
+    text = tokenizer.decode(SemShareEngine(model, tokenizer).token_ids(Chat(told)))
+    assert text.startswith("user: You can use these tools:")
+    assert text.endswith("\n\nRain?<|end|>")
+
+
 def test_tools_reach_the_template(model: PreTrainedModel) -> None:
     engine = SemShareEngine(model, with_template(HERMES))
     prompt = Chat([{"role": "user", "content": "Rain?"}], [WEATHER])
@@ -238,8 +252,15 @@ def test_what_is_written_is_read(several: list[dict[str, Any]], before: str) -> 
     assert [call.arguments for call in found.calls] == several
 
 
-@given(st.text(alphabet="ab<tol_c>", max_size=20))
+@given(st.text(alphabet="ab \n<tol_c>", max_size=20))
 def test_settled_text_never_shrinks_and_holds_no_call(text: str) -> None:
     lengths = [settled_text(text[:end], GENERIC) for end in range(len(text) + 1)]
     assert lengths == sorted(lengths)
     assert "<tool_call>" not in text[: lengths[-1]]
+
+
+@given(st.text(alphabet="ab \n<tol_c>", max_size=20))
+def test_the_text_before_a_call_is_the_same_in_a_stream(before: str) -> None:
+    written = before + GENERIC.write([("time", {})])
+    settled = max(settled_text(written[:end], GENERIC) for end in range(len(written) + 1))
+    assert written[:settled] == parse_reply(written, GENERIC, ["time"]).text

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+from datetime import datetime
+from pathlib import Path
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from pydantic import SecretStr, create_model
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from semshare_core import Chat, SemShareEngine
@@ -221,6 +224,21 @@ def test_the_smallest_value() -> None:
     loop = {"$defs": {"node": {"type": "object", "properties": {"next": {"$ref": "#/$defs/node"}}}}}
     assert "next" in smallest({**loop, "$ref": "#/$defs/node"})
     assert smallest({"$ref": "#/nowhere"}) is None
+
+
+@pytest.mark.parametrize("kind", [set[int], frozenset[str], Path, bytes, SecretStr, dict[str, Path]], ids=str)
+def test_what_only_pydantic_says_of_a_form_is_no_obstacle(engine: SemShareEngine, kind: Any) -> None:
+    form = create_model("form", format=(kind, ...), uniqueItems=(str, ...))
+    value = reply(engine, json_grammar(form.model_json_schema()), 120, 100)
+    assert form.model_validate_json(value)
+
+
+@pytest.mark.parametrize("seed", [None, 1, 2])
+def test_dates_end_in_time(engine: SemShareEngine, seed: int | None) -> None:
+    form = create_model("form", note=(str, ...), begin=(datetime, ...), end=(datetime, ...))
+    grammar = json_grammar(form.model_json_schema())
+    needed = len(json.dumps(smallest(form.model_json_schema()))) + 16
+    assert set(json.loads(reply(engine, grammar, needed + 20, needed, seed))) == {"note", "begin", "end"}
 
 
 def test_a_schema_that_cannot_be_held_to(engine: SemShareEngine) -> None:

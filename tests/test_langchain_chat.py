@@ -167,12 +167,16 @@ def test_mistakes_are_named(llm: ChatSemShare) -> None:
     ):
         with pytest.raises(ValueError, match=told):
             llm.invoke(messages)
-    with pytest.raises(ValueError, match=r"'lookup' names no tool.*weather"):
-        llm.bind_tools([weather], tool_choice="lookup")
+    for choice in ("lookup", {"function": "lookup"}, {"type": "function", "function": {"name": "lookup"}}, ["lookup"]):
+        with pytest.raises(ValueError, match=r"lookup'.* names no tool.*weather"):
+            llm.bind_tools([weather], tool_choice=choice)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match=r"'web_search'.* is no function"):
+        llm.bind_tools([{"type": "web_search"}])
     with pytest.raises(ValueError, match="exclude each other"):
         llm.bind_tools([weather]).invoke("?", response_format={"type": "json_object"})
-    with pytest.raises(ValueError, match=r"response_format=.*json_schema"):
-        llm.invoke("?", response_format={"type": "yaml"})
+    for form in ({"type": "yaml"}, {"type": "json_schema", "json_schema": None}, "json"):
+        with pytest.raises(ValueError, match=r"response_format=.*json_schema"):
+            llm.invoke("?", response_format=form)
     with pytest.raises(ValueError, match="method='yaml'"):
         llm.with_structured_output(Person, method="yaml")  # type: ignore[arg-type]
     with pytest.raises(ConfigError, match="top_q"):

@@ -24,7 +24,7 @@ from pydantic import Field
 from semshare_core import Piece
 from semshare_core.errors import ConfigError
 from semshare_integrations.adapter import ToolFields, Turn, in_thread, which_tool
-from semshare_integrations.adapter.turn import TURN_SETTINGS
+from semshare_integrations.adapter.turn import TURN_SETTINGS, tool_names
 from semshare_integrations.langchain.fields import LangChainFields
 from semshare_integrations.langchain.turn import chunk_of, result_of, turn_of
 
@@ -113,10 +113,10 @@ class ChatSemShare(ToolFields, LangChainFields, BaseChatModel):
             strict: as for OpenAI; arguments keep to their schema in any case.
 
         Raises:
-            ValueError: ``tool_choice`` names no tool of ``tools``.
+            ValueError: ``tool_choice`` names no tool of ``tools``, or one of them is a provider's own.
         """
         formatted = [convert_to_openai_tool(each, strict=strict) for each in tools]
-        choice = which_tool(tool_choice, [each["function"]["name"] for each in formatted])
+        choice = which_tool(tool_choice, tool_names(formatted))
         return self.bind(tools=formatted, tool_choice=choice, parallel_tool_calls=parallel_tool_calls, **kwargs)
 
     def with_structured_output(

@@ -46,6 +46,7 @@ ROWS: dict[str, str] = {
     "tools reach the template": "test_tools.py::test_tools_reach_the_template",
     "tool messages render, also without a template for them": "test_tools.py::test_tools_told_in_words",
     "calls and invalid calls are parsed": "test_tools.py::test_what_a_reply_says",
+    "token ids of chats are the model's, too": "test_langchain_chat.py::test_tokens_are_the_models_own",
     "profile: input tokens, tools": "test_langchain_chat.py::test_the_profile_tells_how_much_a_loaded_model_reads",
     "no chat template is a clear error": "test_prompt.py::test_messages_that_cannot_be_rendered",
     # where statistics go

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextvars import copy_context
+from functools import partial
 from typing import Any
 from uuid import uuid4
 
@@ -104,6 +107,15 @@ def test_threads_of_a_chain_are_inside_the_context(llm: SemShareLLM) -> None:
     with get_semshare_callback() as inside:
         chain.batch([{"question": str(number)} for number in range(4)])
     assert len(inside.reports) == 12
+
+
+def test_threads_of_ones_own_count_in_a_copy_of_the_context(llm: SemShareLLM) -> None:
+    with get_semshare_callback() as calls:
+        for target in (partial(llm.invoke, PROMPT), partial(copy_context().run, llm.invoke, PROMPT)):
+            thread = threading.Thread(target=target)
+            thread.start()
+            thread.join()
+    assert len(calls.reports) == 1
 
 
 def test_nested_contexts(llm: SemShareLLM) -> None:

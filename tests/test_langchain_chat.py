@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from functools import reduce
 from operator import add
 from typing import Any
 
 import pytest
-from langchain_core.messages import AIMessage, AIMessageChunk, HumanMessage, SystemMessage, ToolMessage
+from langchain.agents import create_agent
+from langchain_core.messages import AIMessage, AIMessageChunk, HumanMessage, SystemMessage, ToolMessage, trim_messages
 from langchain_core.tools import tool
 from pydantic import BaseModel, ValidationError
 from tokenizers import Tokenizer
@@ -111,6 +113,23 @@ def test_a_random_model_calls_tools(llm: ChatSemShare, parallel: bool) -> None:
     assert llm.bind_tools([weather]).invoke(told).content
 
 
+def test_a_call_that_was_cut_off_is_invalid_in_a_stream_too(llm: ChatSemShare) -> None:
+    """LangChain mends half an object: it would be a valid call of a tool without a name."""
+    bound = llm.bind_tools([weather], tool_choice="any")
+    for answer in (bound.invoke("Rain?", max_tokens=40), whole(bound.stream("Rain?", max_tokens=40))):
+        assert answer.tool_calls == []
+        [invalid] = answer.invalid_tool_calls
+        assert "weather" in (invalid["args"] or "")
+
+
+@pytest.mark.parametrize("tools", [[weather], []], ids=["with tools", "without"])
+def test_an_agent_answers_in_a_form(llm: ChatSemShare, tools: list[Any]) -> None:
+    patient = llm.model_copy(update={"max_new_tokens": 150})
+    agent = create_agent(patient, tools, response_format=Person)
+    answer = agent.invoke({"messages": [HumanMessage("Anna is 30.")]}, {"recursion_limit": 8})
+    assert isinstance(answer["structured_response"], Person)
+
+
 @pytest.mark.parametrize("opening", ["[CALLS]", "<|pad|>"], ids=["text", "special token"])
 def test_streamed_calls_are_no_text(model: PreTrainedModel, opening: str) -> None:
     """Also where they begin with a special token, which the pieces of text do not show."""
@@ -148,12 +167,16 @@ def test_mistakes_are_named(llm: ChatSemShare) -> None:
     ):
         with pytest.raises(ValueError, match=told):
             llm.invoke(messages)
-    with pytest.raises(ValueError, match=r"'lookup' names no tool.*weather"):
-        llm.bind_tools([weather], tool_choice="lookup")
+    for choice in ("lookup", {"function": "lookup"}, {"type": "function", "function": {"name": "lookup"}}, ["lookup"]):
+        with pytest.raises(ValueError, match=r"lookup'.* names no tool.*weather"):
+            llm.bind_tools([weather], tool_choice=choice)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match=r"'web_search'.* is no function"):
+        llm.bind_tools([{"type": "web_search"}])
     with pytest.raises(ValueError, match="exclude each other"):
         llm.bind_tools([weather]).invoke("?", response_format={"type": "json_object"})
-    with pytest.raises(ValueError, match=r"response_format=.*json_schema"):
-        llm.invoke("?", response_format={"type": "yaml"})
+    for form in ({"type": "yaml"}, {"type": "json_schema", "json_schema": None}, "json"):
+        with pytest.raises(ValueError, match=r"response_format=.*json_schema"):
+            llm.invoke("?", response_format=form)
     with pytest.raises(ValueError, match="method='yaml'"):
         llm.with_structured_output(Person, method="yaml")  # type: ignore[arg-type]
     with pytest.raises(ConfigError, match="top_q"):
@@ -176,6 +199,26 @@ def test_a_call_that_takes_too_long_is_given_up(llm: ChatSemShare) -> None:
     with pytest.raises(TimeoutError, match=r"timeout=0\.05"):
         llm.invoke("Why?", timeout=0.05, max_tokens=3000, suppress_tokens=[256])
     assert llm.invoke("Why?").content
+
+
+def test_an_answer_that_was_ready_in_time_may_be_read_slowly(llm: ChatSemShare) -> None:
+    pieces = llm.stream("Why?", timeout=2)
+    next(pieces)
+    time.sleep(2.1)
+    assert [piece.response_metadata["finish_reason"] for piece in pieces if piece.chunk_position] == ["length"]
+
+
+@pytest.mark.parametrize("timeout", [0, -1, "5"])
+def test_a_timeout_is_some_time(llm: ChatSemShare, timeout: Any) -> None:
+    with pytest.raises(ConfigError, match="timeout="):
+        llm.invoke("Why?", timeout=timeout)
+
+
+def test_tokens_are_the_models_own(llm: ChatSemShare) -> None:
+    assert llm.get_num_tokens("Größe") == len("Größe".encode())
+    told: list[Any] = [HumanMessage(LONG), AIMessage("Yes."), HumanMessage("Why?")]
+    assert trim_messages(told, max_tokens=50, token_counter=llm) == told[1:]
+    assert ChatSemShare(engine=llm.engine, custom_get_token_ids=lambda text: [7]).get_token_ids(LONG) == [7]
 
 
 def test_eight_calls_at_once_answer_as_if_alone(llm: ChatSemShare) -> None:

@@ -57,6 +57,7 @@ def test_loading_settings_arrive(loads: list[dict[str, Any]]) -> None:
         device="cpu",
         pool=pool,
         reuse="exact",
+        batch_size=4,
         model_kwargs={"embedding": embedding},
     )
     assert llm.engine is llm.engine
@@ -126,6 +127,7 @@ def test_a_failed_load_is_tried_again(monkeypatch: pytest.MonkeyPatch, loads: li
         ({"stop": "\n"}, "must be a list of strings"),
         ({"reuse": "turbo"}, "balanced"),
         ({"namespace": ""}, "namespace"),
+        ({"batch_size": 0}, "batch_size"),
         ({"model_kwargs": {"dtype": "float16"}}, "dtype"),
         ({"model_kwargs": {"zip": 1}}, "zip"),
         ({"model_id": ""}, "Which model"),

@@ -69,6 +69,17 @@ def test_blocks_nest_and_count_their_own(llm: SemShareLLM) -> None:
     assert [len(outer.reports), len(inner.reports)] == [2, 1]
 
 
+def test_a_stream_counts_where_the_call_was_made(llm: SemShareLLM) -> None:
+    with get_semshare_callback() as log:
+        left_open = llm.stream_complete(PROMPT)
+        elsewhere = llm.stream_chat([ChatMessage(PROMPT)])
+        thread = threading.Thread(target=list, args=(elsewhere,))
+        thread.start()
+        thread.join()
+    list(left_open)
+    assert len(log.reports) == 2
+
+
 def test_tasks_count_for_the_block_they_began_in(llm: SemShareLLM) -> None:
     async def counted(times: int) -> int:
         with get_semshare_callback() as log:

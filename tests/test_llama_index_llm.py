@@ -147,6 +147,9 @@ def test_settings_of_a_call_reach_the_engine(llm: SemShareLLM) -> None:
     assert warm[0] == warm[1] != warm[2]
     other = llm.complete(PROMPT, suppress_tokens=[token for token in range(259) if token != ord("k")]).text
     assert other == "k" * 20, "the call goes before generate_kwargs"
+    longer = SemShareLLM(engine=llm.engine, generate_kwargs={"max_new_tokens": 5})
+    assert longer.complete(PROMPT).raw["usage"]["completion_tokens"] == 5
+    assert longer.complete(PROMPT, max_tokens=3).raw["usage"]["completion_tokens"] == 3, "by either name"
 
 
 def test_names_by_habit(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:

@@ -170,7 +170,11 @@ def test_llama_index_tells_the_same(heard: Heard, engine: SemShareEngine) -> Non
         llm.complete(PROMPT)
         list(llm.stream_chat([ChatMessage(PROMPT)]))
         asyncio.run(llm.acomplete(PROMPT))
-    assert [span.name for span in heard.spans] == ["text_completion tiny", "chat tiny", "text_completion tiny"]
+        read_later = llm.stream_complete(PROMPT)
+    list(read_later)
+    assert [span.name for span in heard.spans] == [
+        f"{kind} tiny" for kind in ("text_completion", "chat", "text_completion", "text_completion")
+    ]
     assert heard.spans[2].attributes["gen_ai.usage.cache_read.input_tokens"] == len(PROMPT) - 1
     assert {span.parent.span_id for span in heard.spans} == {outer.get_span_context().span_id}
 

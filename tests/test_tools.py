@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+from datetime import datetime
+from pathlib import Path
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from pydantic import SecretStr, create_model
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from semshare_core import Chat, SemShareEngine
@@ -125,6 +128,20 @@ def test_tools_told_in_words() -> None:
     assert told[3]["content"] == f"{results}\nNow answer my question in words."
 
 
+@pytest.mark.parametrize("answer", ["{{ raise_exception('System role not supported') }}", ""], ids=["refuses", "drops"])
+def test_tools_told_where_there_is_no_system_message(model: PreTrainedModel, answer: str) -> None:
+    tokenizer = with_template(
+        "{% for message in messages %}{% if message.role == 'system' %}" + answer + "{% else %}"
+        "{{ message.role }}: {{ message.content }}<|end|>{% endif %}{% endfor %}"
+    )
+    form = call_format(tokenizer)
+    assert form == CallFormat(system=False)
+    told = form.messages([{"role": "user", "content": "Rain?"}], [WEATHER])
+    text = tokenizer.decode(SemShareEngine(model, tokenizer).token_ids(Chat(told)))
+    assert text.startswith("user: You can use these tools:")
+    assert text.endswith("\n\nRain?<|end|>")
+
+
 def test_tools_reach_the_template(model: PreTrainedModel) -> None:
     engine = SemShareEngine(model, with_template(HERMES))
     prompt = Chat([{"role": "user", "content": "Rain?"}], [WEATHER])
@@ -209,6 +226,21 @@ def test_the_smallest_value() -> None:
     assert smallest({"$ref": "#/nowhere"}) is None
 
 
+@pytest.mark.parametrize("kind", [set[int], frozenset[str], Path, bytes, SecretStr, dict[str, Path]], ids=str)
+def test_what_only_pydantic_says_of_a_form_is_no_obstacle(engine: SemShareEngine, kind: Any) -> None:
+    form = create_model("form", format=(kind, ...), uniqueItems=(str, ...))
+    value = reply(engine, json_grammar(form.model_json_schema()), 120, 100)
+    assert form.model_validate_json(value)
+
+
+@pytest.mark.parametrize("seed", [None, 1, 2])
+def test_dates_end_in_time(engine: SemShareEngine, seed: int | None) -> None:
+    form = create_model("form", note=(str, ...), begin=(datetime, ...), end=(datetime, ...))
+    grammar = json_grammar(form.model_json_schema())
+    needed = len(json.dumps(smallest(form.model_json_schema()))) + 16
+    assert set(json.loads(reply(engine, grammar, needed + 20, needed, seed))) == {"note", "begin", "end"}
+
+
 def test_a_schema_that_cannot_be_held_to(engine: SemShareEngine) -> None:
     with pytest.raises(ConfigError, match="cannot be held to"):
         constraint(json_grammar({"type": "nonsense"}), engine.model, engine.tokenizer, 10, 5)
@@ -238,8 +270,15 @@ def test_what_is_written_is_read(several: list[dict[str, Any]], before: str) -> 
     assert [call.arguments for call in found.calls] == several
 
 
-@given(st.text(alphabet="ab<tol_c>", max_size=20))
+@given(st.text(alphabet="ab \n<tol_c>", max_size=20))
 def test_settled_text_never_shrinks_and_holds_no_call(text: str) -> None:
     lengths = [settled_text(text[:end], GENERIC) for end in range(len(text) + 1)]
     assert lengths == sorted(lengths)
     assert "<tool_call>" not in text[: lengths[-1]]
+
+
+@given(st.text(alphabet="ab \n<tol_c>", max_size=20))
+def test_the_text_before_a_call_is_the_same_in_a_stream(before: str) -> None:
+    written = before + GENERIC.write([("time", {})])
+    settled = max(settled_text(written[:end], GENERIC) for end in range(len(written) + 1))
+    assert written[:settled] == parse_reply(written, GENERIC, ["time"]).text

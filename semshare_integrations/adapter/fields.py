@@ -100,11 +100,7 @@ class EngineFields(BaseModel):
 
         The engine checks the values, and names those that it does not know.
         """
-        said = dict(overrides)
-        if "max_tokens" in said:
-            if "max_new_tokens" in said:
-                raise ConfigError("max_tokens and max_new_tokens are the same setting: pass one of them.")
-            said["max_new_tokens"] = said.pop("max_tokens")
+        said = self.one_name(overrides)
         if stop is not None:
             said["stop"] = stop
         fields = {
@@ -120,6 +116,16 @@ class EngineFields(BaseModel):
         if settings["top_p"] is None or settings["temperature"] == 0:
             del settings["top_p"]
         return settings
+
+    @staticmethod
+    def one_name(settings: Mapping[str, Any]) -> dict[str, Any]:
+        """``settings`` where ``max_tokens`` is called ``max_new_tokens``, which it means."""
+        said = dict(settings)
+        if "max_tokens" in said:
+            if "max_new_tokens" in said:
+                raise ConfigError("max_tokens and max_new_tokens are the same setting: pass one of them.")
+            said["max_new_tokens"] = said.pop("max_tokens")
+        return said
 
     def identity(self, overrides: Mapping[str, Any]) -> dict[str, Any]:
         """Everything that an answer depends on besides the prompt, JSON-able, without loading the model."""

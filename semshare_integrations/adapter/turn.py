@@ -81,7 +81,7 @@ class Turn:
             ValueError: no messages, a tool's result without its call, an unknown tool or format, both tools and format.
         """
         _check(messages)
-        names = [each["function"]["name"] for each in tools]
+        names = tool_names(tools)
         form = call_format(engine.tokenizer)
         prompt = Chat(form.messages(messages, tools), tools if form.native else ())
         choice = which_tool(tool_choice, names)
@@ -144,12 +144,21 @@ class Turn:
         return reply if reply.calls or reply.invalid else Reply(self._arrived)
 
 
+def tool_names(tools: Sequence[Mapping[str, Any]]) -> list[str]:
+    """The names of OpenAI's function schemas; raises :class:`ValueError` for tools that a provider would run."""
+    for each in tools:
+        if "function" not in each:
+            raise ValueError(f"the tool {dict(each)!r} is no function: a local model runs no tools of a provider.")
+    return [each["function"]["name"] for each in tools]
+
+
 def which_tool(choice: Mapping[str, Any] | str | bool | None, names: Sequence[str]) -> str:
     """``auto``, ``any``, ``none`` or the name of a tool."""
     if isinstance(choice, Mapping):
-        choice = choice.get("function", choice).get("name") or choice.get("type")
+        named = choice.get("function", choice)
+        choice = named.get("name") or choice.get("type") if isinstance(named, Mapping) else named
     known = {None: "auto", True: "any", False: "none", "required": "any", "auto": "auto", "any": "any", "none": "none"}
-    if choice in known:
+    if isinstance(choice, str | bool | None) and choice in known:
         return known[choice]
     if choice not in names:
         raise ValueError(f"tool_choice={choice!r} names no tool: pass 'auto', 'any', 'none' or one of {names}.")
@@ -182,12 +191,13 @@ def _check(messages: Sequence[Mapping[str, Any]]) -> None:
 
 def _response_schema(response: Mapping[str, Any]) -> Mapping[str, Any] | None:
     """The JSON schema of the answer; None: words."""
-    kind = response.get("type")
+    kind = response.get("type") if isinstance(response, Mapping) else None
     if kind == "text":
         return None
     if kind == "json_object":
         return {"type": "object"}
-    if kind == "json_schema" and isinstance(schema := response.get("json_schema", {}).get("schema"), Mapping):
+    told = response.get("json_schema") if kind == "json_schema" else None
+    if isinstance(told, Mapping) and isinstance(schema := told.get("schema"), Mapping):
         return schema
     raise ValueError(
         f"response_format={response!r} is not known: pass {{'type': 'json_schema', 'json_schema': {{'schema': ...}}}}, "

@@ -61,9 +61,10 @@ register_configure_hook(_active, inheritable=True)
 
 @contextmanager
 def get_semshare_callback() -> Iterator[SemShareCallbackHandler]:
-    """Collect the reports of all SemShare calls made inside the ``with`` block, in chains, threads and tasks alike.
+    """Collect the reports of the SemShare calls made inside the ``with`` block, in chains and the tasks started there.
 
-    Blocks may be nested: the outer one counts the calls of the inner one, too.
+    Blocks may be nested: the outer one counts the calls of the inner one, too. Threads that LangChain starts, as for
+    ``batch``, count; those of your own only if they run in a copy of the context (``contextvars.copy_context().run``).
     """
     handler = SemShareCallbackHandler()
     handler._outer = _active.get()

@@ -22,8 +22,9 @@ from langchain_core.utils.pydantic import is_basemodel_subclass
 from pydantic import Field
 
 from semshare_core import Piece
+from semshare_core.errors import ConfigError
 from semshare_integrations.adapter import ToolFields, Turn, in_thread, which_tool
-from semshare_integrations.adapter.turn import TURN_SETTINGS
+from semshare_integrations.adapter.turn import TURN_SETTINGS, tool_names
 from semshare_integrations.langchain.fields import LangChainFields
 from semshare_integrations.langchain.turn import chunk_of, result_of, turn_of
 
@@ -74,6 +75,12 @@ class ChatSemShare(ToolFields, LangChainFields, BaseChatModel):
         if self.profile is not None and context is not None:
             self.profile = {"max_input_tokens": context, **self.profile}
 
+    def get_token_ids(self, text: str) -> list[int]:
+        """The ids of ``text`` inside a message, by the model's own tokenizer."""
+        if self.custom_get_token_ids is not None:
+            return self.custom_get_token_ids(text)
+        return list(self.engine.tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"])
+
     def _resolve_model_profile(self) -> ModelProfile | None:
         """What the model can do; how much it reads is added where the model is loaded already."""
         return ModelProfile(
@@ -83,7 +90,7 @@ class ChatSemShare(ToolFields, LangChainFields, BaseChatModel):
             text_outputs=True,
             tool_calling=True,
             tool_choice=True,
-            structured_output=True,
+            structured_output=False,  # beside tools: agents then ask for structure by a tool, which works
         )
 
     def bind_tools(
@@ -106,10 +113,10 @@ class ChatSemShare(ToolFields, LangChainFields, BaseChatModel):
             strict: as for OpenAI; arguments keep to their schema in any case.
 
         Raises:
-            ValueError: ``tool_choice`` names no tool of ``tools``.
+            ValueError: ``tool_choice`` names no tool of ``tools``, or one of them is a provider's own.
         """
         formatted = [convert_to_openai_tool(each, strict=strict) for each in tools]
-        choice = which_tool(tool_choice, [each["function"]["name"] for each in formatted])
+        choice = which_tool(tool_choice, tool_names(formatted))
         return self.bind(tools=formatted, tool_choice=choice, parallel_tool_calls=parallel_tool_calls, **kwargs)
 
     def with_structured_output(
@@ -208,7 +215,11 @@ class ChatSemShare(ToolFields, LangChainFields, BaseChatModel):
         cancel: threading.Event | None = None,
     ) -> Generator[Piece, None, None]:
         settings = self.call_settings(stop, {name: value for name, value in overrides.items() if name not in _OURS})
-        timeout = settings.pop("timeout", None) or self.timeout
+        timeout = settings.pop("timeout", None)
+        if timeout is None:
+            timeout = self.timeout
+        elif not isinstance(timeout, int | float) or timeout <= 0:
+            raise ConfigError(f"timeout={timeout!r} must be a number of seconds above 0, or None.")
         cancel = cancel or threading.Event()
         over = threading.Event()
 
@@ -216,16 +227,19 @@ class ChatSemShare(ToolFields, LangChainFields, BaseChatModel):
             over.set()
             cancel.set()
 
-        timer = threading.Timer(timeout, give_up) if timeout else None
+        timer = None if timeout is None else threading.Timer(timeout, give_up)
         if timer is not None:
             timer.daemon = True
             timer.start()
+        answered = False  # an answer that was ready in time may be read slowly
         try:
-            yield from turn.stream(settings, cancel)
+            for piece in turn.stream(settings, cancel):
+                answered = piece.finish_reason not in (None, "cancelled")
+                yield piece
         finally:
             if timer is not None:
                 timer.cancel()
-        if over.is_set():
+        if over.is_set() and not answered:
             raise TimeoutError(f"the call took longer than timeout={timeout:g} seconds and was given up.")
 
     def _apieces(

@@ -16,6 +16,7 @@ from langchain_core.callbacks import (
 from langchain_core.language_models import BaseLLM
 from langchain_core.language_models.base import LangSmithParams
 from langchain_core.outputs import Generation, GenerationChunk, LLMResult
+from pydantic import Field
 from typing_extensions import Self
 
 from semshare_core import Piece, ReuseReport
@@ -42,9 +43,15 @@ class SemShareLLM(LangChainFields, BaseLLM):
 
     Construction is cheap: the model is loaded by the first call. One object may be used from many threads and tasks;
     calls take turns at the model.
+
+    Attributes:
+        batch_size: accepted because other local models have it; prompts are answered one after the other, so that each
+            can reuse those before it.
     """
 
     model_config = LangChainFields.model_config  # said again: of two bases the last one's "extra" would win
+
+    batch_size: int = Field(default=1, ge=1)
 
     @classmethod
     def from_model_id(cls, model_id: str, **settings: Any) -> Self:

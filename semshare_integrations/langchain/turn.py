@@ -59,8 +59,11 @@ def chunk_of(turn: Turn, piece: Piece, model_name: str) -> ChatGenerationChunk |
     text = turn.take(piece)
     if piece.report is None:
         return ChatGenerationChunk(message=AIMessageChunk(content=text)) if text else None
-    calls = [(call.name, json.dumps(call.arguments, ensure_ascii=False)) for call in turn.reply.calls]
-    calls += [(bad.name or "", bad.text) for bad in turn.reply.invalid]
+    calls: list[tuple[str | None, str]] = [
+        (call.name, json.dumps(call.arguments, ensure_ascii=False)) for call in turn.reply.calls
+    ]
+    # as a JSON string: LangChain mends half an object and would take it for the arguments of a valid call
+    calls += [(bad.name, json.dumps(bad.text, ensure_ascii=False)) for bad in turn.reply.invalid]
     return ChatGenerationChunk(
         message=AIMessageChunk(
             content=text,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Callable, Generator
 from contextlib import aclosing, closing
+from contextvars import Context, copy_context
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
@@ -21,11 +22,15 @@ Response = TypeVar("Response", CompletionResponse, ChatResponse)
 
 @dataclass(frozen=True)
 class Answer:
-    """The answer to one call of ``model``; made when the call is, for its event belongs to the call's span."""
+    """The answer to one call of ``model``; made when the call is, for its event belongs to the call's span and context.
+
+    A stream may be read elsewhere: in another thread, or when the block that made the call is left.
+    """
 
     model: str
     operation: Operation
     span_id: str | None = field(default_factory=active_span_id.get)
+    context: Context = field(default_factory=copy_context)
 
     def completion(self, turn: Turn, piece: Piece, delta: str | None = None) -> CompletionResponse:
         """The text so far; with the last piece, what was reused."""
@@ -43,9 +48,8 @@ class Answer:
         report = piece.report
         if report is None:
             return None
-        dispatcher.event(
-            SemShareReuseEvent(report=report, model=self.model, operation=self.operation, span_id=self.span_id)
-        )
+        event = SemShareReuseEvent(report=report, model=self.model, operation=self.operation, span_id=self.span_id)
+        self.context.run(dispatcher.event, event)
         invalid = [{"name": bad.name, "text": bad.text, "error": bad.error} for bad in turn.reply.invalid]
         usage = token_usage(report.prompt_tokens, report.generated_tokens)
         return {

@@ -177,7 +177,7 @@ class SemShareLLM(ToolFields, FunctionCallingLLM):
 
     def call_settings(self, stop: list[str] | None, overrides: Mapping[str, Any]) -> dict[str, Any]:
         """What the engine is called with: the fields, above them ``generate_kwargs``, above them the call."""
-        return super().call_settings(stop, {**self.generate_kwargs, **overrides})
+        return super().call_settings(stop, {**self.one_name(self.generate_kwargs), **self.one_name(overrides)})
 
     def _prepare_chat_with_tools(
         self,

@@ -2,8 +2,8 @@
 
 The template is asked to render a conversation with made-up tools, calls and results. If all of them appear, the model
 was trained on that form, and what stands around the calls' JSON is the form. A template that knows no tools gets ours:
-the tools are described in the system message, calls are written as Hermes and Qwen write them, results are told by the
-user.
+the tools are described in the system message (in the user's first where there is none, as in Gemma's), calls are
+written as Hermes and Qwen write them, results are told by the user.
 """
 
 from __future__ import annotations
@@ -58,6 +58,7 @@ class CallFormat:
         arguments_key: where it holds the arguments, an object.
         native: the template renders tools, calls and results by itself.
         hidden: the opening has special tokens, which the text of a reply leaves out.
+        system: the template has a system message, for tools that are told in words.
     """
 
     opening: str = "<tool_call>\n"
@@ -67,6 +68,7 @@ class CallFormat:
     arguments_key: str = "arguments"
     native: bool = False
     hidden: bool = False
+    system: bool = True
 
     def write(self, calls: Sequence[tuple[str, Mapping[str, Any]]]) -> str:
         """The calls, each a name and its arguments, as the model writes them."""
@@ -102,8 +104,17 @@ def _learn(tokenizer: PreTrainedTokenizerBase) -> CallFormat:
         two = _rendered_calls(tokenizer, 2)
         one = _rendered_calls(tokenizer, 1) if two is None else None
     except (TemplateError, TypeError, KeyError, ValueError):
-        return CallFormat()
-    return two or one or CallFormat()
+        two = one = None
+    return two or one or CallFormat(system=_has_system(tokenizer))
+
+
+def _has_system(tokenizer: PreTrainedTokenizerBase) -> bool:
+    """Whether a system message reaches the prompt: some templates refuse it, some leave it out."""
+    messages = [{"role": "system", "content": _VALUE}, {"role": "user", "content": "x"}]
+    try:
+        return _VALUE in str(tokenizer.apply_chat_template(messages, tokenize=False))
+    except (TemplateError, TypeError, KeyError, ValueError):
+        return False
 
 
 def _rendered_calls(tokenizer: PreTrainedTokenizerBase, count: int) -> CallFormat | None:
@@ -160,7 +171,7 @@ def _around(text: str, count: int, specials: Sequence[str]) -> CallFormat | None
 
 
 def _told_in_words(form: CallFormat, messages: Sequence[Message], tools: Sequence[Tool]) -> list[Message]:
-    """Tools in the system message, calls in the assistant's text, results in the user's."""
+    """Tools in the system message or the user's first, calls in the assistant's text, results in the user's."""
     told: list[dict[str, Any]] = []
     for message in messages:
         role, content = message["role"], message.get("content") or ""
@@ -181,6 +192,10 @@ def _told_in_words(form: CallFormat, messages: Sequence[Message], tools: Sequenc
     introduction = _INTRODUCTION.format(tools=described)
     if told and told[0]["role"] == "system":
         told[0]["content"] = f"{told[0]['content']}\n\n{introduction}".strip()
-    else:
+    elif form.system:
         told.insert(0, {"role": "system", "content": introduction})
+    elif told and told[0]["role"] == "user":
+        told[0]["content"] = f"{introduction}\n\n{told[0]['content']}"
+    else:
+        told.insert(0, {"role": "user", "content": introduction})
     return list(told)

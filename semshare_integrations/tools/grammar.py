@@ -23,6 +23,20 @@ Choice = Literal["auto", "any"] | str
 # as json.dumps writes it, so that a call rendered again in the next turn has the same tokens
 _SPACING = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}
 
+_FORMATS = {
+    "date-time": "2000-01-01T00:00:00.000000+00:00",
+    "date": "2000-01-01",
+    "time": "00:00:00.000000+00:00",
+    "duration": "P10DT10H10M10S",
+    "email": "abc@abc.abc",
+    "hostname": "abc.abc",
+    "ipv4": "100.100.100.100",
+    "ipv6": "1000:1000:1000:1000:1000:1000:1000:1000",
+    "uuid": "00000000-0000-0000-0000-000000000000",
+    "uri": "http://abc.abc",
+}
+"""Formats of strings that llguidance can hold to, and about the longest value that ending one in time comes to."""
+
 
 def reply_grammar(
     form: CallFormat, tools: Sequence[Tool], choice: Choice, parallel: bool, tokenizer: PreTrainedTokenizerBase
@@ -87,11 +101,17 @@ def smallest(schema: Any, root: Mapping[str, Any] | None = None, depth: int = 8)
         return {name: smallest(part, root, depth - 1) for name, part in properties.items()}
     if schema.get("type") == "array":
         return [smallest(schema.get("items"), root, depth - 1)] * int(schema.get("minItems", 0))
-    return " " * int(schema.get("minLength", 0)) if schema.get("type") == "string" else 0
+    if schema.get("type") != "string":
+        return 0
+    return _FORMATS.get(str(schema.get("format")), "").ljust(int(schema.get("minLength", 0)))
 
 
 def _closed(schema: Any) -> Any:
-    """``schema`` whose objects take no properties but those named, unless it says otherwise: a model invents them."""
+    """``schema`` whose objects take no properties but those named, unless it says otherwise: a model invents them.
+
+    Formats that llguidance does not know say nothing of the form (pydantic's "path", "binary", "password"), and whether
+    items are unique is for the tool to see to (a set does): it would refuse the whole schema for either.
+    """
     if isinstance(schema, list):
         return [_closed(part) for part in schema]
     if not isinstance(schema, dict):
@@ -100,9 +120,10 @@ def _closed(schema: Any) -> Any:
         key: {name: _closed(part) for name, part in value.items()}
         if key in ("properties", "$defs", "definitions") and isinstance(value, dict)
         else _closed(value)
-        if key in ("items", "anyOf", "oneOf", "allOf", "prefixItems")
+        if key in ("items", "anyOf", "oneOf", "allOf", "prefixItems", "additionalProperties")
         else value
         for key, value in schema.items()
+        if key != "uniqueItems" and (key != "format" or value in _FORMATS)
     }
     if "properties" in closed and "allOf" not in closed:
         closed.setdefault("additionalProperties", False)

@@ -63,7 +63,7 @@ def parse_reply(text: str, form: CallFormat, names: Collection[str]) -> Reply:
         at = end
     if not calls and not invalid:
         invalid.append(InvalidCall(text[start:], "it holds no JSON object"))
-    return Reply(text[:start].strip(), calls, invalid)
+    return Reply(text[:start].rstrip(), calls, invalid)
 
 
 def calls_start(text: str, form: CallFormat) -> int | None:
@@ -77,13 +77,15 @@ def calls_start(text: str, form: CallFormat) -> int | None:
 
 
 def settled_text(text: str, form: CallFormat) -> int:
-    """How much of a growing reply is surely text and begins no call; 0 if text does not show where calls open."""
+    """How much of a growing reply is surely text and begins no call; 0 if text does not show where calls open.
+
+    White space waits for what follows: before a call it is left out.
+    """
     if form.hidden:
         return 0
     opening = form.opening.strip()
     found = text.find(opening)
-    if found >= 0:
-        return found
-    return len(text) - next(
-        (size for size in range(min(len(opening), len(text)), 0, -1) if text.endswith(opening[:size])), 0
-    )
+    if found < 0:
+        begun = (size for size in range(min(len(opening), len(text)), 0, -1) if text.endswith(opening[:size]))
+        found = len(text) - next(begun, 0)
+    return len(text[:found].rstrip())

@@ -93,12 +93,7 @@ class Call:
 
     def _discard_stored(self) -> bool:
         """The references drawn on whose rows are on disk leave the pool; False if there are none."""
-        drawn_on = set(self._found.plan.drawn_on)
-        stored = [
-            (view.namespace, view.id)
-            for view in self._found.entries
-            if view.id in drawn_on and not all(piece.rows.in_memory for piece in view.pieces)
-        ]
+        stored = [view for view in self._found.used if not all(piece.rows.in_memory for piece in view.pieces)]
         self.pool.discard(stored)
         return bool(stored)
 
@@ -227,12 +222,12 @@ class Served:
         try:
             yield
         except NumericalError:
-            drawn_on = set(self.found.plan.drawn_on)
-            self.call.pool.discard((view.namespace, view.id) for view in self.found.entries if view.id in drawn_on)
+            self.call.pool.discard(self.found.used)
             raise
 
     def finish(self, first_token_at: float, generated: list[int], *, store: bool, copy: bool = False) -> ReuseReport:
-        """Close the books of a call: its report, and its rows in the pool if ``store``."""
+        """Close the books of a call: what served it, its report, and its rows in the pool if ``store``."""
+        self.call.pool.touch(self.found.used)
         report = self.report(first_token_at=first_token_at, generated=len(generated))
         return report.model_copy(update={"stored": self.store(generated, copy=copy)}) if store else report
 

@@ -35,6 +35,12 @@ class Found:
     lookup_ms: float
     match_ms: float
 
+    @property
+    def used(self) -> list[View]:
+        """The entries that serve some token."""
+        drawn_on = set(self.plan.drawn_on)
+        return [view for view in self.entries if view.id in drawn_on]
+
     def depths(self, recomputed: NDArray[np.bool_]) -> NDArray[np.uint8]:
         """Approximate reuses behind each row [n], once the rows in ``recomputed`` were computed afresh.
 
@@ -101,7 +107,6 @@ def find(
         similarity=similarity or 0.0,
     )
     matched = time.perf_counter()
-    pool.touch((view.namespace, view.id) for view in views)
     return Found(
         plan,
         views,

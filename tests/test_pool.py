@@ -21,7 +21,7 @@ def test_the_least_recently_used_leaves_first() -> None:
     pool = pool_of(100)
     one, two, three, four = (entry(text(seed)) for seed in range(4))
     assert all(pool.add(each) for each in (one, two))
-    pool.touch([("here", one.id)])
+    pool.touch([one])
     assert pool.add(three), "80 of 100 tokens are taken"
     assert [holds(pool, each) for each in (one, two, three)] == [True, False, True]
     assert pool.add(four)
@@ -268,7 +268,7 @@ def test_stats_and_clear_by_namespace() -> None:
 
 def test_touching_what_is_gone_does_nothing() -> None:
     pool = pool_of()
-    pool.touch([("here", "gone")])
+    pool.touch([entry(text(0))])
     assert pool.stats().entries == 0
 
 
@@ -283,7 +283,7 @@ def test_many_threads() -> None:
                 pool.add(each)
                 pool.longest_prefix(each.namespace, each.tokens, 0)
                 pool.similar(each.namespace, each.embedding[0])
-                pool.touch([(each.namespace, each.id)])
+                pool.touch([each])
                 if step % 10 == 9:
                     pool.clear(each.namespace)
         except BaseException as error:

@@ -25,7 +25,7 @@ def test_what_serves_often_stays_and_ages_when_it_no_longer_does() -> None:
     often = entry(text(0))
     pool.add(often)
     for _ in range(5):
-        pool.touch([("here", often.id)])
+        pool.touch([often])
     for seed in range(1, 5):
         pool.add(entry(text(seed)))
     assert holds(pool, often), "four others came and went"

@@ -71,7 +71,7 @@ def test_what_is_left_of_a_branch_stays_whole() -> None:
     one, other = entry(text(0, 64) + text(1)), entry(text(0, 64) + text(2))
     pool.add(one)
     pool.add(other)
-    pool.discard([("here", one.id)])
+    pool.discard([one])
     assert holds(pool, other)
     assert pool.stats().bytes == 104 * BYTES_PER_TOKEN
     assert books_balance(pool)
@@ -83,7 +83,7 @@ def test_the_beginning_outlives_what_follows_it() -> None:
     one, other = entry(text(0, 64) + text(1, 30)), entry(text(0, 64) + text(2, 30))
     pool.add(one)
     pool.add(other)
-    pool.touch([("here", other.id)])
+    pool.touch([other])
     pool.add(entry(text(3, 40)))
     assert not holds(pool, one)
     assert holds(pool, other)
@@ -121,7 +121,7 @@ def test_any_family_of_prompts(texts: list[list[int]], data: st.DataObject) -> N
         if data.draw(st.booleans()):
             living = list(pool._books.chosen(None))
             gone = data.draw(st.sampled_from(living))
-            pool.discard([("here", gone.id)])
+            pool.discard([gone])
             assert books_balance(pool)
     for each in pool._books.chosen(None):
         ((keys, values),) = rows_of(each)

@@ -64,7 +64,7 @@ def test_use_brings_back() -> None:
     kept = [entry(text(seed)) for seed in range(4)]
     for each in kept:
         pool.add(each)
-    pool.touch([("here", kept[0].id)])
+    pool.touch([kept[0]])
     pool.flush()
     assert tiers(kept[0]) == {"device"}
     assert sorted(map(tiers, kept), key=str) == [{"device"}, {"device"}, {"host"}, {"host"}]
@@ -96,7 +96,7 @@ def test_use_brings_back_from_disk(tmp_path: Path) -> None:
     pool.flush()
     view = View(kept[0], 40)
     assert not view.pieces[0].rows.in_memory
-    pool.touch([("here", kept[0].id)])
+    pool.touch([kept[0]])
     pool.flush()
     assert tiers(kept[0]) == {"device"}
     assert View(kept[0], 40).pieces[0].rows.in_memory
@@ -236,7 +236,7 @@ def test_rows_that_are_damaged_leave_the_pool_when_they_are_used(tmp_path: Path)
         damaged[-3] ^= 1
         path.write_bytes(damaged)
     pool = pool_at(tmp_path)
-    pool.touch([("here", kept[0].id)])
+    pool.touch([kept[0]])
     with pytest.warns(PoolWarning):
         pool.flush()
     assert found(pool, kept[0].tokens.tolist()) is None
@@ -266,7 +266,7 @@ def test_any_history(
         elif kind in ("touch", "discard"):
             known = found(pool, tokens, str(number % 2))
             if known is not None:
-                getattr(pool, kind)([(known.namespace, known.id)])
+                getattr(pool, kind)([known])
         elif kind == "clear":
             pool.clear(str(number % 2) if number else None)
         elif kind == "flush":
@@ -305,7 +305,7 @@ def test_readers_do_not_wait_for_the_disk(tmp_path: Path, monkeypatch: pytest.Mo
     assert begun.wait(20)
     assert right(found(pool, text(0)))
     assert right(found(pool, text(1)))
-    pool.touch([("here", pool.longest_prefix("here", np.array(text(0)), 0)[0].id)])  # type: ignore[index]
+    pool.touch([pool.longest_prefix("here", np.array(text(0)), 0)[0]])  # type: ignore[index]
     pool.add(entry(text(2)))
     assert pool.stats().entries == 3
     go_on.set()

@@ -15,7 +15,7 @@ from semshare_core.errors import DamagedFileError, PoolWarning
 from semshare_core.match.plan import Tokens
 from semshare_core.pool.books import Books
 from semshare_core.pool.disk.folder import PoolFolder
-from semshare_core.pool.entry import Entry
+from semshare_core.pool.entry import Entry, View
 from semshare_core.pool.keeper import Keeper
 from semshare_core.pool.saving import Saving, restored
 from semshare_core.pool.segment import Segment
@@ -248,10 +248,10 @@ class ReferencePool:
 
     # --- keeping the books -------------------------------------------------------------------------------------------
 
-    def touch(self, used: Iterable[tuple[str, str]]) -> None:
-        """Entries, by (namespace, id), have served a call: they are worth more, and come back to the device."""
+    def touch(self, used: Iterable[Entry | View]) -> None:
+        """Entries have served a call: they are worth more, and come back to the device."""
         with self._lock:
-            entries = [entry for key in used if (entry := self._books.get(*key)) is not None]
+            entries = [entry for each in used if (entry := self._books.get(each.namespace, each.id)) is not None]
             for entry in entries:
                 self._books.use(entry)
         below = [s for entry in entries for s in entry.segments if s.tier != "device"]
@@ -263,11 +263,11 @@ class ReferencePool:
             pinned = self._books.held()
         self._storage.promote(segments, pinned)
 
-    def discard(self, unwanted: Iterable[tuple[str, str]]) -> None:
-        """Drop entries, by (namespace, id); those that are gone already are passed over."""
+    def discard(self, unwanted: Iterable[Entry | View]) -> None:
+        """Drop entries; those that are gone already are passed over."""
         with self._lock:
-            for key in unwanted:
-                entry = self._books.get(*key)
+            for each in unwanted:
+                entry = self._books.get(each.namespace, each.id)
                 if entry is not None:
                     self._books.remove(entry)
 

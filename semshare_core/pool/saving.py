@@ -69,27 +69,17 @@ class Saving:
         self._keeper.ask(job)
 
     def _write_record(self, entry: Entry) -> bool:
-        """True unless the record on disk is not what it should be."""
+        """Have the record on disk say what it should, or be gone with its entry; False if that cannot be done."""
         with self._lock:
             segments = entry.segments
-            if not all(entry.id in segment.holders for segment in segments):
-                return True  # it has left the pool; its removal comes behind this
-            if not all(segment.stored is not None for segment in segments):
+            here = all(entry.id in segment.holders for segment in segments)
+            if here and not all(segment.stored is not None for segment in segments):
                 return False
-            record = Record(
-                namespace=entry.namespace,
-                id=entry.id,
-                tokens=entry.tokens,
-                depth=entry.depth,
-                embedding=entry.embedding,
-                segments=tuple((segment.id, segment.length) for segment in segments),
-                created=entry.created,
-                expires=entry.expires,
-                pinned=entry.pinned,
-                uses=segments[-1].uses,
-            )
         try:
-            self._folder.write_record(record)
+            if here:
+                self._folder.write_record(_record(entry, segments))
+            else:
+                self._folder.remove_record(entry.namespace, entry.id)
         except PoolFileError as error:
             self._warn(error)
             return False
@@ -99,6 +89,21 @@ class Saving:
         if not self._warned:
             self._warned = True
             warnings.warn(f"{error} The pool goes on in memory.", PoolWarning, stacklevel=2)
+
+
+def _record(entry: Entry, segments: Sequence[Segment]) -> Record:
+    return Record(
+        namespace=entry.namespace,
+        id=entry.id,
+        tokens=entry.tokens,
+        depth=entry.depth,
+        embedding=entry.embedding,
+        segments=tuple((segment.id, segment.length) for segment in segments),
+        created=entry.created,
+        expires=entry.expires,
+        pinned=entry.pinned,
+        uses=segments[-1].uses,
+    )
 
 
 def restored(folder: PoolFolder, embed: Callable[[Tokens], Vectors] | None) -> Iterator[Entry]:

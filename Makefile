@@ -8,7 +8,7 @@ EXTRAS := cpu,langchain,llamaindex,charts,otel,cookbook,docs,bench,dev
 PIP    := $(BIN)/python -m pip --disable-pip-version-check
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-slow notebooks docs lint types format bench-prefill clean
+.PHONY: help install demo test test-slow notebooks docs lint types format bench-prefill bench-pool clean
 
 help: ## Say what the targets do
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -43,6 +43,9 @@ format: $(STAMP) ## Put the code into ruff's form
 
 bench-prefill: $(STAMP) ## Selective against full prefill, on the demo model
 	$(BIN)/python -m benchmarks.prefill
+
+bench-pool: $(STAMP) ## The pool: size, speed, several sources, drift, kills, threads, tenants
+	$(BIN)/python -m benchmarks.pool
 
 clean: ## Remove .venv and everything that tools left behind
 	rm -rf $(VENV) build dist out docs/_build .pytest_cache .mypy_cache .ruff_cache .hypothesis

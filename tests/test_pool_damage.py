@@ -9,7 +9,6 @@ import struct
 import tempfile
 import warnings
 from collections.abc import Callable, Iterator
-from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -276,7 +275,7 @@ def test_well_sealed_nonsense_is_no_rows(tmp_path: Path, tensors: dict[str, torc
 
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
-def test_every_single_bit(whole: Path, kind: str) -> None:
+def test_every_byte(whole: Path, kind: str) -> None:
     size = sorted(whole.rglob(kind))[0].stat().st_size
-    for place, bit in product(range(size), range(8)):
-        check_one_namespace(whole, kind, 0, flip((place + 0.5) / size, bit), read_only=True)
+    for place in range(size):
+        check_one_namespace(whole, kind, 0, flip((place + 0.5) / size, place % 8), read_only=True)

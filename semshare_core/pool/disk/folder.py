@@ -17,7 +17,7 @@ from __future__ import annotations
 import os
 import re
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -30,7 +30,15 @@ from semshare_core.pool.disk.fingerprint import Fingerprint
 from semshare_core.pool.disk.lock import OwnerLock
 from semshare_core.pool.disk.manifest import PoolManifest, read_manifest, write_manifest
 from semshare_core.pool.disk.record import Record, encode_record
-from semshare_core.pool.disk.shelf import FOLDER_NAME, Shelf, drop_folder, is_folder, remove_parts, sizes_in
+from semshare_core.pool.disk.shelf import (
+    FOLDER_NAME,
+    Shelf,
+    drop_folder,
+    empty_folder,
+    is_folder,
+    remove_parts,
+    sizes_in,
+)
 from semshare_core.pool.disk.skipped import Skipped, warn_of
 from semshare_core.pool.disk.stored_rows import StoredRows, encode_rows
 
@@ -141,13 +149,53 @@ class PoolFolder:
         """Delete a segment, if it is there; open :class:`StoredRows` stay valid. Raises :class:`PoolFileError`."""
         self._remove(namespace, segment, Shelf.rows_path)
 
-    def n_bytes(self) -> int:
-        """Bytes of this model's records and rows, damaged ones included."""
-        return sum(shelf.n_bytes for shelf in list(self._shelves.values()))
+    def namespaces(self) -> list[str]:
+        """Names of those that have files here."""
+        return list(self._shelves)
+
+    def n_bytes(self, namespace: str | None = None) -> int:
+        """Bytes of this model's records and rows, damaged ones included; of one namespace or of all."""
+        shelves = list(self._shelves.values())
+        return sum(shelf.n_bytes for shelf in shelves if namespace in (None, shelf.namespace))
+
+    def files_of(self, record: Record) -> dict[Path, int]:
+        """The record's file and its rows', each with its bytes."""
+        shelf = self._shelves[record.namespace]
+        paths = [shelf.entry_path(record.id), *(shelf.rows_path(segment) for segment, _ in record.segments)]
+        return {path: shelf.sizes[path.name] for path in paths}
 
     def skipped(self) -> list[Skipped]:
-        """The files that were passed over at opening."""
+        """The files of this model that were passed over at opening."""
         return list(self._skipped)
+
+    def verify(self) -> Iterator[Skipped]:
+        """Read every byte; yields the files that are not what was written, those of :meth:`skipped` first."""
+        yield from self._skipped
+        for shelf in list(self._shelves.values()):
+            yield from shelf.verify()
+
+    def mend(self) -> None:
+        """Delete damaged files, the records that need them, and what only these named; raises :class:`PoolFileError`.
+
+        Files of later versions, and those that cannot be read, stay.
+        """
+        with self._writing:
+            self._before_writing()
+            for item in self._skipped:
+                if item.kind == "damaged" and FOLDER_NAME.match(item.path.name) and is_folder(item.path):
+                    empty_folder(item.path)
+            for shelf in list(self._shelves.values()):
+                shelf.mend()
+                self._drop_if_empty(shelf)
+            self._skipped = [item for item in self._skipped if os.path.lexists(item.path)]
+
+    def clean(self) -> None:
+        """Delete rows that no record names; raises :class:`PoolFileError`."""
+        with self._writing:
+            self._before_writing()
+            for shelf in list(self._shelves.values()):
+                shelf.clean(shelf.look())
+                self._drop_if_empty(shelf)
 
     def close(self) -> None:
         """Give up the ownership. Open :class:`StoredRows` stay valid; nothing can be written any more."""
@@ -163,10 +211,8 @@ class PoolFolder:
         self.close()
 
     def _open(self) -> None:
-        for name in sorted(sizes_in(self.path)):
-            if FOLDER_NAME.match(name) and name != self._home.name:
-                path = self.path / name
-                self._skipped.append(Skipped(path, "foreign", f"{path} is for another model, tokenizer or dtype."))
+        others = [self.path / name for name in sorted(sizes_in(self.path)) if FOLDER_NAME.match(name)]
+        others = [path for path in others if path != self._home]
         self._open_home()
         self._records = []
         for name in sorted(sizes_in(self._home)) if self._home.is_dir() else ():
@@ -175,7 +221,8 @@ class PoolFolder:
                 self._open_shelf(path)
             elif _UNFINISHED.match(name) and is_folder(path) and not self.read_only:
                 drop_folder(path)
-        warn_of(self._skipped)
+        foreign = [Skipped(path, "foreign", f"{path} is for another model, tokenizer or dtype.") for path in others]
+        warn_of([*foreign, *self._skipped])
 
     def _open_home(self) -> None:
         """Make or check the model's folder. A damaged manifest is written again: we know what belongs in it."""
@@ -238,8 +285,11 @@ class PoolFolder:
             shelf = self._shelves.get(namespace)
             if shelf is not None:
                 shelf.remove(path(shelf, name))
-                if shelf.drop_if_empty():
-                    del self._shelves[namespace]
+                self._drop_if_empty(shelf)
+
+    def _drop_if_empty(self, shelf: Shelf) -> None:
+        if shelf.drop_if_empty():
+            del self._shelves[shelf.namespace]
 
     def _before_writing(self) -> None:
         if self._lock is None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import re
 import secrets
+from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from hashlib import blake2b
@@ -135,6 +136,31 @@ class Shelf:
                 if is_regular(self.folder / name):
                     self.remove(self.folder / name)
 
+    def verify(self) -> Iterator[Skipped]:
+        """Read every byte of every record and row; yields the files that are not what was written."""
+        found = self.look()
+        yield from found.skipped
+        wanted = {self._name(name, _ROWS): count for record in found.records for name, count in record.segments}
+        for name in sorted(name for name in self.sizes if name.endswith(_ROWS)):
+            path = self.folder / name
+            try:
+                rows = self.rows(path)
+                for layer in range(rows.n_layers):
+                    rows.layer(layer)
+                if rows.n_tokens != wanted.get(name, rows.n_tokens):
+                    raise damaged(path, f"it has {rows.n_tokens} rows, and a record says {wanted[name]}")
+            except PoolFileError as error:
+                if os.path.lexists(path):
+                    yield Skipped.of(path, error)
+
+    def mend(self) -> None:
+        """Delete damaged files, then the records that lack rows, then the rows that no record names."""
+        for damage in (self.verify, lambda: self.look().skipped):
+            for item in list(damage()):
+                if item.kind == "damaged" and not is_folder(item.path):
+                    self.remove(item.path)
+        self.clean(self.look())
+
     def drop_if_empty(self) -> bool:
         """Delete the folder, and the namespace's name with it, if it has neither files of ours nor of others."""
         if self.sizes or set(sizes_in(self.folder)) - {MANIFEST}:
@@ -157,6 +183,14 @@ def drop_folder(folder: Path) -> None:
     remove(folder / MANIFEST)
     with suppress(OSError):  # someone else's file is in it
         folder.rmdir()
+
+
+def empty_folder(folder: Path) -> None:
+    """Delete a namespace's folder with all files of ours in it; one with other files stays."""
+    for name in sizes_in(folder):
+        if _OURS.match(name) and not is_folder(folder / name):
+            remove(folder / name)
+    drop_folder(folder)
 
 
 def remove_parts(folder: Path) -> None:

@@ -1,0 +1,305 @@
+"""``semshare pool``: what it says, what it deletes, and what it refuses."""
+
+from __future__ import annotations
+
+import io
+import json
+import stat
+import tarfile
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from semshare_core.command.amounts import age, read_age, read_bytes
+from semshare_core.command.main import main
+from semshare_core.pool.disk import PoolFolder
+from stored_entries import MODEL, OTHER_MODEL, keep, make_record, make_rows, verify
+
+ENTRIES = {("alice", "one"): (("a", 3), ("b", 2)), ("alice", "two"): (("a", 3),), ("[bold]bob", "one"): (("a", 1),)}
+
+pytestmark = pytest.mark.filterwarnings("error::semshare_core.errors.PoolWarning")
+
+
+@pytest.fixture
+def pool(tmp_path: Path) -> Path:
+    path = tmp_path / "pool"
+    with PoolFolder(path, MODEL) as folder:
+        for (namespace, entry), segments in ENTRIES.items():
+            keep(folder, entry, segments, namespace)
+    return path
+
+
+def run(capsys: pytest.CaptureFixture[str], *arguments: object) -> tuple[int, str, str]:
+    """Exit code, output and errors of ``semshare pool`` with ``arguments``."""
+    with pytest.raises(SystemExit) as ended:
+        main(["pool", *map(str, arguments)])
+    told = capsys.readouterr()
+    assert "Traceback" not in told.out + told.err
+    return int(ended.value.code or 0), told.out, told.err
+
+
+def held(path: Path) -> set[tuple[str, str]]:
+    with PoolFolder(path, MODEL) as folder:
+        return {(record.namespace, record.id) for record in folder.records()}
+
+
+def content(path: Path) -> dict[Path, bytes]:
+    return {found: found.read_bytes() for found in path.rglob("*") if found.is_file()}
+
+
+def damage(path: Path, pattern: str) -> Path:
+    found = sorted(path.rglob(pattern))[0]
+    whole = bytearray(found.read_bytes())
+    whole[-1] ^= 1
+    found.write_bytes(whole)
+    return found
+
+
+def age_entries(path: Path, ages: dict[tuple[str, str], float], pinned: tuple[str, str] | None = None) -> None:
+    """Make entries so many seconds old."""
+    with PoolFolder(path, MODEL) as folder:
+        for (namespace, entry), seconds in ages.items():
+            record = make_record(entry, ENTRIES[namespace, entry], namespace)
+            pin = (namespace, entry) == pinned
+            folder.write_record(replace(record, created=time.time() - seconds, pinned=pin))
+
+
+def test_ls_counts_what_is_there(pool: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    before = content(pool)
+    with PoolFolder(pool, MODEL) as owner:
+        code, out, _ = run(capsys, "ls", pool, "--json")
+        size = owner.n_bytes()
+    assert code == 0
+    namespaces = json.loads(out)["namespaces"]
+    assert [(item["namespace"], item["entries"], item["tokens"]) for item in namespaces] == [
+        ("[bold]bob", 1, 1),
+        ("alice", 2, 8),
+    ]
+    assert sum(item["bytes"] for item in namespaces) == size
+    assert {item["fingerprint"] for item in namespaces} == {MODEL.digest}
+    code, out, _ = run(capsys, "ls", pool)
+    assert code == 0
+    assert "alice" in out
+    assert "[bold]bob" in out
+    assert content(pool) == before
+
+
+def test_all_models_are_covered(pool: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.warns(UserWarning, match="foreign"):
+        other = PoolFolder(pool, OTHER_MODEL)
+    with other:
+        keep(other, "one", (("a", 3),), "carol")
+    _, out, _ = run(capsys, "ls", pool, "--json")
+    assert len({item["fingerprint"] for item in json.loads(out)["namespaces"]}) == 2
+    assert run(capsys, "verify", pool)[0] == 0
+    damage(pool / OTHER_MODEL.digest, "*.rows")
+    assert run(capsys, "verify", pool)[0] == 1
+
+
+@pytest.mark.parametrize("pattern", ["*.rows", "*.entry", "namespace.json", "pool.json"])
+def test_verify_names_the_damaged_file(pool: Path, capsys: pytest.CaptureFixture[str], pattern: str) -> None:
+    code, out, _ = run(capsys, "verify", pool)
+    assert code == 0
+    assert "0 faults" in out
+    found = damage(pool, pattern)
+    before = content(pool)
+    code, out, _ = run(capsys, "verify", pool)
+    assert code == 1
+    assert str(found) in out
+    assert content(pool) == before
+
+
+@pytest.mark.parametrize("pattern", ["*.rows", "*.entry", "namespace.json"])
+def test_prune_damaged(pool: Path, capsys: pytest.CaptureFixture[str], pattern: str) -> None:
+    found = damage(pool, pattern)
+    before = content(pool)
+    assert str(found) in run(capsys, "prune", pool, "--damaged", "--dry-run")[1]
+    assert content(pool) == before
+    assert run(capsys, "prune", pool, "--damaged")[0] == 0
+    assert not found.exists()
+    assert run(capsys, "verify", pool)[0] == 0
+    with PoolFolder(pool, MODEL) as folder:
+        assert len({record.namespace for record in folder.records()}) >= 1
+        for record in folder.records():
+            verify(folder, record)
+
+
+def test_prune_by_age_spares_the_pinned(pool: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    old = 40 * 86400
+    age_entries(pool, dict.fromkeys(ENTRIES, old) | {("alice", "two"): 60}, pinned=("[bold]bob", "one"))
+    before = content(pool)
+    code, out, _ = run(capsys, "prune", pool, "--older-than", "30d", "--dry-run")
+    assert (code, content(pool)) == (0, before)
+    assert "1 entries" in out
+    assert "would go" in out
+    assert run(capsys, "prune", pool, "--older-than", "30d")[0] == 0
+    assert held(pool) == {("alice", "two"), ("[bold]bob", "one")}
+    with PoolFolder(pool, MODEL) as folder:
+        verify_rows = folder.rows("alice", "a")  # shared with the one that went
+        assert verify_rows.n_tokens == 3
+    assert len(list(pool.rglob("*.rows"))) == 2
+
+
+def test_prune_a_namespace(pool: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(capsys, "prune", pool, "--namespace", "alice")[0] == 0
+    assert held(pool) == {("[bold]bob", "one")}
+    assert len(list(pool.rglob("namespace.json"))) == 1
+
+
+def test_prune_to_a_size_takes_the_oldest_first(pool: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    keys = list(ENTRIES)
+    age_entries(pool, {keys[0]: 10, keys[1]: 30, keys[2]: 20})
+    with PoolFolder(pool, MODEL) as folder:
+        size = folder.n_bytes()
+    assert run(capsys, "prune", pool, "--max-bytes", size)[0] == 0
+    assert held(pool) == set(keys)
+    assert run(capsys, "prune", pool, "--max-bytes", size - 1)[0] == 0
+    assert held(pool) == {keys[0], keys[2]}
+    assert run(capsys, "prune", pool, "--max-bytes", "0")[0] == 0
+    assert held(pool) == set()
+
+
+@pytest.mark.parametrize(
+    "options",
+    [[], ["--older-than", "soon"], ["--max-bytes", "much"], ["--damaged", "--namespace", "alice"]],
+    ids=["nothing", "age", "size", "damaged namespace"],
+)
+def test_prune_refuses_what_it_does_not_understand(
+    pool: Path, capsys: pytest.CaptureFixture[str], options: list[str]
+) -> None:
+    before = content(pool)
+    assert run(capsys, "prune", pool, *options)[0] == 2
+    assert content(pool) == before
+
+
+def test_prune_and_import_need_the_lock(pool: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(capsys, "export", pool, tmp_path / "out.tar")[0] == 0
+    with PoolFolder(pool, MODEL):
+        for arguments in (["prune", pool, "--namespace", "alice"], ["import", pool, tmp_path / "out.tar"]):
+            code, _, err = run(capsys, *arguments)
+            assert code == 1
+            assert "in use" in err
+            assert err.count("\n") == 1
+        assert run(capsys, "verify", pool)[0] == 0
+    assert held(pool) == set(ENTRIES)
+
+
+@pytest.mark.parametrize("command", ["ls", "verify", "prune", "export"])
+def test_a_folder_that_is_not_there(tmp_path: Path, capsys: pytest.CaptureFixture[str], command: str) -> None:
+    more = {"prune": ["--namespace", "a"], "export": [tmp_path / "out.tar"]}.get(command, [])
+    code, _, err = run(capsys, command, tmp_path / "none", *more)
+    assert code == 1
+    assert "no pool folder" in err
+    assert not list(tmp_path.iterdir())
+
+
+def test_exported_entries_come_back(pool: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    archive, other = tmp_path / "out.tar", tmp_path / "other"
+    assert run(capsys, "export", pool, archive, "--namespace", "alice")[0] == 0
+    assert stat.S_IMODE(archive.stat().st_mode) == 0o600
+    assert run(capsys, "import", other, archive)[:2] == (0, "2 entries imported.\n")
+    with PoolFolder(other, MODEL) as folder:
+        assert len(folder.records()) == 2
+        for record in folder.records():
+            verify(folder, record)
+    before = content(other)
+    assert "2 were there already" in run(capsys, "import", other, archive)[1]
+    assert content(other) == before
+    assert not {path.name for path in pool.rglob("*.rows")} & {path.name for path in other.rglob("*.rows")}
+    assert {path.name for path in tmp_path.iterdir()} == {"pool", "other", "out.tar"}
+    assert run(capsys, "export", pool, archive)[0] == 1  # it exists
+
+
+def test_import_keeps_what_is_there(pool: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    other = tmp_path / "other"
+    with PoolFolder(other, MODEL) as folder:
+        folder.write_rows("alice", "a", make_rows("something else", 3))
+        folder.write_record(make_record("own", (("a", 3),), "alice"))
+    before = content(other)
+    run(capsys, "export", pool, tmp_path / "out.tar")
+    code, out, _ = run(capsys, "import", other, tmp_path / "out.tar")
+    assert code == 1
+    assert "1 entries imported" in out
+    assert "2 left out: other rows" in out
+    assert before.items() <= content(other).items()
+    assert held(other) == {("alice", "own"), ("[bold]bob", "one")}
+
+
+def test_damage_is_neither_exported_nor_imported(
+    pool: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    archive = tmp_path / "out.tar"
+    run(capsys, "export", pool, archive)
+    whole = bytearray(archive.read_bytes())
+    with tarfile.open(archive) as tar:
+        member = next(member for member in tar if member.name.endswith(".rows"))
+    whole[member.offset_data + member.size - 1] ^= 1
+    archive.write_bytes(whole)
+    code, out, _ = run(capsys, "import", tmp_path / "other", archive)
+    assert code == 1
+    assert "left out: damaged" in out
+    with PoolFolder(tmp_path / "other", MODEL) as folder:
+        for record in folder.records():
+            verify(folder, record)
+    damage(pool, "*.rows")
+    code, out, _ = run(capsys, "export", pool, tmp_path / "more.tar")
+    assert code == 1
+    assert "left out: damaged" in out
+
+
+def hostile(name: str, kind: bytes = tarfile.REGTYPE, link: str = "") -> tarfile.TarInfo:
+    member = tarfile.TarInfo(name)
+    member.type, member.linkname, member.size = kind, link, 4 if kind == tarfile.REGTYPE else 0
+    return member
+
+
+DIGEST = "0" * 32
+
+
+@pytest.mark.parametrize(
+    "member",
+    [
+        hostile("../evil"),
+        hostile(f"{DIGEST}/../../evil"),
+        hostile("/tmp/evil"),
+        hostile(f"{DIGEST}/{DIGEST}/notes.txt"),
+        hostile(f"{DIGEST}/pool.json", tarfile.SYMTYPE, "/etc/passwd"),
+        hostile(f"{DIGEST}/pool.json", tarfile.LNKTYPE, "/etc/passwd"),
+        hostile(f"{DIGEST}/pool.json", tarfile.FIFOTYPE),
+    ],
+    ids=["up", "up and down", "absolute", "other", "symbolic link", "hard link", "pipe"],
+)
+def test_import_refuses_members_that_no_export_has(
+    pool: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], member: tarfile.TarInfo
+) -> None:
+    archive = tmp_path / "out.tar"
+    run(capsys, "export", pool, archive)
+    with tarfile.open(archive, "a") as tar:
+        tar.addfile(member, io.BytesIO(b"evil"))
+    before = content(pool)
+    code, _, err = run(capsys, "import", pool, archive)
+    assert code == 1
+    assert "no export of a pool" in err
+    assert content(pool) == before
+    assert not list(tmp_path.rglob("evil"))
+
+
+@pytest.mark.parametrize("share", [0.0, 0.3, 0.6, 0.9])
+def test_import_of_half_an_archive(
+    pool: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], share: float
+) -> None:
+    archive = tmp_path / "out.tar"
+    run(capsys, "export", pool, archive)
+    archive.write_bytes(archive.read_bytes()[: int(share * archive.stat().st_size) | 1])
+    run(capsys, "import", tmp_path / "other", archive)
+    with PoolFolder(tmp_path / "other", MODEL) as folder:
+        for record in folder.records():
+            verify(folder, record)
+
+
+def test_amounts() -> None:
+    assert [read_age(text) for text in ("90m", "12h", "1.5d", "2w")] == [5400, 43200, 129600, 1209600]
+    assert [read_bytes(text) for text in ("0", "500MB", "2GiB")] == [0, 500_000_000, 2**31]
+    assert [age(seconds) for seconds in (-5, 59, 3600, 93784)] == ["0s", "59s", "1h 0m", "1d 2h"]

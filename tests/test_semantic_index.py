@@ -274,3 +274,26 @@ def test_on_a_gpu_all_rows_are_compared(monkeypatch: pytest.MonkeyPatch) -> None
     assert [name for name, _ in found] == [name for name, _ in ranked(held, unit(7))[:5]]
     assert index._rows is not None
     assert index._rows.exact
+
+
+# --- memory ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.usefixtures("few_are_many")
+def test_bytes_are_counted() -> None:
+    """The vectors as given and FAISS's copy: as many bytes again while exact, one bit a dimension beyond."""
+    index, held = filled(90)
+    assert index.n_bytes == 90 * 4 * DIM
+    index.search(unit(0), 1)
+    exact = index.n_bytes
+    assert 2 * 90 * 4 * DIM < exact < 2 * 90 * 4 * DIM + 90 * 200
+    for number in range(90, 180):
+        held[str(number)] = unit(number)
+        index.add(str(number), held[str(number)])
+    index.rebuild()
+    settle(index)
+    assert index.n_bytes - 180 * 4 * DIM < 180 * (DIM // 8 + 8 + 200)
+    for name in held:
+        index.remove(name)
+    settle(index)
+    assert index.n_bytes == 0

@@ -15,7 +15,7 @@ import numpy as np
 from semshare_core.errors import ConfigError
 from semshare_core.pool.vector_rows import VectorRows, Vectors
 
-_SHORTLIST = 128  # candidates for each segment where FAISS's own ranking is coarse (recall: see vector_rows)
+_SHORTLIST, _SURPLUS = 128, 8  # rows for each segment, at least and for each entry wanted, where FAISS ranks coarsely
 _WIDENING = 4
 _ROUNDING = 1e-5
 
@@ -33,6 +33,7 @@ class SemanticIndex:
     def __init__(self) -> None:
         self._lock = threading.RLock()
         self._vectors: dict[str, Vectors] = {}
+        self._vector_bytes = 0
         self._dim = 0
         self._rows: VectorRows | None = None
         self._changes: list[tuple[str, Vectors | None]] | None = None  # while others are being built: what they miss
@@ -46,8 +47,7 @@ class SemanticIndex:
     def n_bytes(self) -> int:
         """Bytes of the vectors and of FAISS's index."""
         with self._lock:
-            vectors = sum(vectors.nbytes for vectors in self._vectors.values())
-            return vectors + (self._rows.n_bytes if self._rows is not None else 0)
+            return self._vector_bytes + (self._rows.n_bytes if self._rows is not None else 0)
 
     def add(self, name: str, vectors: Vectors) -> None:
         """Enter ``name``, which must not be there, with its unit rows float32 [m, dim] or [dim].
@@ -60,12 +60,13 @@ class SemanticIndex:
                 self._dim = rows.shape[1]
             self._check(rows)
             self._vectors[name] = rows
+            self._vector_bytes += rows.nbytes
             self._apply(name, rows)
 
     def remove(self, name: str) -> None:
         """Forget ``name``. Raises KeyError if it is not there."""
         with self._lock:
-            del self._vectors[name]
+            self._vector_bytes -= self._vectors.pop(name).nbytes
             self._apply(name, None)
 
     def search(self, vectors: Vectors, k: int) -> list[tuple[str, float]]:
@@ -126,7 +127,7 @@ class SemanticIndex:
 
     def _found(self, rows: VectorRows, queries: Vectors, k: int) -> list[tuple[str, float]]:
         """Widen the search until no entry outside can be better: Fagin's threshold algorithm (PODS 2001)."""
-        width = k if rows.exact else max(_SHORTLIST, k)
+        width = k if rows.exact else max(_SHORTLIST, _SURPLUS * k)
         while True:
             width = min(width, rows.widest())
             names, bounds = rows.nearest(queries, width)

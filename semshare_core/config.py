@@ -138,7 +138,7 @@ class ReusePolicy(Settings):
     seam_halo: int = Field(default=4, ge=0)
     fresh_tail: int = Field(default=16, ge=1)
     max_references: int = Field(default=8, ge=1)
-    max_depth: int = Field(default=1, ge=0)
+    max_depth: int = Field(default=1, ge=0, le=254)  # depths are stored in a byte, and one more must fit
     retention: Retention | None = None
     seed: int = 0
 

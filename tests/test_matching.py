@@ -110,7 +110,7 @@ def test_a_hash_collision_serves_no_other_text(monkeypatch: pytest.MonkeyPatch) 
 # --- plans -------------------------------------------------------------------------------------------------------
 
 
-Request = tuple[Tokens, list[Text], ReusePolicy, tuple[str, int] | None, str | None]
+Request = tuple[Tokens, list[Text], ReusePolicy, tuple[str, int] | None, list[str]]
 
 
 @st.composite
@@ -119,7 +119,7 @@ def requests(draw: st.DrawFn) -> Request:
     references = named(draw(st.lists(texts.filter(len), min_size=1, max_size=3)))
     chosen = draw(st.sampled_from(references))
     length = draw(st.integers(0, common_prefix(chosen.tokens, target)))
-    fuzzy = draw(st.sampled_from([None, *(reference.id for reference in references)]))
+    fuzzy = draw(st.lists(st.sampled_from([reference.id for reference in references]), unique=True))
     return target, references, draw(policies), (chosen.id, length) if length else None, fuzzy
 
 
@@ -144,11 +144,12 @@ def test_every_token_is_accounted_for_and_served_by_what_it_claims(request: Requ
     assert (plan.position[:start] == np.arange(start)).all()
     exact = plan.source == Source.EXACT
     assert not exact.any() or policy.matching in ("ordered", "runs")
-    if fuzzy is None or policy.matching == "runs":
+    if not fuzzy or policy.matching == "runs":
         assert not (plan.source == Source.FUZZY).any()
     else:
         assert plan.served.all()
-        assert {plan.reference_ids[number] for number in plan.reference[plan.source == Source.FUZZY]} <= {fuzzy}
+        allowed = fuzzy if policy.matching == "ordered" else fuzzy[:1]
+        assert {plan.reference_ids[number] for number in plan.reference[plan.source == Source.FUZZY]} <= {*allowed}
     edges = np.flatnonzero(np.diff(np.concatenate(([0], exact.astype(int), [0]))))
     assert all(end - begin >= policy.min_run for begin, end in edges.reshape(-1, 2))
 
@@ -167,10 +168,57 @@ def test_the_order_of_references_does_not_matter(request: Request, random: Rando
         assert getattr(one, field).tolist() == getattr(other, field).tolist()
 
 
+@given(requests())
+@settings(deadline=None)
+def test_a_stretch_of_new_tokens_comes_from_one_reference_that_is_next_to_it(request: Request) -> None:
+    target, references, policy, prefix, fuzzy = request
+    policy = policy.model_copy(update={"matching": "ordered"})
+    plan = build_plan(target, references, policy, TABLE, prefix=prefix, fuzzy=fuzzy)
+    is_fuzzy = (plan.source == Source.FUZZY).astype(int)
+    names = [None if number < 0 else plan.reference_ids[number] for number in plan.reference]
+    for begin, end in np.flatnonzero(np.diff(np.concatenate(([0], is_fuzzy, [0])))).reshape(-1, 2):
+        (served_by,) = {*names[begin:end]}
+        beside = {names[begin - 1] if begin else None, names[end] if end < len(names) else None} & {*fuzzy}
+        assert not beside or served_by in beside
+
+
+def test_new_tokens_follow_the_text_around_them() -> None:
+    """Two texts with a word changed in each; the first of the references would have the very words elsewhere."""
+    first, second = np.arange(100, 130), np.arange(130, 160)
+    references = named([np.concatenate((first, [7, 8])), second])
+    target = np.concatenate((first, second))
+    target[[10, 40]] = [8, 7]
+    plan = build_plan(target, references, ReusePolicy(), TABLE, fuzzy=["00", "01"])
+    assert (plan.source[[10, 40]] == Source.FUZZY).all()
+    assert [plan.reference_ids[plan.reference[at]] for at in (10, 40)] == ["00", "01"]
+
+
+def test_between_two_texts_and_beside_none_similar_tokens_decide() -> None:
+    first, second = np.arange(100, 120), np.arange(130, 150)
+    between = np.array([50, 51, 52])
+    for holder in ("00", "01"):
+        references = [
+            Text("00", np.concatenate((first, between)) if holder == "00" else first),
+            Text("01", np.concatenate((between, second)) if holder == "01" else second),
+        ]
+        for target in (np.concatenate((first, between, second)), between):
+            plan = build_plan(target, references, ReusePolicy(), TABLE, fuzzy=["00", "01"])
+            at = int(np.flatnonzero(target == 51)[0])
+            assert plan.source[at] == Source.FUZZY or len(target) > 3
+            assert plan.reference_ids[plan.reference[at]] == holder
+
+
+def test_of_equals_the_best_reference_serves() -> None:
+    body = np.arange(100, 130)
+    for order in (["00", "01"], ["01", "00"]):
+        plan = build_plan(np.arange(5), named([body, body]), ReusePolicy(), TABLE, fuzzy=order)
+        assert plan.drawn_on == order[:1]
+
+
 def test_random_matching_is_fixed_by_its_seed() -> None:
     target, reference = np.arange(50), Text("a", np.arange(100, 200))
     one, same, other = (
-        build_plan(target, [reference], ReusePolicy(matching="random", seed=seed), TABLE, fuzzy="a").position.tolist()
+        build_plan(target, [reference], ReusePolicy(matching="random", seed=seed), TABLE, fuzzy=["a"]).position.tolist()
         for seed in (1, 1, 2)
     )
     assert one == same != other

@@ -42,7 +42,7 @@ def matching(run: Run) -> Iterator[Figure]:
         spent = []
         for _ in range(run.count(REPEATS)):
             started = time.perf_counter()
-            plan = build_plan(target, [_Reference("a", reference)], policy, table, fuzzy="a")
+            plan = build_plan(target, [_Reference("a", reference)], policy, table, fuzzy=["a"])
             spent.append(time.perf_counter() - started)
         share = median(spent) / seconds
         counts = {source.name.lower(): plan.count(source) for source in Source}

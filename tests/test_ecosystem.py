@@ -83,6 +83,7 @@ ROWS: dict[str, str] = {
     "prompt echoed": "text_llm_suite.py::test_the_prompt_is_not_in_the_answer",
     "never-ending answers": "text_llm_suite.py::test_answers_end_at_their_length",
     "fake async": "test_event_loop.py::test_eight_calls_leave_the_loop_free",
+    "fake async, with tools": "test_event_loop.py::with_a_tool",
     "thread safety": "test_threads.py::test_calls_of_all_kinds_at_once",
     "a cancelled stream frees the engine": "test_llama_index_llm.py::"
     "test_leaving_early_frees_the_engine_within_a_token",

@@ -10,10 +10,12 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Awaitable, Callable, Coroutine
-from typing import Any
+from datetime import datetime
+from typing import Any, Literal
 
 import pytest
 from llama_index.core.llms import ChatMessage
+from pydantic import BaseModel
 
 from semshare_core import SemShareEngine
 from semshare_integrations.langchain import ChatSemShare, SemShareLLM
@@ -70,6 +72,33 @@ def in_langchain(llm: Any, number: int) -> Answer:
     return streamed() if number % 2 else whole()
 
 
+class Stay(BaseModel):
+    """A stay at a place."""
+
+    place: str
+    begin: datetime
+    end: datetime
+
+
+class Journey(BaseModel):
+    """A form that takes some milliseconds to prepare, in each of eight threads."""
+
+    stays: list[Stay]
+    by_person: dict[str, Stay]
+    first: Stay | None
+    alternatives: list[list[Stay]]
+    kind: Literal["holiday", "work"]
+
+
+def with_a_tool(**settings: Any) -> Any:
+    return ChatSemShare(**settings).bind_tools([Journey], tool_choice="any")
+
+
+async def by_a_tool(llm: Any, number: int) -> str:
+    answer = await llm.ainvoke(PROMPTS[number])
+    return str([call["args"] for call in (*answer.tool_calls, *answer.invalid_tool_calls)])
+
+
 def in_llama_index(llm: LlamaIndexLLM, number: int) -> Answer:
     asked = [ChatMessage(PROMPTS[number])]
 
@@ -83,7 +112,13 @@ def in_llama_index(llm: LlamaIndexLLM, number: int) -> Answer:
 
 
 @pytest.mark.parametrize(
-    ("kind", "ask"), [(SemShareLLM, in_langchain), (ChatSemShare, in_langchain), (LlamaIndexLLM, in_llama_index)]
+    ("kind", "ask"),
+    [
+        (SemShareLLM, in_langchain),
+        (ChatSemShare, in_langchain),
+        (with_a_tool, by_a_tool),
+        (LlamaIndexLLM, in_llama_index),
+    ],
 )
 def test_eight_calls_leave_the_loop_free(engine: SemShareEngine, kind: Any, ask: Callable[..., Answer]) -> None:
     llm = kind(engine=engine, max_tokens=12, reuse="exact")

@@ -27,6 +27,8 @@ from semshare_integrations.tools.reply import settled_text
 TURN_SETTINGS = ("tools", "tool_choice", "parallel_tool_calls", "response_format")
 """Settings of a call that :meth:`Turn.of` takes; all others are the engine's."""
 
+_preparing = threading.Lock()  # several threads that prepare calls at once leave an event loop no turn for long
+
 _RESERVE = 16  # tokens, beyond those of the smallest JSON, that bringing a reply to its end may take
 
 
@@ -82,20 +84,22 @@ class Turn:
         """
         _check(messages)
         names = tool_names(tools)
-        form = call_format(engine.tokenizer)
-        prompt = Chat(form.messages(messages, tools), tools if form.native else ())
         choice = which_tool(tool_choice, names)
         grammar, ending = None, ""
-        if tools and choice != "none":
-            if response_format is not None:
-                raise ValueError("response_format and tools exclude each other in one call: leave one of them out.")
-            grammar = reply_grammar(form, tools, choice, parallel_tool_calls, engine.tokenizer)
-            longest = [(each["function"]["name"], smallest(each["function"].get("parameters")) or {}) for each in tools]
-            ending = max((form.write([call]) for call in longest), key=len)
-        elif response_format is not None:
-            schema = _response_schema(response_format)
-            grammar = None if schema is None else json_grammar(schema)
-            ending = json.dumps(smallest(schema))
+        with _preparing:
+            form = call_format(engine.tokenizer)
+            prompt = Chat(form.messages(messages, tools), tools if form.native else ())
+            if tools and choice != "none":
+                if response_format is not None:
+                    raise ValueError("response_format and tools exclude each other in one call: leave one of them out.")
+                grammar = reply_grammar(form, tools, choice, parallel_tool_calls, engine.tokenizer)
+                functions = [each["function"] for each in tools]
+                longest = [(each["name"], smallest(each.get("parameters")) or {}) for each in functions]
+                ending = max((form.write([call]) for call in longest), key=len)
+            elif response_format is not None:
+                schema = _response_schema(response_format)
+                grammar = None if schema is None else json_grammar(schema)
+                ending = json.dumps(smallest(schema))
         return cls(engine, prompt, grammar, ending, form, names if choice != "none" else [])
 
     @classmethod
@@ -110,8 +114,9 @@ class Turn:
         held = {}
         if self.grammar is not None:
             model, tokenizer = self.engine.model, self.engine.tokenizer
-            reserve = _RESERVE + len(tokenizer(self.ending, add_special_tokens=False)["input_ids"])
-            holding = constraint(self.grammar, model, tokenizer, settings["max_new_tokens"], reserve)
+            with _preparing:
+                reserve = _RESERVE + len(tokenizer(self.ending, add_special_tokens=False)["input_ids"])
+                holding = constraint(self.grammar, model, tokenizer, settings["max_new_tokens"], reserve)
             held["logits_processor"] = [*(settings.get("logits_processor") or ()), holding]
         yield from self.engine.stream(self.prompt, **{**settings, **held}, cancel=cancel)
 

@@ -29,7 +29,8 @@ def test_every_entry_is_whole(tmp_path: Path) -> None:
     survivors = 0
     command = [sys.executable, str(TESTS / "pool_writer.py"), str(tmp_path)]
     environment = os.environ | {"PYTHONPATH": str(TESTS.parent)}
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment) as writers:
+    piped = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+    with subprocess.Popen(command, env=environment, **piped) as writers:
         assert writers.stdin is not None
         assert writers.stdout is not None
         for seed in range(KILLS):

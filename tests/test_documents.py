@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import shutil
 import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -47,7 +48,7 @@ def test_blocks_say_what_they_are(page: Path) -> None:
         assert language in ("python", "bash", *_NOT_CODE), f"{page.name}:{line} is {language!r}"
         if language == "bash":
             for command in filter(None, (each.partition("#")[0].split() for each in code.splitlines())):
-                assert shutil.which(command[0]), command
+                assert shutil.which(command[0]) or (Path(sys.executable).parent / command[0]).exists(), command
                 if command[0] == "make":
                     subprocess.run(["make", "-n", *command[1:]], cwd=ROOT, check=True, capture_output=True)
 

@@ -24,7 +24,7 @@ def found(index: MarkIndex, asked: np.ndarray, limit: int) -> list[list[str]]:
 steps = st.lists(st.one_of(st.sets(st.integers(0, 6)), st.integers(0, 30)), max_size=60)
 
 
-@settings(max_examples=200)
+@settings(max_examples=200, deadline=None)
 @given(steps, st.lists(st.integers(0, 7), max_size=6), st.integers(1, 5))
 def test_the_newest_holders_of_each_mark(steps: list[set[int] | int], asked: list[int], limit: int) -> None:
     """Additions (sets of marks) and removals (which of those present) in any order; a mark may be asked for twice."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from semshare_core.match import common_prefix
@@ -12,6 +12,7 @@ from semshare_core.pool.prefix_index import PrefixIndex, block_marks
 texts = st.lists(st.integers(0, 1), max_size=12)
 
 
+@settings(deadline=None)
 @given(st.lists(texts, max_size=10), texts, st.integers(1, 4))
 def test_whole_blocks_that_agree(kept: list[list[int]], asked: list[int], block: int) -> None:
     index = PrefixIndex(block)

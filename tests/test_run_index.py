@@ -21,6 +21,7 @@ def text(seed: int, n: int) -> np.ndarray:
     return np.random.default_rng(seed).integers(0, 5000, n)
 
 
+@settings(deadline=None)
 @given(*[st.lists(tokens, max_size=60)] * 4, st.lists(tokens, min_size=SURE_TOKENS, max_size=40))
 def test_a_run_that_is_long_enough_is_found_for_certain(
     before: list[int], after: list[int], ahead: list[int], behind: list[int], run: list[int]
@@ -30,7 +31,7 @@ def test_a_run_that_is_long_enough_is_found_for_certain(
     assert index.best(np.array(ahead + run + behind), 1) == ["it"]
 
 
-@settings(max_examples=60)
+@settings(max_examples=60, deadline=None)
 @given(st.lists(st.lists(tokens, max_size=50), min_size=1, max_size=8), st.lists(tokens, max_size=80), st.randoms())
 def test_the_order_of_additions_does_not_matter(texts: list[list[int]], asked: list[int], random: object) -> None:
     named = [(f"{number:02}", np.array(each, np.int64)) for number, each in enumerate(texts)]
@@ -45,6 +46,7 @@ def test_the_order_of_additions_does_not_matter(texts: list[list[int]], asked: l
     assert len(set(found[0])) == len(found[0]) <= 4
 
 
+@settings(deadline=None)
 @given(st.lists(st.lists(tokens, max_size=50), min_size=2, max_size=6))
 def test_what_left_is_forgotten(texts: list[list[int]]) -> None:
     index = RunIndex()

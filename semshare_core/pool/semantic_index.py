@@ -7,7 +7,6 @@ looks for its best counterpart in the entry. FAISS names candidates segment by s
 
 from __future__ import annotations
 
-import heapq
 import threading
 
 import numpy as np
@@ -15,7 +14,7 @@ import numpy as np
 from semshare_core.errors import ConfigError
 from semshare_core.pool.vector_rows import VectorRows, Vectors
 
-_SHORTLIST, _SURPLUS = 128, 8  # rows for each segment, at least and for each entry wanted, where FAISS ranks coarsely
+_SHORTLIST, _SURPLUS = 384, 16  # rows for each segment, at least and for each entry wanted, where FAISS ranks coarsely
 _WIDENING = 4
 _ROUNDING = 1e-5
 
@@ -131,21 +130,21 @@ class SemanticIndex:
         while True:
             width = min(width, rows.widest())
             names, bounds = rows.nearest(queries, width)
-            scored = self._scored(sorted(names), queries)
-            best = heapq.nsmallest(k, scored, key=lambda item: (-item[1], item[0]))
+            best = self._best(sorted(names), queries, k)
             enough = len(best) == k and (not rows.exact or best[-1][1] >= float((1 + bounds.mean()) / 2) - _ROUNDING)
             if enough or width == rows.widest():
                 return best
             width *= _WIDENING
 
-    def _scored(self, names: list[str], queries: Vectors) -> list[tuple[str, float]]:
+    def _best(self, names: list[str], queries: Vectors, k: int) -> list[tuple[str, float]]:
+        """The ``k`` best of ``names`` (ascending, which settles ties) by their exact likeness."""
         if not names:
             return []
         held = [self._vectors[name] for name in names]
         first = np.cumsum([0, *(len(vectors) for vectors in held[:-1])])
         cosines = queries @ np.concatenate(held).T
-        mean = np.maximum.reduceat(cosines, first, axis=1).mean(axis=0)
-        return list(zip(names, ((1 + mean) / 2).tolist(), strict=True))
+        similarity = (1 + np.maximum.reduceat(cosines, first, axis=1).mean(axis=0)) / 2
+        return [(names[which], float(similarity[which])) for which in np.argsort(-similarity, kind="stable")[:k]]
 
     def _check(self, rows: Vectors) -> None:
         if rows.shape[1] != self._dim:

@@ -73,9 +73,14 @@ def import_entries(path: Path, archive: Path) -> Copied:
     """
     counts = Copied()
     make_folder(path)
-    with tempfile.TemporaryDirectory(dir=path, prefix="import.", suffix=".part") as stage:
-        _unpack(archive, Path(stage))
-        _copy_all(Path(stage), path, counts)
+    try:
+        with tempfile.TemporaryDirectory(dir=path, prefix="import.", suffix=".part") as stage:
+            _unpack(archive, Path(stage))
+            _copy_all(Path(stage), path, counts)
+    except tarfile.TarError as error:
+        raise PoolFileError(f"{archive} is damaged, or no uncompressed tar file: {error}.") from error
+    except OSError as error:
+        raise cannot("import", archive, error) from error
     return counts
 
 
@@ -119,26 +124,21 @@ def _copy(record: Record, old: PoolFolder, new: PoolFolder, counts: Copied) -> N
 
 def _unpack(archive: Path, stage: Path) -> None:
     """Extract the files that an export writes; any other member is a reason to take nothing."""
-    try:
-        with tarfile.open(archive, "r:") as tar:
-            for member in tar:
-                if member.isdir():
-                    continue
-                if not _MEMBER.match(member.name) or not member.isreg() or member.issparse():
-                    raise PoolFileError(f"{archive} is no export of a pool: it has a member {member.name!r}.")
-                content = tar.extractfile(member)
-                if content is None or member.size > archive.stat().st_size:
-                    raise PoolFileError(f"{archive} is damaged: {member.name} is cut short.")
-                target = stage / member.name
-                target.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-                with content, target.open("xb") as file:
-                    shutil.copyfileobj(content, file)
-                if target.stat().st_size != member.size:
-                    raise PoolFileError(f"{archive} is damaged: {member.name} is cut short.")
-    except tarfile.TarError as error:
-        raise PoolFileError(f"{archive} is damaged, or no uncompressed tar file: {error}.") from error
-    except OSError as error:
-        raise cannot("unpack", archive, error) from error
+    with tarfile.open(archive, "r:") as tar:
+        for member in tar:
+            if member.isdir():
+                continue
+            if not _MEMBER.match(member.name) or not member.isreg() or member.issparse():
+                raise PoolFileError(f"{archive} is no export of a pool: it has a member {member.name!r}.")
+            content = tar.extractfile(member)
+            if content is None or member.size > archive.stat().st_size:
+                raise PoolFileError(f"{archive} is damaged: {member.name} is cut short.")
+            target = stage / member.name
+            target.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+            with content, target.open("xb") as file:
+                shutil.copyfileobj(content, file)
+            if target.stat().st_size != member.size:
+                raise PoolFileError(f"{archive} is damaged: {member.name} is cut short.")
 
 
 def _anonymous(member: tarfile.TarInfo) -> tarfile.TarInfo:

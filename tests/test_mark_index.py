@@ -121,3 +121,12 @@ def test_reading_while_others_write() -> None:
     for reader in readers:
         reader.join()
     assert wrong == []
+
+
+def test_the_limit_holds_over_all_levels() -> None:
+    index = MarkIndex()
+    for number in range(3):
+        index.add(f"large{number}", marks(7, *range(100, 200)))
+    index.add("small", marks(7))
+    assert len(index._state.levels) == 2
+    assert found(index, marks(7), 2) == [["small", "large2"]]

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from benchmarks.runner import Sections, run_sections
 from benchmarks.sections.chunks import chunks
+from benchmarks.sections.disk import disk
 from benchmarks.sections.drift import drift
 from benchmarks.sections.kill import kill
 from benchmarks.sections.scale import scale
@@ -20,6 +21,7 @@ SECTIONS: Sections = {
     "scale": (scale, "a hundred thousand entries; 5 min"),
     "chunks": (chunks, "eight chunks out of eight earlier prompts; 8 min"),
     "drift": (drift, "twenty turns, each a paraphrase of the last; 5 min"),
+    "disk": (disk, "what rows on disk cost; 1 min"),
     "kill": (kill, "killed 200 times while writing; 3 min"),
     "threads": (threads, "sixteen threads under a tiny budget; 5 min"),
     "tenants": (tenants, "two namespaces, 500 prompts each; 3 min"),

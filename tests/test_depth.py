@@ -8,6 +8,7 @@ import torch
 from transformers import DynamicCache
 
 from benchmarks.measure import greedy
+from pooled import rows_of
 from semshare_core import ReusePolicy, SemShareEngine
 from semshare_core.errors import ConfigError
 from tiny_models import tiny_model, tiny_tokenizer
@@ -57,14 +58,14 @@ def largest_error(engine: SemShareEngine, tokens: np.ndarray, rows: list[tuple[t
 @pytest.mark.parametrize("name", POLICIES)
 def test_rows_of_depth_zero_are_a_full_prefills(engine: SemShareEngine, name: str) -> None:
     chained(engine, POLICIES[name])
-    entries = list(engine.pool._entries.values())
+    entries = list(engine.pool._books.chosen(None))
     assert max(int(entry.depth.max()) for entry in entries) >= 1, "nothing was reused, so nothing is shown"
     assert max(int(entry.depth.max()) for entry in entries) <= POLICIES[name].max_depth
     for entry in entries:
         lossless = entry.usable(0)
         assert (entry.depth[lossless:] > 0).all(), "a row behind an approximate one has read it"
         if lossless:
-            assert largest_error(engine, entry.tokens[:lossless], entry.rows) < 1e-4
+            assert largest_error(engine, entry.tokens[:lossless], rows_of(entry)) < 1e-4
 
 
 @pytest.mark.parametrize("name", POLICIES)

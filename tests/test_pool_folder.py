@@ -424,18 +424,18 @@ def test_namespaces_of_any_name(tmp_path: Path) -> None:
 
 def test_a_fingerprint_tells_models_apart() -> None:
     model, tokenizer = tiny_model("llama"), tiny_tokenizer()
-    own = fingerprint(model, tokenizer)
-    assert own == fingerprint(tiny_model("llama"), tiny_tokenizer())
+    own = fingerprint(model, tokenizer, "token-table")
+    assert own == fingerprint(tiny_model("llama"), tiny_tokenizer(), "token-table")
     assert own.digest == Fingerprint(json.loads(json.dumps(dict(own.description)))).digest
     assert len(own.digest) == 32
     changed = tiny_tokenizer()
     changed.add_tokens(["more"])
     others = [
-        fingerprint(tiny_model("llama", seed=1), tokenizer),
-        fingerprint(tiny_model("mistral"), tokenizer),
-        fingerprint(tiny_model("llama_linear"), tokenizer),
-        fingerprint(tiny_model("llama").to(torch.bfloat16), tokenizer),
-        fingerprint(model, changed),
+        fingerprint(tiny_model("llama", seed=1), tokenizer, "token-table"),
+        fingerprint(tiny_model("mistral"), tokenizer, "token-table"),
+        fingerprint(tiny_model("llama_linear"), tokenizer, "token-table"),
+        fingerprint(tiny_model("llama").to(torch.bfloat16), tokenizer, "token-table"),
+        fingerprint(model, changed, "token-table"),
     ]
     assert len({own.digest, *(other.digest for other in others)}) == 1 + len(others)
 
@@ -444,7 +444,7 @@ def test_a_fingerprint_does_not_depend_on_what_was_called_before(tokenizer: Any)
     model, used = tiny_model("llama"), tiny_tokenizer()
     used(["a", "longer"], padding=True, truncation=True, max_length=4)
     model.config._name_or_path = "/somewhere/else"
-    assert fingerprint(model, used) == fingerprint(tiny_model("llama"), tiny_tokenizer())
+    assert fingerprint(model, used, "token-table") == fingerprint(tiny_model("llama"), tiny_tokenizer(), "token-table")
 
 
 def test_a_warning_that_is_an_error_leaves_the_folder_free(tmp_path: Path) -> None:

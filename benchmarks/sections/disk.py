@@ -20,7 +20,7 @@ TOKENS, ENTRIES, ENTRY_TOKENS, REPEATS = 1000, 2000, 500, 7
 def disk(run: Run) -> Iterator[Figure]:
     """Rows of the run's model, in the system's file cache; entries of 500 tokens without rows of their own."""
     started = time.perf_counter()
-    model = fingerprint(run.engine.model, run.engine.tokenizer)
+    model = fingerprint(run.engine.model, run.engine.tokenizer, "token-table")
     spent = time.perf_counter() - started
     yield Figure("fingerprint of model and tokenizer", f"{1e3 * spent:.0f} ms", "< 300 ms", spent < 0.3)
     with tempfile.TemporaryDirectory() as place, PoolFolder(place, model) as folder:

@@ -81,7 +81,7 @@ def _fill(pool: ReferencePool, prompts: ManyPrompts, table: TokenTable, numbers:
     for number in numbers:
         tokens = prompts.pooled(number)
         rows = [(torch.zeros(1, 1, 1, 1), torch.zeros(1, 1, 1, 1))]
-        entry = Entry(NAMESPACE, tokens, rows, np.zeros(len(tokens), np.uint8), table.embed(tokens))
+        entry = Entry.of_rows(NAMESPACE, tokens, rows, np.zeros(len(tokens), np.uint8), table.embed(tokens))
         started = time.perf_counter()
         pool.add(entry)
         seconds.append(time.perf_counter() - started)
@@ -103,7 +103,7 @@ def _quantiles(milliseconds: Sequence[float]) -> str:
 
 def _bytes(pool: ReferencePool) -> dict[str, int]:
     """What finding takes, without keys and values."""
-    entries, space = list(pool._entries.values()), pool._namespaces[NAMESPACE]
+    entries, space = list(pool._books.chosen(None)), pool._books.spaces[NAMESPACE]
     return {
         "tokens": sum(entry.tokens.nbytes for entry in entries),
         "depths": sum(entry.depth.nbytes for entry in entries),
@@ -115,8 +115,8 @@ def _bytes(pool: ReferencePool) -> dict[str, int]:
 
 def _recall(pool: ReferencePool, queries: Sequence[NDArray[np.float32]]) -> float:
     """Share of the nearest entries, by comparing all, that the index names."""
-    entries = list(pool._entries.values())
-    rows = np.stack([entry.embedding for entry in entries])
+    entries = list(pool._books.chosen(None))
+    rows = np.concatenate([entry.embedding for entry in entries])
     shares = []
     for query in queries:
         nearest = {entries[index].id for index in np.argsort(-(rows @ query))[:BEST]}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from functools import cached_property
 
+from semshare_core.errors import DamagedFileError
 from semshare_core.pool.disk.folder import PoolFolder
 from semshare_core.pool.disk.stored_rows import StoredRows
 from semshare_core.pool.segment import Pair
@@ -17,14 +18,18 @@ class FolderRows:
 
     in_memory = False
 
-    def __init__(self, folder: PoolFolder, namespace: str, segment: str) -> None:
+    def __init__(self, folder: PoolFolder, namespace: str, segment: str, length: int) -> None:
         self._folder = folder
         self._namespace = namespace
         self._segment = segment
+        self._length = length
 
     @cached_property
     def _open(self) -> StoredRows:
-        return self._folder.rows(self._namespace, self._segment)
+        rows = self._folder.rows(self._namespace, self._segment)
+        if rows.n_tokens != self._length:
+            raise DamagedFileError(f"{rows.path} is damaged: it holds {rows.n_tokens} rows instead of {self._length}.")
+        return rows
 
     @property
     def n_layers(self) -> int:

@@ -117,7 +117,7 @@ def restored(folder: PoolFolder, embed: Callable[[Tokens], Vectors] | None) -> I
         for name, length in record.segments:
             segment = known.get((record.namespace, name))
             if segment is None:
-                rows = FolderRows(folder, record.namespace, name)
+                rows = FolderRows(folder, record.namespace, name, length)
                 n_bytes = folder.rows_bytes(record.namespace, name)
                 segment = Segment(record.namespace, start, length, rows, n_bytes, stored=rows, id=name)
                 known[record.namespace, name] = segment

@@ -158,7 +158,7 @@ class Storage:
                 return False
             with self._lock:
                 if segment.holders:
-                    segment.stored = FolderRows(folder, segment.namespace, segment.id)
+                    segment.stored = FolderRows(folder, segment.namespace, segment.id, segment.length)
                     self.used["disk"] += segment.n_bytes
                     self.push(segment)
                     return True

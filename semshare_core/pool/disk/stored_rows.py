@@ -18,6 +18,7 @@ class StoredRows:
     The mapping stays valid when the file is deleted or replaced meanwhile.
 
     Attributes:
+        path: of the file.
         id: of the segment.
         n_layers: number of layers.
         n_tokens: rows in each.
@@ -28,6 +29,7 @@ class StoredRows:
     """
 
     def __init__(self, path: Path, fingerprint: str) -> None:
+        self.path = path
         self._file = CheckedFile(path, About, fingerprint, "pt")
         layout = self._file.layout
         self.id = self._file.about.id

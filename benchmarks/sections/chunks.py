@@ -17,7 +17,7 @@ SEEDS = range(20, 28)
 CHUNK_TOKENS, LEAST_TOKENS, REPEATS = 300, 80, 3  # a last message of few tokens is a question as a whole
 EXACT, SPEEDUP, KL = 0.95, 6.0, 0.04
 POLICIES = {level: ReusePolicy(level=level) for level in ("balanced", "fast")} | {
-    f"ratio {ratio}": ReusePolicy(recompute_ratio=ratio) for ratio in (0.065, 0.075, 0.1, 0.13)
+    f"ratio {ratio}": ReusePolicy(recompute_ratio=ratio) for ratio in (0.05, 0.065, 0.075, 0.1, 0.13)
 }
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import socket
 from functools import cache
 from pathlib import Path
 
@@ -88,6 +89,7 @@ ROWS: dict[str, str] = {
     "a cancelled stream frees the engine": "test_llama_index_llm.py::"
     "test_leaving_early_frees_the_engine_within_a_token",
     # packaging
+    "sockets are disabled": "test_ecosystem.py::test_no_test_reaches_another_machine",
     "typed, one framework alone": "test_wheel.py::test_the_wheel_holds_the_packages_and_nothing_else",
 }
 
@@ -103,3 +105,8 @@ def functions(file: str) -> set[str]:
 def test_every_row_has_its_test(row: str) -> None:
     file, _, name = ROWS[row].partition("::")
     assert name in functions(file), f"{row!r} has lost its test {ROWS[row]}"
+
+
+def test_no_test_reaches_another_machine() -> None:
+    with pytest.warns(UserWarning, match="allowed"), pytest.raises(RuntimeError, match=r"192\.0\.2\.1"):
+        socket.create_connection(("192.0.2.1", 80), timeout=1)  # reserved for examples (RFC 5737)

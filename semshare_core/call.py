@@ -113,11 +113,11 @@ class Call:
         else:
             found = Found(ReusePlan.empty(n), [], None, None, 0.0, 0.0)
         self._found = found
-        decision = self._decide(found.plan, reusable)
+        decision = self._decide(found, reusable)
         retains = self.policy.retention is not None and n > 1 and self.policy.level not in ("off", "exact")
         started = time.perf_counter()
         if decision.budget is None:
-            found = _prefix_only(found)
+            found = _prefix_only(found, lossless=decision.lossless)
             prefilled = self.prefill.exact(ids, found.plan, found.entries, n + reserve, complete=retains)
         else:
             prefilled = self.prefill.selective(
@@ -134,7 +134,7 @@ class Call:
             served.cache = self._retain(ids, prefilled)
         return served
 
-    def _decide(self, plan: ReusePlan, reusable: bool) -> Decision:
+    def _decide(self, found: Found, reusable: bool) -> Decision:
         if self.policy.level == "off":
             return Decision(None, "reuse is off", bypassed=True)
         if not reusable:
@@ -142,8 +142,9 @@ class Call:
             reason = f"the rotary frequencies change beyond {limit} tokens, so rows cannot be moved"
             return Decision(None, reason, bypassed=True)
         if self.policy.level == "exact":
-            return Decision(None, "" if plan.prefix_tokens else "nothing to reuse")
-        return decide(plan, self.policy, self.encoded.fresh_from(self.policy.fresh_tail))
+            return Decision(None, "" if found.plan.prefix_tokens else "nothing to reuse")
+        fresh_from = self.encoded.fresh_from(self.policy.fresh_tail)
+        return decide(found.plan, self.policy, fresh_from, barred=found.barred)
 
     def _retain(self, ids: Tensor, prefilled: Prefilled) -> Cache:
         retention = self.policy.retention
@@ -277,14 +278,19 @@ class Served:
         return ("bypass" if self.decision.bypassed else "miss"), self.decision.reason
 
 
-def _prefix_only(found: Found) -> Found:
-    """The same plan without its approximate sources, for a call that computes everything behind the prefix."""
+def _prefix_only(found: Found, *, lossless: bool) -> Found:
+    """The same plan without its approximate sources, for a call that computes everything behind the prefix.
+
+    ``lossless`` ends the prefix where its rows are no longer those of a full prefill.
+    """
     plan = found.plan
     approximate = (plan.source == Source.EXACT) | (plan.source == Source.FUZZY)
+    if lossless:
+        approximate |= found.depths(recomputed=np.zeros(len(plan), bool)) > 0
     source, reference, position = plan.source.copy(), plan.reference.copy(), plan.position.copy()
     source[approximate], reference[approximate], position[approximate] = Source.NEW, -1, -1
-    lossless = ReusePlan(source, reference, position, plan.reference_ids, plan.similarity)
-    return replace(found, plan=lossless)
+    prefix = ReusePlan(source, reference, position, plan.reference_ids, plan.similarity)
+    return replace(found, plan=prefix)
 
 
 def _retained_bytes(cache: Cache, prompt_rows: int) -> int:

@@ -26,6 +26,7 @@ class Found:
     Attributes:
         embedding: float32 [dim] of the prompt; None where only the prefix was looked up.
         similarity: of the nearest entry, in [0, 1]; None where no search was made or the pool was empty.
+        barred: share of the tokens behind the prefix that stand in rows too deep to serve, and in no others.
     """
 
     plan: ReusePlan
@@ -34,6 +35,7 @@ class Found:
     similarity: float | None
     lookup_ms: float
     match_ms: float
+    barred: float = 0.0
 
     @property
     def used(self) -> list[View]:
@@ -65,7 +67,7 @@ def find(
     prefix = pool.longest_prefix(namespace, tokens[:-1], 0 if lossless else policy.max_depth)
     chosen: dict[str, Entry] = {prefix[0].id: prefix[0]} if prefix else {}
     partners: list[Entry] = []  # who may serve fuzzy tokens, best first
-    embedding, similarity = None, None
+    embedding, similarity, barred = None, None, 0.0
     if not lossless and policy.max_depth > 0:
         embedding = embed(tokens)
         similar = pool.similar(namespace, embedding)
@@ -76,7 +78,7 @@ def find(
         if not one_partner:
             behind = tokens[prefix[1] if prefix else 0 :]
             sharing = pool.sharing(namespace, behind, policy.max_references)
-            scored = _score(behind, [*chosen.values(), *sharing, *nearest], policy)
+            scored, barred = _score(behind, [*chosen.values(), *sharing, *nearest], policy)
             prefix = _sparing(prefix, scored, tokens, policy)
             chosen = {prefix[0].id: prefix[0]} if prefix else {}
         for entry in scored:
@@ -114,6 +116,7 @@ def find(
         similarity,
         lookup_ms=1e3 * (looked_up - started),
         match_ms=1e3 * (matched - looked_up),
+        barred=barred,
     )
 
 
@@ -128,20 +131,28 @@ def _sparing(
     return (scored[lengths.index(longest)], longest) if longest > prefix[1] - policy.min_run else prefix
 
 
-def _score(tokens: Tokens, candidates: Sequence[Entry], policy: ReusePolicy) -> list[Entry]:
-    """The candidates that would serve most of ``tokens``, each counted for what the ones before it leave."""
+def _score(tokens: Tokens, candidates: Sequence[Entry], policy: ReusePolicy) -> tuple[list[Entry], float]:
+    """The candidates that would serve most of ``tokens``, each counted for what the ones before it leave.
+
+    And the share of ``tokens`` that only rows too deep to serve hold.
+    """
     k = policy.min_run
     wanted, counts = np.unique(kgram_hashes(tokens, k), return_counts=True)
     entries = sorted({entry.id: entry for entry in candidates}.values(), key=lambda entry: entry.id)
     if not entries or not wanted.size:
-        return []
-    texts = [entry.tokens[: entry.usable(policy.max_depth - 1)] for entry in entries]
-    owner = np.repeat(np.arange(len(texts)), [len(text) for text in texts])
-    grams = kgram_hashes(np.concatenate(texts), k)  # of all in one go; those across two texts are nobody's
+        return [], 0.0
+    lengths = np.array([len(entry) for entry in entries])
+    owner = np.repeat(np.arange(len(entries)), lengths)
+    grams = kgram_hashes(np.concatenate([entry.tokens for entry in entries]), k)  # of all in one go
     place = np.minimum(np.searchsorted(wanted, grams), len(wanted) - 1)
-    hit = (wanted[place] == grams) & (owner[: len(grams)] == owner[k - 1 :])
+    hit = (wanted[place] == grams) & (owner[: len(grams)] == owner[k - 1 :])  # those across two texts are nobody's
+    ends = np.cumsum(lengths) - lengths + [entry.usable(policy.max_depth - 1) for entry in entries]
+    usable = hit & (np.arange(len(grams)) + k <= ends[owner[: len(grams)]])
     held = np.zeros((len(entries), len(wanted)), bool)
-    held[owner[: len(grams)][hit], place[hit]] = True
+    held[owner[: len(grams)][usable], place[usable]] = True
+    barred = np.zeros(len(wanted), bool)
+    barred[place[hit]] = True
+    barred &= ~held.any(axis=0)
     chosen: list[Entry] = []
     while len(chosen) < policy.max_references:
         gains = held @ counts
@@ -150,4 +161,4 @@ def _score(tokens: Tokens, candidates: Sequence[Entry], policy: ReusePolicy) -> 
             break
         chosen.append(entries[best])
         held &= ~held[best]
-    return chosen
+    return chosen, float(counts[barred].sum() / counts.sum())

@@ -82,3 +82,35 @@ def test_depth_never_outgrows_its_type() -> None:
     assert ReusePolicy(max_depth=254).max_depth == 254
     with pytest.raises(ConfigError, match="max_depth"):
         ReusePolicy(max_depth=255)
+
+
+def test_a_chain_of_rewrites_finds_new_ground(engine: SemShareEngine) -> None:
+    """A prompt much of which only approximate rows hold becomes the next lossless one, and serves what follows."""
+    rng = np.random.default_rng(0)
+    sentences = ["".join(map(chr, rng.integers(97, 123, 60))) + ". " for _ in range(12)]
+    engine.warm(["".join(sentences)])
+    reports = []
+    for place in range(11, -1, -1):
+        sentences[place] = "".join(map(chr, rng.integers(97, 123, 60))) + ". "
+        reports.append(engine.generate("".join(sentences) + "\n\nWhat?", max_new_tokens=2, reuse="fast").report)
+    grounds = [turn for turn, report in enumerate(reports) if "approximate rows only" in report.reason]
+    assert len(grounds) >= 3
+    assert all(reports[turn].depth == 0 for turn in grounds)
+    reused = [report for report in reports if report.outcome == "semantic"]
+    assert len(reused) >= 3
+    assert len({name for report in reused for name in report.reference_ids}) > 1, "not from the first prompt alone"
+
+
+def test_new_ground_is_lossless_from_its_first_token(engine: SemShareEngine) -> None:
+    """A prefix out of approximate rows would make everything behind it approximate, too."""
+    known, new = "\n\n".join(PARAGRAPHS), PARAGRAPHS[0][::-1]
+    engine.warm([known])
+    begun = "\n\n".join(PARAGRAPHS[::-1]) + "\n\nWhat is it about?"
+    assert engine.generate(begun, max_new_tokens=2, reuse="fast").report.depth == 1
+    continued = engine.generate(f"{begun} {new}", max_new_tokens=2, reuse="fast").report
+    assert (continued.prefix_tokens, continued.depth) == (len(begun), 1)
+    report = engine.generate(f"{begun} So. {new} {known} Well?", max_new_tokens=2, reuse="fast").report
+    assert "approximate rows only" in report.reason
+    assert report.depth == 0
+    assert report.prefix_tokens < 64
+    assert engine.prefill(f"{begun} So. {new}", reuse="exact").report.prefix_tokens == len(f"{begun} So. {new}") - 1

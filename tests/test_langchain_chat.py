@@ -250,7 +250,11 @@ def test_the_profile_tells_how_much_a_loaded_model_reads(llm: ChatSemShare, mode
     lazy = ChatSemShare(model_id="demo")
     assert lazy.profile is not None
     assert "max_input_tokens" not in lazy.profile, "construction loads nothing"
+    lazy.source = llm.source  # as if it had been loaded
+    assert lazy.engine is llm.engine
+    assert lazy.profile["max_input_tokens"] == model.config.max_position_embeddings, "known from the first use on"
     given = ChatSemShare(engine=llm.engine, profile={"max_input_tokens": 5})
+    assert given.engine is llm.engine
     assert given.profile == {"max_input_tokens": 5}
 
 

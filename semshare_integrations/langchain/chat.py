@@ -21,7 +21,7 @@ from langchain_core.utils.function_calling import convert_to_json_schema, conver
 from langchain_core.utils.pydantic import is_basemodel_subclass
 from pydantic import Field
 
-from semshare_core import Piece
+from semshare_core import Piece, SemShareEngine
 from semshare_core.errors import ConfigError
 from semshare_integrations.adapter import ToolFields, Turn, in_thread, which_tool
 from semshare_integrations.adapter.turn import TURN_SETTINGS, tool_names
@@ -71,9 +71,19 @@ class ChatSemShare(ToolFields, LangChainFields, BaseChatModel):
 
     def __init__(self, **settings: Any) -> None:
         super().__init__(**settings)
+        self._complete_profile()
+
+    @property
+    def engine(self) -> SemShareEngine:
+        """The engine behind this object; the first use loads the model, and the profile tells what it reads."""
+        engine = super().engine
+        self._complete_profile()
+        return engine
+
+    def _complete_profile(self) -> None:
         context = self._engine_source.context
-        if self.profile is not None and context is not None:
-            self.profile = {"max_input_tokens": context, **self.profile}
+        if self.profile is not None and context is not None and "max_input_tokens" not in self.profile:
+            self.profile = {**self.profile, "max_input_tokens": context}
 
     def get_token_ids(self, text: str) -> list[int]:
         """The ids of ``text`` inside a message, by the model's own tokenizer."""

@@ -9,9 +9,9 @@ from semshare_core.pool.segment import MemoryRows, Segment
 from semshare_core.pool.storage import Storage
 
 
-def reaching(partner: Entry | None, length: int) -> tuple[list[Segment], Segment | None]:
+def reaching(partner: Entry, length: int) -> tuple[list[Segment], Segment | None]:
     """The segments of ``partner`` that lie within its first ``length`` tokens, and the one that reaches beyond."""
-    segments = partner.segments if partner is not None else ()
+    segments = partner.segments
     whole = [segment for segment in segments if segment.end <= length]
     crossing = next((segment for segment in segments if segment.start < length < segment.end), None)
     return whole, crossing

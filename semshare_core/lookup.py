@@ -26,7 +26,8 @@ class Found:
     Attributes:
         embedding: float32 [dim] of the prompt; None where only the prefix was looked up.
         similarity: of the nearest entry, in [0, 1]; None where no search was made or the pool was empty.
-        barred: share of the tokens behind the prefix that stand in rows too deep to serve, and in no others.
+        barred: by how much more of the tokens behind the prefix some one prompt holds, could its rows that are too deep
+            serve, than any one whose rows may; as a share.
     """
 
     plan: ReusePlan
@@ -134,7 +135,7 @@ def _sparing(
 def _score(tokens: Tokens, candidates: Sequence[Entry], policy: ReusePolicy) -> tuple[list[Entry], float]:
     """The candidates that would serve most of ``tokens``, each counted for what the ones before it leave.
 
-    And the share of ``tokens`` that only rows too deep to serve hold.
+    And how much larger a share of ``tokens`` the best single candidate holds if rows too deep to serve count.
     """
     k = policy.min_run
     wanted, counts = np.unique(kgram_hashes(tokens, k), return_counts=True)
@@ -148,11 +149,8 @@ def _score(tokens: Tokens, candidates: Sequence[Entry], policy: ReusePolicy) -> 
     hit = (wanted[place] == grams) & (owner[: len(grams)] == owner[k - 1 :])  # those across two texts are nobody's
     ends = np.cumsum(lengths) - lengths + [entry.usable(policy.max_depth - 1) for entry in entries]
     usable = hit & (np.arange(len(grams)) + k <= ends[owner[: len(grams)]])
-    held = np.zeros((len(entries), len(wanted)), bool)
-    held[owner[: len(grams)][usable], place[usable]] = True
-    barred = np.zeros(len(wanted), bool)
-    barred[place[hit]] = True
-    barred &= ~held.any(axis=0)
+    held, stand = (_by_entry(owner[: len(grams)], place, mask, len(entries), len(wanted)) for mask in (usable, hit))
+    barred = max(0.0, float((stand @ counts).max() - (held @ counts).max()) / int(counts.sum()))
     chosen: list[Entry] = []
     while len(chosen) < policy.max_references:
         gains = held @ counts
@@ -161,4 +159,13 @@ def _score(tokens: Tokens, candidates: Sequence[Entry], policy: ReusePolicy) -> 
             break
         chosen.append(entries[best])
         held &= ~held[best]
-    return chosen, float(counts[barred].sum() / counts.sum())
+    return chosen, barred
+
+
+def _by_entry(
+    owner: NDArray[np.int64], place: NDArray[np.int64], mask: NDArray[np.bool_], entries: int, grams: int
+) -> NDArray[np.bool_]:
+    """Which wanted grams each entry has, bool [entries, grams], of the occurrences in ``mask``."""
+    held = np.zeros((entries, grams), bool)
+    held[owner[mask], place[mask]] = True
+    return held

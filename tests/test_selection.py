@@ -257,7 +257,7 @@ def test_levels_compute_in_full_what_stands_in_rows_too_deep(level: str) -> None
     assert few == decide(plan_from(GOOD), ReusePolicy(level=level), len(GOOD) - 16)
     assert many.budget is None
     assert many.bypassed
-    assert "approximate rows only" in many.reason
+    assert "approximate rows, which may not serve" in many.reason
     ratio = decide(plan_from(GOOD), ReusePolicy(recompute_ratio=0.3), len(GOOD) - 16, barred=0.3)
     assert ratio.budget is not None
 

@@ -58,6 +58,13 @@ def _figures(name: str, found: Sequence[Sequence[Measured]]) -> Iterator[Figure]
         late <= FACTOR * early if promised else None,
         items,
     )
+    last, second = curve[-1], curve[1]
+    yield Figure(
+        f"drift, {name}: KL of turn {TURNS}, of turn 2",
+        f"{last:.4f}, {second:.4f}: {last / max(second, 1e-9):.2f}x",
+        f"<= {FACTOR}x" if promised else "",
+        last <= FACTOR * second if promised else None,
+    )
     yield Figure(f"drift, {name}: KL by turn", " ".join(f"{kl:.3f}" for kl in curve), items=curve)
     yield Figure(f"drift, {name}: depth by turn", " ".join(map(str, depths)), items=depths)
     reused = [mean(m.report.outcome in ("semantic", "prefix") for m in several) for several in found]

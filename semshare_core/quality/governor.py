@@ -28,9 +28,10 @@ class LevelRule:
         least: recompute ratio that is spent even where the plan shows less change, on the rows that the question reads.
         max_fuzzy: largest share of the tokens behind the prefix that may be served fuzzily.
         min_saving: smallest share of the tokens behind the prefix that must be saved for reuse to pay.
-        max_barred: largest share of the tokens behind the prefix that may stand in rows too deep to serve, and in no
-            others; beyond it the prompt is computed in full, so that it can serve those that follow it. Without it the
-            error of a chain of rewrites grows faster (``python -m benchmarks.pool drift``).
+        max_barred: by how much, as a share of the tokens behind the prefix, the prompt that resembles this one most may
+            exceed the one that resembles it most by rows that may serve; beyond it the prompt is computed in full, so
+            that it can serve those that follow it. Without it the error of a chain of rewrites grows, as prompts are
+            patched together from ever older ones (``python -m benchmarks.pool drift``).
     """
 
     ceiling: float
@@ -65,7 +66,7 @@ def decide(plan: ReusePlan, policy: ReusePolicy, fresh_from: int, *, barred: flo
 
     Args:
         fresh_from: the question's first token.
-        barred: share of the tokens behind the prefix that stand in rows too deep to serve, and in no others.
+        barred: by how much more of them some one prompt holds in rows too deep to serve; see :class:`LevelRule`.
     """
     n = len(plan)
     needs = Needs.of(plan, selection_for(policy), fresh_from)
@@ -85,7 +86,7 @@ def decide(plan: ReusePlan, policy: ReusePolicy, fresh_from: int, *, barred: flo
         return Decision(None, reason, bypassed=plan.count(Source.EXACT) >= _MIN_SAVED_TOKENS)
     if barred > rule.max_barred:
         # a chain of rewrites has left its last lossless prompt behind: this one becomes the next
-        reason = f"{barred:.0%} of the tokens stand in approximate rows only"
+        reason = f"the prompt that shares {barred:.0%} more than any other has approximate rows, which may not serve"
         return Decision(None, reason, bypassed=True, lossless=True)
     must, worth = int(needs.must.sum()), int(needs.worth.sum())
     computed = max(must, min(max(worth, int(rule.least * n)), int(rule.ceiling * n)))

@@ -90,7 +90,9 @@ def _paragraphs(context: Sequence[tuple[str, Sequence[str]]]) -> tuple[str, ...]
     return tuple(f"{title}\n{' '.join(sentence.strip() for sentence in sentences)}" for title, sentences in context)
 
 
-def shared_pairs(asked: Sequence[Asked], *, min_shared: int = 2, max_shared: int = 10, seed: int = 0) -> list[AskedPair]:
+def shared_pairs(
+    asked: Sequence[Asked], *, min_shared: int = 2, max_shared: int = 10, seed: int = 0
+) -> list[AskedPair]:
     """Pairs of questions with ``min_shared``..``max_shared`` identical paragraphs, most shared first.
 
     No question is in two pairs. The later question's paragraphs are shuffled, such that the shared ones follow each

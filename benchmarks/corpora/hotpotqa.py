@@ -53,9 +53,10 @@ class AskedPair:
 
     @property
     def old(self) -> str:
-        """The earlier question's answer where no paragraph of the later question tells it; else empty."""
-        told = answers(f"{self.asked.text}\n{self.asked.question}", [self.earlier.answer])
-        return "" if told else self.earlier.answer
+        """The earlier question's answer where its paragraphs tell it and the later question's do not; else empty."""
+        answer = [self.earlier.answer]
+        leaks = answers(self.earlier.text, answer) and not answers(f"{self.asked.text}\n{self.asked.question}", answer)
+        return self.earlier.answer if leaks else ""
 
 
 class _Entry(BaseModel):

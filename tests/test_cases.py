@@ -28,7 +28,6 @@ from benchmarks.workloads.similarity_sweep import sentences_of, similarity_sweep
 from benchmarks.workloads.unrelated import unrelated, unrelated_cases
 from hotpot_sample import hotpot_file
 
-
 SYLLABLES = ("ka", "lo", "mi", "ne", "ru", "sa", "ti", "vo")
 
 

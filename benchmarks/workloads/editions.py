@@ -25,8 +25,10 @@ def editions(
 ) -> list[Case]:
     """``count`` questions to the newer edition, drawn country by country, in prompts of ``tokens`` (least, most).
 
+    The length is drawn evenly; the older edition's prompt is no longer.
+
     ``changed`` keeps to the questions whose old answer the new text does not hold, so that it can be told when given.
-    A profile that is too long loses whole fields, in both editions the same (see :func:`without_long_fields`).
+    A profile that is too long loses whole fields, both editions the same ones (see :func:`without_long_fields`).
 
     Raises:
         ValueError: fewer than ``count`` questions fit.
@@ -36,7 +38,7 @@ def editions(
     for asked in _in_turn([each for each in questions if each.old or not changed], rng):
         if len(cases) == count:
             break
-        room = tokens[1] - count_tokens(ask("", asked.question))
+        room = rng.randint(*tokens) - count_tokens(ask("", asked.question))
         old, new = without_long_fields(asked.country, room, count_tokens)
         target = ask(new, asked.question)
         if tokens[0] <= count_tokens(target) <= tokens[1]:

@@ -6,6 +6,7 @@ import random
 from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
+from typing import cast
 
 import pytest
 
@@ -18,6 +19,7 @@ from benchmarks.workloads.codes import code_cases, code_lookups
 from benchmarks.workloads.editions import FACT_FIELDS, editions, without_long_fields
 from benchmarks.workloads.hotpot_orders import Pairing, hotpot_orders
 from benchmarks.workloads.length_sweep import length_sweep
+from benchmarks.workloads.multi_turn import Message
 from benchmarks.workloads.own_rows import own_rows, row_cases
 from benchmarks.workloads.paraphrase import paraphrase_cases, paraphrases
 from benchmarks.workloads.passages import word_count
@@ -73,6 +75,13 @@ FACT_QUESTIONS = fact_questions(COUNTRIES)
 def _text(prompt: object) -> str:
     assert isinstance(prompt, str)
     return prompt
+
+
+def _messages(case: Case) -> list[tuple[Message, ...]]:
+    """The chat prompts of a case, in the order in which they come."""
+    prompts = [*case.references, case.target]
+    assert all(isinstance(prompt, tuple) for prompt in prompts)
+    return cast("list[tuple[Message, ...]]", prompts)
 
 
 def _sound(cases: Sequence[Case]) -> None:
@@ -159,7 +168,7 @@ def test_a_growing_history_only_grows() -> None:
     assert cases == _replay("growing", turns=4)
     for case in cases:
         assert case.setting == "growing"
-        prompts = [*case.references, case.target]
+        prompts = _messages(case)
         assert [len(prompt) for prompt in prompts] == [2, 4, 6, 8]
         for earlier, later in pairwise(prompts):
             assert later[: len(earlier)] == earlier
@@ -167,13 +176,13 @@ def test_a_growing_history_only_grows() -> None:
 
 def test_a_window_drops_the_oldest_turn_and_keeps_the_system_message() -> None:
     for case in _replay("window", turns=6, window=2):
-        prompts = [*case.references, case.target]
+        prompts = _messages(case)
         assert [len(prompt) for prompt in prompts] == [2, 4, 6, 6, 6, 6]
         for earlier, later in pairwise(prompts[2:]):
             assert later[0] == earlier[0]
             assert later[1:5] == (*earlier[3:5], earlier[5], later[4])
             assert earlier[1] not in later
-        results = [message["content"] for message in case.target if message["role"] == "user"]
+        results = [message["content"] for message in prompts[-1] if message["role"] == "user"]
         assert len(set(results)) == 3
 
 

@@ -57,16 +57,14 @@ def editions(
     return cases
 
 
-def without_long_fields(
-    country: Editions, tokens: int, count_tokens: CountTokens, kept: Collection[str] = FACT_FIELDS
-) -> tuple[str, str]:
+def without_long_fields(country: Editions, tokens: int, count_tokens: CountTokens) -> tuple[str, str]:
     """The texts of the old and the new edition, both of at most ``tokens`` tokens where that can be.
 
-    The longest fields go first, from both editions by their label, but never those in ``kept``: what differs between
+    The longest fields go first, from both editions by their label, but never those that a fact stands in: what differs between
     the texts is what differs between the editions.
     """
     profiles = (country.old, country.new)
-    free = {label for profile in profiles for label in profile.fields if label not in kept}
+    free = {label for profile in profiles for label in profile.fields if label not in FACT_FIELDS}
     longest_first = sorted(
         free, key=lambda label: (-max(len(profile.fields.get(label, "")) for profile in profiles), label)
     )

@@ -60,8 +60,8 @@ def editions(
 def without_long_fields(country: Editions, tokens: int, count_tokens: CountTokens) -> tuple[str, str]:
     """The texts of the old and the new edition, both of at most ``tokens`` tokens where that can be.
 
-    The longest fields go first, from both editions by their label, but never those that a fact stands in: what differs between
-    the texts is what differs between the editions.
+    The longest fields go first, from both editions by their label, but never those that a fact stands in: what differs
+    between the texts is what differs between the editions.
     """
     profiles = (country.old, country.new)
     free = {label for profile in profiles for label in profile.fields if label not in FACT_FIELDS}

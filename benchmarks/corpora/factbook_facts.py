@@ -42,6 +42,11 @@ class FactQuestion:
     gold: str
     old: str
 
+    @property
+    def cue(self) -> str:
+        """How the line of the profile begins that tells the answer."""
+        return self.field.partition(": ")[2] + ":"
+
 
 def place(said: str) -> str:
     """What stands before the first remark, number or range of mountains; empty for a place without a name."""

@@ -5,6 +5,14 @@ from __future__ import annotations
 INSTRUCTION = "Answer the question from the text. Give only the answer, in a few words."
 
 
-def ask(text: str, question: str, instruction: str = INSTRUCTION) -> str:
-    """Plain text, the question last: a model goes on with the answer in the first line that it writes."""
-    return f"{text}\n\n{instruction}\nQuestion: {question}\nAnswer:"
+def ask(text: str, question: str, cue: str = "") -> str:
+    """Plain text, the question last: a model goes on with the answer in the first line that it writes.
+
+    ``cue`` begins the answer for it.
+    """
+    return f"{text}\n\n{INSTRUCTION}\n{question_and_answer(question, cue)}"
+
+
+def question_and_answer(question: str, cue: str) -> str:
+    """The end of a prompt, where the answer is about to come."""
+    return f"Question: {question}\nAnswer: {cue}".rstrip()

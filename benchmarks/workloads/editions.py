@@ -25,7 +25,8 @@ def editions(
 ) -> list[Case]:
     """``count`` questions to the newer edition, drawn country by country, in prompts of ``tokens`` (least, most).
 
-    The length is drawn evenly; the older edition's prompt is no longer.
+    The length is drawn evenly, and the older edition's prompt is cut to it too. The answer begins with the label of the
+    line that tells it, without which the small demo model answers "the president is the president".
 
     ``changed`` keeps to the questions whose old answer the new text does not hold, so that it can be told when given.
     A profile that is too long loses whole fields, both editions the same ones (see :func:`without_long_fields`).
@@ -38,15 +39,15 @@ def editions(
     for asked in _in_turn([each for each in questions if each.old or not changed], rng):
         if len(cases) == count:
             break
-        room = rng.randint(*tokens) - count_tokens(ask("", asked.question))
+        room = rng.randint(*tokens) - count_tokens(ask("", asked.question, asked.cue))
         old, new = without_long_fields(asked.country, room, count_tokens)
-        target = ask(new, asked.question)
+        target = ask(new, asked.question, asked.cue)
         if tokens[0] <= count_tokens(target) <= tokens[1]:
             cases.append(
                 Case(
                     id=f"editions-{seed}-{asked.id}",
                     workload="editions",
-                    references=(ask(old, asked.question),),
+                    references=(ask(old, asked.question, asked.cue),),
                     target=target,
                     gold=(asked.gold,),
                     old=(asked.old,) if asked.old else (),

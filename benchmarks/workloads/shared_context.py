@@ -1,7 +1,7 @@
 """One long context, many questions (the multi-request mode of SCBench, arXiv 2412.10319).
 
-Where the context comes first, a prefix cache does it all. Where the question comes first, nothing but the first words
-of the prompts is alike, and the same context stands some tokens further on.
+Where the context comes first, a prefix cache does it all. Where the question comes first (and again at the end), only
+the first words of the prompts are alike, and the same context stands some tokens further on.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 from benchmarks.case import Case
 from benchmarks.corpora.factbook_facts import FactQuestion
-from benchmarks.workloads.ask import INSTRUCTION, ask
+from benchmarks.workloads.ask import INSTRUCTION, ask, question_and_answer
 from benchmarks.workloads.editions import without_long_fields
 from benchmarks.workloads.passages import CountTokens
 
@@ -69,14 +69,14 @@ def _case(
     return Case(
         id=name,
         workload="shared context",
-        references=tuple(_prompt(context, each.question, setting) for each in before),
-        target=_prompt(context, asked.question, setting),
+        references=tuple(_prompt(context, each, setting) for each in before),
+        target=_prompt(context, asked, setting),
         gold=(asked.gold,),
         setting=setting,
     )
 
 
-def _prompt(context: str, question: str, setting: str) -> str:
+def _prompt(context: str, asked: FactQuestion, setting: str) -> str:
     if setting == CONTEXT_FIRST:
-        return ask(context, question)
-    return f"{INSTRUCTION}\nQuestion: {question}\n\n{context}\n\nThe question was: {question}\nAnswer:"
+        return ask(context, asked.question, asked.cue)
+    return f"{INSTRUCTION}\nQuestion: {asked.question}\n\n{context}\n\n{question_and_answer(asked.question, asked.cue)}"

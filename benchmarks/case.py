@@ -39,9 +39,10 @@ def answers(text: str, accepted: Sequence[str]) -> bool:
 
 def _plain(text: str) -> str:
     """Words and numbers alone; a thousands separator is none of its number's parts."""
+    folded = text.casefold()  # may be longer than the text
     kept = "".join(
-        character if character.isalnum() else "" if _within_number(text, place) else " "
-        for place, character in enumerate(text.casefold())
+        character if character.isalnum() else "" if _within_number(folded, place) else " "
+        for place, character in enumerate(folded)
     )
     return " ".join(kept.split())
 

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import random
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+from benchmarks.case import Case
 from benchmarks.workloads.passages import CountTokens, cut_to_tokens
 
 FACTS = 8
@@ -116,6 +117,13 @@ def answered_code(text: str) -> str | None:
     """The first four-digit number in an answer."""
     found = _CODE.search(text)
     return found.group() if found else None
+
+
+def code_cases(made: Iterable[CodeLookup]) -> list[Case]:
+    """The look-ups as cases: gold is the target's code, old the reference's."""
+    return [
+        Case(each.id, "codes", (each.prompt_reference,), each.prompt_target, (each.gold,), (each.old,)) for each in made
+    ]
 
 
 def _lookup(name: str, filler: Sequence[str], count_tokens: CountTokens, filler_tokens: tuple[int, int]) -> CodeLookup:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+from benchmarks.case import Case
 from benchmarks.workloads.multi_turn import Message
 from benchmarks.workloads.passages import CountTokens, pack_passages
 
@@ -55,6 +56,11 @@ def rag_chunks(
     ``bystanders`` more of them share nothing with the target but the system message.
     """
     return [_one(texts, count_tokens, seed, chunks, chunk_tokens, others, bystanders) for seed in seeds]
+
+
+def rag_chunk_cases(made: Iterable[RagChunks]) -> list[Case]:
+    """The targets as cases whose references are all the earlier prompts; nothing is looked up."""
+    return [Case(each.id, "many sources", each.earlier_prompts, each.target_prompt) for each in made]
 
 
 def _one(

@@ -5,10 +5,11 @@ from __future__ import annotations
 import random
 import re
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import islice
 
+from benchmarks.case import Case
 from benchmarks.workloads.passages import CountTokens, pack_passages
 
 TAIL = "\n\nIn one paragraph, tell what the passages above are about.\nAnswer:"
@@ -50,6 +51,17 @@ def shuffled_edits(
     return [_one(texts, count_tokens, seed, tokens, passage_tokens, edit_share) for seed in seeds]
 
 
+def shuffled_edit_cases(
+    made: Iterable[ShuffledEdits], workload: str = "shuffled edits", setting: str = ""
+) -> list[Case]:
+    """The pairs as cases; nothing is looked up."""
+    prefix = f"{workload.replace(' ', '-')}-{setting}-" if setting else ""
+    return [
+        Case(f"{prefix}{each.id}", workload, (each.reference_prompt,), each.target_prompt, setting=setting)
+        for each in made
+    ]
+
+
 def _one(
     texts: Sequence[str],
     count_tokens: CountTokens,
@@ -60,7 +72,9 @@ def _one(
 ) -> ShuffledEdits:
     rng = random.Random(f"shuffled-edits-{seed}")
     reference = _passages(texts, count_tokens, tokens, passage_tokens, rng)
-    order = rng.sample(range(len(reference)), len(reference))
+    order = in_order = list(range(len(reference)))
+    while order == in_order and len(order) > 1:  # a few passages may be drawn as they stood
+        order = rng.sample(in_order, len(in_order))
     edited, edits, words = replace_words([reference[i] for i in order], edit_share, rng)
     return ShuffledEdits(f"shuffled-edits-{seed}", tuple(reference), tuple(edited), tuple(order), edits, words)
 

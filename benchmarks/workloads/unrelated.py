@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
+from benchmarks.case import Case
 from benchmarks.workloads.passages import CountTokens, gather_tokens
 
 SHARED_WORDS = 3
@@ -45,6 +46,11 @@ def word_runs(text: str) -> Iterator[tuple[str, ...]]:
     """Every run of `SHARED_WORDS` words, in lower case."""
     words = text.lower().split()
     return zip(*(words[offset:] for offset in range(SHARED_WORDS)), strict=False)
+
+
+def unrelated_cases(made: Iterable[Unrelated]) -> list[Case]:
+    """The prompts as cases after the pool's prompts, which have nothing for them."""
+    return [Case(each.id, "misses", each.pool_prompts, each.prompt) for each in made]
 
 
 def _strange_lines(text: str, known: set[tuple[str, ...]]) -> list[str]:

@@ -103,7 +103,7 @@ def divergence(
         logits: [vocabulary] behind the prompt; None: ``cache`` lacks the last prompt token, which is read first.
         answer: int64 [any], what was generated, to be followed; None: the full prefill's greedy continuation.
         tokens: at most so many tokens of the continuation are compared.
-        stepwise: see :meth:`Continuation.follow`.
+        stepwise: read token by token, which layers of different lengths need (after retention).
         turn: the context of each forward pass.
     """
     full = Continuation(model, DynamicCache(config=model.config), turn)

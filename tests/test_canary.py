@@ -20,6 +20,7 @@ from semshare_core.config import Retention
 from semshare_core.errors import ConfigError, QualityWarning
 from semshare_core.quality.bounds import BOUNDS, MEASURED_TOKENS, Bound
 from semshare_core.quality.canary import CanaryCounts
+from semshare_core.quality.promises import Promises
 from semshare_core.quality.replay import Replay
 from semshare_core.report import Canary
 from tiny_models import tiny_model, tiny_tokenizer
@@ -390,6 +391,14 @@ def test_a_broken_promise_makes_the_level_stricter_step_by_step(monkeypatch: pyt
     assert (engine.canary.tallies(), engine.canary.results()) == ([], [])
     (back,) = asked(engine, "back?")
     assert back.served_level == "fast"
+
+
+def test_calls_served_before_a_level_became_stricter_do_not_make_it_stricter_again() -> None:
+    promises = Promises()
+    late = Canary(id="a", level="fast", served_level="fast", status="measured", kl=1.0, bound=0.15, broken=True)
+    assert [promises.count(late) is not None for _ in range(4)] == [False, True, False, False]
+    assert promises.served_level("fast") == "balanced"
+    assert [(each.checked, each.broken) for each in promises.tallies()] == [(4, 4)]
 
 
 def test_a_stricter_level_shows_in_the_notebook() -> None:

@@ -6,15 +6,14 @@ import time
 from dataclasses import dataclass
 from statistics import median
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 from transformers import DynamicCache, PreTrainedModel
 from transformers.cache_utils import Cache
 
 from semshare_core import ReusePolicy, ReuseReport, SemShareEngine
 from semshare_core.prompt import Prompt
+from semshare_core.quality.divergence import Continuation, Divergence
 
 CONTINUED_TOKENS = 48
 
@@ -36,14 +35,6 @@ class Baseline:
     log_probs: Tensor
 
 
-@dataclass(frozen=True)
-class Divergence:
-    """KL(full || reuse) in nats and top-1 agreement per continued token, arrays [k]."""
-
-    kl: NDArray[np.float64]
-    agree: NDArray[np.bool_]
-
-
 @torch.no_grad()
 def full_prefill(model: PreTrainedModel, ids: Tensor) -> tuple[float, Tensor, DynamicCache]:
     """Seconds from token ids [1, n] to the first token, its logits [vocabulary], and the cache."""
@@ -54,36 +45,24 @@ def full_prefill(model: PreTrainedModel, ids: Tensor) -> tuple[float, Tensor, Dy
     return time.perf_counter() - started, logits, cache
 
 
-@torch.no_grad()
 def baseline(engine: SemShareEngine, prompt: Prompt, tokens: int = CONTINUED_TOKENS) -> Baseline:
     """Prefill in full with plain transformers and continue greedily for ``tokens``."""
     model = engine.model
     ids = torch.tensor([engine.token_ids(prompt)], device=model.device)
     seconds, logits, cache = full_prefill(model, ids)
-    continuation, log_probs = [], []
-    for _ in range(tokens):
-        log_probs.append(torch.log_softmax(logits.float(), dim=-1))
-        continuation.append(int(logits.argmax()))
-        step = torch.tensor([[continuation[-1]]], device=ids.device)
-        logits = model(input_ids=step, past_key_values=cache, use_cache=True).logits[0, -1]
-    return Baseline(ids, seconds, torch.tensor(continuation, device=ids.device), torch.stack(log_probs))
+    continuation, log_probs = Continuation(model, cache).greedy(logits, tokens)
+    return Baseline(ids, seconds, continuation, log_probs)
 
 
-@torch.no_grad()
 def divergence(
     model: PreTrainedModel, base: Baseline, logits: Tensor, cache: Cache, stepwise: bool = False
 ) -> Divergence:
     """Compare a prefilled ``cache`` and its next-token ``logits`` [vocabulary] with the baseline.
 
-    ``stepwise`` feeds the continuation token by token, as decoding does: needed after retention, whose layers hold
-    different numbers of rows, so that no one mask over several queries fits them all.
+    ``stepwise``: see :meth:`Continuation.follow`.
     """
-    steps = base.continuation[None, :-1].split(1 if stepwise else len(base.continuation), dim=1)
-    rest = [model(input_ids=step, past_key_values=cache, use_cache=True).logits[0] for step in steps if step.numel()]
-    log_probs = torch.log_softmax(torch.cat((logits[None], *rest)).float(), dim=-1)
-    kl = (base.log_probs.exp() * (base.log_probs - log_probs)).sum(dim=-1)
-    agree = log_probs.argmax(dim=-1) == base.continuation
-    return Divergence(kl.double().cpu().numpy(), agree.cpu().numpy())
+    reused = Continuation(model, cache).follow(logits, base.continuation, stepwise=stepwise)
+    return Divergence.between(base.log_probs, reused)
 
 
 @dataclass(frozen=True)

@@ -33,7 +33,10 @@ nitpick_ignore_regex = [
     (r"py:.*", r"(torch|transformers|numpy|np|pydantic|langchain_core|llama_index\w*|opentelemetry|matplotlib)\b.*"),
     (r"py:.*", r"(collections|typing|typing_extensions|types|threading|datetime|uuid|enum|annotated_types|dict)\b.*"),
     (r"py:.*", r"os\.PathLike|pathlib\.Path"),
-    (r"py:.*", r"PreTrained\w+|semshare_core\.config\.Settings|semshare_integrations\.\w+\.(source|fields)\.\w+"),
+    (
+        r"py:.*",
+        r"PreTrained\w+|semshare_core\.config\.Settings|semshare_core\.model_turns\.\w+|semshare_integrations\.\w+\.(source|fields)\.\w+",
+    ),
 ]
 
 

@@ -8,9 +8,10 @@ from semshare_core.config import PoolConfig, Retention, ReusePolicy  # noqa: E40
 from semshare_core.engine import Generation, Piece, Prefill, SemShareEngine  # noqa: E402
 from semshare_core.errors import SemShareError  # noqa: E402
 from semshare_core.prompt import Chat  # noqa: E402
-from semshare_core.report import ReuseReport  # noqa: E402
+from semshare_core.report import Canary, ReuseReport  # noqa: E402
 
 __all__ = [
+    "Canary",
     "Chat",
     "Generation",
     "Piece",

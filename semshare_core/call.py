@@ -30,6 +30,7 @@ from semshare_core.prefill.grouped_attention import uses_sdpa
 from semshare_core.prefill.observe import tail_attention
 from semshare_core.prefill.selective import Prefilled, SelectivePrefill
 from semshare_core.prompt import EncodedPrompt, Prompt, encode
+from semshare_core.quality.bounds import level_of
 from semshare_core.quality.governor import Decision, decide
 from semshare_core.report import Outcome, ReuseReport
 from semshare_core.respelling import respelled
@@ -38,12 +39,13 @@ T = TypeVar("T")
 
 
 class Call:
-    """What one call needs of the engine, with its prompt encoded."""
+    """What one call needs of the engine, with its prompt encoded: asked for under one policy, served under another."""
 
     def __init__(
         self,
         *,
         prompt: Prompt,
+        asked: ReusePolicy,
         policy: ReusePolicy,
         namespace: str,
         arrived: float,
@@ -56,6 +58,7 @@ class Call:
         embed: Embed,
         pinned: bool = False,
     ) -> None:
+        self.asked = asked
         self.policy = policy
         self.namespace = namespace
         self.arrived = arrived
@@ -182,6 +185,18 @@ class Served:
         """Prompt tokens whose rows the cache lacks yet, at least 1."""
         return self.prefilled.pending
 
+    @property
+    def approximate(self) -> bool:
+        """Whether rows are reused that are not those of a full prefill."""
+        return self.decision.budget is not None or bool(self._depths.any())
+
+    @property
+    def room(self) -> int:
+        """Tokens that may follow the prompt."""
+        limit = self.call.prefill.anatomy.static_until
+        context = self.call.context
+        return max(1, (context if limit is None else min(limit, context)) - len(self.ids))
+
     def report(self, *, first_token_at: float, generated: int = 0) -> ReuseReport:
         """The report, made after decoding; ``first_token_at`` in ``time.perf_counter`` seconds."""
         plan, call = self.found.plan, self.call
@@ -194,7 +209,8 @@ class Served:
             arrived_at=call.arrived_at,
             outcome=outcome,
             reason=reason,
-            level=call.policy.level or ("balanced" if call.policy.recompute_ratio is None else "custom"),
+            level=level_of(call.asked),
+            served_level=level_of(call.policy),
             reference_ids=plan.drawn_on,
             similarity=self.found.similarity,
             prompt_tokens=n,

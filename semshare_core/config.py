@@ -122,7 +122,9 @@ class ReusePolicy(Settings):
         max_references: references that may serve one prompt.
         max_depth: how many approximate reuses may lie behind a row (0: only lossless rows are produced and used).
         retention: which rows are kept for decoding; ``None`` keeps all.
-        seed: seed of the random ablations.
+        canary: share of calls that are compared with a full prefill afterwards, in the background; what is found is in
+            the report and in ``engine.canary``.
+        seed: seed of the random ablations and, in an engine's policy, of which calls the canary takes.
     """
 
     level: Level | None = None
@@ -140,6 +142,7 @@ class ReusePolicy(Settings):
     max_references: int = Field(default=8, ge=1)
     max_depth: int = Field(default=1, ge=0, le=254)  # depths are stored in a byte, and one more must fit
     retention: Retention | None = None
+    canary: float = Field(default=0.0, ge=0, le=1)
     seed: int = 0
 
     @classmethod

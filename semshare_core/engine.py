@@ -5,7 +5,6 @@ from __future__ import annotations
 import queue
 import threading
 import time
-import weakref
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -22,12 +21,15 @@ from semshare_core.decode import FinishReason, Sampling, check_logits, cut_at_st
 from semshare_core.embedding import Embed, EmbeddingSource, prompt_embedding
 from semshare_core.errors import ConfigError
 from semshare_core.match.token_table import TokenTable
+from semshare_core.model_turns import turns_of
 from semshare_core.opening import open_pool
 from semshare_core.prefill.anatomy import examine
 from semshare_core.prefill.grouped_attention import grouped_attention
 from semshare_core.prefill.selective import SelectivePrefill
 from semshare_core.prefill.trial import try_out
 from semshare_core.prompt import Prompt
+from semshare_core.quality.canary import CanaryWatch
+from semshare_core.quality.replay import Replay
 from semshare_core.report import ReuseReport
 
 DEFAULT_NAMESPACE = "default"
@@ -69,6 +71,9 @@ class Prefill:
 class SemShareEngine:
     """Serves one model, reusing keys and values of earlier prompts. Thread-safe: calls take turns at the model.
 
+    ``pool`` holds the earlier prompts; ``canary`` (:class:`~semshare_core.quality.canary.CanaryWatch`) what background
+    checks found, if the policy asks for some.
+
     Args:
         model: a decoder-only transformers model whose cache keeps one row per token.
         tokenizer: its tokenizer.
@@ -95,7 +100,7 @@ class SemShareEngine:
         policy: ReusePolicy | None = None,
         embedding: EmbeddingSource | None = None,
     ) -> None:
-        self._lock = _lock_of(model)
+        self._lock = turns_of(model)
         with self._lock:  # the checks run the model, too
             model.eval()  # dropout would look like a model that cannot be served
             models.check_servable(model)
@@ -105,6 +110,7 @@ class SemShareEngine:
         self.tokenizer = tokenizer
         self.policy = policy or ReusePolicy(level="balanced")
         self.context = models.max_context(model)
+        self.canary = CanaryWatch(model, self._lock, self.policy.seed)
         self._prefill = SelectivePrefill(model, anatomy)
         self._table = TokenTable(model.get_input_embeddings().weight)
         self._embed: Embed = prompt_embedding(embedding, tokenizer, self._table)
@@ -218,8 +224,21 @@ class SemShareEngine:
 
         with self._lock, grouped_attention(self.model):
             served, logits = call.answer(1, logits_of)
-            report = served.finish(time.perf_counter(), [], store=store, copy=True)
+            report = self._finish(served, time.perf_counter(), [], store=store, copy=True)
         return Prefill(logits, served.cache, report)
+
+    def _finish(
+        self, served: Served, first_token_at: float, generated: list[int], *, store: bool, copy: bool = False
+    ) -> ReuseReport:
+        """Close the books of a call, and have it checked if the canary chooses it."""
+        chosen = self.canary.chooses(served.call.asked.canary, approximate=served.approximate)
+        replay = None
+        if chosen and self.canary.has_room:  # copied before the pool takes the rows
+            replay = Replay.of(served.ids, generated, served.cache, served.room)
+        report = served.finish(first_token_at, generated, store=store, copy=copy)
+        if chosen:
+            self.canary.check(report, served.call.asked, replay)
+        return report
 
     def token_ids(self, prompt: Prompt) -> list[int]:
         """The ids that a prompt becomes: what the other methods see of it, checked as they check it."""
@@ -250,9 +269,11 @@ class SemShareEngine:
                 f"the public namespace {namespace!r} serves everybody, so calls do not write there: use a namespace of "
                 "your own, pass store=False, or put a prompt there on purpose with engine.warm()."
             )
+        asked = resolve_policy(reuse, self.policy)
         return Call(
             prompt=prompt,
-            policy=resolve_policy(reuse, self.policy),
+            asked=asked,
+            policy=self.canary.served(asked),
             namespace=namespace,
             arrived=time.perf_counter(),
             model=self.model,
@@ -287,7 +308,7 @@ class SemShareEngine:
                     self.model, self.tokenizer, served.cache, served.ids, sampling, cancel=cancel, on_token=on_token
                 ),
             )
-            report = served.finish(decoded.first_token_at, decoded.token_ids, store=store)
+            report = self._finish(served, decoded.first_token_at, decoded.token_ids, store=store)
         text = self.tokenizer.decode(decoded.token_ids, skip_special_tokens=True)
         return Generation(cut_at_stop(text, sampling.stop), decoded.token_ids, decoded.finish_reason, report)
 
@@ -332,16 +353,6 @@ class SemShareEngine:
         finally:
             cancel.set()
             worker.join()
-
-
-_LOCKS: weakref.WeakKeyDictionary[PreTrainedModel, threading.Lock] = weakref.WeakKeyDictionary()
-_LOCKS_GUARD = threading.Lock()
-
-
-def _lock_of(model: PreTrainedModel) -> threading.Lock:
-    """One lock per model, whatever number of engines share it: hooks sit on the model."""
-    with _LOCKS_GUARD:
-        return _LOCKS.setdefault(model, threading.Lock())
 
 
 class _Cancelled(Exception):

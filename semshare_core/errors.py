@@ -61,3 +61,7 @@ class ForeignFileError(PoolFileError):
 
 class PoolWarning(UserWarning):
     """The pool's folder needs attention: files are passed over, or nothing more can be written."""
+
+
+class QualityWarning(UserWarning):
+    """Answers lie farther from the full prefill's than their level promises, or that could not be measured."""

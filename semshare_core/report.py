@@ -10,6 +10,42 @@ from pydantic import BaseModel, ConfigDict, Field
 from semshare_core.token_strip import strip
 
 Outcome = Literal["miss", "prefix", "semantic", "bypass"]
+CanaryStatus = Literal["pending", "measured", "dropped", "failed"]
+
+
+class Canary(BaseModel):
+    """What the background check of one call found: the divergence of its answer from the full prefill's.
+
+    Attributes:
+        id: names the check, in every copy of the report.
+        status: ``pending``: not measured yet · ``measured`` · ``dropped``: too many checks were waiting, or the engine
+            was closed · ``failed``: an error, which ``engine.canary.errors`` has.
+        level: the level that was asked for, or ``custom``; ``served_level``: what the call was served at.
+        tokens: of the answer were compared.
+        kl: KL(full prefill || reuse) in nats, the mean over these tokens; None until measured.
+        agreement: share of these tokens at which both find the same token likeliest; None until measured.
+        bound: the largest ``kl`` that the level asked for promises, but for a small share of calls; None: no promise.
+        broken: whether ``kl`` exceeds ``bound``; None where there is no bound or nothing measured.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    id: str
+    status: CanaryStatus = "pending"
+    level: str
+    served_level: str
+    tokens: int = 0
+    kl: float | None = None
+    agreement: float | None = None
+    bound: float | None = None
+    broken: bool | None = None
+
+    def summary(self) -> str:
+        """In words."""
+        if self.kl is None:
+            return self.status
+        kept = {None: "no bound", True: f"bound {self.bound} broken", False: f"bound {self.bound} kept"}[self.broken]
+        return f"KL {self.kl:.4f} over {self.tokens} tokens, agreement {self.agreement:.2f}, {kept}"
 
 
 class ReuseReport(BaseModel):
@@ -25,6 +61,7 @@ class ReuseReport(BaseModel):
             off, or would not have paid or been good enough.
         reason: why, in words.
         level: the level that was asked for, or ``custom`` for a policy with its own ratio.
+        served_level: the level that the call was served at: a stricter one where the canary found the promise broken.
         reference_ids: the pooled prompts that served tokens.
         similarity: of the most similar reference, in [0, 1]; None when no search was made.
         recomputed_tokens: tokens whose final rows were computed, the last prompt token included.
@@ -34,6 +71,8 @@ class ReuseReport(BaseModel):
         stored: the prompt's rows were kept in the pool, for later calls.
         token_sources: per prompt token 0 new, 1 fuzzy, 2 exact, 3 prefix.
         token_recomputed: per prompt token 1 if its final row was computed.
+        canary: the background check of this call; None if there is none. ``pending`` at first: the engine replaces it
+            in this very object when the check is done, copies stay as they were.
     """
 
     model_config = ConfigDict(extra="forbid")
@@ -42,6 +81,7 @@ class ReuseReport(BaseModel):
     outcome: Outcome
     reason: str = ""
     level: str
+    served_level: str = ""
     reference_ids: list[str] = []
     similarity: float | None = None
     prompt_tokens: int
@@ -63,6 +103,7 @@ class ReuseReport(BaseModel):
     stored: bool = False
     token_sources: list[int] = Field(default=[], repr=False)
     token_recomputed: list[int] = Field(default=[], repr=False)
+    canary: Canary | None = None
 
     @property
     def reused_tokens(self) -> int:
@@ -77,10 +118,13 @@ class ReuseReport(BaseModel):
             f"TTFT {self.ttft_ms:.0f} ms"
         )
 
+    def _levels(self) -> str:
+        return self.level if self.served_level in ("", self.level) else f"{self.level}, served at {self.served_level}"
+
     def _repr_html_(self) -> str:
         rows = [
             ("outcome", f"{self.outcome} ({self.reason})" if self.reason else self.outcome),
-            ("level", self.level),
+            ("level", self._levels()),
             ("tokens", f"{self.prefix_tokens} prefix, {self.exact_tokens} exact, {self.fuzzy_tokens} fuzzy, "
                        f"{self.new_tokens} new of {self.prompt_tokens}"),
             ("recompute ratio", f"{self.recompute_ratio:.3f}"),
@@ -88,5 +132,7 @@ class ReuseReport(BaseModel):
                      f"prefill {self.prefill_ms:.0f})"),
             ("KV for decoding", f"{self.kv_bytes / 2**20:.1f} of {self.kv_bytes_full / 2**20:.1f} MiB"),
         ]  # fmt: skip
+        if self.canary is not None:
+            rows.append(("canary", self.canary.summary()))
         cells = "".join(f"<tr><th>{html.escape(a)}</th><td>{html.escape(b)}</td></tr>" for a, b in rows)
         return f"<table>{cells}</table>{strip(self.token_sources, self.token_recomputed)}"

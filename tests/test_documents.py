@@ -61,6 +61,6 @@ def test_links_lead_somewhere(page: Path) -> None:
 
 
 def test_pages_are_found() -> None:
-    runnable = {"README.md", "langchain.md", "llamaindex.md", "structures.md", "pool.md", "security.md"}
+    runnable = {"README.md", "langchain.md", "llamaindex.md", "structures.md", "canary.md", "pool.md", "security.md"}
     assert runnable | {"paper.md"} <= set(names(PAGES))
     assert runnable == set(names(RUNNABLE))

@@ -25,7 +25,8 @@ class SemShareCallbackHandler(BaseCallbackHandler, ReuseLog):
     >>> reuse.reports[-1].outcome, reuse.totals().prefix_tokens
     >>> print(reuse.summary())
 
-    Answers that come out of LangChain's response cache are no calls, and are not counted.
+    Answers that come out of LangChain's response cache are no calls, and are not counted. What the canary finds of a
+    call after its end is written into its report here, and told to ``on_canary()``.
     """
 
     run_inline = True  # a thread of the executor would cost more than the little that is done here

@@ -22,10 +22,11 @@ except ModuleNotFoundError as error:
     ) from error
 
 from semshare_integrations.llama_index.events import (
+    SemShareCanaryEvent,
     SemShareEventHandler,
     SemShareReuseEvent,
     get_semshare_callback,
 )
 from semshare_integrations.llama_index.llm import SemShareLLM
 
-__all__ = ["SemShareEventHandler", "SemShareLLM", "SemShareReuseEvent", "get_semshare_callback"]
+__all__ = ["SemShareCanaryEvent", "SemShareEventHandler", "SemShareLLM", "SemShareReuseEvent", "get_semshare_callback"]

@@ -11,9 +11,10 @@ from typing import Any, TypeVar
 from llama_index.core.base.llms.types import ChatMessage, ChatResponse, CompletionResponse, MessageRole
 from llama_index.core.instrumentation.span import active_span_id
 
-from semshare_core import Piece
+from semshare_core import Canary, Piece
+from semshare_core.quality.news import when_done
 from semshare_integrations.adapter import Turn, token_usage
-from semshare_integrations.llama_index.events import SemShareReuseEvent, dispatcher
+from semshare_integrations.llama_index.events import SemShareCanaryEvent, SemShareReuseEvent, dispatcher
 from semshare_integrations.llama_index.messages import message_of
 from semshare_integrations.statistics import Operation
 
@@ -50,6 +51,8 @@ class Answer:
             return None
         event = SemShareReuseEvent(report=report, model=self.model, operation=self.operation, span_id=self.span_id)
         self.context.run(dispatcher.event, event)
+        if report.canary is not None:
+            when_done(report.canary, self._tell_of_check)
         invalid = [{"name": bad.name, "text": bad.text, "error": bad.error} for bad in turn.reply.invalid]
         usage = token_usage(report.prompt_tokens, report.generated_tokens)
         return {
@@ -59,6 +62,10 @@ class Answer:
             "semshare": report.model_dump(mode="json"),
             **({"invalid_tool_calls": invalid} if invalid else {}),
         }
+
+    def _tell_of_check(self, canary: Canary) -> None:
+        event = SemShareCanaryEvent(canary=canary, model=self.model, operation=self.operation, span_id=self.span_id)
+        self.context.copy().run(dispatcher.event, event)  # a copy: the call may still run in the context itself
 
 
 def streamed(

@@ -12,7 +12,7 @@ from llama_index.core.instrumentation.events import BaseEvent
 from llama_index_instrumentation import get_dispatcher
 from pydantic import PrivateAttr
 
-from semshare_core import ReuseReport
+from semshare_core import Canary, ReuseReport
 from semshare_integrations.statistics import Operation, ReuseLog
 
 dispatcher = get_dispatcher("semshare_integrations.llama_index")
@@ -31,6 +31,23 @@ class SemShareReuseEvent(BaseEvent):
     def class_name(cls) -> str:
         """The name under which LlamaIndex lists the event."""
         return "SemShareReuseEvent"
+
+
+class SemShareCanaryEvent(BaseEvent):
+    """A call was checked against a full prefill, some time after its :class:`SemShareReuseEvent`.
+
+    Told in a thread of the background, in a copy of the call's context. ``span_id`` is the call's, and ``canary.id`` is
+    that of ``report.canary`` in its first event.
+    """
+
+    canary: Canary
+    model: str
+    operation: Operation
+
+    @classmethod
+    def class_name(cls) -> str:
+        """The name under which LlamaIndex lists the event."""
+        return "SemShareCanaryEvent"
 
 
 class SemShareEventHandler(BaseEventHandler):

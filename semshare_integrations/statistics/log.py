@@ -5,16 +5,20 @@ from __future__ import annotations
 import html
 import threading
 from collections.abc import Iterable, Sequence
+from functools import partial
 
-from semshare_core import ReuseReport
+from semshare_core import Canary, ReuseReport
 from semshare_core.errors import MissingDependencyError
+from semshare_core.quality.news import when_done
 from semshare_integrations.statistics.totals import ReuseTotals
 
-_COLUMNS = ("call", "outcome", "prompt", "prefix", "exact", "fuzzy", "new", "ratio", "TTFT ms")
+_COLUMNS = ("call", "outcome", "prompt", "prefix", "exact", "fuzzy", "new", "ratio", "TTFT ms", "KL")
 
 
 class ReuseLog:
     """Reports of calls, in the order in which their answers were finished. Thread-safe.
+
+    What the canary finds of a call afterwards is written into its report here as soon as it is known.
 
     >>> log.reports[-1].outcome, log.totals().hit_rate
     >>> print(log.summary())
@@ -35,6 +39,16 @@ class ReuseLog:
         """Keep more of them."""
         with self._lock:
             self._reports.extend(reports)
+        for report in reports:
+            if report.canary is not None:
+                when_done(report.canary, partial(self._checked, report))
+
+    def on_canary(self, report: ReuseReport) -> None:
+        """Called, in a thread of the background, when ``report.canary`` is done. Does nothing: for subclasses."""
+
+    def _checked(self, report: ReuseReport, canary: Canary) -> None:
+        report.canary = canary
+        self.on_canary(report)
 
     def clear(self) -> None:
         """Forget all reports."""
@@ -49,7 +63,7 @@ class ReuseLog:
         """The totals in words, and a table with one line per call."""
         reports = self.reports
         head = ReuseTotals.of(reports).summary()
-        return "\n".join((head, *_aligned([_COLUMNS, *_cells(reports)]))) if reports else head
+        return "\n".join((head, *_aligned(_table(reports)))) if reports else head
 
     def _repr_html_(self) -> str:
         """For notebooks: totals, table, and the charts where matplotlib is installed."""
@@ -57,8 +71,9 @@ class ReuseLog:
         head = f"<p>{html.escape(ReuseTotals.of(reports).summary())}</p>"
         if not reports:
             return head
-        rows = "".join(_row("td", cells) for cells in _cells(reports))
-        return f"{head}<table><thead>{_row('th', _COLUMNS)}</thead><tbody>{rows}</tbody></table>{_charts(reports)}"
+        columns, *cells = _table(reports)
+        rows = "".join(_row("td", each) for each in cells)
+        return f"{head}<table><thead>{_row('th', columns)}</thead><tbody>{rows}</tbody></table>{_charts(reports)}"
 
 
 def _charts(reports: Sequence[ReuseReport]) -> str:
@@ -67,6 +82,12 @@ def _charts(reports: Sequence[ReuseReport]) -> str:
     except MissingDependencyError as error:
         return f"<p>{html.escape(str(error))}</p>"
     return "".join(charts.svg(draw(reports)) for draw in (charts.timeline, charts.ttft))
+
+
+def _table(reports: Sequence[ReuseReport]) -> list[tuple[str, ...]]:
+    """Columns' names, and a line per call; the last column only where a call was checked."""
+    rows = [_COLUMNS, *_cells(reports)]
+    return rows if any(report.canary is not None for report in reports) else [row[:-1] for row in rows]
 
 
 def _cells(reports: Iterable[ReuseReport]) -> list[tuple[str, ...]]:
@@ -81,9 +102,16 @@ def _cells(reports: Iterable[ReuseReport]) -> list[tuple[str, ...]]:
             str(report.new_tokens),
             f"{report.recompute_ratio:.2f}",
             f"{report.ttft_ms:.0f}",
+            _divergence(report.canary),
         )
         for number, report in enumerate(reports, start=1)
     ]
+
+
+def _divergence(canary: Canary | None) -> str:
+    if canary is None:
+        return ""
+    return canary.status if canary.kl is None else f"{canary.kl:.3f}{'!' if canary.broken else ''}"
 
 
 def _aligned(rows: Sequence[tuple[str, ...]]) -> list[str]:

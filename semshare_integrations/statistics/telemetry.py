@@ -6,9 +6,11 @@ Numbers and names only: neither prompts nor answers are told.
 from __future__ import annotations
 
 import time
+from functools import partial
 
-from semshare_core import ReuseReport
+from semshare_core import Canary, ReuseReport
 from semshare_core.errors import MissingDependencyError
+from semshare_core.quality.news import when_done
 from semshare_integrations.statistics.operation import Operation
 
 try:
@@ -26,6 +28,7 @@ _NAME = "semshare"
 # bucket bounds of the semantic conventions: an SDK's own are made for milliseconds
 _SECONDS = [0.01 * 2**power for power in range(14)]
 _SECONDS_TO_FIRST = [0.001, 0.005, 0.01, 0.02, 0.04, 0.06, 0.08, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0]
+_NATS = [0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.15, 0.2, 0.5, 1.0, 2.0, 5.0]  # the levels' bounds among them
 _TOKENS = [4**power for power in range(14)]
 
 
@@ -61,6 +64,14 @@ class Telemetry:
         self._tokens = meter.create_counter("semshare.prompt_tokens", "{token}", "Prompt tokens by source")
         self._recomputed = meter.create_counter("semshare.recomputed_tokens", "{token}", "Prompt tokens computed")
 
+        self._divergence = meter.create_histogram(
+            "semshare.canary.kl",
+            "{nat}",
+            "Divergence of checked calls from the full prefill",
+            explicit_bucket_boundaries_advisory=_NATS,
+        )
+        self._checks = meter.create_counter("semshare.canary.checks", "{call}", "Calls that were to be checked")
+
     def record(self, report: ReuseReport, *, model: str, operation: Operation) -> None:
         """One call that was answered."""
         about = _about(model, operation)
@@ -80,6 +91,7 @@ class Telemetry:
             "semshare.outcome": report.outcome,
             "semshare.reason": report.reason,
             "semshare.level": report.level,
+            "semshare.served_level": report.served_level,
             "semshare.approximate": report.outcome == "semantic" or report.depth > 0,
             "semshare.depth": report.depth,
             "semshare.recompute_ratio": report.recompute_ratio,
@@ -104,6 +116,18 @@ class Telemetry:
         self._recomputed.add(report.recomputed_tokens, about)
         for source, count in by_source.items():
             self._tokens.add(count, {**about, "semshare.source": source})
+        if report.canary is not None:
+            when_done(report.canary, partial(self._record_canary, about))
+
+    def _record_canary(self, about: dict[str, str], canary: Canary) -> None:
+        """A check that is done, long after its call's span."""
+        levels = {**about, "semshare.level": canary.level, "semshare.served_level": canary.served_level}
+        told: dict[str, str | bool] = {**levels, "semshare.canary.status": canary.status}
+        if canary.broken is not None:
+            told["semshare.canary.broken"] = canary.broken
+        self._checks.add(1, told)
+        if canary.kl is not None:
+            self._divergence.record(canary.kl, levels)
 
     def record_error(self, error: BaseException, *, model: str, operation: Operation, started_at: float) -> None:
         """One call that failed; ``started_at`` in seconds of Unix time."""

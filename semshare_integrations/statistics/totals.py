@@ -23,6 +23,9 @@ class ReuseTotals:
         kv_bytes: keys and values that decoding began with, in all; ``kv_bytes_full``: without retention.
         prefill_seconds_saved_estimate: against full prefills of the same lengths, whose cost is fitted to those of the
             run (:class:`PrefillCost`); None if the run had none to fit to.
+        canary_checked: calls that the canary has measured by now; ``canary_broken``: of these, those that broke their
+            level's bound.
+        canary_mean_kl: nats, the mean over the measured calls; ``canary_max_kl``: of the worst; None if there are none.
     """
 
     calls: int
@@ -39,12 +42,18 @@ class ReuseTotals:
     kv_bytes: int
     kv_bytes_full: int
     prefill_seconds_saved_estimate: float | None
+    canary_checked: int = 0
+    canary_broken: int = 0
+    canary_mean_kl: float | None = None
+    canary_max_kl: float | None = None
 
     @classmethod
     def of(cls, reports: Sequence[ReuseReport]) -> ReuseTotals:
         """The totals of ``reports``."""
         calls = len(reports)
         cost = PrefillCost.fit(reports)
+        canaries = [report.canary for report in reports if report.canary is not None]
+        kls = [canary.kl for canary in canaries if canary.kl is not None]
         return cls(
             calls=calls,
             outcomes=dict(Counter(report.outcome for report in reports)),
@@ -60,6 +69,10 @@ class ReuseTotals:
             kv_bytes=sum(report.kv_bytes for report in reports),
             kv_bytes_full=sum(report.kv_bytes_full for report in reports),
             prefill_seconds_saved_estimate=None if cost is None else sum(map(cost.saved_ms, reports)) / 1e3,
+            canary_checked=len(kls),
+            canary_broken=sum(bool(canary.broken) for canary in canaries),
+            canary_mean_kl=sum(kls) / len(kls) if kls else None,
+            canary_max_kl=max(kls, default=None),
         )
 
     @property
@@ -85,4 +98,12 @@ class ReuseTotals:
             f"KV {self.kv_bytes / 2**20:.1f} of {self.kv_bytes_full / 2**20:.1f} MiB"
         )
         saved = self.prefill_seconds_saved_estimate
-        return text if saved is None else f"{text}, prefill time saved {saved:.1f} s (estimate)"
+        if saved is not None:
+            text += f", prefill time saved {saved:.1f} s (estimate)"
+        if self.canary_mean_kl is not None:
+            checked = "1 call" if self.canary_checked == 1 else f"{self.canary_checked} calls"
+            text += (
+                f"; canary: KL of {checked} mean {self.canary_mean_kl:.3f}, largest {self.canary_max_kl:.3f}, "
+                f"{self.canary_broken} beyond the bound"
+            )
+        return text

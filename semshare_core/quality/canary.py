@@ -1,0 +1,279 @@
+"""The canary: some calls are compared with a full prefill afterwards, in the background, while no other call waits."""
+
+from __future__ import annotations
+
+import math
+import random
+import threading
+import traceback
+import uuid
+import warnings
+from collections import Counter, deque
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from transformers import PreTrainedModel
+
+from semshare_core.config import ReusePolicy
+from semshare_core.errors import NumericalError, QualityWarning
+from semshare_core.model_turns import ModelTurns
+from semshare_core.prefill.grouped_attention import grouped_attention
+from semshare_core.quality import news
+from semshare_core.quality.background import Background
+from semshare_core.quality.bounds import BOUNDS, level_of, promised
+from semshare_core.quality.divergence import Divergence
+from semshare_core.quality.promises import Promises, Tally
+from semshare_core.quality.replay import Replay
+from semshare_core.report import Canary, ReuseReport
+
+_WAITING_CHECKS = 2  # each holds a copy of its prompt's rows
+_REMEMBERED_RESULTS = 1000
+_REMEMBERED_ERRORS = 20
+
+
+@dataclass(frozen=True)
+class CanaryCounts:
+    """Of the calls that the canary chose.
+
+    Attributes:
+        unneeded: nothing approximate was in their answers, so there was nothing to check.
+        pending: still to be measured.
+        measured: done, and in the results.
+        dropped: too many checks were waiting, or the engine was closed.
+        failed: ended in an error.
+    """
+
+    unneeded: int = 0
+    pending: int = 0
+    measured: int = 0
+    dropped: int = 0
+    failed: int = 0
+
+
+class CanaryWatch:
+    """What the canary of one engine found. Thread-safe.
+
+    >>> engine = SemShareEngine(model, tokenizer, policy=ReusePolicy(level="balanced", canary=0.01))
+    >>> engine.canary.wait(), engine.canary.results()[-1].kl
+    """
+
+    def __init__(self, model: PreTrainedModel, turns: ModelTurns, seed: int) -> None:
+        self._model = model
+        self._turns = turns
+        self._random = random.Random(seed)
+        self._background = Background("semshare-canary", _WAITING_CHECKS)
+        self._promises = Promises()
+        self._lock = threading.Lock()
+        self._counts: Counter[str] = Counter()
+        self._results: deque[Canary] = deque(maxlen=_REMEMBERED_RESULTS)
+        self._errors: deque[str] = deque(maxlen=_REMEMBERED_ERRORS)
+        self._warned = False
+        self._listeners: list[news.Listener] = []
+
+    # What users ask.
+
+    def results(self) -> list[Canary]:
+        """The last thousand checks that were measured, in the order in which they were done."""
+        with self._lock:
+            return list(self._results)
+
+    def counts(self) -> CanaryCounts:
+        """What became of the calls that were chosen."""
+        with self._lock:
+            return CanaryCounts(**self._counts)
+
+    def tallies(self) -> list[Tally]:
+        """How the promises were kept, by level asked for and level served at."""
+        return self._promises.tallies()
+
+    def served_level(self, level: str) -> str:
+        """What calls that ask for ``level`` are served at now: a stricter level if its promise was broken too often."""
+        return self._promises.served_level(level)
+
+    @property
+    def errors(self) -> list[str]:
+        """Tracebacks of the last checks and listeners that failed."""
+        with self._lock:
+            return list(self._errors)
+
+    def listen(self, listener: news.Listener) -> Callable[[], None]:
+        """Call ``listener`` with every :class:`~semshare_core.report.Canary` that is done, in the thread that checks.
+
+        Returns:
+            A function that ends it.
+        """
+        with self._lock:
+            self._listeners.append(listener)
+
+        def end() -> None:
+            with self._lock:
+                if listener in self._listeners:
+                    self._listeners.remove(listener)
+
+        return end
+
+    def wait(self, timeout: float | None = None) -> bool:
+        """Wait until all checks are done, at most ``timeout`` seconds; whether they are."""
+        return self._background.wait(timeout)
+
+    def reset(self) -> None:
+        """Forget results, counts and errors, and serve every level as it is asked for again."""
+        self._promises.reset()
+        with self._lock:
+            self._results.clear()
+            self._errors.clear()
+            pending = self._counts["pending"]
+            self._counts = Counter(pending=pending)
+            self._warned = False
+
+    def close(self) -> None:
+        """Drop the checks that wait, end the one that runs, and take no more."""
+        self._background.close()
+
+    # What the engine asks.
+
+    def served(self, policy: ReusePolicy) -> ReusePolicy:
+        """``policy`` as calls are served under it now."""
+        return self._promises.served(policy)
+
+    def chooses(self, share: float, *, approximate: bool) -> bool:
+        """Whether a call is to be checked, one of ``share`` of all calls; others than approximate ones need it not."""
+        with self._lock:
+            if not share or self._random.random() >= share:
+                return False
+            if not approximate:
+                self._counts["unneeded"] += 1
+            return approximate
+
+    @property
+    def has_room(self) -> bool:
+        """Whether another check may wait; if not, no copy of its rows need be made."""
+        return self._background.has_room
+
+    def check(self, report: ReuseReport, policy: ReusePolicy, replay: Replay | None) -> None:
+        """Have a chosen call checked, and ``report.canary`` tell of it.
+
+        Args:
+            policy: as it was asked for.
+            replay: None: there was no room for another check.
+        """
+        level = level_of(policy)
+        bound = BOUNDS[level].kl if promised(policy) else None
+        canary = Canary(id=uuid.uuid4().hex, level=level, served_level=report.served_level, bound=bound)
+        report.canary = canary
+        news.announce(canary)
+        with self._lock:
+            self._counts["pending"] += 1
+        check = _Check(self, report, canary, replay)
+        if replay is None:
+            check.drop()
+        else:
+            self._background.ask(check)
+
+    # What checks do.
+
+    def _measure(self, replay: Replay) -> Divergence:
+        return replay.measure(self._model, self._turn)
+
+    @contextmanager
+    def _turn(self) -> Iterator[None]:
+        with self._turns.when_idle(), grouped_attention(self._model):
+            if self._background.closed:
+                raise _Closed
+            yield
+
+    def _conclude(self, report: ReuseReport, canary: Canary) -> None:
+        report.canary = canary
+        stricter = self._promises.count(canary) if canary.status == "measured" else None
+        with self._lock:
+            self._counts["pending"] -= 1
+            self._counts[canary.status] += 1
+            if canary.status == "measured":
+                self._results.append(canary)
+            listeners = [*news.conclude(canary), *self._listeners]
+        for listener in listeners:
+            try:
+                listener(canary)
+            except Exception as error:  # a listener's own: others are still to be told
+                self._note(error, "A listener of the canary failed")
+        if stricter is not None:
+            self._warn_of(stricter)
+
+    def _note(self, error: Exception, what: str) -> None:
+        with self._lock:
+            self._errors.append("".join(traceback.format_exception(error)))
+            first, self._warned = not self._warned, True
+        if first:
+            warnings.warn(
+                f"{what}: {type(error).__name__}. engine.canary.errors has the traceback; there is no further warning "
+                "until engine.canary.reset().",
+                QualityWarning,
+                stacklevel=2,
+            )
+
+    def _warn_of(self, tally: Tally) -> None:
+        bound = BOUNDS[tally.level]
+        now = self.served_level(tally.level)
+        warnings.warn(
+            f"Level {tally.level!r} promises that at most {bound.share:.0%} of calls have a KL of more than {bound.kl} "
+            f"to the full prefill, but {tally.broken} of {tally.checked} checked calls had (mean {tally.mean_kl:.3f}, "
+            f"largest {tally.max_kl:.3f}; served at {tally.served_level!r}). From now on such calls are served at "
+            f"{now!r}. Calibrate the model (semshare calibrate), or ask for a stricter level; engine.canary.reset() "
+            "goes back.",
+            QualityWarning,
+            stacklevel=2,
+        )
+
+
+class _Closed(Exception):
+    """The engine goes, and does not wait for a check."""
+
+
+class _Check:
+    """One check; it forgets prompt and rows as soon as it is done."""
+
+    def __init__(self, watch: CanaryWatch, report: ReuseReport, canary: Canary, replay: Replay | None) -> None:
+        self._watch = watch
+        self._report = report
+        self._canary = canary
+        self._replay = replay
+
+    def run(self) -> None:
+        assert self._replay is not None
+        replay, self._replay = self._replay, None
+        try:
+            found = self._watch._measure(replay)
+            done = self._measured(found)
+        except _Closed:
+            self.drop()
+            return
+        except Exception as error:  # whatever it is: it must be heard of, and the thread live on
+            self._end("failed")
+            self._watch._note(error, "A check of the canary failed")
+            return
+        finally:
+            del replay
+        self._watch._conclude(self._report, done)
+
+    def drop(self) -> None:
+        self._replay = None
+        self._end("dropped")
+
+    def _end(self, status: str) -> None:
+        self._watch._conclude(self._report, self._canary.model_copy(update={"status": status}))
+
+    def _measured(self, found: Divergence) -> Canary:
+        kl, bound = float(found.kl.mean()), self._canary.bound
+        if math.isnan(kl):
+            raise NumericalError(
+                "the full prefill's logits are not numbers, so that nothing can be compared with them."
+            )
+        told = {
+            "status": "measured",
+            "tokens": len(found.kl),
+            "kl": kl,
+            "agreement": float(found.agree.mean()),
+            "broken": None if bound is None else kl > bound,
+        }
+        return self._canary.model_copy(update=told)

@@ -1,0 +1,221 @@
+"""What a model is calibrated on where the user brings no prompts: the ways in which one prompt resembles another.
+
+The text is Python's own language reference (``pydoc_data.topics``), which is on every machine. Each pair imitates a
+kind of work: retrieved passages in another order, passages that come from many prompts, a newer edition, a rewrite, a
+conversation whose oldest part was dropped, facts that changed. How much differs is drawn anew for every pair.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from semshare_core.errors import ConfigError
+from semshare_core.prompt import Prompt
+
+QUESTIONS = (
+    "In one paragraph, tell what the text above is about.",
+    "Which three points of the text matter most?",
+    "What would a beginner have to know before reading this?",
+    "Explain the text above to a child.",
+    "Which names are mentioned above, and what for?",
+    "What does the text say last, and how does that follow from the rest?",
+    "Continue with a summary of the text above in plain words.",
+    "Give the text a title and say why it fits.",
+)
+_SENTENCE = re.compile(r"(?<=[.!?])\s+(?=[A-Z])")
+_WORD = re.compile(r"[^\W\d_]{2,}")
+_SPACE = re.compile(r"[ \t]*\n[ \t]*")
+_PASSAGE_WORDS = (40, 180)
+_LENGTHS = (200, 1000)  # words of a target, drawn evenly on a logarithmic scale
+
+
+@dataclass(frozen=True)
+class CalibrationPair:
+    """A target prompt and the prompts that came before it."""
+
+    id: str
+    references: tuple[Prompt, ...]
+    target: Prompt
+
+
+class _Row(BaseModel):
+    model_config = ConfigDict(extra="ignore")
+    id: str = ""
+    reference: str | list[str]
+    target: str
+    question: str = ""
+
+
+def read_pairs(path: Path) -> list[CalibrationPair]:
+    """Pairs of a JSONL file: ``reference`` (a text, or several), ``target`` and, if both end with it, ``question``.
+
+    Raises:
+        ConfigError: the file cannot be read, or a line of it is no such row.
+    """
+    try:
+        lines = path.read_text(encoding="utf-8").split("\n")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"the prompts {path} cannot be read: {error}.") from error
+    pairs = []
+    for number, line in enumerate(lines, 1):
+        if not line.strip():
+            continue
+        try:
+            row = _Row.model_validate(json.loads(line))
+        except (json.JSONDecodeError, ValidationError) as error:
+            raise ConfigError(
+                f"{path}, line {number} is no pair of prompts: {error}. Each line is a JSON object with 'reference' (a "
+                "text or a list of texts) and 'target', and may have 'question'."
+            ) from error
+        references = [row.reference] if isinstance(row.reference, str) else row.reference
+        tail = f"\n\n{row.question}" if row.question else ""
+        pairs.append(
+            CalibrationPair(
+                row.id or f"{path.stem}-{number}", tuple(text + tail for text in references), row.target + tail
+            )
+        )
+    return pairs
+
+
+def default_pairs(count: int, seed: int = 0) -> list[CalibrationPair]:
+    """``count`` pairs, the kinds in turn; the same for the same arguments and the same Python."""
+    passages = _passages()
+    return [_pair(number, passages, random.Random(f"calibration-{seed}-{number}")) for number in range(count)]
+
+
+def _pair(number: int, passages: Sequence[str], rng: random.Random) -> CalibrationPair:
+    kind = _KINDS[number % len(_KINDS)]
+    asked, *others = rng.sample(QUESTIONS, len(QUESTIONS))
+    if rng.random() < 0.5:
+        others[0] = asked  # the same question again
+    references, target = kind(_Source(passages, rng), rng)
+    chat = rng.random() < 0.5
+    name = f"{kind.__name__.strip('_')}-{number}"
+    made = tuple(_prompt(text, rng.choice(others), chat) for text in references)
+    return CalibrationPair(name, made, _prompt(target, asked, chat))
+
+
+def _prompt(text: str, question: str, chat: bool) -> Prompt:
+    if chat:
+        return [{"role": "user", "content": f"{text}\n\n{question}"}]
+    return f"{text}\n\nQuestion: {question}\nAnswer:"
+
+
+class _Source:
+    """Passages that are drawn without putting back."""
+
+    def __init__(self, passages: Sequence[str], rng: random.Random) -> None:
+        self._order = iter(rng.sample(passages, len(passages)))
+        low, high = _LENGTHS
+        self._words = round(low * (high / low) ** rng.random())
+
+    def take(self, count: int) -> list[str]:
+        return [next(self._order) for _ in range(count)]
+
+    def text(self) -> list[str]:
+        """As many passages as the pair's length asks for, at least three."""
+        taken = self.take(3)
+        while sum(len(passage.split()) for passage in taken) < self._words:
+            taken += self.take(1)
+        return taken
+
+
+def _order(source: _Source, rng: random.Random) -> tuple[list[str], str]:
+    """Retrieved passages in another order, some words of them replaced."""
+    held = source.text()
+    text = "\n\n".join(rng.sample(held, len(held)))
+    return ["\n\n".join(held)], _replace_words(text, rng.choice((0, 0, 0.02, 0.05, 0.1)), rng)
+
+
+def _sources(source: _Source, rng: random.Random) -> tuple[list[str], str]:
+    """Every passage comes from another prompt, where it stood among others."""
+    held = source.text()[:8]
+    references = []
+    for passage in held:
+        context = source.take(rng.randint(1, 2))
+        context.insert(rng.randint(0, len(context)), passage)
+        references.append("\n\n".join(context))
+    return references, "\n\n".join(rng.sample(held, len(held)))
+
+
+def _edition(source: _Source, rng: random.Random) -> tuple[list[str], str]:
+    """A newer edition: some sentences replaced or gone, in place."""
+    held = source.text()
+    text, share = "\n\n".join(held), rng.uniform(0.03, 0.5)
+    spare = iter(_SENTENCE.split(" ".join(source.take(12))))
+    kept = []
+    for sentence in _SENTENCE.split(text):
+        if rng.random() >= share:
+            kept.append(sentence)
+        elif rng.random() < 0.5:
+            kept.append(next(spare, sentence))
+    return [text], " ".join(kept)
+
+
+def _rewrite(source: _Source, rng: random.Random) -> tuple[list[str], str]:
+    """Other words in the same order, as in a paraphrase."""
+    text = "\n\n".join(source.text())
+    return [text], _replace_words(text, rng.uniform(0.05, 0.3), rng)
+
+
+def _window(source: _Source, rng: random.Random) -> tuple[list[str], str]:
+    """A history whose oldest part was dropped, and to which something was added."""
+    held = source.text()
+    gone = rng.randint(1, max(1, len(held) // 3))
+    return ["\n\n".join(held)], "\n\n".join([*held[gone:], *source.take(1)])
+
+
+def _facts(source: _Source, rng: random.Random) -> tuple[list[str], str]:
+    """The same notes with other numbers in them."""
+    held = source.text()
+    old, new = ["\n\n".join(_with_numbers(held, random.Random(rng.random()))) for _ in range(2)]
+    return [old], new
+
+
+_KINDS: tuple[Callable[[_Source, random.Random], tuple[list[str], str]], ...] = (
+    _order,
+    _sources,
+    _edition,
+    _rewrite,
+    _window,
+    _facts,
+)
+
+
+def _with_numbers(passages: Sequence[str], rng: random.Random) -> list[str]:
+    return [
+        f"{passage}\nEntry {number} was checked on {rng.randint(1, 28)} May {rng.randint(1950, 2030)} and has the number "
+        f"{rng.randint(1000, 9999)}."
+        for number, passage in enumerate(passages, 1)
+    ]
+
+
+def _replace_words(text: str, share: float, rng: random.Random) -> str:
+    stock = sorted(set(_WORD.findall(text.lower())))
+    return _WORD.sub(lambda word: rng.choice(stock) if rng.random() < share else word.group(), text)
+
+
+def _passages() -> list[str]:
+    """Prose of the language reference, cut at its paragraphs into ``_PASSAGE_WORDS`` words each."""
+    from pydoc_data import topics
+
+    low, high = _PASSAGE_WORDS
+    made = []
+    for text in topics.topics.values():
+        gathered: list[str] = []
+        for paragraph in text.split("\n\n"):
+            words = len(_WORD.findall(paragraph))
+            if words < 8 or words > high:  # headings, rules and the long tables
+                continue
+            gathered.append(_SPACE.sub(" ", paragraph).strip())
+            if sum(len(part.split()) for part in gathered) >= low:
+                made.append(" ".join(gathered))
+                gathered = []
+    return made

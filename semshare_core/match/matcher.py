@@ -14,6 +14,9 @@ from semshare_core.match.plan import Positions, ReferenceTokens, ReusePlan, Sour
 from semshare_core.match.runs import find_runs
 from semshare_core.match.token_table import TokenTable
 
+KINDRED_SPAN = 32  # tokens to either side that tell whether a stretch retells another
+KINDRED_SHARE = 0.4  # of them have the very token that they are matched to
+
 
 def build_plan(
     target: Tokens,
@@ -82,7 +85,8 @@ def _serve_in_order(
     """Match every stretch of new tokens to the reference whose text surrounds it, of ``allowed``.
 
     Where the tokens before and behind a stretch come from two references, or from none that is allowed, the most
-    similar tokens decide, and the order of ``allowed`` between equals.
+    similar tokens decide, and the order of ``allowed`` between equals. What retells nothing stays new, see
+    :func:`_kindred`.
     """
     wanted: Positions = np.flatnonzero(~plan.served)
     if not len(wanted):
@@ -104,9 +108,30 @@ def _serve_in_order(
         won = better[stretch[asked]]
         matched[0][wanted[asked][won]] = number
         matched[1][wanted[asked][won]] = position[won]
-    plan.source[wanted] = Source.FUZZY
-    plan.reference[wanted] = matched[0][wanted]
-    plan.position[wanted] = matched[1][wanted]
+    same = np.zeros(len(wanted), bool)
+    for number in allowed:
+        taken = matched[0][wanted] == number
+        same[taken] = target[wanted[taken]] == references[number].tokens[matched[1][wanted[taken]]]
+    kept = wanted[_kindred(same, stretch)]
+    plan.source[kept] = Source.FUZZY
+    plan.reference[kept] = matched[0][kept]
+    plan.position[kept] = matched[1][kept]
+
+
+def _kindred(same: NDArray[np.bool_], stretch: Positions) -> NDArray[np.bool_]:
+    """Which tokens [m] retell the text they are matched to: of those around them in their stretch enough are the same.
+
+    Any text has a partner for every token; of unrelated ones every sixth token is the same in the median stretch, of
+    two translations two in three. Rows of unrelated text mislead. Stretches too short to tell are edits, and stay.
+    """
+    begins = np.searchsorted(stretch, stretch)
+    ends = np.searchsorted(stretch, stretch, side="right")
+    places = np.arange(len(same))
+    low, high = np.maximum(begins, places - KINDRED_SPAN), np.minimum(ends, places + KINDRED_SPAN + 1)
+    total = np.concatenate(([0], np.cumsum(same)))
+    share = (total[high] - total[low]) / np.maximum(high - low, 1)
+    kindred: NDArray[np.bool_] = (share >= KINDRED_SHARE) | (ends - begins < KINDRED_SPAN // 2)
+    return kindred
 
 
 def _surrounding(

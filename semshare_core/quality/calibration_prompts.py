@@ -191,7 +191,7 @@ _KINDS: tuple[Callable[[_Source, random.Random], tuple[list[str], str]], ...] = 
 
 def _with_numbers(passages: Sequence[str], rng: random.Random) -> list[str]:
     return [
-        f"{passage}\nEntry {number} was checked on {rng.randint(1, 28)} May {rng.randint(1950, 2030)} and has the number "
+        f"{passage}\nEntry {number} was checked on {rng.randint(1, 28)} May {rng.randint(1950, 2030)} and has number "
         f"{rng.randint(1000, 9999)}."
         for number, passage in enumerate(passages, 1)
     ]

@@ -16,11 +16,8 @@ ENVIRONMENTS = {
     for made in (
         Environment("kvpress"),
         Environment("kvboost"),
-        # There is no wheel: pip builds it. Its tools and its image reader are left out, and one core is left to others.
-        Environment(
-            "llama-cpp",
-            {"CMAKE_ARGS": "-DLLAVA_BUILD=OFF", "SKBUILD_BUILD_TARGETS": "llama", "CMAKE_BUILD_PARALLEL_LEVEL": "1"},
-        ),
+        # There is no wheel: pip builds it, without its image reader, and leaves one core to others.
+        Environment("llama-cpp", {"CMAKE_ARGS": "-DLLAVA_BUILD=OFF", "CMAKE_BUILD_PARALLEL_LEVEL": "1"}),
         Environment("vllm"),
     )
 }

@@ -102,17 +102,18 @@ def serve(build: Callable[[Options], Adapter]) -> None:
 
 
 def _answers(adapter: Adapter, number: int, item: dict[str, Any], folder: Path) -> Any:
-    full: dict[str, Any] = {}
+    full: str | None = None
     for place, setting in enumerate(item["settings"]):
         told = {"id": item["id"], "setting": setting, "error": None}
         try:
-            if not full:
-                seconds, rows = adapter.full(item["target"], item["continuation"])
-                full = {"full_seconds": seconds, "full_log_probs": _write(folder, f"{number}-full.npz", rows)}
+            # Timed again beside each setting, since a busy machine drifts; the log-probabilities stay the same.
+            seconds, rows = adapter.full(item["target"], item["continuation"][: 1 if full else None])
+            full = full or _write(folder, f"{number}-full.npz", rows)
             adapter.load(setting, item["references"])
             answer = adapter.reuse(setting, item["target"], item["continuation"])
-            told |= full
             told |= {
+                "full_seconds": seconds,
+                "full_log_probs": full,
                 "ttft_seconds": answer.clock.seconds,
                 "log_probs": _write(folder, f"{number}-{place}.npz", answer.log_probs),
                 "text_tokens": [int(token) for token in answer.text_tokens],

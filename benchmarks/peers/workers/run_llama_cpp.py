@@ -38,6 +38,7 @@ class LlamaCpp:
         if setting != "prompt-cache":
             raise ValueError(f"unknown setting {setting!r}")
         self.cache = LlamaRAMCache(_CACHE_BYTES)
+        self.llama.reset()
         for reference in references:
             self.llama.reset()
             self.llama.eval(reference)

@@ -49,7 +49,7 @@ def demo_folder() -> Path:
         ModelNotFoundError: the package is not installed.
         ModelError: the cache folder cannot be written.
     """
-    source = _find_gguf()
+    source = demo_gguf()
     parent = cache_dir() / "models"
     final = parent / f"smollm2-135m-instruct-{_sha256(source)[:16]}-r{RECIPE}"
     if _is_complete(final):
@@ -68,8 +68,12 @@ def demo_folder() -> Path:
     return final
 
 
-def _find_gguf() -> Path:
-    """Locate the file without importing the package, whose own dependencies are not installed."""
+def demo_gguf() -> Path:
+    """The demo model's GGUF file, found without importing the package, whose own dependencies are not installed.
+
+    Raises:
+        ModelNotFoundError: the package is not installed.
+    """
     spec = importlib.util.find_spec(PACKAGE)
     for place in (spec.submodule_search_locations or []) if spec is not None else []:
         path = Path(place) / GGUF_NAME

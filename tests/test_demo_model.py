@@ -54,7 +54,7 @@ def quick_conversion(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[in
         runs.append(1)
         return tiny_model("llama"), tiny_tokenizer()
 
-    monkeypatch.setattr(demo_model, "_find_gguf", lambda: source)
+    monkeypatch.setattr(demo_model, "demo_gguf", lambda: source)
     monkeypatch.setattr(demo_model, "_read", read)
     monkeypatch.setenv("SEMSHARE_CACHE", str(tmp_path / "cache"))
     return runs
@@ -148,7 +148,7 @@ def test_demo_weights_are_the_packages(demo: Pair) -> None:
     from gguf import GGUFReader
 
     model, tokenizer = demo
-    norm = next(t for t in GGUFReader(demo_model._find_gguf()).tensors if t.name == "output_norm.weight")
+    norm = next(t for t in GGUFReader(demo_model.demo_gguf()).tensors if t.name == "output_norm.weight")
     assert torch.equal(model.model.norm.weight, torch.from_numpy(norm.data.copy()))
     text = "The sun rises in the east and sets in the west. Water freezes at zero degrees."
     ids = tokenizer(text, return_tensors="pt").input_ids
@@ -169,7 +169,7 @@ def test_demo_model_answers_and_stops(demo: Pair) -> None:
 
 @pytest.mark.real
 def test_gguf_path_and_folder_with_gguf_name_load() -> None:
-    source = demo_model._find_gguf()
+    source = demo_model.demo_gguf()
     model, tokenizer = load_model(source, device="cpu")
     converted = AutoTokenizer.from_pretrained(demo_model.demo_folder())
     ids = converted("The capital of France is", return_tensors="pt").input_ids

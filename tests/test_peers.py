@@ -262,7 +262,7 @@ def environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Environment:
 
 
 def test_an_environment_is_made_once_and_again_when_its_pins_change(environment: Environment) -> None:
-    with pytest.raises(PeerUnavailable, match="not installed; run: .* install made-up"):
+    with pytest.raises(PeerUnavailable, match=r"not installed; run: .* install made-up"):
         _ = environment.python
     environment.install()
     python = environment.python

@@ -21,6 +21,7 @@ from semshare_core.decode import Sampling
 from semshare_core.embedding import Embed
 from semshare_core.errors import DamagedFileError, NumericalError, PoolWarning, UnsupportedModelError
 from semshare_core.lookup import Found, find
+from semshare_core.match.facts import FactTokens
 from semshare_core.match.plan import ReusePlan, Source, Tokens
 from semshare_core.match.prefix import common_prefix
 from semshare_core.match.token_table import TokenTable
@@ -31,7 +32,9 @@ from semshare_core.prefill.observe import tail_attention
 from semshare_core.prefill.selective import Prefilled, SelectivePrefill
 from semshare_core.prompt import EncodedPrompt, Prompt, encode
 from semshare_core.quality.bounds import level_of
-from semshare_core.quality.governor import Decision, decide
+from semshare_core.quality.calibration import Calibration
+from semshare_core.quality.governor import Decision, decide, situation_of
+from semshare_core.quality.situation import Situation
 from semshare_core.report import Outcome, ReuseReport
 from semshare_core.respelling import respelled
 
@@ -56,6 +59,8 @@ class Call:
         prefill: SelectivePrefill,
         table: TokenTable,
         embed: Embed,
+        facts: FactTokens,
+        calibration: Calibration | None = None,
         pinned: bool = False,
     ) -> None:
         self.asked = asked
@@ -70,6 +75,8 @@ class Call:
         self.prefill = prefill
         self.table = table
         self.embed = embed
+        self.facts = facts
+        self.calibration = calibration
         self.pinned = pinned
         self.encoded: EncodedPrompt = encode(prompt, tokenizer, model.get_input_embeddings().num_embeddings, context)
 
@@ -112,7 +119,7 @@ class Call:
         movable = limit is None or n + reserve <= limit
         reusable = self.policy.level != "off" and movable
         if reusable:
-            found = find(self.pool, self.namespace, tokens, self.policy, self.table, self.embed)
+            found = find(self.pool, self.namespace, tokens, self.policy, self.table, self.embed, self.facts)
         else:
             found = Found(ReusePlan.empty(n), [], None, None, 0.0, 0.0)
         self._found = found
@@ -147,7 +154,12 @@ class Call:
         if self.policy.level == "exact":
             return Decision(None, "" if found.plan.prefix_tokens else "nothing to reuse")
         fresh_from = self.encoded.fresh_from(self.policy.fresh_tail)
-        return decide(found.plan, self.policy, fresh_from, barred=found.barred)
+        return decide(found.plan, self.policy, fresh_from, barred=found.barred, calibration=self.calibration)
+
+    def situation(self) -> Situation | None:
+        """What the governor sees of the prompt, nothing of which is computed; None: there is nothing to reuse."""
+        found = find(self.pool, self.namespace, self.encoded.ids, self.policy, self.table, self.embed, self.facts)
+        return situation_of(found.plan, self.policy, self.encoded.fresh_from(self.policy.fresh_tail))
 
     def _retain(self, ids: Tensor, prefilled: Prefilled) -> Cache:
         retention = self.policy.retention
@@ -228,6 +240,8 @@ class Served:
             kv_bytes=bytes_full if self.cache is self.prefilled.cache else _retained_bytes(self.cache, n - 1),
             kv_bytes_full=bytes_full,
             depth=int(self._depths.max(initial=0)),
+            calibration=self.decision.calibration,
+            expected_kl=self.decision.expected_kl,
             generated_tokens=generated,
             token_sources=plan.source.tolist(),
             token_recomputed=recomputed.astype(int).tolist(),

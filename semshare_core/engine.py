@@ -7,7 +7,7 @@ import threading
 import time
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -20,6 +20,7 @@ from semshare_core.config import PoolConfig, ReusePolicy, resolve_policy
 from semshare_core.decode import FinishReason, Sampling, check_logits, cut_at_stop, decode, settled_length
 from semshare_core.embedding import Embed, EmbeddingSource, prompt_embedding
 from semshare_core.errors import ConfigError
+from semshare_core.match.facts import FactTokens
 from semshare_core.match.token_table import TokenTable
 from semshare_core.model_turns import turns_of
 from semshare_core.opening import open_pool
@@ -28,8 +29,11 @@ from semshare_core.prefill.grouped_attention import grouped_attention
 from semshare_core.prefill.selective import SelectivePrefill
 from semshare_core.prefill.trial import try_out
 from semshare_core.prompt import Prompt
+from semshare_core.quality.calibration import Calibration
+from semshare_core.quality.calibrations import find_calibration
 from semshare_core.quality.canary import CanaryWatch
 from semshare_core.quality.replay import Replay
+from semshare_core.quality.situation import Situation
 from semshare_core.report import ReuseReport
 
 DEFAULT_NAMESPACE = "default"
@@ -83,6 +87,8 @@ class SemShareEngine:
             LangChain ``Embeddings``, a LlamaIndex ``BaseEmbedding``, or a function from a text to a vector; long
             prompts reach it in segments (see ``semshare_core.embedding``). Default: the mean of the model's own token
             embeddings, which costs next to nothing.
+        calibration: what the levels go by: ``auto`` takes the one of this model (``semshare calibrate``); None: the
+            default for models without one.
 
     Raises:
         UnsupportedModelError: the model's rows cannot be reused; the message says why.
@@ -99,6 +105,7 @@ class SemShareEngine:
         pool: PoolConfig | None = None,
         policy: ReusePolicy | None = None,
         embedding: EmbeddingSource | None = None,
+        calibration: Calibration | Literal["auto"] | None = "auto",
     ) -> None:
         self._lock = turns_of(model)
         with self._lock:  # the checks run the model, too
@@ -111,8 +118,10 @@ class SemShareEngine:
         self.policy = policy or ReusePolicy(level="balanced")
         self.context = models.max_context(model)
         self.canary = CanaryWatch(model, self._lock, self.policy.seed)
+        self.calibration = find_calibration(model, tokenizer) if calibration == "auto" else calibration
         self._prefill = SelectivePrefill(model, anatomy)
         self._table = TokenTable(model.get_input_embeddings().weight)
+        self._facts = FactTokens(tokenizer, model.get_input_embeddings().num_embeddings)
         self._embed: Embed = prompt_embedding(embedding, tokenizer, self._table)
         self.pool = open_pool(pool or PoolConfig(), model, tokenizer, anatomy.devices, embedding, self._embed)
 
@@ -129,12 +138,13 @@ class SemShareEngine:
         pool: PoolConfig | None = None,
         policy: ReusePolicy | None = None,
         embedding: EmbeddingSource | None = None,
+        calibration: Calibration | Literal["auto"] | None = "auto",
     ) -> SemShareEngine:
         """Load a model by hub id, local folder, GGUF file or ``"demo"`` and serve it; see ``semshare_core.models``."""
         model, loaded = models.load_model(
             model_id, gguf_file=gguf_file, tokenizer=tokenizer, dtype=dtype, device=device, device_map=device_map
         )
-        return cls(model, loaded, pool=pool, policy=policy, embedding=embedding)
+        return cls(model, loaded, pool=pool, policy=policy, embedding=embedding, calibration=calibration)
 
     def generate(
         self,
@@ -240,6 +250,10 @@ class SemShareEngine:
             self.canary.check(report, served.call.asked, replay)
         return report
 
+    def situation(self, prompt: Prompt, *, namespace: str | None = None) -> Situation | None:
+        """What the governor would see of a prompt: looked up and matched, nothing computed; None: nothing to reuse."""
+        return self._call(prompt, "balanced", namespace).situation()
+
     def token_ids(self, prompt: Prompt) -> list[int]:
         """The ids that a prompt becomes: what the other methods see of it, checked as they check it."""
         return [int(token) for token in self._call(prompt, None, None).encoded.ids]
@@ -283,6 +297,8 @@ class SemShareEngine:
             prefill=self._prefill,
             table=self._table,
             embed=self._embed,
+            facts=self._facts,
+            calibration=self.calibration,
             pinned=pinned,
         )
 

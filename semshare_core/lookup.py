@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 from semshare_core.config import ReusePolicy
 from semshare_core.embedding import Embed
+from semshare_core.match.facts import FactTokens
 from semshare_core.match.matcher import build_plan
 from semshare_core.match.plan import ReusePlan, Source, Tokens
 from semshare_core.match.runs import kgram_hashes
@@ -60,7 +61,13 @@ class Found:
 
 
 def find(
-    pool: ReferencePool, namespace: str, tokens: Tokens, policy: ReusePolicy, table: TokenTable, embed: Embed
+    pool: ReferencePool,
+    namespace: str,
+    tokens: Tokens,
+    policy: ReusePolicy,
+    table: TokenTable,
+    embed: Embed,
+    facts: FactTokens,
 ) -> Found:
     """Look up ``tokens`` [n] in one namespace and plan their reuse. The last token is never served as prefix."""
     started = time.perf_counter()
@@ -109,6 +116,7 @@ def find(
         fuzzy=[entry.id for entry in partners],
         similarity=similarity or 0.0,
     )
+    plan = replace(plan, stale=facts.changed(plan, tokens, views, policy.halo))
     matched = time.perf_counter()
     return Found(
         plan,

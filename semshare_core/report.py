@@ -67,6 +67,10 @@ class ReuseReport(BaseModel):
         recomputed_tokens: tokens whose final rows were computed, the last prompt token included.
         recompute_ratio: rows computed / (prompt tokens x layers), the first layer included.
         kv_bytes: keys and values kept for decoding when it begins; ``kv_bytes_full``: without retention.
+        calibration: the calibration that chose how much is recomputed; ``default``: the model has none; None: no level
+            had to choose.
+        expected_kl: the KL to the full prefill that it forecast, in nats; half of such calls lie beyond it. None where
+            nothing was forecast.
         depth: approximate reuses behind the rows of this call (0: lossless).
         stored: the prompt's rows were kept in the pool, for later calls.
         token_sources: per prompt token 0 new, 1 fuzzy, 2 exact, 3 prefix.
@@ -99,6 +103,8 @@ class ReuseReport(BaseModel):
     kv_bytes: int = 0
     kv_bytes_full: int = 0
     depth: int = 0
+    calibration: str | None = None
+    expected_kl: float | None = None
     generated_tokens: int = 0
     stored: bool = False
     token_sources: list[int] = Field(default=[], repr=False)

@@ -18,7 +18,7 @@ from benchmarks.sections.figure import Figure, Run
 from benchmarks.workloads.many_prompts import ManyPrompts, Tokens
 from semshare_core import PoolConfig, ReusePolicy
 from semshare_core.lookup import find
-from semshare_core.match import TokenTable
+from semshare_core.match import FactTokens, TokenTable
 from semshare_core.pool import Entry, ReferencePool
 
 FEW, MANY, LOOKUPS, TOKENS = 1_000, 100_000, 300, 500
@@ -29,17 +29,18 @@ NAMESPACE = "scale"
 def scale(run: Run) -> Iterator[Figure]:
     """Real tokens and embeddings; the keys and values of each entry are one row, so that all of them fit."""
     prompts = ManyPrompts(_ids(run, [*chapter_texts("web"), *chapter_texts("kjv")]), _ids(run, pydoc_text.texts()))
-    table = TokenTable(run.engine.model.get_input_embeddings().weight)
+    weight = run.engine.model.get_input_embeddings().weight
+    table, facts = TokenTable(weight), FactTokens(run.engine.tokenizer, len(weight))
     pool = ReferencePool(PoolConfig(candidates=BEST))
     few, many = FEW // run.shrink, MANY // run.shrink
     asked = list(prompts.asked(run.count(LOOKUPS), few))
     resident = psutil.Process().memory_info().rss
     seconds = _fill(pool, prompts, table, range(few))
-    at_few = _look_up(pool, asked, table)
+    at_few = _look_up(pool, asked, table, facts)
     run.say(f"{few} entries: {_quantiles([each.lookup_ms for each in at_few])}")
     seconds += _fill(pool, prompts, table, range(few, many))
     grown = psutil.Process().memory_info().rss - resident
-    at_many = _look_up(pool, asked, table)
+    at_many = _look_up(pool, asked, table, facts)
     for kind in sorted({kind for kind, _ in asked}):
         chosen = [each for each in at_many if each.kind == kind]
         run.say(f"{many} entries, {kind}: {_quantiles([each.lookup_ms for each in chosen])}, "
@@ -88,10 +89,12 @@ def _fill(pool: ReferencePool, prompts: ManyPrompts, table: TokenTable, numbers:
     return seconds
 
 
-def _look_up(pool: ReferencePool, asked: Sequence[tuple[str, Tokens]], table: TokenTable) -> list[_LookUp]:
+def _look_up(
+    pool: ReferencePool, asked: Sequence[tuple[str, Tokens]], table: TokenTable, facts: FactTokens
+) -> list[_LookUp]:
     found = []
     for kind, tokens in asked:
-        each = find(pool, NAMESPACE, tokens, ReusePolicy(), table, table.embed)
+        each = find(pool, NAMESPACE, tokens, ReusePolicy(), table, table.embed, facts)
         found.append(_LookUp(kind, each.lookup_ms, each.match_ms, float(each.plan.served.mean())))
     return found
 

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import typer
 from rich.console import Console
 
+from semshare_core.command.calibrate import calibrate
 from semshare_core.command.pool import pool
 from semshare_core.errors import SemShareError
 
@@ -19,11 +20,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.add_typer(pool, name="pool")
-
-
-@app.callback()
-def _semshare() -> None:
-    """Keeps the names of the groups (``pool``) while there is only one."""
+app.command()(calibrate)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

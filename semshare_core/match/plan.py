@@ -46,6 +46,7 @@ class ReusePlan:
         position: int64, position in that reference; -1 where the token is new.
         reference_ids: the references the plan draws on.
         similarity: of the best reference to the target, in [0, 1].
+        stale: bool, tokens that state another number, code or name than the rows that serve them; None: not looked for.
     """
 
     source: NDArray[np.int8]
@@ -53,6 +54,7 @@ class ReusePlan:
     position: Positions
     reference_ids: tuple[str, ...]
     similarity: float = 0.0
+    stale: NDArray[np.bool_] | None = None
 
     @classmethod
     def empty(cls, n: int, references: Sequence[ReferenceTokens] = (), similarity: float = 0.0) -> ReusePlan:

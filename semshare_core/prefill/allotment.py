@@ -36,7 +36,7 @@ class Needs:
 
     Attributes:
         window: behind the prefix: whatever may be computed at all.
-        must: new tokens, the question, and a first token that was not first elsewhere.
+        must: new tokens, the question, facts that differ, and a first token that was not first elsewhere.
         worth: those, and the tokens that the strategy finds worth computing by the plan alone.
     """
 
@@ -48,6 +48,8 @@ class Needs:
     def of(cls, plan: ReusePlan, selection: Selection, fresh_from: int) -> Needs:
         window = plan.source != Source.PREFIX
         must = window & ((plan.source == Source.NEW) | (np.arange(len(plan)) >= fresh_from))
+        if plan.stale is not None and selection.computes_stale:
+            must |= window & plan.stale
         # the first token is the attention sink of every head: a row that was not first elsewhere cannot stand in for it
         must[0] |= window[0] and plan.position[0] != 0
         return cls(window, must, must | (window & selection.structural(plan)))

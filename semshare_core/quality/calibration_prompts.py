@@ -34,15 +34,18 @@ _WORD = re.compile(r"[^\W\d_]{2,}")
 _SPACE = re.compile(r"[ \t]*\n[ \t]*")
 _PASSAGE_WORDS = (40, 180)
 _LENGTHS = (200, 1000)  # words of a target, drawn evenly on a logarithmic scale
+_LONG = (1500, 3500)  # of every so many rounds of kinds one is long
+_LONG_EVERY = 5
 
 
 @dataclass(frozen=True)
 class CalibrationPair:
-    """A target prompt and the prompts that came before it."""
+    """A target prompt and the prompts that came before it; ``kind`` of work, in each of which promises are to hold."""
 
     id: str
     references: tuple[Prompt, ...]
     target: Prompt
+    kind: str = ""
 
 
 class _Row(BaseModel):
@@ -51,6 +54,7 @@ class _Row(BaseModel):
     reference: str | list[str]
     target: str
     question: str = ""
+    kind: str = ""
 
 
 def read_pairs(path: Path) -> list[CalibrationPair]:
@@ -72,13 +76,16 @@ def read_pairs(path: Path) -> list[CalibrationPair]:
         except (json.JSONDecodeError, ValidationError) as error:
             raise ConfigError(
                 f"{path}, line {number} is no pair of prompts: {error}. Each line is a JSON object with 'reference' (a "
-                "text or a list of texts) and 'target', and may have 'question'."
+                "text or a list of texts) and 'target', and may have 'question' and 'kind'."
             ) from error
         references = [row.reference] if isinstance(row.reference, str) else row.reference
         tail = f"\n\n{row.question}" if row.question else ""
         pairs.append(
             CalibrationPair(
-                row.id or f"{path.stem}-{number}", tuple(text + tail for text in references), row.target + tail
+                row.id or f"{path.stem}-{number}",
+                tuple(text + tail for text in references),
+                row.target + tail,
+                row.kind,
             )
         )
     return pairs
@@ -95,11 +102,12 @@ def _pair(number: int, passages: Sequence[str], rng: random.Random) -> Calibrati
     asked, *others = rng.sample(QUESTIONS, len(QUESTIONS))
     if rng.random() < 0.5:
         others[0] = asked  # the same question again
-    references, target = kind(_Source(passages, rng), rng)
+    long = number // len(_KINDS) % _LONG_EVERY == _LONG_EVERY - 1
+    references, target = kind(_Source(passages, rng, _LONG if long else _LENGTHS), rng)
     chat = rng.random() < 0.5
-    name = f"{kind.__name__.strip('_')}-{number}"
+    name = kind.__name__.strip("_")
     made = tuple(_prompt(text, rng.choice(others), chat) for text in references)
-    return CalibrationPair(name, made, _prompt(target, asked, chat))
+    return CalibrationPair(f"{name}-{number}", made, _prompt(target, asked, chat), name)
 
 
 def _prompt(text: str, question: str, chat: bool) -> Prompt:
@@ -111,9 +119,9 @@ def _prompt(text: str, question: str, chat: bool) -> Prompt:
 class _Source:
     """Passages that are drawn without putting back."""
 
-    def __init__(self, passages: Sequence[str], rng: random.Random) -> None:
+    def __init__(self, passages: Sequence[str], rng: random.Random, lengths: tuple[int, int]) -> None:
         self._order = iter(rng.sample(passages, len(passages)))
-        low, high = _LENGTHS
+        low, high = lengths
         self._words = round(low * (high / low) ** rng.random())
 
     def take(self, count: int) -> list[str]:

@@ -41,12 +41,14 @@ class Selection(ABC):
         needs_influence: ranking needs the question's influences.
         watched_tokens: how many last tokens are observed for hot tokens or influences.
         needs_deviation_when_crowded: where the changed tokens exceed the budget, ranking needs the deviations, too.
+        computes_stale: facts that differ from the rows that serve them are computed, whatever the budget says.
     """
 
     needs_deviation: bool = False
     needs_hot: bool = False
     needs_influence: bool = False
     needs_deviation_when_crowded: bool = False
+    computes_stale: bool = False
     watched_tokens: int = 16
 
     @abstractmethod

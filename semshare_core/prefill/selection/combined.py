@@ -32,6 +32,7 @@ class CombinedSelection(Selection):
 
     needs_influence = True
     needs_deviation_when_crowded = True
+    computes_stale = True
     watched_tokens = 32
     halo: int = 2
     seam_halo: int = 4

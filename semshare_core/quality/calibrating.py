@@ -1,0 +1,123 @@
+"""Calibrate a model: measure how far reused answers lie from the full prefill's on pairs of prompts.
+
+Every pair is prefilled in full and at each ratio, and followed along the full prefill's answer. An interrupted run goes
+on where it stopped: what is measured is written to a file at once.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict
+from hashlib import blake2b
+from pathlib import Path
+
+import torch
+from pydantic import ValidationError
+
+from semshare_core.config import ReusePolicy
+from semshare_core.engine import SemShareEngine
+from semshare_core.errors import PromptError
+from semshare_core.quality.bounds import MEASURED_TOKENS
+from semshare_core.quality.calibration import RATIOS, Observation
+from semshare_core.quality.calibration_prompts import CalibrationPair
+from semshare_core.quality.divergence import Continuation, Divergence
+
+_NAMESPACE = "calibration"
+
+Tell = Callable[[str], None]
+
+
+def observe(engine: SemShareEngine, pair: CalibrationPair, ratios: Sequence[float] = RATIOS) -> Observation | None:
+    """Measure one pair in a namespace of its own; None if nothing of its target could be reused.
+
+    Raises:
+        PromptError: a prompt is empty, or too long for the model.
+    """
+    engine.pool.clear(_NAMESPACE)
+    try:
+        engine.warm(pair.references, namespace=_NAMESPACE)
+        situation = engine.situation(pair.target, namespace=_NAMESPACE)
+        if situation is None:
+            return None
+        room = engine.context - situation.tokens
+        full = engine.prefill(pair.target, reuse="off", store=False, namespace=_NAMESPACE)
+        with torch.no_grad():
+            answer, expected = Continuation(engine.model, full.cache).greedy(full.logits, min(MEASURED_TOKENS, room))
+        kl, seconds = [], []
+        for ratio in ratios:
+            reused = engine.prefill(
+                pair.target, reuse=ReusePolicy(recompute_ratio=ratio), store=False, namespace=_NAMESPACE
+            )
+            found = Divergence.between(expected, Continuation(engine.model, reused.cache).follow(reused.logits, answer))
+            kl.append(float(found.kl.mean()))
+            seconds.append(reused.report.ttft_ms / 1e3)
+    finally:
+        engine.pool.clear(_NAMESPACE)
+    return Observation(
+        id=pair.id,
+        prompts=_digest(pair),
+        kind=pair.kind,
+        situation=asdict(situation),
+        kl=kl,
+        seconds=seconds,
+        full_seconds=full.report.ttft_ms / 1e3,
+    )
+
+
+def observe_all(
+    engine: SemShareEngine, pairs: Iterable[CalibrationPair], tell: Tell, *, journal: Path | None = None
+) -> list[Observation]:
+    """Measure ``pairs`` one after the other; those that cannot be measured are told of and left out.
+
+    Args:
+        journal: a file to which each observation is appended, and from which those already made are taken.
+    """
+    done = {item.prompts: item for item in _read(journal)} if journal else {}
+    observations = []
+    engine.prefill("The first call of a process is slower than those that follow.", reuse="off", store=False)
+    for pair in pairs:
+        found = done.get(_digest(pair))
+        if found is None:
+            try:
+                found = observe(engine, pair)
+            except PromptError as error:
+                tell(f"{pair.id}: left out: {error}")
+                continue
+            if found is None:
+                tell(f"{pair.id}: left out: nothing of it could be reused")
+                continue
+            if journal:
+                _append(journal, found)
+        tell(f"{pair.id}: {found.plan.tokens} tokens, KL {' '.join(f'{value:.3f}' for value in found.kl)}")
+        observations.append(found)
+    return observations
+
+
+def _digest(pair: CalibrationPair) -> str:
+    told = json.dumps([pair.references, pair.target])
+    return blake2b(told.encode(), digest_size=8).hexdigest()
+
+
+def _read(journal: Path) -> list[Observation]:
+    """The observations of an earlier run; a line that it was broken off in is made again."""
+    if not journal.exists():
+        return []
+    found = []
+    for line in journal.read_text(encoding="utf-8").splitlines():
+        try:
+            item = Observation.model_validate_json(line)
+        except ValidationError:
+            continue
+        if len(item.kl) == len(RATIOS):
+            found.append(item)
+    return found
+
+
+def _append(journal: Path, item: Observation) -> None:
+    journal.parent.mkdir(parents=True, exist_ok=True)
+    with journal.open("a", encoding="utf-8") as file:
+        file.write(item.model_dump_json() + "\n")
+        file.flush()
+        os.fsync(file.fileno())

@@ -1,0 +1,171 @@
+"""A calibration: how far one model's reused answers lie from the full prefill's, and what each level spends for it."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, Field
+
+from semshare_core.errors import ConfigError
+from semshare_core.quality.bounds import BOUNDS
+from semshare_core.quality.cost import CostModel
+from semshare_core.quality.forecast import KL_FLOOR, Forecast, log_kl
+from semshare_core.quality.risk import margin_for
+from semshare_core.quality.situation import FEATURES, Situation
+
+RATIOS = (0.05, 0.075, 0.11, 0.17, 0.25, 0.35, 0.5)
+"""Recompute ratios that are tried on every pair, and that levels choose from."""
+
+LEAST_PAIRS = 45
+"""Fewer cannot show a promise of 5 % kept: not one broken call among them would be proof enough."""
+
+_FOLDS = 10
+
+
+class Observation(BaseModel):
+    """One pair of prompts, measured.
+
+    Attributes:
+        id: of the pair; ``prompts``: a digest of its texts; ``kind`` of work.
+        situation: the fields of :class:`~semshare_core.quality.situation.Situation`.
+        kl: KL(full prefill || reuse) in nats at each of the ratios, mean over the first 32 tokens of the answer.
+        seconds: TTFT at each of the ratios; ``full_seconds`` of the full prefill.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True, ser_json_inf_nan="constants")
+
+    id: str
+    prompts: str
+    kind: str
+    situation: dict[str, float]
+    kl: list[float]
+    seconds: list[float]
+    full_seconds: float
+
+    @property
+    def plan(self) -> Situation:
+        whole = {key: value if key == "similarity" else int(value) for key, value in self.situation.items()}
+        return Situation(**whole)  # type: ignore[arg-type]
+
+
+class Calibration(BaseModel):
+    """What was measured of a model, and what follows from it.
+
+    Attributes:
+        fingerprint: of model, tokenizer and dtype.
+        prompts: what it was calibrated on, in words.
+        ratios: that were tried.
+        forecast: of the log KL, fitted to all observations.
+        margins: by level, added to the forecast; None: no margin keeps that promise, and such calls reuse nothing but
+            prefixes.
+        cost: the time of a prefill.
+        observations: all that was measured.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    format: Literal[1] = 1
+    fingerprint: dict[str, str]
+    prompts: str
+    ratios: list[float]
+    forecast: Forecast
+    margins: dict[str, float | None]
+    cost: CostModel
+    observations: list[Observation] = Field(repr=False)
+
+    @classmethod
+    def of(
+        cls, observations: Sequence[Observation], fingerprint: Mapping[str, str], prompts: str, ratios: Sequence[float]
+    ) -> Calibration:
+        """Fit the forecast, and choose each level's margin by forecasts that have not seen the call (cross-fitting).
+
+        Raises:
+            ConfigError: too few observations to show that a promise is kept.
+        """
+        if len(observations) < LEAST_PAIRS:
+            raise ConfigError(
+                f"{len(observations)} pairs of prompts could be measured, but it takes {LEAST_PAIRS} to show "
+                f"that at most {BOUNDS['balanced'].share:.0%} of calls break a bound: bring more prompts that resemble "
+                "earlier ones."
+            )
+        plans = [item.plan for item in observations]
+        features = np.stack([[plan.features(ratio) for ratio in ratios] for plan in plans])
+        kl = np.array([item.kl for item in observations])
+        unseen = _cross_fitted(features, kl)
+        kinds = [item.kind for item in observations]
+        margins = {
+            level: margin_for(unseen, log_kl(kl), float(log_kl(bound.kl)), bound.share, kinds)
+            for level, bound in BOUNDS.items()
+        }
+        cost = CostModel.fit(
+            np.array([float(plan.tokens) for plan in plans]),
+            np.array([item.full_seconds for item in observations]),
+            np.array([[float(plan.computed(ratio)) for ratio in ratios] for plan in plans]),
+            np.array([item.seconds for item in observations]),
+        )
+        return cls(
+            fingerprint=dict(fingerprint),
+            prompts=prompts,
+            ratios=list(ratios),
+            forecast=Forecast.fit(features.reshape(-1, features.shape[-1]), kl.ravel()),
+            margins=margins,
+            cost=cost,
+            observations=list(observations),
+        )
+
+    @property
+    def name(self) -> str:
+        """Eight hexadecimal digits: the same for the same measurements."""
+        told = self.model_dump_json(exclude={"observations"})
+        return hashlib.blake2b(told.encode(), digest_size=4).hexdigest()
+
+    def ratio_for(self, level: str, situation: Situation) -> float | None:
+        """The smallest ratio that keeps the level's promise; None: none of those tried does."""
+        margin = self.margins.get(level)
+        if margin is None:
+            return None
+        features = np.stack([situation.features(ratio) for ratio in self.ratios])
+        within = self.forecast.log_kl(features) + margin <= log_kl(BOUNDS[level].kl)
+        return self.ratios[int(within.argmax())] if within.any() else None
+
+    def expected_kl(self, situation: Situation, ratio: float) -> float:
+        """The forecast KL in nats: half of such calls lie beyond it."""
+        return max(0.0, float(np.exp(self.forecast.log_kl(situation.features(ratio))) - KL_FLOOR))
+
+    def unlike(self, situation: Situation) -> str:
+        """In what a prompt is unlike all that was measured, in words; empty if in nothing that matters."""
+        shares = {"share served fuzzily", "share new"}
+        values = situation.features(self.ratios[-1])
+        for name, value, highest in zip(FEATURES, values, self.forecast.highest, strict=True):
+            if name in shares and value > highest + 0.05:
+                return f"{name} {value:.0%}, at most {highest:.0%} when calibrated"
+        return ""
+
+    def pays(self, situation: Situation, ratio: float) -> bool:
+        """Whether reuse is predicted to take less time than computing everything behind the prefix."""
+        prefix = situation.tokens - situation.window
+        full = self.cost.full(situation.tokens) - self.cost.full(prefix)
+        return self.cost.reuse(situation.tokens, situation.computed(ratio)) < full
+
+    def to_json(self) -> str:
+        """As :meth:`model_validate_json` reads it, an observation a line."""
+        head = self.model_dump(mode="json", exclude={"observations"})
+        rows = [json.dumps(item.model_dump(mode="json")) for item in self.observations]
+        text = json.dumps(head, indent=1)
+        return text[:-2] + ',\n "observations": [\n  ' + ",\n  ".join(rows) + "\n ]\n}\n"
+
+
+def _cross_fitted(features: NDArray[np.float64], kl: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Forecast log KL [calls, ratios], each call by a fit to the folds it is not in (CV+, arXiv 1905.02928)."""
+    fold = np.arange(len(kl)) % _FOLDS
+    unseen = np.empty_like(kl)
+    for number in range(_FOLDS):
+        out = fold == number
+        fitted = Forecast.fit(features[~out].reshape(-1, features.shape[-1]), kl[~out].ravel())
+        unseen[out] = fitted.log_kl(features[out])
+    return unseen

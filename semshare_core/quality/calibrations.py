@@ -1,0 +1,80 @@
+"""Where calibrations are kept: a file per model, tokenizer and dtype, in the user's cache or shipped with us."""
+
+from __future__ import annotations
+
+import os
+import warnings
+from collections.abc import Mapping
+from hashlib import blake2b
+from pathlib import Path
+
+from pydantic import ValidationError
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from semshare_core.cache_dir import cache_dir
+from semshare_core.errors import ConfigError, QualityWarning
+from semshare_core.pool.disk.fingerprint import fingerprint
+from semshare_core.quality.calibration import Calibration
+
+_SHIPPED = Path(__file__).with_name("shipped")
+_PARTS = ("architecture", "config", "weights", "tokenizer", "dtype")
+
+
+def identity(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> dict[str, str]:
+    """What a calibration belongs to: model, tokenizer and dtype, however prompts are embedded or stored."""
+    parts = fingerprint(model, tokenizer, embedding="").description
+    return {name: parts[name] for name in _PARTS}
+
+
+def calibration_file(parts: Mapping[str, str]) -> Path:
+    """Where the calibration of a model is, or would be, in the user's cache."""
+    return cache_dir() / "calibrations" / _name(parts)
+
+
+def find_calibration(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> Calibration | None:
+    """The user's calibration of this very model, else the one that SemShare brings, else None."""
+    places = [cache_dir() / "calibrations", _SHIPPED]
+    if not any(place.is_dir() and any(place.glob("*.json")) for place in places):
+        return None  # to look at the weights takes a moment
+    parts = identity(model, tokenizer)
+    for place in places:
+        path = place / _name(parts)
+        if path.is_file():
+            try:
+                return read_calibration(path)
+            except ConfigError as error:
+                warnings.warn(f"{error} The model counts as uncalibrated.", QualityWarning, stacklevel=2)
+                return None
+    return None
+
+
+def read_calibration(path: Path) -> Calibration:
+    """A calibration from a file.
+
+    Raises:
+        ConfigError: it cannot be read, or is none.
+    """
+    try:
+        return Calibration.model_validate_json(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, ValidationError) as error:
+        raise ConfigError(f"{path} is no calibration: {error} Make it again with `semshare calibrate`.") from error
+
+
+def write_calibration(calibration: Calibration, path: Path) -> None:
+    """Through a neighbour, so that no half-written file is ever there.
+
+    Raises:
+        ConfigError: the folder cannot be written.
+    """
+    part = path.with_name(f"{path.name}.{os.getpid()}.part")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        part.write_text(calibration.to_json(), encoding="utf-8")
+        os.replace(part, path)
+    except OSError as error:
+        raise ConfigError(f"the calibration cannot be written to {path}: {error}. Pass another --out.") from error
+
+
+def _name(parts: Mapping[str, str]) -> str:
+    told = "\n".join(f"{name} {parts[name]}" for name in _PARTS)
+    return f"{blake2b(told.encode(), digest_size=12).hexdigest()}.json"

@@ -1,0 +1,115 @@
+"""What is known of a prompt before anything of it is computed, as numbers from which its divergence is forecast."""
+
+from __future__ import annotations
+
+from dataclasses import astuple, dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from semshare_core.match.plan import ReusePlan, Source
+from semshare_core.prefill.allotment import Needs
+from semshare_core.prefill.selection.base import changed
+
+FEATURES = (
+    "bias",
+    "log of the rows computed",
+    "log of the prompt's tokens",
+    "share computed",
+    "share worth computing but not computed",
+    "share reused from identical runs",
+    "share served fuzzily",
+    "share new",
+    "root of the share of changed runs",
+    "root of the share of seams",
+    "share of the question",
+    "references drawn on",
+    "dissimilarity of the nearest reference",
+)
+"""What :meth:`Situation.features` holds, in order."""
+
+
+@dataclass(frozen=True)
+class Situation:
+    """A plan in numbers. Tokens are those behind the prefix unless said otherwise.
+
+    Attributes:
+        tokens: of the whole prompt.
+        window: tokens behind the prefix.
+        must: those that are computed in any case.
+        worth: those that the strategy finds worth computing by the plan alone, ``must`` included.
+        exact: served by identical runs, before the question; ``fuzzy``, ``new`` likewise.
+        runs: stretches of changed tokens.
+        seams: places where a text begins that stood elsewhere.
+        question: tokens of the question.
+        references: prompts drawn on.
+        similarity: of the nearest prompt, in [0, 1].
+    """
+
+    tokens: int
+    window: int
+    must: int
+    worth: int
+    exact: int
+    fuzzy: int
+    new: int
+    runs: int
+    seams: int
+    question: int
+    references: int
+    similarity: float
+
+    @classmethod
+    def of(cls, plan: ReusePlan, needs: Needs, fresh_from: int) -> Situation:
+        """``fresh_from``: the question's first token."""
+        n = len(plan)
+        free = needs.window & (np.arange(n) < fresh_from)
+        altered = changed(plan) & free
+        return cls(
+            tokens=n,
+            window=int(needs.window.sum()),
+            must=int(needs.must.sum()),
+            worth=int(needs.worth.sum()),
+            exact=int((free & (plan.source == Source.EXACT)).sum()),
+            fuzzy=int((free & (plan.source == Source.FUZZY)).sum()),
+            new=int((free & (plan.source == Source.NEW)).sum()),
+            runs=int((altered & ~np.concatenate(([False], altered[:-1]))).sum()),
+            seams=int((plan.seams() & free).sum()),
+            question=n - fresh_from,
+            references=len(plan.drawn_on),
+            similarity=float(plan.similarity),
+        )
+
+    @property
+    def free(self) -> int:
+        """Tokens before the question that may be reused or computed."""
+        return self.exact + self.fuzzy + self.new
+
+    def computed(self, ratio: float) -> int:
+        """Tokens computed under a recompute ratio: what must be, however small the ratio."""
+        return max(self.must, min(self.window, round(ratio * self.tokens)))
+
+    def features(self, ratio: float) -> NDArray[np.float64]:
+        """Float64 [len(FEATURES)] under a recompute ratio."""
+        n, rows = self.tokens, self.computed(ratio)
+        return np.array(
+            [
+                1.0,
+                np.log(max(rows, 1)),
+                np.log(n),
+                rows / n,
+                max(0, self.worth - rows) / n,
+                self.exact / n,
+                self.fuzzy / n,
+                self.new / n,
+                np.sqrt(self.runs / n),
+                np.sqrt(self.seams / n),
+                self.question / n,
+                np.log(max(self.references, 1)),
+                1.0 - self.similarity,
+            ]
+        )
+
+    def as_row(self) -> list[float]:
+        """The fields in order."""
+        return [float(value) for value in astuple(self)]

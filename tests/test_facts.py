@@ -1,0 +1,92 @@
+"""Facts that differ from the rows that serve them are computed, whatever the budget says."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+import pytest
+from transformers import PreTrainedTokenizerBase
+
+from semshare_core.config import ReusePolicy
+from semshare_core.match.facts import FactTokens
+from semshare_core.match.plan import ReusePlan, Source
+from semshare_core.prefill.allotment import Needs
+from semshare_core.prefill.selection import selection_for
+
+WORDS = ["the", "\u0120of", "\u0120Paris", "\u0120London", "\u0120in", "1", "9", "7", "\u0120near", "\u2581Bern", "x2"]
+
+
+class Vocabulary:
+    """All of a tokenizer that is asked for."""
+
+    def get_vocab(self) -> dict[str, int]:
+        return {word: number for number, word in enumerate(WORDS)}
+
+
+@dataclass(frozen=True)
+class Reference:
+    id: str
+    tokens: np.ndarray
+
+
+def ids(*words: str) -> np.ndarray:
+    return np.array([WORDS.index(word) for word in words])
+
+
+def stale(old: np.ndarray, new: np.ndarray, halo: int = 0, fuzzy: slice | list[int] = slice(None)) -> list[int]:
+    n = len(new)
+    source = np.full(n, Source.EXACT, np.int8)
+    source[fuzzy] = Source.FUZZY
+    plan = ReusePlan(source, np.zeros(n, np.int64), np.arange(n), ("a",))
+    facts = FactTokens(Vocabulary(), len(WORDS))  # type: ignore[arg-type]
+    return np.flatnonzero(facts.changed(plan, new, [Reference("a", old)], halo)).tolist()
+
+
+def test_other_names_and_numbers_are_facts_other_words_are_none() -> None:
+    old = ids("the", "\u0120Paris", "\u0120of", "\u0120in", "x2")
+    assert stale(old, ids("the", "\u0120London", "\u0120near", "\u0120in", "x2")) == [1]
+    assert stale(old, ids("the", "\u0120Paris", "\u0120near", "\u0120in", "1")) == [4]
+
+
+def test_a_fact_that_is_told_no_more_counts_and_one_told_newly() -> None:
+    assert stale(ids("\u0120Paris"), ids("\u0120near")) == [0]
+    assert stale(ids("\u0120near"), ids("\u2581Bern")) == [0]
+
+
+def test_what_identical_runs_serve_is_no_other_fact() -> None:
+    same = ids("the", "1", "9")
+    assert stale(same, same, halo=2) == []
+
+
+def test_the_rest_of_a_number_follows_its_changed_digit() -> None:
+    old, new = ids("the", "1", "9", "7", "7", "\u0120of", "1"), ids("the", "1", "7", "7", "7", "\u0120of", "1")
+    assert stale(old, new, fuzzy=[2]) == [2, 3, 4]
+
+
+def test_halo_follows_every_fact_and_ends_with_the_prompt() -> None:
+    old, new = (
+        ids("the", "\u0120Paris", "\u0120of", "\u0120in", "1"),
+        ids("the", "\u0120London", "\u0120of", "\u0120in", "9"),
+    )
+    assert stale(old, new, halo=2, fuzzy=[1, 4]) == [1, 2, 3, 4]
+
+
+def test_tokens_without_a_spelling_are_ordinary() -> None:
+    assert FactTokens(Vocabulary(), 3)._table.tolist() == [False, False, True]  # type: ignore[arg-type]
+
+
+def test_stale_facts_must_be_computed_by_ours_and_not_by_the_published_methods() -> None:
+    source = np.full(40, Source.FUZZY, np.int8)
+    plan = ReusePlan(source, np.zeros(40, np.int64), np.arange(40), ("a",), stale=np.arange(40) == 7)
+    for policy, computed in ((ReusePolicy(), True), (ReusePolicy.paper(), False), (ReusePolicy.cacheblend(), False)):
+        assert Needs.of(plan, selection_for(policy), 30).must[7] == computed
+    assert not Needs.of(replace(plan, stale=None), selection_for(ReusePolicy()), 30).must[7]
+
+
+@pytest.mark.real
+def test_in_the_demo_vocabulary_digits_and_names_tell(demo: tuple[object, PreTrainedTokenizerBase]) -> None:
+    _, tokenizer = demo
+    facts = FactTokens(tokenizer, len(tokenizer))
+    tells = {word: bool(facts._table[tokenizer(word)["input_ids"][-1]]) for word in ("in 3", "of Paris", "the house")}
+    assert tells == {"in 3": True, "of Paris": True, "the house": False}

@@ -33,9 +33,7 @@ def calibrate(
     dtype: Annotated[str, typer.Option(help="As the engine will load it: auto, float32, bfloat16, float16.")] = "auto",
     device: Annotated[str | None, typer.Option(help="cpu, cuda, ...", show_default=False)] = None,
     threads: Annotated[int | None, typer.Option(help="Of torch.", min=1, show_default=False)] = None,
-    out: Annotated[
-        Path | None, typer.Option(help="Not the file in the cache, but this.", show_default=False)
-    ] = None,
+    out: Annotated[Path | None, typer.Option(help="Not the file in the cache, but this.", show_default=False)] = None,
 ) -> None:
     """Measure how far reused answers lie from the full prefill's, and what each level has to recompute for its promise.
 

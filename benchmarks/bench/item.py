@@ -19,12 +19,12 @@ class Item:
 
     Attributes:
         tokens: of the prompt.
-        full_ms: full prefills of the same prompt, timed at about the same moment.
+        full_ms: full prefills of the same prompt, timed before and after each call.
         kl: empty where a system gives no logits.
         rouge_l: F-measure of the text against the full prefill's; None where no text was asked for.
         answered, full_answered: whether the text holds the answer; None where nothing is looked up.
         stale, full_stale: whether it holds the reference's answer, which the target does not tell; None as above.
-        peak_bytes: the most resident memory of the process during the call.
+        peak_bytes: the most resident memory of the process during such a call; None where it was not looked at.
         recompute_ratio: None where it is not known.
     """
 

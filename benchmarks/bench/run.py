@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 
 import torch
 
@@ -21,27 +21,39 @@ from benchmarks.systems.engine_system import EngineSystem
 from semshare_core import SemShareEngine
 from semshare_core.prefill.cache import kv_bytes
 
-_FULL_STAYS_FRESH = 6.0
+_FULL_STAYS_FRESH = 4.0
 """A full prefill is timed anew after so many times its own duration: the machine has other work by then."""
 
 
-@dataclass
 class FullClock:
-    """Full prefills of one prompt, timed again and again beside what they are compared with."""
+    """Full prefills of one prompt, timed again and again between what they are compared with."""
 
-    engine: SemShareEngine
-    base: Baseline
-
-    def __post_init__(self) -> None:
-        self._seconds = self.base.seconds
+    def __init__(self, engine: SemShareEngine, base: Baseline) -> None:
+        self._engine = engine
+        self._base = base
+        self._seconds = [base.seconds]
         self._timed_at = time.perf_counter()
 
-    def seconds(self) -> float:
-        """The latest timing, taken anew where it is old."""
-        if time.perf_counter() - self._timed_at > _FULL_STAYS_FRESH * self._seconds:
-            self._seconds = full_prefill(self.engine.model, self.base.ids)[0]
+    def moment(self, *, anew: bool = False) -> int:
+        """Now, as the number of the latest timing; it is taken again where it is old."""
+        if anew or time.perf_counter() - self._timed_at > _FULL_STAYS_FRESH * self._seconds[-1]:
+            self._seconds.append(full_prefill(self._engine.model, self._base.ids)[0])
             self._timed_at = time.perf_counter()
-        return self._seconds
+        return len(self._seconds) - 1
+
+    def around(self, moments: Sequence[int]) -> list[float]:
+        """The timings before and after each of the moments."""
+        return [seconds for moment in moments for seconds in self._seconds[moment : moment + 2]]
+
+
+@dataclass
+class _Measured:
+    """A system's sample on a case, the seconds of its calls, and when they were."""
+
+    system: System
+    sample: Sample
+    seconds: list[float]
+    moments: list[int]
 
 
 @dataclass
@@ -51,7 +63,6 @@ class Runner:
     engine: SemShareEngine
     record: Record
     say: Callable[[str], None]
-    _warmed: set[str] = field(default_factory=set)
 
     def __post_init__(self) -> None:
         self._kv_bytes_per_token = kv_bytes_per_token(self.engine)
@@ -61,7 +72,7 @@ class Runner:
         budget = Budget(60 * part.minutes)
         started, done = time.perf_counter(), 0
         for case in budget.take(cases):
-            self._case(part, case, _rotated(systems, done))
+            self._case(part, case, _rotated(systems, done), first=not done)
             done += 1
         self.record.parts.append(
             {
@@ -96,31 +107,39 @@ class Runner:
         """As the workloads' builders want it."""
         return len(self.engine.tokenizer(text, verbose=False)["input_ids"])
 
-    def _case(self, part: Part, case: Case, systems: Sequence[System]) -> None:
+    def _case(self, part: Part, case: Case, systems: Sequence[System], *, first: bool) -> None:
+        """``first``: of its part, where each system is called untimed before, for what starts up and for its memory."""
         if not part.chained or case.setting == FIRST_TURN:
             self.engine.pool.clear()
             self.engine.warm(list(case.references))
         subject = self.subject(case, part.tokens, part.text)
+        peaks = {system.name: system.peak_bytes(subject) for system in systems} if first else {}
         clock = FullClock(self.engine, subject.base)
-        samples: list[tuple[System, Sample, list[float], list[float]]] = []
+        waiting: list[_Measured] = []
         for system in systems:
-            if system.name not in self._warmed:  # what starts up in a first call is not what is measured
-                system.seconds(subject)
-                self._warmed.add(system.name)
-            full = clock.seconds()
-            sample = system.sample(subject)
-            samples.append((system, sample, [sample.seconds], [full]))
+            now = clock.moment(anew=first and not waiting)  # the calls without a clock came between
+            sample = replace(system.sample(subject), peak_bytes=peaks.get(system.name))
             if part.repeats == 1:
-                self.keep(subject, system.name, sample, [sample.seconds], [full])
+                waiting = self._keep_settled(subject, clock, waiting, now)
+            waiting.append(_Measured(system, sample, [sample.seconds], [now]))
         for _ in range(part.repeats - 1):
-            for system, _, seconds, fulls in samples:
-                fulls.append(clock.seconds())
-                seconds.append(system.seconds(subject))
-        if part.repeats > 1:
-            for system, sample, seconds, fulls in samples:
-                self.keep(subject, system.name, sample, seconds, fulls)
+            now = clock.moment(anew=True)
+            for measured in waiting:
+                measured.moments.append(now)
+                measured.seconds.append(measured.system.seconds(subject))
+        self._keep_settled(subject, clock, waiting, clock.moment(anew=True))
         if part.chained:
             self._store(case, systems)
+
+    def _keep_settled(
+        self, subject: Subject, clock: FullClock, waiting: Sequence[_Measured], now: int
+    ) -> list[_Measured]:
+        """Record what has a full prefill timed after it, too; returns the rest."""
+        for measured in waiting:
+            if measured.moments[-1] < now:
+                fulls = clock.around(measured.moments)
+                self.keep(subject, measured.system.name, measured.sample, measured.seconds, fulls)
+        return [measured for measured in waiting if measured.moments[-1] >= now]
 
     def _store(self, case: Case, systems: Sequence[System]) -> None:
         """The next turn is served from what this one leaves in the pool."""

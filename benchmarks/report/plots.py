@@ -74,7 +74,7 @@ def _speed_and_quality(chosen: Mapping[str, Sequence[Item]], title: str, about: 
     axes.axvline(1, color="#999999", linewidth=0.8, linestyle=":")
     axes.set_title(f"{title} ({len(next(iter(groups.values())))} prompts)\n{about}", fontsize=11)
     axes.set_xlabel("speed: TTFT of the full prefill / TTFT (×)   → better")
-    axes.set_ylabel(f"KL to the full prefill (nats; at the bottom: {KL_FLOOR:g} or less)   ↓ better")
+    axes.set_ylabel(f"KL to the full prefill (nats, from {KL_FLOOR:g} on)   ↓ better")
     figure.legend(loc="outside lower center", ncols=5, fontsize=8)
     label_dots(axes, dots, crossed)
     return figure

@@ -13,7 +13,7 @@ from transformers.cache_utils import Cache
 from benchmarks.case import Case
 from benchmarks.measure import Baseline, divergence
 from benchmarks.systems.answer import Ending, greedy_tokens
-from benchmarks.systems.memory import PeakMemory
+from benchmarks.systems.memory import peak_bytes
 from semshare_core import SemShareEngine
 
 
@@ -74,7 +74,7 @@ class Sample:
         kl: KL(full || system) in nats before each token of the full prefill's continuation; empty: no logits given.
         agree: 1 where both would choose the same token, else 0.
         text: the system's own greedy answer; None where it was not asked for.
-        peak_bytes: the most resident memory of the process during the call; None where it cannot be told.
+        peak_bytes: the most resident memory of the process during such a call; None where it was not looked at.
     """
 
     seconds: float
@@ -82,10 +82,10 @@ class Sample:
     agree: list[int]
     text: str | None
     kv_bytes: int
-    peak_bytes: int | None
     recompute_ratio: float | None
     outcome: str
     reason: str = ""
+    peak_bytes: int | None = None
 
 
 class System(ABC):
@@ -101,12 +101,13 @@ class System(ABC):
         """TTFT alone, for repetitions."""
         return self.ready(subject)().seconds
 
+    def peak_bytes(self, subject: Subject) -> int | None:
+        """The most resident memory of the process during a call; see :func:`benchmarks.systems.memory.peak_bytes`."""
+        return peak_bytes(self.ready(subject))
+
     def sample(self, subject: Subject) -> Sample:
         """A call, compared with the full prefill."""
-        call = self.ready(subject)
-        memory = PeakMemory()
-        with memory:
-            made = call()
+        made = self.ready(subject)()
         spare = copy.deepcopy(made.cache) if subject.wants_text else None
         found = divergence(subject.engine.model, subject.base, made.logits, made.cache, stepwise=made.stepwise)
         return Sample(
@@ -115,7 +116,6 @@ class System(ABC):
             agree=[int(same) for same in found.agree],
             text=None if spare is None else _text(subject, made.logits, spare, [bool(same) for same in found.agree]),
             kv_bytes=made.kv_bytes,
-            peak_bytes=memory.bytes,
             recompute_ratio=made.recompute_ratio,
             outcome=made.outcome,
             reason=made.reason,

@@ -13,7 +13,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
-from pydantic import ValidationError
 from rich.console import Console
 
 from benchmarks.bench.figures import must_hold
@@ -39,8 +38,8 @@ OWN_MINUTES = 60
 def main() -> int:
     options = _options()
     try:
-        own = own_rows(options.rows) if options.rows else []
-    except (OSError, ValidationError) as error:
+        own = _own(options.rows) if options.rows else []
+    except (OSError, ValueError) as error:  # pydantic's ValidationError is a ValueError
         print(f"{options.rows} has no rows to measure: {error}", file=sys.stderr)
         return 2
     torch.set_num_threads(options.threads)
@@ -85,6 +84,13 @@ def _parts(options: argparse.Namespace) -> list[Part]:
     wanted = options.only if options.only or options.rows else list(WORKLOADS)
     parts = [part for part in PLAN if part.workload in wanted]
     return [part.shortened() for part in parts] if options.quick else parts
+
+
+def _own(path: Path) -> list[Case]:
+    cases = own_rows(path)
+    if not cases:
+        raise ValueError("it is empty")
+    return cases
 
 
 def _own_part(own: Sequence[Case], options: argparse.Namespace) -> Part:

@@ -49,7 +49,9 @@ class Record:
 
 
 def read_record(path: Path) -> Record:
-    """What :meth:`Record.write` wrote."""
+    """What :meth:`Record.write` wrote. Other files raise `ValueError`, `KeyError` or `TypeError`."""
     told = json.loads(path.read_text(encoding="utf-8"))
+    if not isinstance(told, dict):
+        raise TypeError("it holds no object")
     about = {key: value for key, value in told.items() if key not in ("parts", "notes", "items")}
     return Record(path, about, told["parts"], told["notes"], [Item(**item) for item in told["items"]])

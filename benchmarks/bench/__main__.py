@@ -10,6 +10,7 @@ import argparse
 import sys
 import time
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -48,7 +49,8 @@ def main() -> int:
         console = Console(log_path=False, width=160)
     engine = SemShareEngine.from_pretrained("demo", dtype=torch.float32, pool=POOL)
     full_prefill(engine.model, torch.ones((1, 256), dtype=torch.long))  # threads and kernels start up in the first one
-    runner = Runner(engine, Record(options.out, _about(options)), console.log)
+    say = partial(console.log, markup=False)  # what a peer says may have brackets of its own
+    runner = Runner(engine, Record(options.out, _about(options)), say)
     started = time.perf_counter()
     if own:
         runner.run(_own_part(own, options), own, [SYSTEMS[name] for name in _chosen(QUALITY, options.systems)])
@@ -56,7 +58,7 @@ def main() -> int:
         _run(runner, part, console, options.systems)
     if _wants_peers(options):
         console.rule("peers")
-        asked = [name for name in PEERS if not options.systems or name in options.systems]
+        asked = [name for name in reversed(PEERS) if not options.systems or name in options.systems]  # quick ones first
         run_peers(runner, PEERS_PART.shortened() if options.quick else PEERS_PART, asked, options.threads)
     console.print(table("what must hold", must_hold(runner.record.items)))
     for note in runner.record.notes:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -17,9 +18,11 @@ from benchmarks.systems.system import Subject
 def run_peers(runner: Runner, part: PeersPart, names: Sequence[str], threads: int) -> None:
     """Every peer of ``names``; one that is not there, or fails, becomes a note."""
     subjects = _subjects(runner, part)
-    for name in names if subjects else ():
+    ends = time.perf_counter() + 60 * part.minutes
+    for place, name in enumerate(names if subjects else ()):
         runner.say(f"{name}: {len(subjects)} prompts, in an environment of its own …")
-        peer = replace(PEERS[name], timeout_seconds=60 * part.minutes_each)
+        share = max(1.0, ends - time.perf_counter()) / (len(names) - place)
+        peer = replace(PEERS[name], timeout_seconds=share)
         try:
             for answer in peer_samples(peer, subjects, threads):
                 if answer.sample is None:
@@ -32,12 +35,13 @@ def run_peers(runner: Runner, part: PeersPart, names: Sequence[str], threads: in
 
 
 def _subjects(runner: Runner, part: PeersPart) -> list[Subject]:
-    found: list[Subject] = []
+    """The workloads in turn, so that a peer whose time is up has answered some of each."""
+    found: list[list[Subject]] = []
     for workload in part.workloads:
         try:
             cases = build_cases(workload, runner.count_tokens, 0, part.cases)
         except CorpusUnavailable as error:
             runner.note(f"peers, {workload}: {error}")
         else:
-            found += [runner.subject(case, part.tokens, text=True) for case in cases]
-    return found
+            found.append([runner.subject(case, part.tokens, text=True) for case in cases])
+    return [subject for turn in zip(*found, strict=True) for subject in turn]

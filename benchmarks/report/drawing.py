@@ -60,8 +60,9 @@ def label_dots(axes: Axes, dots: Sequence[Dot], crossed: Sequence[tuple[float, f
     figure.canvas.draw()
     taken = [_around(axes, x, y) for x, y, _, _ in dots]
     taken += [_around(axes, x, y, radius=1.5) for x, y in crossed]
-    if axes.get_legend() is not None:
-        taken.append(axes.get_legend().get_window_extent())
+    legend = axes.get_legend()
+    if legend is not None:
+        taken.append(legend.get_window_extent())
     for x, y, label, colour in sorted(dots, key=lambda dot: (dot[0], dot[1])):
         taken.append(_place(axes, x, y, label, colour, taken))
 

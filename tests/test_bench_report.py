@@ -164,7 +164,7 @@ def test_a_page_and_its_plots(tmp_path: Path) -> None:
     page = (tmp_path / "docs" / "benchmarks.md").read_text(encoding="utf-8")
     plots = sorted(path.name for path in stale.parent.iterdir())
     assert not stale.exists()
-    assert len(plots) == 11
+    assert len(plots) == 10
     for plot in plots:
         assert f"](plots/{plot})" in page
         ElementTree.parse(stale.parent / plot)

@@ -36,7 +36,7 @@ def bootstrap(values: Sequence[float], reduce: Callable[[Values], Values]) -> Es
 
 @dataclass(frozen=True)
 class Metric:
-    """``of`` gives one number for an item, or None where it has none; ``reduce`` makes one of many."""
+    """``of`` gives one number for an item, or None where it has none; ``reduce`` makes one of at least ``least``."""
 
     name: str
     of: Callable[[Item], float | None]
@@ -44,11 +44,12 @@ class Metric:
     unit: str = ""
     higher_is_better: bool | None = None
     reduce: Callable[[Values], Values] = lambda values: values.mean(axis=-1)
+    least: int = 1
 
     def estimate(self, items: Iterable[Item]) -> Estimate | None:
-        """Over the items that have it; None if there are none."""
+        """Over the items that have it; None if there are too few."""
         values = [value for item in items if (value := self.of(item)) is not None]
-        return bootstrap(values, self.reduce) if values else None
+        return bootstrap(values, self.reduce) if len(values) >= self.least else None
 
     def told(self, items: Iterable[Item], interval: bool = True) -> str:
         found = self.estimate(items)
@@ -95,7 +96,7 @@ def _flag(value: bool | None) -> float | None:
 SPEED = Metric("speed", speed, 2, "×", True, _geometric)
 """Geometric mean: twice as fast here and half as fast there is no gain."""
 KL = Metric("KL", lambda item: mean(item.kl) if item.kl else None, higher_is_better=False)
-KL_P95 = Metric("KL, 95 of 100 cases below", KL.of, reduce=lambda values: np.quantile(values, 0.95, axis=-1))
+KL_P95 = Metric("KL, 95th percentile", KL.of, reduce=lambda values: np.quantile(values, 0.95, axis=-1), least=10)
 AGREEMENT = Metric("agreement", lambda item: mean(item.agree) if item.agree else None, higher_is_better=True)
 ROUGE_L = Metric("ROUGE-L", lambda item: item.rouge_l, higher_is_better=True)
 ACCURACY = Metric("answered", lambda item: _flag(item.answered), 2, "", True)

@@ -12,8 +12,8 @@ from matplotlib.figure import Figure
 from benchmarks.bench.record import Record, read_record
 from benchmarks.bench.workloads import ABOUT
 from benchmarks.report.drawing import save
-from benchmarks.report.page import page
-from benchmarks.report.plots import frontier, kept_answers, lengths, levels, peers, similarity
+from benchmarks.report.page import SWEEPS, page
+from benchmarks.report.plots import frontier, kept_answers, lengths, levels, peers, retention, similarity
 
 PLOTS = "plots"
 
@@ -53,9 +53,12 @@ def _plots(record: Record) -> Iterator[tuple[str, str, Figure]]:
         ("lengths", "Speed against prompt length", lengths(items)),
         ("levels", "Divergence of every prompt under each level, beside the bound", levels(items)),
         ("similarity", "Speed against similarity", similarity(items)),
+        ("retention", "Quality against KV bytes", retention(items)),
     ]
     for workload in dict.fromkeys(item.workload for item in items):
         about, name = ABOUT.get(workload, "your own prompts"), workload.replace(" ", "-")
+        if workload in SWEEPS:
+            continue
         made.append((f"kept-{name}", f"Kept answers by ratio: {workload}", kept_answers(items, workload, about)))
         made.append((f"frontier-{name}", f"Speed against quality: {workload}", frontier(items, workload, about)))
         made.append((f"peers-{name}", f"Ours and other projects: {workload}", peers(items, workload, about)))

@@ -20,7 +20,9 @@ SWEEPS = {
     "similarity sweep": "share of the sentences",
     "drift": "turn",
     "retention sweep": "",
+    "misses": "",
 }
+"""Workloads whose settings are told apart, by what the settings are; empty: the systems are what is swept."""
 OURS_BESIDE_PEERS = ("ours high", "ours balanced", "ours fast", "full prefill", "prefix cache")
 
 HEAD = """# Benchmarks

@@ -12,12 +12,26 @@ from matplotlib.figure import Figure
 from benchmarks.bench.figures import BALANCED, NEVER_BELOW, SPEEDS, is_peer
 from benchmarks.bench.figures import KEPT as KEPT_TARGET
 from benchmarks.bench.item import Item
-from benchmarks.bench.metrics import KEPT, KL, RATIO, SPEED, Metric, by_system, common_cases, grouped, promised_kl
+from benchmarks.bench.metrics import (
+    KEPT,
+    KL,
+    KV_SHARE,
+    RATIO,
+    ROUGE_L,
+    SPEED,
+    Metric,
+    by_system,
+    common_cases,
+    grouped,
+    promised_kl,
+)
 from benchmarks.report.drawing import COLOURS, Dot, label_dots, new_figure
 from semshare_core.quality.bounds import BOUNDS, MEASURED_TOKENS
 
 KL_FLOOR = 1e-3
 """Where a logarithmic axis ends: less is as good as none."""
+_WIDE = 15
+"""Speeds that differ more than so many times stand on a logarithmic axis."""
 LINES = {
     "ours": "ours, by recompute ratio",
     "paper": "SemShareKV (paper), by ratio",
@@ -58,16 +72,21 @@ def _speed_and_quality(chosen: Mapping[str, Sequence[Item]], title: str, about: 
     for method, legend in LINES.items():
         swept = sorted((_ratio(name), at) for name, at in points.items() if name.startswith(method) and _is_ratio(name))
         if swept:
-            speeds, kls = zip(*(at for _, at in swept), strict=True)
-            axes.plot(speeds, kls, "o-", color=COLOURS[method], markersize=5, linewidth=1, alpha=0.85, label=legend)
+            xs, ys = zip(*(at for _, at in swept), strict=True)
+            axes.plot(xs, ys, "o-", color=COLOURS[method], markersize=5, linewidth=1, alpha=0.85, label=legend)
             dots += [(*at, f"{ratio:g}", COLOURS[method]) for ratio, at in swept]
-            crossed += _between(list(zip(speeds, kls, strict=True)))
+            crossed += _between(list(zip(xs, ys, strict=True)))
     for kind, (marker, size, legend) in KINDS.items():
         others = {name: at for name, at in points.items() if not _is_ratio(name) and _kind(name) == kind}
         for place, (name, at) in enumerate(others.items()):
             colour = COLOURS.get(kind, COLOURS.get(name, "#555555"))
             axes.plot(*at, marker, color=colour, markersize=size, linestyle="none", label=None if place else legend)
             dots.append((*at, name.removeprefix("ours "), colour))
+    speeds = [speed for speed, _ in points.values()]
+    if max(speeds) > _WIDE * min(speeds):
+        axes.set_xscale("log")
+        axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
+        axes.xaxis.set_minor_formatter(lambda value, _: "")
     axes.set_yscale("log")
     axes.set_ylim(KL_FLOOR * 0.75, 2.5 * max(kl for _, kl in points.values()))
     axes.margins(x=0.12)
@@ -144,6 +163,33 @@ def similarity(items: Sequence[Item]) -> Figure | None:
     axes.set_xlabel("sentences of the reference removed or replaced (%)   ← more alike")
     axes.set_ylabel("speed: TTFT of the full prefill / TTFT (×)   ↑ better")
     axes.legend(fontsize=8)
+    return figure
+
+
+def retention(items: Sequence[Item]) -> Figure | None:
+    """ROUGE-L against the bytes kept for decoding; the labels are the shares that a layer keeps of the one before."""
+    groups = by_system(items, "retention sweep")
+    if len(groups) < 2:
+        return None
+    figure, (axes,) = new_figure()
+    colour, dots = COLOURS["ours"], []
+    for name, group in groups.items():
+        found, kept_bytes = ROUGE_L.estimate(group), 100 * _value(KV_SHARE, group)
+        if found is not None:
+            spread = [[found.value - found.low], [found.high - found.value]]
+            axes.errorbar(kept_bytes, found.value, yerr=spread, fmt="o", color=colour, capsize=2, elinewidth=0.8)
+            dots.append(
+                (kept_bytes, found.value, name.rpartition(" ")[2] if "retention" in name else "all rows", colour)
+            )
+    axes.axvline(58, color="#c8553d", linewidth=1, linestyle="--", label="the paper's saving: 42 %")
+    axes.margins(0.1)
+    axes.set_title(
+        "Quality against KV bytes while decoding, ours at ratio 0.25\nlabels: retention's decay by layer", fontsize=11
+    )
+    axes.set_xlabel("KV bytes of the prompt while decoding (% of the full cache)   ← better")
+    axes.set_ylabel("ROUGE-L against the full prefill's text   ↑ better")
+    axes.legend(fontsize=8, loc="upper left")
+    label_dots(axes, dots)
     return figure
 
 

@@ -58,8 +58,8 @@ def main() -> int:
         _run(runner, part, console, options.systems)
     if _wants_peers(options):
         console.rule("peers")
-        asked = [name for name in reversed(PEERS) if not options.systems or name in options.systems]  # quick ones first
-        run_peers(runner, PEERS_PART.shortened() if options.quick else PEERS_PART, asked, options.threads)
+        part = PEERS_PART.shortened() if options.quick else PEERS_PART
+        run_peers(runner, part, _chosen(part.names, options.systems), options.threads)
     console.print(table("what must hold", must_hold(runner.record.items)))
     for note in runner.record.notes:
         console.print(f"note: {note}", markup=False)

@@ -47,7 +47,7 @@ class Part:
     chained: bool = False
 
     def shortened(self) -> Part:
-        return replace(self, cases=min(self.cases, self.quick), repeats=1, minutes=self.minutes / 8)
+        return replace(self, cases=min(self.cases, self.quick), repeats=1, minutes=self.minutes / 12)
 
 
 PLAN = (
@@ -79,16 +79,18 @@ class PeersPart:
     """The first cases of some workloads, which ours has been measured on, through every peer in turn.
 
     Attributes:
+        names: the quick ones first.
         minutes: of all peers. Each may take an even share of what is left, so that quick ones leave more to others.
     """
 
+    names: tuple[str, ...] = ("llama-cpp", "kvpress", "kvboost", "vllm")
     workloads: tuple[str, ...] = ("paraphrase", "reordered", "many sources")
     cases: int = 2
     tokens: int = 32
     minutes: float = 11
 
     def shortened(self) -> PeersPart:
-        return replace(self, workloads=self.workloads[:1], cases=1, minutes=3)
+        return replace(self, workloads=self.workloads[:1], cases=1, minutes=4)
 
 
 PEERS_PART = PeersPart()

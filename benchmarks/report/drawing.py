@@ -25,7 +25,7 @@ Dot = tuple[float, float, str, str]
 """x, y, label, colour."""
 _OFFSETS = [
     (x * step, y * step)
-    for step in (1.0, 1.9, 3.0, 4.2)
+    for step in (1.0, 1.9, 3.0, 4.2, 6.0)
     for x, y in ((7, 5), (7, -9), (-7, 5), (-7, -9), (0, 9), (0, -13), (10, -2), (-10, -2))
 ]
 
@@ -52,6 +52,8 @@ def save(figure: Figure, path: Path) -> None:
 def label_dots(axes: Axes, dots: Sequence[Dot], crossed: Sequence[tuple[float, float]] = ()) -> None:
     """Write labels beside the dots: at the nearest place that no dot, no other label and no place ``crossed`` takes.
 
+    Dots of one colour that lie on each other share a label.
+
     A label that had to go farther than its neighbourhood is tied to its dot by a thin line. Call it when the axes have
     their limits.
     """
@@ -63,8 +65,22 @@ def label_dots(axes: Axes, dots: Sequence[Dot], crossed: Sequence[tuple[float, f
     legend = axes.get_legend()
     if legend is not None:
         taken.append(legend.get_window_extent())
-    for x, y, label, colour in sorted(dots, key=lambda dot: (dot[0], dot[1])):
+    for x, y, label, colour in _merged(axes, dots):
         taken.append(_place(axes, x, y, label, colour, taken))
+
+
+def _merged(axes: Axes, dots: Sequence[Dot]) -> list[Dot]:
+    """From left to right."""
+    merged: list[Dot] = []
+    for x, y, label, colour in sorted(dots, key=lambda dot: (dot[0], dot[1])):
+        here = _around(axes, x, y)
+        for place, (u, v, others, other_colour) in enumerate(merged):
+            if colour == other_colour and here.overlaps(_around(axes, u, v)):
+                merged[place] = (u, v, f"{others}, {label}", colour)
+                break
+        else:
+            merged.append((x, y, label, colour))
+    return merged
 
 
 def _place(axes: Axes, x: float, y: float, label: str, colour: str, taken: Sequence[Bbox]) -> Bbox:

@@ -7,6 +7,7 @@ plots of it with `python -m benchmarks.report FILE`. Other work on the machine s
 from __future__ import annotations
 
 import argparse
+import shlex
 import sys
 import time
 from collections.abc import Sequence
@@ -113,7 +114,11 @@ def _chosen(planned: Sequence[str], systems: Sequence[str]) -> list[str]:
 
 def _about(options: argparse.Namespace) -> dict[str, object]:
     told = {"model": "demo", "dtype": "float32", "threads": options.threads, "quick": options.quick}
-    return {**measured_on(), "settings": told, "command": "python -m benchmarks.bench " + " ".join(sys.argv[1:])}
+    return {
+        **measured_on(),
+        "settings": told,
+        "command": shlex.join(["python", "-m", "benchmarks.bench", *sys.argv[1:]]),
+    }
 
 
 def _options() -> argparse.Namespace:

@@ -28,7 +28,9 @@ OURS_BESIDE_PEERS = ("ours high", "ours balanced", "ours fast", "full prefill", 
 HEAD = """# Benchmarks
 
 This page is written by `python -m benchmarks.report`; `make bench` measures (at most 75 minutes on two threads),
-`make bench-quick` shows in ten minutes that all of it runs.
+`make bench-quick` shows in ten minutes that all of it runs. `python -m benchmarks.bench --rows FILE.jsonl` measures
+prompts of your own: one JSON object a line with `id`, `reference`, `target` and, where something is looked up,
+`question`, `gold` (the answer) and `old` (the answer that only the reference gives).
 
 Every number comes from the same run on the same prompts: the full prefill is timed beside each system, again and
 again, and everything that a system does between the prompt and the first token counts, lookup and matching

@@ -143,7 +143,9 @@ def test_the_first_case_is_always_done_and_the_longest_counts() -> None:
     assert list(_spend(budget, clock, [100, 1])) == [0]
     assert budget.stopped
     clock = _Clock()
-    assert list(_spend(Budget(60, clock), clock, [30, 5, 5, 5])) == [0, 1]  # 35 spent, and a long one may come
+    assert list(_spend(Budget(60, clock), clock, [5, 30, 5, 5])) == [0, 1]  # 35 spent, and a long one may come
+    clock = _Clock()
+    assert list(_spend(Budget(60, clock), clock, [30, 5, 5, 5])) == [0, 1, 2, 3]  # the first warmed up
 
 
 def test_a_part_that_was_stopped_says_so(runner: Runner) -> None:

@@ -12,7 +12,9 @@ T = TypeVar("T")
 
 @dataclass
 class Budget:
-    """Hands out things to do while there is time for one more, going by the longest so far. The first is always done.
+    """Hands out things to do while there is time for one more, going by the longest so far.
+
+    The first is always done, and stands for the others only until there is a second: it has things to warm up.
 
     ``stopped``: whether some were left out.
     """
@@ -23,11 +25,13 @@ class Budget:
 
     def take(self, things: Iterable[T]) -> Iterator[T]:
         began = before = self.clock()
-        longest = 0.0
+        taken: list[float] = []
         for number, thing in enumerate(things):
             now = self.clock()
-            longest, before = max(longest, now - before), now
-            if number and now - began + longest > self.seconds:
+            if number:
+                taken.append(now - before)
+            before = now
+            if taken and now - began + max(taken[1:] or taken) > self.seconds:
                 self.stopped = True
                 return
             yield thing

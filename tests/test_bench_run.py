@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,15 +12,18 @@ import pytest
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from bench_items import made_item
+from benchmarks.bench import peers
 from benchmarks.bench.budget import Budget
 from benchmarks.bench.plan import PEERS_PART, PLAN, Part
 from benchmarks.bench.record import Record, read_record
 from benchmarks.bench.run import Runner
 from benchmarks.bench.workloads import ABOUT, WORKLOADS
 from benchmarks.case import Case
-from benchmarks.peers import PEERS
-from benchmarks.systems import SYSTEMS, Subject
+from benchmarks.corpora import CorpusUnavailable
+from benchmarks.peers import PEERS, Peer, PeerUnavailable
+from benchmarks.systems import SYSTEMS, Sample, Subject
 from benchmarks.systems.answer import Ending
+from benchmarks.systems.peer import PeerAnswer
 from semshare_core import SemShareEngine
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -200,11 +204,11 @@ def test_the_plan_names_what_there_is_and_keeps_to_its_time() -> None:
         assert part.workload in WORKLOADS
         assert len(set(part.systems)) == len(part.systems)
     assert set(WORKLOADS) == set(ABOUT) == {part.workload for part in PLAN}
-    for plan, peers, limit in (
+    for plan, asked, limit in (
         (PLAN, PEERS_PART, 72.5),
         ([part.shortened() for part in PLAN], PEERS_PART.shortened(), 10),
     ):
-        assert sum(part.minutes for part in plan) + peers.minutes <= limit
+        assert sum(part.minutes for part in plan) + asked.minutes <= limit
     assert set(PEERS_PART.names) == set(PEERS)
     taken: dict[str, int] = {}
     for part in PLAN:  # no case is measured twice under one workload's name
@@ -218,3 +222,40 @@ def test_subjects_are_measured_without_touching_the_pool(runner: Runner) -> None
     assert isinstance(subject, Subject)
     assert len(subject.full_tokens) == 4
     assert runner.engine.pool.stats().entries == 0
+
+
+def test_peers_are_asked_for_some_of_each_workload_over_as_many_tokens_as_ours(
+    runner: Runner, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[tuple[str, int]] = []
+    timeouts: list[float] = []
+
+    def cases(workload: str, count_tokens: object, first: int, count: int) -> list[Case]:
+        if workload == "reordered":
+            raise CorpusUnavailable("no such package")
+        return [replace(CASE, id=f"{workload} {number}", workload=workload) for number in range(first, first + count)]
+
+    def answers(peer: Peer, subjects: Sequence[Subject], threads: int) -> Iterator[PeerAnswer]:
+        if peer.name == "vllm":
+            raise PeerUnavailable("not installed")
+        timeouts.append(peer.timeout_seconds)
+        for number, subject in enumerate(subjects):
+            asked.append((subject.case.id, len(subject.full_tokens)))
+            sample = Sample(0.5, [0.0], [1], "so", 10, None, "answered")
+            yield PeerAnswer(
+                subject, f"{peer.name} x", None if number else sample, 1.0, "" if not number else "no room"
+            )
+
+    monkeypatch.setattr(peers, "build_cases", cases)
+    monkeypatch.setattr(peers, "peer_samples", answers)
+    peers.run_peers(runner, replace(PEERS_PART, minutes=1), ("kvboost", "vllm"), threads=1)
+    assert asked == [(f"{workload} {turn}", 48) for turn in range(2) for workload in ("paraphrase", "many sources")]
+    assert 20 < timeouts[0] <= 30  # half of what is left
+    assert [(item.system, item.case, item.ttft_ms) for item in runner.record.items] == [
+        ("kvboost x", "paraphrase 0", [500.0])
+    ]
+    assert runner.record.notes == [
+        "peers, reordered: no such package",
+        *(f"kvboost x, {case}: no room" for case, _ in asked[1:]),
+        "vllm: not installed",
+    ]

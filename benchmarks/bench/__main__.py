@@ -61,7 +61,8 @@ def main() -> int:
         console.rule("peers")
         part = PEERS_PART.shortened() if options.quick else PEERS_PART
         run_peers(runner, part, _chosen(part.names, options.systems), options.threads)
-    console.print(table("what must hold", must_hold(runner.record.items)))
+    if figures := must_hold(runner.record.items):
+        console.print(table("what must hold", figures))
     for note in runner.record.notes:
         console.print(f"note: {note}", markup=False)
     if options.quick:

@@ -6,7 +6,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import replace
 
-from benchmarks.bench.plan import PeersPart
+from benchmarks.bench.plan import PeersPart, tokens_of
 from benchmarks.bench.run import Runner
 from benchmarks.bench.workloads import build_cases
 from benchmarks.corpora import CorpusUnavailable
@@ -43,5 +43,5 @@ def _subjects(runner: Runner, part: PeersPart) -> list[Subject]:
         except CorpusUnavailable as error:
             runner.note(f"peers, {workload}: {error}")
         else:
-            found.append([runner.subject(case, part.tokens, text=True) for case in cases])
+            found.append([runner.subject(case, tokens_of(workload), text=True) for case in cases])
     return [subject for turn in zip(*found, strict=True) for subject in turn]

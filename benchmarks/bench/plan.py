@@ -86,7 +86,6 @@ class PeersPart:
     names: tuple[str, ...] = ("llama-cpp", "kvpress", "kvboost", "vllm")
     workloads: tuple[str, ...] = ("paraphrase", "reordered", "many sources")
     cases: int = 2
-    tokens: int = 32
     minutes: float = 11
 
     def shortened(self) -> PeersPart:
@@ -94,3 +93,8 @@ class PeersPart:
 
 
 PEERS_PART = PeersPart()
+
+
+def tokens_of(workload: str) -> int:
+    """How far a workload is continued: peers are compared over the same tokens as ours."""
+    return next(part.tokens for part in PLAN if part.workload == workload)

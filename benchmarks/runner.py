@@ -103,8 +103,7 @@ def _options(program: str, about: str, sections: Sections, out: Path) -> argpars
 def _document(options: argparse.Namespace) -> dict[str, Any]:
     """What the figures were measured with; sections are added as they are done."""
     return {
-        "machine": {"platform": platform.platform(), "python": platform.python_version(), "cores": os.cpu_count()},
-        "versions": {name: _version(name) for name in PACKAGES},
+        **measured_on(),
         "settings": {
             "model": "demo",
             "dtype": "float32",
@@ -115,6 +114,14 @@ def _document(options: argparse.Namespace) -> dict[str, Any]:
         },
         "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
         "sections": {},
+    }
+
+
+def measured_on() -> dict[str, Any]:
+    """The machine and the versions that figures depend on."""
+    return {
+        "machine": {"platform": platform.platform(), "python": platform.python_version(), "cores": os.cpu_count()},
+        "versions": {name: _version(name) for name in PACKAGES},
     }
 
 

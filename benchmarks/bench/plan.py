@@ -1,0 +1,100 @@
+"""What is measured: which systems on which workload, on how many cases, for how long at most.
+
+Sized for two threads of a quiet machine: all parts together take at most 75 minutes, and with `--quick`, which takes
+the first case or two of each, at most 10. A part whose minutes are used up takes no further case.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from benchmarks.bench.workloads import DRIFT_TURNS
+from benchmarks.systems.ablations import ABLATIONS
+from benchmarks.systems.ours import LEVELS
+from benchmarks.systems.published import RATIOS
+from benchmarks.systems.retention import RETENTION
+
+LEVEL = tuple(system.name for system in LEVELS)
+PLAIN = ("full prefill", "prefix cache")
+QUALITY = (*PLAIN, *LEVEL, "paper", "cacheblend")
+OURS = tuple(f"ours {ratio}" for ratio in RATIOS)
+FRONTIER = (*OURS, *(f"{method} {ratio}" for method in ("paper", "cacheblend") for ratio in RATIOS))
+
+
+@dataclass(frozen=True)
+class Part:
+    """Some cases of a workload.
+
+    Attributes:
+        minutes: no further case is begun when they are used up.
+        first: so many cases of the workload are another part's.
+        quick: cases with ``--quick``.
+        repeats: TTFTs timed of each system; the median counts.
+        tokens: continued along the full prefill, and at most in an answer.
+        text: whether the systems' own answers are asked for.
+        chained: each case is stored as its system served it, for the next one to be served from.
+    """
+
+    workload: str
+    systems: tuple[str, ...]
+    cases: int
+    minutes: float
+    first: int = 0
+    quick: int = 1
+    repeats: int = 1
+    tokens: int = 48
+    text: bool = True
+    chained: bool = False
+
+    def shortened(self) -> Part:
+        return replace(self, cases=min(self.cases, self.quick), repeats=1, minutes=self.minutes / 12)
+
+
+PLAN = (
+    Part(
+        "paraphrase",
+        (*QUALITY, *FRONTIER, "ours 0.25", "ours 0.7", *(system.name for system in ABLATIONS)),
+        cases=7,
+        minutes=8,
+    ),
+    Part("paraphrase", (*LEVEL, "ours 0.25"), cases=14, minutes=3.5, first=7),
+    Part("reordered", (*QUALITY, *FRONTIER, "ours 0.7"), cases=24, minutes=9, tokens=32),
+    Part("many sources", (*QUALITY, *FRONTIER), cases=6, minutes=5.5),
+    Part("editions", (*QUALITY, "ours 0.15"), cases=40, minutes=5.5, tokens=32),
+    Part("codes", (*QUALITY, "ours 0.15"), cases=40, minutes=3, tokens=32),
+    Part("agent replay", QUALITY, cases=10, minutes=3.5),
+    Part("shared context", QUALITY, cases=6, minutes=3, tokens=32),
+    Part("similarity sweep", ("ours balanced",), cases=36, minutes=4, quick=2, tokens=32, text=False, repeats=3),
+    Part("length sweep", ("ours balanced",), cases=12, minutes=6, quick=3, tokens=32, text=False, repeats=2),
+    Part("retention sweep", ("ours 0.25", *(system.name for system in RETENTION)), cases=5, minutes=2.5),
+    Part("drift", ("ours balanced",), cases=DRIFT_TURNS, minutes=1.5, quick=4, tokens=32, text=False, chained=True),
+    Part("misses", (*PLAIN, *LEVEL), cases=3, minutes=1.5, tokens=32, text=False, repeats=2),
+    Part("overlapping", LEVEL, cases=24, minutes=2, tokens=32, text=False),
+    Part("short paraphrase", LEVEL, cases=50, minutes=2.5, tokens=32, text=False),
+)
+
+
+@dataclass(frozen=True)
+class PeersPart:
+    """The first cases of some workloads, which ours has been measured on, through every peer in turn.
+
+    Attributes:
+        names: the quick ones first.
+        minutes: of all peers. Each may take an even share of what is left, so that quick ones leave more to others.
+    """
+
+    names: tuple[str, ...] = ("llama-cpp", "kvpress", "kvboost", "vllm")
+    workloads: tuple[str, ...] = ("paraphrase", "reordered", "many sources")
+    cases: int = 2
+    minutes: float = 11
+
+    def shortened(self) -> PeersPart:
+        return replace(self, workloads=self.workloads[:1], cases=1, minutes=4)
+
+
+PEERS_PART = PeersPart()
+
+
+def tokens_of(workload: str) -> int:
+    """How far a workload is continued: peers are compared over the same tokens as ours."""
+    return next(part.tokens for part in PLAN if part.workload == workload)

@@ -1,0 +1,15 @@
+"""The paper's ablations, of ours at ratio 0.25 and of the paper's method: what each part is worth."""
+
+from __future__ import annotations
+
+from benchmarks.systems.engine_system import EngineSystem
+from semshare_core import ReusePolicy
+
+ABLATIONS = [
+    EngineSystem("ours 0.25, zero rows", ReusePolicy(recompute_ratio=0.25, zero_fuzzy=True)),
+    EngineSystem("ours 0.25, random rows", ReusePolicy(recompute_ratio=0.25, matching="random")),
+    EngineSystem("ours 0.25, random tokens", ReusePolicy(recompute_ratio=0.25, selection="random")),
+    EngineSystem("paper 0.2, zero rows", ReusePolicy.paper(0.2, zero_fuzzy=True, retention=None)),
+    EngineSystem("paper 0.2, random rows", ReusePolicy.paper(0.2, matching="random", retention=None)),
+    EngineSystem("paper 0.2, random tokens", ReusePolicy.paper(0.2, selection="random", retention=None)),
+]

@@ -1,0 +1,50 @@
+"""transformers' own way to reuse: the cache of the longest common beginning is copied and continued."""
+
+from __future__ import annotations
+
+import copy
+import time
+from collections.abc import Callable
+
+import torch
+from transformers import DynamicCache
+
+from benchmarks.systems.answer import common_length
+from benchmarks.systems.system import Prefilled, Subject, System
+
+
+class PrefixCache(System):
+    """Timed are the search for the longest common beginning, the copy of its rows, and the rest of the prompt.
+
+    Its rows are prefilled before, as a server would have kept them. The last prompt token is always computed.
+    """
+
+    name = "prefix cache"
+
+    @torch.no_grad()
+    def ready(self, subject: Subject) -> Callable[[], Prefilled]:
+        engine, ids = subject.engine, subject.base.ids
+        references = [engine.token_ids(reference) for reference in subject.case.references]
+        target = [int(token) for token in ids[0]]
+        kept = DynamicCache(config=engine.model.config)
+        known = _longest(references, target)
+        if known:
+            engine.model(input_ids=ids[:, :known], past_key_values=kept, use_cache=True, logits_to_keep=1)
+
+        @torch.no_grad()
+        def call() -> Prefilled:
+            started = time.perf_counter()
+            known = _longest(references, target)
+            cache = copy.deepcopy(kept)
+            rest = ids[:, known:]
+            logits = engine.model(input_ids=rest, past_key_values=cache, use_cache=True, logits_to_keep=1).logits[0, -1]
+            int(logits.argmax())
+            seconds = time.perf_counter() - started
+            ratio = rest.shape[1] / ids.shape[1]
+            return Prefilled(seconds, logits, cache, subject.full_kv_bytes, ratio, "prefix" if known else "miss")
+
+        return call
+
+
+def _longest(references: list[list[int]], target: list[int]) -> int:
+    return max((common_length(reference, target[:-1]) for reference in references), default=0)

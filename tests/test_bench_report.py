@@ -1,0 +1,194 @@
+"""The benchmark suite's figures, page and plots, made of made-up items."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from xml.etree import ElementTree
+
+import pytest
+
+from bench_items import made_item, made_run
+from benchmarks.bench.figures import must_hold
+from benchmarks.bench.item import Item
+from benchmarks.bench.record import Record
+from benchmarks.report.__main__ import write_report
+from benchmarks.report.drawing import save
+from benchmarks.report.plots import lengths
+from benchmarks.report.tables import markdown, peers_table, systems_table
+from benchmarks.sections.figure import Figure
+
+
+def _only(items: list[Item], name: str) -> Figure:
+    found = [figure for figure in must_hold(items) if name in figure.name]
+    assert len(found) == 1, [figure.name for figure in found]
+    return found[0]
+
+
+def _length(tokens: int, speed: float) -> Item:
+    return made_item(
+        workload="length sweep", setting=str(tokens), case=str(tokens), full_ms=[100 * speed], ttft_ms=[100.0]
+    )
+
+
+def test_nothing_is_said_of_what_was_not_measured() -> None:
+    assert must_hold([]) == []
+
+
+@pytest.mark.parametrize(("tokens", "speed", "met"), [(5000, 6.3, True), (5000, 6.2, False), (8000, 7.9, False)])
+def test_lengths(tokens: int, speed: float, met: bool) -> None:
+    assert _only([_length(tokens, speed)], f"{tokens} tokens").met is met
+
+
+def test_one_slow_setting_breaks_the_promise_never_to_be_slower() -> None:
+    items = [_length(500, 0.99), _length(1000, 3)]
+    assert _only(items, "slowest").met is True
+    slow = made_item(workload="similarity sweep", setting="0.9 replaced", full_ms=[95.0], ttft_ms=[100.0])
+    figure = _only([*items, slow], "slowest")
+    assert figure.met is False
+    assert "0.9 replaced" in figure.measured
+
+
+def test_paraphrases() -> None:
+    good = made_item("ours 0.25", kl=[0.07] * 48, agree=[1] * 43 + [0] * 5)
+    assert _only([good], "ratio 0.25 (1): KL").met is True
+    assert _only([good], "ratio 0.25 (1): agreement").met is True
+    assert _only([good, made_item("ours 0.25", "b", kl=[0.2] * 48)], "ratio 0.25 (2): KL").met is False
+
+
+def _at(system: str, ratio: float, kl: float) -> Item:
+    return made_item(system, kl=[kl] * 4, recompute_ratio=ratio)
+
+
+def test_methods_are_compared_at_what_they_recompute() -> None:
+    ours = [_at("ours 0.1", 0.1, 0.10), _at("ours 0.5", 0.5, 0.02)]
+    better = [*ours, _at("paper 0.1", 0.1, 0.2), _at("paper 0.5", 0.5, 0.03)]
+    assert _only(better, "ours / paper").met is True
+    assert _only([*ours, _at("paper 0.1", 0.1, 0.2), _at("paper 0.5", 0.5, 0.01)], "ours / paper").met is False
+    # asked for 0.1, it recomputes 0.5: ours is read off there, not at 0.1
+    assert _only([*ours, _at("cacheblend 0.1", 0.5, 0.03)], "ours / cacheblend").met is True
+    assert _only([*ours, _at("cacheblend 0.1", 0.3, 0.05)], "ours / cacheblend").met is False  # between them: 0.06
+
+
+def test_stale_and_kept_answers() -> None:
+    def asked(number: int, answered: bool, stale: bool) -> Item:
+        return made_item(
+            "ours high",
+            str(number),
+            "codes",
+            answered=answered,
+            full_answered=True,
+            stale=stale,
+            full_stale=False,
+        )
+
+    items = [asked(number, number > 0, number == 0) for number in range(20)]
+    assert _only(items, "stale answers").met is False
+    assert _only(items[1:], "stale answers").met is True
+    assert _only(items, "kept answers").met is True  # 19 of 20
+    assert _only(items[:10], "kept answers").met is False
+
+
+def test_a_level_may_be_broken_by_seven_of_a_hundred() -> None:
+    def promise(broken: int) -> Figure:
+        items = [made_item("ours fast", str(number), kl=[0.2 if number < broken else 0.0]) for number in range(100)]
+        return _only(items, "level fast")
+
+    assert promise(7).met is True
+    assert promise(8).met is False
+
+
+def test_reordered_takes_the_fastest_that_keeps_its_answers() -> None:
+    def asked(system: str, speed: float, answered: bool) -> Item:
+        return made_item(
+            system, workload="reordered", full_ms=[100 * speed], ttft_ms=[100.0], answered=answered, full_answered=True
+        )
+
+    found = _only(
+        [asked("ours fast", 6, False), asked("ours 0.3", 4.2, True), asked("ours 0.5", 2, True)], "best speed"
+    )
+    assert found.met is True
+    assert "ours 0.3" in found.measured
+    assert _only([asked("ours fast", 6, False)], "best speed").measured == "none keeps as many"
+
+
+def test_retention() -> None:
+    all_rows = made_item("ours 0.25", workload="retention sweep", rouge_l=0.9)
+    thin = made_item("ours 0.25, retention 0.96", workload="retention sweep", kv_bytes=570, rouge_l=0.8)
+    figure = _only([all_rows, thin], "KV bytes saved")
+    assert figure.met is True
+    assert "43%" in figure.measured
+    assert "0.800" in figure.measured
+
+
+def test_peers_compete_on_their_own_cases_if_they_save_time() -> None:
+    ours = [made_item(), made_item(case="b", kl=[5.0] * 4)]
+    lossless = made_item("llama-cpp prompt-cache", full_ms=[101.0], ttft_ms=[100.0], kl=[0.0] * 4)
+    assert _only([*ours, lossless], "beside the peers").met is True
+    closer = made_item("llama-cpp prompt-cache", full_ms=[150.0], ttft_ms=[100.0], kl=[0.0] * 4)
+    assert _only([*ours, closer], "beside the peers").met is False
+    faster = made_item("kvboost selective", ttft_ms=[10.0], kl=[2.0] * 4)
+    figure = _only([*ours, faster], "beside the peers")
+    assert figure.met is False
+    assert "faster: kvboost selective (10.00×)" in figure.measured
+
+
+def test_a_peer_that_wins_is_in_bold() -> None:
+    groups = {
+        "ours fast": [made_item("ours fast", kl=[0.1])],
+        "full prefill": [made_item("full prefill", ttft_ms=[100.0], kl=[0.05])],
+        "kvpress snapkv 0.42": [made_item("kvpress snapkv 0.42", kl=[0.02], kv_bytes=580)],
+    }
+    table = peers_table(groups)
+    assert "**0.020**" in table
+    assert "**0.58**" in table
+    assert "**2.00×**" not in table  # ours is as fast
+    assert "**1.000**" not in table
+
+
+def test_empty_columns_are_left_out() -> None:
+    assert markdown(["a", "b"], [["1", "–"], ["2", ""]]) == "| a |\n| --- |\n| 1 |\n| 2 |"
+    table = systems_table({"ours fast": [made_item(), made_item(case="b", outcome="bypass")]})
+    assert "kept answers" not in table
+    assert "1 semantic, 1 bypass" in table
+
+
+def test_a_page_and_its_plots(tmp_path: Path) -> None:
+    record = Record(
+        tmp_path / "bench.json", {"settings": {"quick": True}, "command": "run me"}, items=made_run(cases=2)
+    )
+    record.notes.append("vllm: not installed")
+    stale = tmp_path / "docs" / "plots" / "bench-gone.svg"
+    stale.parent.mkdir(parents=True)
+    stale.write_text("")
+    write_report(record, tmp_path / "docs")
+    page = (tmp_path / "docs" / "benchmarks.md").read_text(encoding="utf-8")
+    plots = sorted(path.name for path in stale.parent.iterdir())
+    assert not stale.exists()
+    assert len(plots) == 10
+    for plot in plots:
+        assert f"](plots/{plot})" in page
+        ElementTree.parse(stale.parent / plot)
+    for told in (
+        "What must hold",
+        "## Reordered",
+        "`run me`",
+        "vllm: not installed",
+        "--quick",
+        "Length sweep",
+        "kvpress snapkv 0.42",
+    ):
+        assert told in page
+    assert "bible" not in page
+
+
+def test_a_plot_is_the_same_again(tmp_path: Path) -> None:
+    for name in ("one.svg", "two.svg"):
+        figure = lengths(made_run(cases=1))
+        assert figure is not None
+        save(figure, tmp_path / name)
+    assert (tmp_path / "one.svg").read_bytes() == (tmp_path / "two.svg").read_bytes()  # no date, no random names
+
+
+def test_a_page_of_nothing_says_so(tmp_path: Path) -> None:
+    write_report(Record(tmp_path / "bench.json", {}), tmp_path)
+    assert "Nothing has been measured yet" in (tmp_path / "benchmarks.md").read_text(encoding="utf-8")

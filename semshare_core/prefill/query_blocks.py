@@ -9,6 +9,7 @@ so that no model's attention has to be rewritten; models with eager attention ne
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
@@ -20,21 +21,27 @@ BLOCK_ROWS = 64
 _MIN_VISIBLE = 1024  # below, a call costs more than the products it saves
 
 
-class QueryBlocks(TorchFunctionMode):
-    """Splits masked attention of the given rows.
+def query_blocks(parts: Iterable[Tensor], visible: int) -> AbstractContextManager[Any]:
+    """For the time of the context masked attention of the given rows is split, where that saves anything.
 
     Args:
         parts: ascending query positions, one tensor per distinct set; a call is recognised by their number.
         visible: keys that the last row of a call may see.
     """
+    blocks: dict[int, list[tuple[int, int, int]]] = {}
+    for rows in parts if visible >= _MIN_VISIBLE else ():
+        if len(rows) > BLOCK_ROWS and len(rows) not in blocks:
+            blocks[len(rows)] = _blocks(rows)
+    return _QueryBlocks(blocks, visible) if blocks else nullcontext()  # the mode sees every operation, which costs
 
-    def __init__(self, parts: Iterable[Tensor], visible: int) -> None:
+
+class _QueryBlocks(TorchFunctionMode):
+    """Splits attention of as many queries as ``blocks`` knows, over ``visible`` keys."""
+
+    def __init__(self, blocks: dict[int, list[tuple[int, int, int]]], visible: int) -> None:
         super().__init__()
         self._visible = visible
-        self._blocks: dict[int, list[tuple[int, int, int]]] = {}
-        for rows in parts:
-            if visible >= _MIN_VISIBLE and len(rows) > BLOCK_ROWS and len(rows) not in self._blocks:
-                self._blocks[len(rows)] = _blocks(rows)
+        self._blocks = blocks
 
     def __torch_function__(
         self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None

@@ -9,6 +9,7 @@ so that no model's attention has to be rewritten; models with eager attention ne
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
@@ -20,22 +21,27 @@ BLOCK_ROWS = 64
 _MIN_VISIBLE = 1024  # below, a call costs more than the products it saves
 
 
-class QueryBlocks(TorchFunctionMode):
-    """Splits masked attention of the given rows.
+def query_blocks(parts: Iterable[Tensor], visible: int) -> AbstractContextManager[Any]:
+    """For the time of the context masked attention of the given rows is split, where that saves anything.
 
     Args:
         parts: ascending query positions, one tensor per distinct set; a call is recognised by their number.
         visible: keys that the last row of a call may see.
     """
+    blocks: dict[int, list[tuple[int, int, int]]] = {}
+    for rows in parts if visible >= _MIN_VISIBLE else ():
+        if len(rows) > BLOCK_ROWS and len(rows) not in blocks:
+            blocks[len(rows)] = _blocks(rows)
+    return _QueryBlocks(blocks, visible) if blocks else nullcontext()  # the mode sees every operation, which costs
 
-    def __init__(self, parts: Iterable[Tensor], visible: int) -> None:
+
+class _QueryBlocks(TorchFunctionMode):
+    """Splits attention of as many queries as ``blocks`` knows, over ``visible`` keys."""
+
+    def __init__(self, blocks: dict[int, list[tuple[int, int, int]]], visible: int) -> None:
         super().__init__()
         self._visible = visible
-        self._blocks: dict[int, list[tuple[int, int, int]]] = {}
-        self._folded: dict[tuple[int, int], tuple[Tensor, Tensor]] = {}
-        for rows in parts:
-            if visible >= _MIN_VISIBLE and len(rows) > BLOCK_ROWS and len(rows) not in self._blocks:
-                self._blocks[len(rows)] = _blocks(rows)
+        self._blocks = blocks
 
     def __torch_function__(
         self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
@@ -52,29 +58,18 @@ class QueryBlocks(TorchFunctionMode):
         self, query: Tensor, key: Tensor, value: Tensor, blocks: list[tuple[int, int, int]], kwargs: dict[str, Any]
     ) -> Tensor:
         mask, output = kwargs["attn_mask"], []
-        groups = query.shape[1] // key.shape[1]
-        options = {name: given for name, given in kwargs.items() if name not in ("attn_mask", "enable_gqa")}
+        options = {name: given for name, given in kwargs.items() if name != "attn_mask"}
         for start, end, visible in blocks:
-            # the query heads of a group attend as one head with more queries, whose products are larger
-            part = query[:, :, start:end].reshape(query.shape[0], key.shape[1], groups * (end - start), -1)
-            seen = self._fold(mask, start, end, visible, groups)
+            # grouped heads stay apart: each is work of its own for a thread, and all read one small mask
             attended = scaled_dot_product_attention(
-                part, key[:, :, :visible], value[:, :, :visible], attn_mask=seen, **options
+                query[:, :, start:end],
+                key[:, :, :visible],
+                value[:, :, :visible],
+                attn_mask=mask[:, :, start:end, :visible],
+                **options,
             )
-            output.append(attended.reshape(query.shape[0], query.shape[1], end - start, -1))
+            output.append(attended)
         return torch.cat(output, dim=2)
-
-    def _fold(self, mask: Tensor, start: int, end: int, visible: int, groups: int) -> Tensor:
-        """The block's mask, once for each query head of a group; kept for the layers that share ``mask``."""
-        part = mask[:, :, start:end, :visible]
-        if groups == 1:
-            return part
-        if mask.shape[1] > 1:  # a mask per query head is its layer's own (Doge)
-            return part.reshape(part.shape[0], -1, groups * (end - start), visible)
-        key = (id(mask), start)
-        if key not in self._folded:
-            self._folded[key] = (mask, part.repeat(1, 1, groups, 1))  # with the mask, whose id is its own as it lives
-        return self._folded[key][1]
 
 
 def _blocks(rows: Tensor) -> list[tuple[int, int, int]]:

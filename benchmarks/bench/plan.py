@@ -54,23 +54,23 @@ PLAN = (
     Part(
         "paraphrase",
         (*QUALITY, *FRONTIER, "ours 0.25", "ours 0.7", *(system.name for system in ABLATIONS)),
-        cases=7,
-        minutes=8,
+        cases=6,
+        minutes=6.5,
     ),
-    Part("paraphrase", (*LEVEL, "ours 0.25"), cases=14, minutes=3.5, first=7),
-    Part("reordered", (*QUALITY, *FRONTIER, "ours 0.7"), cases=24, minutes=9, tokens=32),
-    Part("many sources", (*QUALITY, *FRONTIER), cases=6, minutes=5.5),
-    Part("editions", (*QUALITY, "ours 0.15"), cases=40, minutes=5.5, tokens=32),
+    Part("paraphrase", (*LEVEL, "ours 0.25"), cases=14, minutes=3, first=6),
+    Part("reordered", (*QUALITY, *FRONTIER, "ours 0.7"), cases=24, minutes=7, tokens=32),
+    Part("many sources", (*QUALITY, *FRONTIER), cases=6, minutes=4.5),
+    Part("editions", (*QUALITY, "ours 0.15"), cases=40, minutes=5, tokens=32),
     Part("codes", (*QUALITY, "ours 0.15"), cases=40, minutes=3, tokens=32),
     Part("agent replay", QUALITY, cases=10, minutes=3.5),
     Part("shared context", QUALITY, cases=6, minutes=3, tokens=32),
-    Part("similarity sweep", ("ours balanced",), cases=36, minutes=4, quick=2, tokens=32, text=False, repeats=3),
+    Part("similarity sweep", ("ours balanced",), cases=36, minutes=3, quick=2, tokens=32, text=False, repeats=3),
     Part("length sweep", ("ours balanced",), cases=12, minutes=6, quick=3, tokens=32, text=False, repeats=2),
     Part("retention sweep", ("ours 0.25", *(system.name for system in RETENTION)), cases=5, minutes=2.5),
     Part("drift", ("ours balanced",), cases=DRIFT_TURNS, minutes=1.5, quick=4, tokens=32, text=False, chained=True),
     Part("misses", (*PLAIN, *LEVEL), cases=3, minutes=1.5, tokens=32, text=False, repeats=2),
     Part("overlapping", LEVEL, cases=24, minutes=2, tokens=32, text=False),
-    Part("short paraphrase", LEVEL, cases=50, minutes=2.5, tokens=32, text=False),
+    Part("short paraphrase", LEVEL, cases=60, minutes=3, tokens=32, text=False),
 )
 
 
@@ -86,7 +86,7 @@ class PeersPart:
     names: tuple[str, ...] = ("llama-cpp", "kvpress", "kvboost", "vllm")
     workloads: tuple[str, ...] = ("paraphrase", "reordered", "many sources")
     cases: int = 2
-    minutes: float = 11
+    minutes: float = 9
 
     def shortened(self) -> PeersPart:
         return replace(self, workloads=self.workloads[:1], cases=1, minutes=4)

@@ -1,0 +1,95 @@
+"""Ours without one idea at a time: what the KL becomes when the same share is recomputed."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field
+from statistics import median
+from typing import Any
+from unittest.mock import patch
+
+import numpy as np
+
+from benchmarks.corpora.bible import rows
+from benchmarks.measure import Measured, baseline, measure
+from benchmarks.sections.figure import Figure, Run, item
+from benchmarks.workloads.paraphrase import paraphrases
+from semshare_core import ReusePolicy
+from semshare_core.match import matcher
+from semshare_core.prefill.selection.combined import CombinedSelection
+from semshare_core.prompt import Prompt
+from semshare_core.quality.calibration_prompts import default_pairs
+
+RATIOS = (0.1, 0.25)
+PAIRS, PARAPHRASES, TOKENS = 18, 4, 32
+AS_IT_IS = "as it is"
+
+
+@dataclass(frozen=True)
+class Variant:
+    """Settings that differ from ours, and what is switched off in the code where no setting does it."""
+
+    name: str
+    settings: dict[str, Any] = field(default_factory=dict)
+    without: tuple[object, str, object] | None = None
+
+    def switched(self) -> AbstractContextManager[object]:
+        return nullcontext() if self.without is None else patch.object(*self.without)
+
+
+VARIANTS = (
+    Variant(AS_IT_IS),
+    Variant("rows of unrelated text serve, too", without=(matcher, "KINDRED_SHARE", 0.0)),
+    Variant("facts that differ have to be chosen", without=(CombinedSelection, "computes_stale", False)),
+    Variant("no halos", {"halo": 0, "seam_halo": 0}),
+    Variant("without what the question reads", without=(CombinedSelection, "needs_influence", False)),
+    Variant("one reference per prompt", {"max_references": 1}),
+    Variant("fuzzy tokens computed, never served", {"matching": "runs"}),
+    Variant("fuzzy tokens matched by LSH", {"matching": "lsh"}),
+    Variant("ranked by key deviation (CacheBlend)", {"selection": "deviation"}),
+    Variant("changed tokens, then the order of the text", {"selection": "non_exact"}),
+    Variant("seams, then the order of the text", {"selection": "seams"}),
+    Variant("ranked at random", {"selection": "random"}),
+)
+
+
+def ideas(run: Run) -> Iterator[Figure]:
+    """Each variant's KL over all prompts, at each ratio."""
+    found: dict[tuple[str, float], list[tuple[str, Measured]]] = defaultdict(list)
+    for number, (name, references, target) in enumerate(_prompts(run)):
+        run.engine.pool.clear()
+        run.engine.warm(references)
+        base = baseline(run.engine, target, TOKENS)
+        for variant in VARIANTS:
+            for ratio in RATIOS:
+                with variant.switched():
+                    measured = measure(run.engine, target, ReusePolicy(recompute_ratio=ratio, **variant.settings), base)
+                found[variant.name, ratio].append((name, measured))
+        run.say(f"{number + 1} {name}")
+    run.engine.pool.clear()
+    for ratio in RATIOS:
+        ours = [measured for _, measured in found[AS_IT_IS, ratio]]
+        for variant in VARIANTS:
+            several = found[variant.name, ratio]
+            told = _told([measured for _, measured in several], ours)
+            yield Figure(f"ratio {ratio}: {variant.name}", told, items=[item(*each) for each in several])
+
+
+def _prompts(run: Run) -> list[tuple[str, list[Prompt], Prompt]]:
+    pairs: list[tuple[str, list[Prompt], Prompt]] = [
+        (pair.id, list(pair.references), pair.target) for pair in default_pairs(run.count(PAIRS), seed=1)
+    ]
+    rewrites = paraphrases(rows()[: run.count(PARAPHRASES)])
+    return pairs + [(pair.id, [pair.reference_prompt], pair.target_prompt) for pair in rewrites]
+
+
+def _told(found: Sequence[Measured], ours: Sequence[Measured]) -> str:
+    kl = np.array([measured.kl for measured in found])
+    worse = sum(other.kl > own.kl for other, own in zip(found, ours, strict=True))
+    spent = float(np.mean([measured.report.recompute_ratio for measured in found]))
+    return (
+        f"KL mean {kl.mean():.4f}, median {median(kl):.4f}, largest {kl.max():.3f}; recomputed {spent:.3f}; "
+        f"worse on {worse} of {len(found)}"
+    )

@@ -46,7 +46,7 @@ def margin_for(
     for margin in MARGINS:
         index = chosen(forecast, limit, float(margin))
         broken = (index >= 0) & (np.take_along_axis(measured, np.maximum(index, 0)[:, None], axis=1)[:, 0] > limit)
-        uneven = any(broken[group].sum() > max(1.0, share * group.sum()) for group in groups)
+        uneven = any(broken[group].sum() > 1 + share * group.sum() for group in groups)
         if uneven or binomial_tail(int(broken.sum()), len(broken), share) > RISK:
             break
         best = float(margin)

@@ -61,7 +61,7 @@ PLAN = (
     Part("reordered", (*QUALITY, *FRONTIER, "ours 0.7"), cases=24, minutes=7, tokens=32),
     Part("many sources", (*QUALITY, *FRONTIER), cases=6, minutes=4.5),
     Part("editions", (*QUALITY, "ours 0.15"), cases=40, minutes=5, tokens=32),
-    Part("codes", (*QUALITY, "ours 0.15"), cases=40, minutes=3, tokens=32),
+    Part("codes", (*QUALITY, "ours 0.15"), cases=40, minutes=4, tokens=32),
     Part("agent replay", QUALITY, cases=10, minutes=3.5),
     Part("shared context", QUALITY, cases=6, minutes=3, tokens=32),
     Part("similarity sweep", ("ours balanced",), cases=36, minutes=3, quick=2, tokens=32, text=False, repeats=3),
@@ -70,7 +70,7 @@ PLAN = (
     Part("drift", ("ours balanced",), cases=DRIFT_TURNS, minutes=1.5, quick=4, tokens=32, text=False, chained=True),
     Part("misses", (*PLAIN, *LEVEL), cases=3, minutes=1.5, tokens=32, text=False, repeats=2),
     Part("overlapping", LEVEL, cases=24, minutes=2, tokens=32, text=False),
-    Part("short paraphrase", LEVEL, cases=60, minutes=3, tokens=32, text=False),
+    Part("short paraphrase", LEVEL, cases=60, minutes=6, tokens=32, text=False),
 )
 
 
@@ -86,7 +86,7 @@ class PeersPart:
     names: tuple[str, ...] = ("llama-cpp", "kvpress", "kvboost", "vllm")
     workloads: tuple[str, ...] = ("paraphrase", "reordered", "many sources")
     cases: int = 2
-    minutes: float = 9
+    minutes: float = 8
 
     def shortened(self) -> PeersPart:
         return replace(self, workloads=self.workloads[:1], cases=1, minutes=4)

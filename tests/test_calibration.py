@@ -322,14 +322,14 @@ def pair(number: int, target: str | None = None) -> CalibrationPair:
 def test_a_pair_is_measured_beside_the_full_prefill_and_leaves_nothing_behind() -> None:
     engine = tiny_engine()
     engine.warm(["Something of somebody else's that must stay where it is, whatever happens here, for it is theirs."])
-    before = len(engine.pool)
+    before = engine.pool.stats().entries
     found = observe(engine, pair(1))
     assert found is not None
     assert len(found.kl) == len(found.seconds) == len(RATIOS)
     assert found.kl[0] > 0
     assert min(found.kl) >= -1e-6
     assert found.plan.tokens == len(engine.token_ids(pair(1).target))
-    assert len(engine.pool) == before
+    assert engine.pool.stats().entries == before
 
 
 def test_everything_computed_is_the_full_prefill() -> None:

@@ -1,6 +1,6 @@
 """What is measured: which systems on which workload, on how many cases, for how long at most.
 
-Sized for two threads of a quiet machine: all parts together take at most 75 minutes, and with `--quick`, which takes
+Sized for two threads of a quiet machine: all parts together take about 50 minutes, and with `--quick`, which takes
 the first case or two of each, at most 10. A part whose minutes are used up takes no further case.
 """
 
@@ -55,22 +55,22 @@ PLAN = (
         "paraphrase",
         (*QUALITY, *FRONTIER, "ours 0.25", "ours 0.7", *(system.name for system in ABLATIONS)),
         cases=6,
-        minutes=6.5,
+        minutes=4.5,
     ),
-    Part("paraphrase", (*LEVEL, "ours 0.25"), cases=14, minutes=3, first=6),
-    Part("reordered", (*QUALITY, *FRONTIER, "ours 0.7"), cases=24, minutes=7, tokens=32),
-    Part("many sources", (*QUALITY, *FRONTIER), cases=6, minutes=4.5),
-    Part("editions", (*QUALITY, "ours 0.15"), cases=40, minutes=5, tokens=32),
-    Part("codes", (*QUALITY, "ours 0.15"), cases=40, minutes=4, tokens=32),
-    Part("agent replay", QUALITY, cases=10, minutes=3.5),
-    Part("shared context", QUALITY, cases=6, minutes=3, tokens=32),
-    Part("similarity sweep", ("ours balanced",), cases=36, minutes=3, quick=2, tokens=32, text=False, repeats=3),
-    Part("length sweep", ("ours balanced",), cases=12, minutes=6, quick=3, tokens=32, text=False, repeats=2),
-    Part("retention sweep", ("ours 0.25", *(system.name for system in RETENTION)), cases=5, minutes=2.5),
-    Part("drift", ("ours balanced",), cases=DRIFT_TURNS, minutes=1.5, quick=4, tokens=32, text=False, chained=True),
-    Part("misses", (*PLAIN, *LEVEL), cases=3, minutes=1.5, tokens=32, text=False, repeats=2),
-    Part("overlapping", LEVEL, cases=24, minutes=2, tokens=32, text=False),
-    Part("short paraphrase", LEVEL, cases=60, minutes=6, tokens=32, text=False),
+    Part("paraphrase", (*LEVEL, "ours 0.25"), cases=14, minutes=2, first=6),
+    Part("reordered", (*QUALITY, *FRONTIER, "ours 0.7"), cases=24, minutes=5.5, tokens=32),
+    Part("many sources", (*QUALITY, *FRONTIER), cases=6, minutes=3.5),
+    Part("editions", (*QUALITY, "ours 0.15"), cases=40, minutes=4, tokens=32),
+    Part("codes", (*QUALITY, "ours 0.15"), cases=40, minutes=2.5, tokens=32),
+    Part("agent replay", QUALITY, cases=10, minutes=2.5),
+    Part("shared context", QUALITY, cases=6, minutes=2, tokens=32),
+    Part("similarity sweep", ("ours balanced",), cases=36, minutes=2.5, quick=2, tokens=32, text=False, repeats=3),
+    Part("length sweep", ("ours balanced",), cases=12, minutes=5, quick=3, tokens=32, text=False, repeats=2),
+    Part("retention sweep", ("ours 0.25", *(system.name for system in RETENTION)), cases=5, minutes=1.5),
+    Part("drift", ("ours balanced",), cases=DRIFT_TURNS, minutes=1, quick=4, tokens=32, text=False, chained=True),
+    Part("misses", (*PLAIN, *LEVEL), cases=3, minutes=1, tokens=32, text=False, repeats=2),
+    Part("overlapping", LEVEL, cases=40, minutes=2, tokens=32, text=False),
+    Part("short paraphrase", LEVEL, cases=60, minutes=3, tokens=32, text=False),
 )
 
 
@@ -86,7 +86,7 @@ class PeersPart:
     names: tuple[str, ...] = ("llama-cpp", "kvpress", "kvboost", "vllm")
     workloads: tuple[str, ...] = ("paraphrase", "reordered", "many sources")
     cases: int = 2
-    minutes: float = 8
+    minutes: float = 6
 
     def shortened(self) -> PeersPart:
         return replace(self, workloads=self.workloads[:1], cases=1, minutes=4)

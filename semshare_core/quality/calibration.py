@@ -120,7 +120,7 @@ class Calibration(BaseModel):
 
     @property
     def name(self) -> str:
-        """Eight hexadecimal digits: the same for the same measurements."""
+        """The same eight hexadecimal digits for the same measurements."""
         told = self.model_dump_json(exclude={"observations"})
         return hashlib.blake2b(told.encode(), digest_size=4).hexdigest()
 
@@ -153,7 +153,7 @@ class Calibration(BaseModel):
         return self.cost.reuse(situation.tokens, situation.computed(ratio)) < full
 
     def to_json(self) -> str:
-        """As :meth:`model_validate_json` reads it, an observation a line."""
+        """As pydantic reads it again, an observation a line."""
         head = self.model_dump(mode="json", exclude={"observations"})
         rows = [json.dumps(item.model_dump(mode="json")) for item in self.observations]
         text = json.dumps(head, indent=1)

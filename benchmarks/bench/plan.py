@@ -1,6 +1,6 @@
 """What is measured: which systems on which workload, on how many cases, for how long at most.
 
-Sized for two threads of a quiet machine: all parts together take about 50 minutes, and with `--quick`, which takes
+Sized for two threads of a quiet machine: all parts together take about 45 minutes, and with `--quick`, which takes
 the first case or two of each, at most 10. A part whose minutes are used up takes no further case.
 """
 
@@ -58,9 +58,9 @@ PLAN = (
         minutes=4.5,
     ),
     Part("paraphrase", (*LEVEL, "ours 0.25"), cases=14, minutes=2, first=6),
-    Part("reordered", (*QUALITY, *FRONTIER, "ours 0.7"), cases=24, minutes=5.5, tokens=32),
+    Part("reordered", (*QUALITY, *FRONTIER, "ours 0.7"), cases=24, minutes=4.5, tokens=32),
     Part("many sources", (*QUALITY, *FRONTIER), cases=6, minutes=3.5),
-    Part("editions", (*QUALITY, "ours 0.15"), cases=40, minutes=4, tokens=32),
+    Part("editions", (*QUALITY, "ours 0.15"), cases=40, minutes=3.5, tokens=32),
     Part("codes", (*QUALITY, "ours 0.15"), cases=40, minutes=2.5, tokens=32),
     Part("agent replay", QUALITY, cases=10, minutes=2.5),
     Part("shared context", QUALITY, cases=6, minutes=2, tokens=32),
@@ -86,7 +86,7 @@ class PeersPart:
     names: tuple[str, ...] = ("llama-cpp", "kvpress", "kvboost", "vllm")
     workloads: tuple[str, ...] = ("paraphrase", "reordered", "many sources")
     cases: int = 2
-    minutes: float = 6
+    minutes: float = 5
 
     def shortened(self) -> PeersPart:
         return replace(self, workloads=self.workloads[:1], cases=1, minutes=4)

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from semshare_core import ReusePolicy, SemShareEngine
 from semshare_core.command.main import main
@@ -426,6 +427,17 @@ def test_an_engine_finds_its_models_calibration_and_no_others(own_cache: Path) -
     assert tiny_engine().calibration == found
     assert tiny_engine(calibration=None).calibration is None
     assert SemShareEngine(tiny_model("qwen2"), tokenizer).calibration is None
+
+
+@pytest.mark.real
+def test_the_demo_model_comes_calibrated(
+    own_cache: Path, demo: tuple[PreTrainedModel, PreTrainedTokenizerBase]
+) -> None:
+    found = find_calibration(*demo)
+    assert found is not None
+    assert found.fingerprint == identity(*demo)
+    assert len(found.observations) >= 120
+    assert all(margin is not None for margin in found.margins.values())
 
 
 def test_a_damaged_calibration_is_warned_of_and_not_used(own_cache: Path) -> None:

@@ -1,0 +1,122 @@
+"""What is forecast of a call: its divergence, with the margin that keeps a promise, and its time."""
+
+from __future__ import annotations
+
+from math import comb
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from made_up_calibration import situation
+from semshare_core.quality.calibration import RATIOS
+from semshare_core.quality.cost import CostModel
+from semshare_core.quality.forecast import Forecast, log_kl
+from semshare_core.quality.risk import RISK, binomial_tail, chosen, margin_for
+from semshare_core.quality.situation import FEATURES
+
+# --- the forecast ---
+
+
+def test_a_forecast_finds_what_the_kl_depends_on() -> None:
+    features = np.stack([situation(seed).features(0.2) for seed in range(200)])
+    kl = np.exp(2 * features[:, 6] - 3)  # the share served fuzzily alone
+    found = Forecast.fit(features, kl).log_kl(features)
+    assert np.abs(found - log_kl(kl)).mean() < 0.05
+
+
+def test_a_forecast_does_not_go_beyond_what_was_seen() -> None:
+    features = np.stack([situation(seed).features(0.2) for seed in range(50)])
+    fitted = Forecast.fit(features, np.exp(features[:, 2] - 8))
+    highest = features.max(axis=0)
+    assert fitted.log_kl(highest * 10) == pytest.approx(fitted.log_kl(np.maximum(highest, highest * 10)))
+    assert fitted.log_kl(np.full(len(FEATURES), 1e9)) == pytest.approx(fitted.log_kl(highest))
+
+
+def test_features_are_named_and_what_must_be_computed_counts_as_computed() -> None:
+    plan = situation(3, must=200)
+    assert len(plan.features(0.1)) == len(FEATURES)
+    assert plan.computed(0.0) == 200
+    assert plan.computed(1.0) == plan.window
+    assert plan.features(0.0) == pytest.approx(plan.features(200 / plan.tokens))
+
+
+# --- the margin ---
+
+
+@pytest.mark.parametrize("share", [0.05, 0.3])
+def test_the_binomial_tail(share: float) -> None:
+    assert binomial_tail(0, 45, share) == pytest.approx((1 - share) ** 45)
+    assert binomial_tail(45, 45, share) == pytest.approx(1)
+    by_hand = sum(comb(20, k) * share**k * (1 - share) ** (20 - k) for k in range(4))
+    assert binomial_tail(3, 20, share) == pytest.approx(by_hand)
+
+
+@given(st.integers(0, 10_000), st.integers(60, 200), st.floats(0.0, 2.0))
+def test_a_margin_is_evidence_enough_and_never_careless(seed: int, calls: int, noise: float) -> None:
+    rng = np.random.default_rng(seed)
+    forecast = np.sort(rng.normal(-4, 1.5, (calls, 5)), axis=1)[:, ::-1]
+    measured = forecast + rng.normal(0, noise, (calls, 1))
+    limit = float(log_kl(0.05))
+    margin = margin_for(forecast, measured, limit, 0.05, ["one"] * calls)
+    if margin is None:
+        return
+    index = chosen(forecast, limit, margin)
+    taken = index >= 0
+    broken = int((taken & (measured[np.arange(calls), np.maximum(index, 0)] > limit)).sum())
+    assert binomial_tail(broken, calls, 0.05) <= RISK
+
+
+def test_the_promise_holds_for_calls_that_calibration_never_saw() -> None:
+    """Over many draws of calibration prompts, margins that fail are about as rare as promised."""
+    limit, failed = 0.0, 0
+    for seed in range(60):
+        rng = np.random.default_rng(seed)
+        forecast = np.sort(rng.normal(0, 1, (2120, 6)), axis=1)[:, ::-1]
+        measured = forecast + rng.normal(0, 1, (2120, 1))
+        margin = margin_for(forecast[:120], measured[:120], limit, 0.05, ["one"] * 120)
+        assert margin is not None
+        index = chosen(forecast[120:], limit, margin)
+        beyond = (index >= 0) & (measured[120:][np.arange(2000), np.maximum(index, 0)] > limit)
+        failed += beyond.mean() > 0.05
+    assert failed <= 15, "at most one in ten is expected"
+
+
+def test_one_kind_of_work_does_not_pay_for_another() -> None:
+    rng = np.random.default_rng(0)
+    forecast = np.tile(np.linspace(0, -5, 6), (120, 1))
+    measured = forecast + rng.normal(0, 0.1, (120, 1))
+    measured[::20] += 4  # six calls of 120, which alone would be allowed at most
+    kinds = ["plain"] * 120
+    hard = ["hard" if number % 20 == 0 else "plain" for number in range(120)]
+    together = margin_for(forecast[:], measured, -1.0, 0.06, kinds)
+    apart = margin_for(forecast[:], measured, -1.0, 0.06, hard)
+    assert together is not None
+    assert apart is None or apart > together
+
+
+def test_the_first_ratio_within_the_bound_is_chosen() -> None:
+    forecast = np.array([[0.0, -1.0, -2.0], [5.0, 5.0, 5.0]])
+    assert chosen(forecast, -0.5, 0.0).tolist() == [1, -1]
+    assert chosen(forecast, -0.5, 1.0).tolist() == [2, -1]
+
+
+# --- the time ---
+
+
+def test_a_cost_model_finds_what_made_the_times() -> None:
+    rng = np.random.default_rng(0)
+    tokens = rng.uniform(200, 6000, 60)
+    true = CostModel(fixed=0.05, row=2e-3, pair=3e-7, laid=1e-5)
+    rows = np.outer(tokens, RATIOS)
+    seconds = np.array([[true.reuse(int(n), int(k)) for k in line] for n, line in zip(tokens, rows, strict=True)])
+    found = CostModel.fit(np.floor(tokens), np.array([true.full(int(n)) for n in tokens]), np.floor(rows), seconds)
+    assert found.reuse(3000, 300) == pytest.approx(true.reuse(3000, 300), rel=0.02)
+    assert found.full(3000) == pytest.approx(true.full(3000), rel=0.02)
+
+
+def test_no_coefficient_is_below_zero() -> None:
+    tokens = np.array([100.0, 200.0, 300.0])
+    found = CostModel.fit(tokens, 1e-3 * tokens, np.outer(tokens, (0.1, 0.5)), np.outer(1e-4 * tokens, (3.0, 1.0)))
+    assert min(found.model_dump().values()) >= 0

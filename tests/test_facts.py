@@ -64,6 +64,17 @@ def test_the_rest_of_a_number_follows_its_changed_digit() -> None:
     assert stale(old, new, fuzzy=[2]) == [2, 3, 4]
 
 
+def test_digits_that_agree_by_chance_belong_to_the_number_that_differs() -> None:
+    old, new = ids("the", "1", "9", "7", "\u0120of"), ids("the", "1", "7", "7", "\u0120of")
+    assert stale(old, new, fuzzy=[1, 2, 3]) == [1, 2, 3]
+    assert stale(old, new, fuzzy=[2, 3]) == [2, 3], "what an identical run serves has read what it reads now"
+
+
+def test_the_pieces_of_a_name_follow_its_changed_begin() -> None:
+    old, new = ids("\u0120in", "\u0120Paris", "the", "\u0120of"), ids("\u0120in", "\u0120London", "the", "\u0120of")
+    assert stale(old, new, fuzzy=[1]) == [1, 2]
+
+
 def test_halo_follows_every_fact_and_ends_with_the_prompt() -> None:
     old, new = (
         ids("the", "\u0120Paris", "\u0120of", "\u0120in", "1"),

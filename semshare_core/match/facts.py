@@ -15,6 +15,7 @@ from transformers import PreTrainedTokenizerBase
 
 from semshare_core.match.plan import ReferenceTokens, ReusePlan, Source, Tokens
 
+_SPACES = ("\u0120", "\u2581")
 _MARKERS = "\u0120\u2581#\u010a "  # of a space or a word's continuation, in the vocabularies of tokenizers
 
 
@@ -28,14 +29,20 @@ class FactTokens:
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, size: int) -> None:
         self._table = np.zeros(size, bool)
-        for spelling, token in tokenizer.get_vocab().items():
+        self._continues = np.zeros(size, bool)
+        vocabulary = tokenizer.get_vocab()
+        spaced = any(spelling.startswith(_SPACES) for spelling in vocabulary)  # else no spelling shows where words begin
+        for spelling, token in vocabulary.items():
             if token < size:
                 self._table[token] = _tells(spelling)
+                self._continues[token] = spaced and spelling[:1].isalnum() and not spelling.startswith(_SPACES)
 
     def changed(
         self, plan: ReusePlan, target: Tokens, references: Sequence[ReferenceTokens], halo: int
     ) -> NDArray[np.bool_]:
         """Bool [n]: fuzzily served tokens whose fact differs, the rest of that fact, and ``halo`` tokens behind it.
+
+        A digit may agree by chance while its number differs: its row comes out of the other number, or out of a third.
 
         Args:
             plan: of ``target``.
@@ -51,14 +58,23 @@ class FactTokens:
                 stale[places] = (old != new) & (self._table[old] | self._table[new])
         if not stale.any():
             return stale
-        # a number is several tokens: those that follow within it have read the wrong begin
-        telling = self._table[target]
-        broken = np.where(telling, 0, np.arange(1, len(target) + 1))
-        within = np.maximum.accumulate(broken)  # the last ordinary token before each, counted from 1
-        last = np.maximum.accumulate(np.where(stale, np.arange(1, len(target) + 1), 0))
-        stale |= telling & (last > within)
+        # numbers and names are several tokens: those that follow within one have read the wrong begin
+        within = self._table[target] | self._continues[target]
+        fact = _reached(stale, within)
+        # and those before it that were matched one by one, not as part of what stands around them
+        loose = self._table[target] & (plan.source == Source.FUZZY)
+        fact |= _reached(fact[::-1], loose[::-1])[::-1]
+        stale = _reached(fact, within)
         last = np.maximum.accumulate(np.where(stale, np.arange(len(target)), -1))
         return np.asarray((last >= 0) & (np.arange(len(target)) - last <= halo))
+
+
+def _reached(start: NDArray[np.bool_], within: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """Bool [n]: ``start``, and the tokens of ``within`` that follow one of it without a gap."""
+    number = np.arange(1, len(start) + 1)
+    outside = np.maximum.accumulate(np.where(within | start, 0, number))  # the last token before each that is neither
+    last = np.maximum.accumulate(np.where(start, number, 0))
+    return start | (within & (last > outside))
 
 
 def _tells(spelling: str) -> bool:

@@ -35,7 +35,7 @@ _SPACE = re.compile(r"[ \t]*\n[ \t]*")
 _PASSAGE_WORDS = (40, 180)
 _LENGTHS = (200, 1000)  # words of a target, drawn evenly on a logarithmic scale
 _LONG = (1500, 3500)  # of every so many rounds of kinds one is long
-_LONG_EVERY = 5
+_LONG_EVERY = 4
 
 
 @dataclass(frozen=True)

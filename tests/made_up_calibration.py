@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, replace
+from dataclasses import replace
 
 import numpy as np
 
@@ -30,6 +30,8 @@ def situation(seed: int, **changes: float) -> Situation:
         question=20,
         references=int(rng.integers(1, 5)),
         similarity=float(rng.uniform(0.9, 1)),
+        estranged=float(rng.uniform(0, 0.6)) * n,
+        begins=float(rng.uniform(0, 0.1)) * n,
     )
     return replace(made, **changes)  # type: ignore[arg-type]
 
@@ -46,7 +48,7 @@ def observations(count: int, noise: float = 0.3, scale: float = 0.2) -> list[Obs
                 id=str(number),
                 prompts=str(number),
                 kind="ab"[number % 2],
-                situation=asdict(plan),
+                situation=plan,
                 kl=[scale * factor * (1 - ratio) ** 4 for ratio in RATIOS],
                 seconds=[0.02 + 2e-3 * plan.computed(ratio) + 1e-5 * plan.tokens for ratio in RATIOS],
                 full_seconds=2e-3 * plan.tokens,

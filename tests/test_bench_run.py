@@ -100,11 +100,21 @@ def test_the_text_is_what_the_engine_would_answer(runner: Runner) -> None:
 
 
 def test_repetitions_and_left_out_texts(runner: Runner) -> None:
-    _run(runner, _part("ours balanced", "full prefill", repeats=3, text=False), CASE)
+    _run(runner, _part("ours balanced", "full prefill", repeats=2, text=False), CASE)
     for item in runner.record.items:
-        assert len(item.ttft_ms) == 3
-        assert len(item.full_ms) == 6  # before and after each
+        assert len(item.ttft_ms) == 6  # short ones thrice as often
+        assert len(item.full_ms) == 12  # before and after each
         assert item.text is item.rouge_l is item.answered is item.stale is None
+
+
+def test_screened_parts_measure_what_the_full_prefill_answers(runner: Runner) -> None:
+    said = runner.subject(CASE, 12, text=True)
+    right = replace(CASE, id="two", gold=(said.ending.text(said.full_tokens),))
+    _run(runner, _part("ours 0.25", screened=True), CASE, right)
+    assert [item.case for item in runner.record.items] == ["two"]
+    assert runner.record.items[0].full_answered
+    assert runner.record.parts[-1]["measured"] == 1
+    assert "of 2 more cases the full prefill answers 1" in runner.record.notes[-1]
 
 
 def test_a_chain_is_served_from_what_it_left(runner: Runner) -> None:

@@ -49,7 +49,7 @@ def test_a_pair_is_measured_beside_the_full_prefill_and_leaves_nothing_behind() 
     assert len(found.kl) == len(found.seconds) == len(RATIOS)
     assert found.kl[0] > 0
     assert min(found.kl) >= -1e-6
-    assert found.plan.tokens == len(engine.token_ids(pair(1).target))
+    assert found.situation.tokens == len(engine.token_ids(pair(1).target))
     assert engine.pool.stats().entries == before
 
 

@@ -1,6 +1,6 @@
 """What is measured: which systems on which workload, on how many cases, for how long at most.
 
-Sized for two threads of a quiet machine: all parts together take about 45 minutes, and with `--quick`, which takes
+Sized for two threads of a quiet machine: all parts together take about 70 minutes, and with `--quick`, which takes
 the first case or two of each, at most 10. A part whose minutes are used up takes no further case.
 """
 
@@ -17,7 +17,9 @@ from benchmarks.systems.retention import RETENTION
 LEVEL = tuple(system.name for system in LEVELS)
 PLAIN = ("full prefill", "prefix cache")
 QUALITY = (*PLAIN, *LEVEL, "paper", "cacheblend")
+BALANCED = "ours balanced"
 OURS = tuple(f"ours {ratio}" for ratio in RATIOS)
+CURVE = (*LEVEL, "ours 0.05", *OURS, "ours 0.7")
 FRONTIER = (*OURS, *(f"{method} {ratio}" for method in ("paper", "cacheblend") for ratio in RATIOS))
 
 
@@ -29,9 +31,10 @@ class Part:
         minutes: no further case is begun when they are used up.
         first: so many cases of the workload are another part's.
         quick: cases with ``--quick``.
-        repeats: TTFTs timed of each system; the median counts.
+        repeats: TTFTs timed of each system, short ones thrice as often; the median counts.
         tokens: continued along the full prefill, and at most in an answer.
         text: whether the systems' own answers are asked for.
+        screened: only cases that the full prefill answers rightly are measured.
         chained: each case is stored as its system served it, for the next one to be served from.
     """
 
@@ -44,6 +47,7 @@ class Part:
     repeats: int = 1
     tokens: int = 48
     text: bool = True
+    screened: bool = False
     chained: bool = False
 
     def shortened(self) -> Part:
@@ -55,22 +59,24 @@ PLAN = (
         "paraphrase",
         (*QUALITY, *FRONTIER, "ours 0.25", "ours 0.7", *(system.name for system in ABLATIONS)),
         cases=6,
-        minutes=4.5,
+        minutes=7,
     ),
     Part("paraphrase", (*LEVEL, "ours 0.25"), cases=14, minutes=2, first=6),
-    Part("reordered", (*QUALITY, *FRONTIER, "ours 0.7"), cases=24, minutes=4.5, tokens=32),
-    Part("many sources", (*QUALITY, *FRONTIER), cases=6, minutes=3.5),
-    Part("editions", (*QUALITY, "ours 0.15"), cases=40, minutes=3.5, tokens=32),
-    Part("codes", (*QUALITY, "ours 0.15"), cases=40, minutes=2.5, tokens=32),
+    Part("reordered", (*QUALITY, *FRONTIER, "ours 0.7"), cases=24, minutes=5.5, tokens=32),
+    Part("reordered", CURVE, cases=150, minutes=5, first=24, tokens=32, screened=True),
+    Part("many sources", (*QUALITY, *FRONTIER), cases=6, minutes=6),
+    Part("editions", (*QUALITY, "ours 0.15"), cases=40, minutes=4.5, tokens=32),
+    Part("codes", (*QUALITY, "ours 0.15"), cases=40, minutes=3, tokens=32),
     Part("agent replay", QUALITY, cases=10, minutes=2.5),
     Part("shared context", QUALITY, cases=6, minutes=2, tokens=32),
-    Part("similarity sweep", ("ours balanced",), cases=36, minutes=2.5, quick=2, tokens=32, text=False, repeats=3),
-    Part("length sweep", ("ours balanced",), cases=12, minutes=5, quick=3, tokens=32, text=False, repeats=2),
-    Part("retention sweep", ("ours 0.25", *(system.name for system in RETENTION)), cases=5, minutes=1.5),
-    Part("drift", ("ours balanced",), cases=DRIFT_TURNS, minutes=1, quick=4, tokens=32, text=False, chained=True),
-    Part("misses", (*PLAIN, *LEVEL), cases=3, minutes=1, tokens=32, text=False, repeats=2),
-    Part("overlapping", LEVEL, cases=40, minutes=2, tokens=32, text=False),
-    Part("short paraphrase", LEVEL, cases=60, minutes=3, tokens=32, text=False),
+    Part("similarity sweep", (BALANCED,), cases=18, minutes=4, quick=2, tokens=32, text=False, repeats=2),
+    Part("length sweep", (BALANCED,), cases=12, minutes=6, quick=3, tokens=32, text=False, repeats=2),
+    Part("retention sweep", ("ours 0.25", *(system.name for system in RETENTION)), cases=5, minutes=2.5),
+    Part("drift", (BALANCED,), cases=DRIFT_TURNS, minutes=1, quick=4, tokens=32, text=False, chained=True),
+    Part("misses", (*PLAIN, *LEVEL), cases=3, minutes=1, tokens=32, text=False),
+    Part("overlapping", LEVEL, cases=40, minutes=3.5, tokens=32, text=False),
+    Part("codes", LEVEL, cases=60, minutes=3, first=40, tokens=32, text=False),
+    Part("short paraphrase", LEVEL, cases=100, minutes=6, tokens=32, text=False),
 )
 
 
@@ -86,7 +92,7 @@ class PeersPart:
     names: tuple[str, ...] = ("llama-cpp", "kvpress", "kvboost", "vllm")
     workloads: tuple[str, ...] = ("paraphrase", "reordered", "many sources")
     cases: int = 2
-    minutes: float = 5
+    minutes: float = 8
 
     def shortened(self) -> PeersPart:
         return replace(self, workloads=self.workloads[:1], cases=1, minutes=4)

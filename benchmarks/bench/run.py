@@ -14,7 +14,7 @@ from benchmarks.bench.metrics import KL, SPEED
 from benchmarks.bench.plan import Part
 from benchmarks.bench.record import Record
 from benchmarks.bench.workloads import FIRST_TURN
-from benchmarks.case import Case
+from benchmarks.case import Case, answers
 from benchmarks.measure import Baseline, baseline, full_prefill
 from benchmarks.systems import Sample, Subject, System
 from benchmarks.systems.engine_system import EngineSystem
@@ -23,6 +23,8 @@ from semshare_core.prefill.cache import kv_bytes
 
 _FULL_STAYS_FRESH = 4.0
 """A full prefill is timed anew after so many times its own duration: the machine has other work by then."""
+_SHORT_SECONDS, _SHORT_REPEATS = 3.0, 3
+"""Where calls are repeated, full prefills below so many seconds are timed so many times as often: noise weighs more."""
 
 
 class FullClock:
@@ -70,10 +72,10 @@ class Runner:
     def run(self, part: Part, cases: Sequence[Case], systems: Sequence[System]) -> None:
         """The part's cases, while its minutes last."""
         budget = Budget(60 * part.minutes)
-        started, done = time.perf_counter(), 0
+        started, seen, done = time.perf_counter(), 0, 0
         for case in budget.take(cases):
-            self._case(part, case, _rotated(systems, done), first=not done)
-            done += 1
+            done += self._case(part, case, _rotated(systems, done), first=not done)
+            seen += 1
         self.record.parts.append(
             {
                 "workload": part.workload,
@@ -83,7 +85,9 @@ class Runner:
                 "seconds": round(time.perf_counter() - started, 1),
             }
         )
-        if budget.stopped:
+        if part.screened:
+            self.note(f"{part.workload}: of {seen} more cases the full prefill answers {done}, and these are measured")
+        elif budget.stopped:
             self.note(f"{part.workload}: {done} of {len(cases)} cases; the {part.minutes:g} minutes were used up")
         self.record.write()
 
@@ -107,22 +111,30 @@ class Runner:
         """As the workloads' builders want it."""
         return len(self.engine.tokenizer(text, verbose=False)["input_ids"])
 
-    def _case(self, part: Part, case: Case, systems: Sequence[System], *, first: bool) -> None:
-        """``first``: of its part, where each system is called untimed before, for what starts up and for its memory."""
+    def _case(self, part: Part, case: Case, systems: Sequence[System], *, first: bool) -> bool:
+        """Measure a case, or leave it out where it is screened.
+
+        ``first``: of its part, where each system is called untimed before, for what starts up and for its memory.
+        """
         if not part.chained or case.setting == FIRST_TURN:
             self.engine.pool.clear()
-            self.engine.warm(list(case.references))
         subject = self.subject(case, part.tokens, part.text)
+        if part.screened and not answers(subject.ending.text(subject.full_tokens), case.gold):
+            return False
+        if not part.chained or case.setting == FIRST_TURN:
+            self.engine.warm(list(case.references))
         peaks = {system.name: system.peak_bytes(subject) for system in systems} if first else {}
         clock = FullClock(self.engine, subject.base)
         waiting: list[_Measured] = []
+        timed = part.repeats > 1
         for system in systems:
             now = clock.moment(anew=first and not waiting)  # the calls without a clock came between
             sample = replace(system.sample(subject), peak_bytes=peaks.get(system.name))
-            if part.repeats == 1:
+            if not timed:
                 waiting = self._keep_settled(subject, clock, waiting, now)
             waiting.append(_Measured(system, sample, [sample.seconds], [now]))
-        for _ in range(part.repeats - 1):
+        repeats = part.repeats * (_SHORT_REPEATS if subject.base.seconds < _SHORT_SECONDS else 1) if timed else 1
+        for _ in range(repeats - 1):
             now = clock.moment(anew=True)
             for measured in waiting:
                 measured.moments.append(now)
@@ -130,6 +142,7 @@ class Runner:
         self._keep_settled(subject, clock, waiting, clock.moment(anew=True))
         if part.chained:
             self._store(case, systems)
+        return True
 
     def _keep_settled(
         self, subject: Subject, clock: FullClock, waiting: Sequence[_Measured], now: int

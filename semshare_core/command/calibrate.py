@@ -74,7 +74,7 @@ def _table(made: Calibration) -> Table:
     table = Table(title="What each level recomputes of the calibration prompts")
     for column in ("level", "bound (KL)", "margin", "mean ratio", "computed in full", "beyond the bound"):
         table.add_column(column)
-    plans = [item.plan for item in made.observations]
+    plans = [item.situation for item in made.observations]
     forecast = np.stack([[made.forecast.log_kl(plan.features(ratio)) for ratio in made.ratios] for plan in plans])
     kl = np.array([item.kl for item in made.observations])
     for level, bound in BOUNDS.items():

@@ -31,7 +31,9 @@ class FactTokens:
         self._table = np.zeros(size, bool)
         self._continues = np.zeros(size, bool)
         vocabulary = tokenizer.get_vocab()
-        spaced = any(spelling.startswith(_SPACES) for spelling in vocabulary)  # else no spelling shows where words begin
+        spaced = any(
+            spelling.startswith(_SPACES) for spelling in vocabulary
+        )  # else no spelling shows where words begin
         for spelling, token in vocabulary.items():
             if token < size:
                 self._table[token] = _tells(spelling)

@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import asdict
 from hashlib import blake2b
 from pathlib import Path
 
@@ -59,7 +58,7 @@ def observe(engine: SemShareEngine, pair: CalibrationPair, ratios: Sequence[floa
         id=pair.id,
         prompts=_digest(pair),
         kind=pair.kind,
-        situation=asdict(situation),
+        situation=situation,
         kl=kl,
         seconds=seconds,
         full_seconds=full.report.ttft_ms / 1e3,
@@ -90,7 +89,7 @@ def observe_all(
                 continue
             if journal:
                 _append(journal, found)
-        tell(f"{pair.id}: {found.plan.tokens} tokens, KL {' '.join(f'{value:.3f}' for value in found.kl)}")
+        tell(f"{pair.id}: {found.situation.tokens} tokens, KL {' '.join(f'{value:.3f}' for value in found.kl)}")
         observations.append(found)
     return observations
 

@@ -32,7 +32,7 @@ class Observation(BaseModel):
 
     Attributes:
         id: of the pair; ``prompts``: a digest of its texts; ``kind`` of work.
-        situation: the fields of :class:`~semshare_core.quality.situation.Situation`.
+        situation: what was known beforehand.
         kl: KL(full prefill || reuse) in nats at each of the ratios, mean over the first 32 tokens of the answer.
         seconds: TTFT at each of the ratios; ``full_seconds`` of the full prefill.
     """
@@ -42,15 +42,10 @@ class Observation(BaseModel):
     id: str
     prompts: str
     kind: str
-    situation: dict[str, float]
+    situation: Situation
     kl: list[float]
     seconds: list[float]
     full_seconds: float
-
-    @property
-    def plan(self) -> Situation:
-        whole = {key: value if key == "similarity" else int(value) for key, value in self.situation.items()}
-        return Situation(**whole)  # type: ignore[arg-type]
 
 
 class Calibration(BaseModel):
@@ -93,7 +88,7 @@ class Calibration(BaseModel):
                 f"that at most {BOUNDS['balanced'].share:.0%} of calls break a bound: bring more prompts that resemble "
                 "earlier ones."
             )
-        plans = [item.plan for item in observations]
+        plans = [item.situation for item in observations]
         features = np.stack([[plan.features(ratio) for ratio in ratios] for plan in plans])
         kl = np.array([item.kl for item in observations])
         unseen = _cross_fitted(features, kl)

@@ -7,6 +7,7 @@ from dataclasses import astuple, dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from semshare_core.match.context import estrangement
 from semshare_core.match.plan import ReusePlan, Source
 from semshare_core.prefill.allotment import Needs
 from semshare_core.prefill.selection.base import changed
@@ -25,6 +26,9 @@ FEATURES = (
     "share of the question",
     "references drawn on",
     "dissimilarity of the nearest reference",
+    "share computed in any case",
+    "share of the context that reused rows have not read, or read elsewhere",
+    "share of the begins of runs",
 )
 """What :meth:`Situation.features` holds, in order."""
 
@@ -44,6 +48,8 @@ class Situation:
         question: tokens of the question.
         references: prompts drawn on.
         similarity: of the nearest prompt, in [0, 1].
+        estranged: sum over the identical runs before the question of how far the context of each row has changed;
+            ``begins``: of one over each row's place in its run (:func:`semshare_core.match.context.estrangement`).
     """
 
     tokens: int
@@ -58,6 +64,8 @@ class Situation:
     question: int
     references: int
     similarity: float
+    estranged: float
+    begins: float
 
     @classmethod
     def of(cls, plan: ReusePlan, needs: Needs, fresh_from: int) -> Situation:
@@ -65,12 +73,14 @@ class Situation:
         n = len(plan)
         free = needs.window & (np.arange(n) < fresh_from)
         altered = changed(plan) & free
+        exact = free & (plan.source == Source.EXACT)
+        context, shallow = estrangement(plan)
         return cls(
             tokens=n,
             window=int(needs.window.sum()),
             must=int(needs.must.sum()),
             worth=int(needs.worth.sum()),
-            exact=int((free & (plan.source == Source.EXACT)).sum()),
+            exact=int(exact.sum()),
             fuzzy=int((free & (plan.source == Source.FUZZY)).sum()),
             new=int((free & (plan.source == Source.NEW)).sum()),
             runs=int((altered & ~np.concatenate(([False], altered[:-1]))).sum()),
@@ -78,6 +88,8 @@ class Situation:
             question=n - fresh_from,
             references=len(plan.drawn_on),
             similarity=float(plan.similarity),
+            estranged=float(context[exact].sum()),
+            begins=float(shallow[exact].sum()),
         )
 
     @property
@@ -107,6 +119,9 @@ class Situation:
                 self.question / n,
                 np.log(max(self.references, 1)),
                 1.0 - self.similarity,
+                self.must / n,
+                self.estranged / n,
+                self.begins / n,
             ]
         )
 

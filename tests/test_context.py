@@ -1,0 +1,92 @@
+"""How foreign reused rows are where they stand: what they had read against what stands before them now."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import assume, given
+from hypothesis import strategies as st
+
+from semshare_core.match import context
+from semshare_core.match.context import estrangement
+from semshare_core.match.plan import ReusePlan, Source
+
+
+def plan_of(*runs: tuple[Source, int, int, int]) -> ReusePlan:
+    """Runs of (source, reference, position, length), one after the other."""
+    plan = ReusePlan.empty(sum(length for *_, length in runs))
+    at = 0
+    for source, reference, position, length in runs:
+        if source is not Source.NEW:
+            plan.serve(at, at + length, source, reference, position)
+        at += length
+    return plan
+
+
+def test_what_stands_where_it_stood_has_read_the_same() -> None:
+    changed, shallow = estrangement(plan_of((Source.PREFIX, 0, 0, 6), (Source.EXACT, 0, 6, 4)))
+    assert changed.tolist() == [0.0] * 10
+    assert shallow.tolist() == pytest.approx([1 / (1 + place) for place in range(10)]), "one run all the same"
+
+
+def test_a_passage_that_lost_all_that_stood_before_it() -> None:
+    changed, _ = estrangement(plan_of((Source.EXACT, 0, 10, 4)))
+    assert changed.tolist() == pytest.approx([1 - (k + 1) / (k + 10 + 1) for k in range(4)])
+
+
+def test_swapped_passages_have_each_other_in_common_with_nothing() -> None:
+    """The first now stood second and has lost its context; the second has gained one."""
+    changed, _ = estrangement(plan_of((Source.EXACT, 0, 5, 5), (Source.EXACT, 0, 0, 5)))
+    assert changed[0] == changed[5] == pytest.approx(1 - 1 / 6)
+    assert changed[4] == changed[9] == pytest.approx(1 - 5 / 10)
+
+
+def test_other_references_hold_nothing_of_what_was_read_here() -> None:
+    changed, _ = estrangement(plan_of((Source.EXACT, 0, 0, 5), (Source.EXACT, 1, 5, 1)))
+    assert changed[5] == pytest.approx(1 - 1 / 11)
+
+
+def test_fuzzy_new_and_stale_tokens_are_not_asked_about() -> None:
+    plan = plan_of((Source.EXACT, 0, 0, 2), (Source.FUZZY, 0, 2, 2), (Source.NEW, 0, 0, 2), (Source.EXACT, 0, 4, 2))
+    stale = np.zeros(8, bool)
+    stale[6] = True
+    changed, shallow = estrangement(ReusePlan(plan.source, plan.reference, plan.position, (), stale=stale))
+    assert not changed[2:7].any()
+    assert not shallow[2:7].any()
+    assert changed[7] > 0
+    assert shallow[7] == 1
+
+
+RUNS = st.lists(
+    st.tuples(
+        st.sampled_from([Source.EXACT, Source.FUZZY, Source.NEW]),
+        st.integers(0, 2),
+        st.integers(0, 99),
+        st.integers(1, 6),
+    ),
+    min_size=1,
+    max_size=12,
+)
+
+
+@given(RUNS, st.integers(1, 3))
+def test_it_is_the_jaccard_distance_of_the_two_contexts(runs: list[tuple[Source, int, int, int]], block: int) -> None:
+    plan = plan_of(*runs)
+    exact = plan.source == Source.EXACT
+    rows = list(zip(plan.reference[exact].tolist(), plan.position[exact].tolist(), strict=True))
+    assume(len(set(rows)) == len(rows))  # a row that is served twice is counted for each run as a whole
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(context, "_BLOCK", block)
+        changed, _ = estrangement(plan)
+    for token in range(len(plan)):
+        if plan.source[token] != Source.EXACT:
+            assert changed[token] == 0
+            continue
+        position = plan.position[token]
+        earlier = [
+            (other, plan.position[other])
+            for other in range(token)
+            if plan.source[other] == Source.EXACT and plan.reference[other] == plan.reference[token]
+        ]
+        common = min(sum(place < position for _, place in earlier), position, token)
+        assert changed[token] == pytest.approx(1 - (common + 1) / (token + position - common + 1))

@@ -51,7 +51,7 @@ def test_a_calibration_comes_back_as_it_was(tmp_path: Path) -> None:
     assert list(path.parent.iterdir()) == [path]
 
 
-@pytest.mark.parametrize("text", ["", "{}", '{"format": 2}', "[1]", "\udcff"])
+@pytest.mark.parametrize("text", ["", "{}", '{"format": 1}', "[1]", "\udcff"])
 def test_what_is_no_calibration_is_said_to_be_none(tmp_path: Path, text: str) -> None:
     path = tmp_path / "bad.json"
     path.write_text(text, encoding="utf-8", errors="surrogateescape")

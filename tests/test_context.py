@@ -8,7 +8,7 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from semshare_core.match import context
-from semshare_core.match.context import estrangement
+from semshare_core.match.context import astray, estrangement
 from semshare_core.match.plan import ReusePlan, Source
 
 
@@ -55,6 +55,28 @@ def test_fuzzy_new_and_stale_tokens_are_not_asked_about() -> None:
     assert not shallow[2:7].any()
     assert changed[7] > 0
     assert shallow[7] == 1
+
+
+def test_rows_beside_an_identical_run_are_in_their_place() -> None:
+    around = ((Source.EXACT, 0, 10, 4), (Source.FUZZY, 0, 14, 3), (Source.EXACT, 0, 17, 4))
+    assert not astray(plan_of(*around)).any()
+    longer = ((Source.EXACT, 0, 10, 4), (Source.FUZZY, 0, 14, 3), (Source.EXACT, 0, 25, 4))
+    assert not astray(plan_of(*longer)).any(), "other words, and more of them, on one side"
+
+
+def test_rows_from_anywhere_else_are_astray() -> None:
+    elsewhere = ((Source.EXACT, 0, 10, 4), (Source.FUZZY, 0, 90, 3), (Source.EXACT, 0, 17, 4))
+    assert np.flatnonzero(astray(plan_of(*elsewhere))).tolist() == [4, 5, 6]
+    other = ((Source.EXACT, 0, 10, 4), (Source.FUZZY, 1, 14, 3), (Source.EXACT, 0, 17, 4))
+    assert np.flatnonzero(astray(plan_of(*other))).tolist() == [4, 5, 6]
+    assert astray(plan_of((Source.FUZZY, 0, 0, 3), (Source.NEW, 0, 0, 2))).tolist() == [True] * 3 + [False] * 2
+
+
+def test_diagonals_drift_with_the_distance_from_identical_runs() -> None:
+    far = ((Source.EXACT, 0, 0, 4), (Source.FUZZY, 0, 4, 60), (Source.FUZZY, 0, 80, 1))
+    assert not astray(plan_of(*far)).any(), "16 tokens off at a distance of 61"
+    near = ((Source.EXACT, 0, 0, 4), (Source.FUZZY, 0, 20, 1))
+    assert astray(plan_of(*near))[4]
 
 
 RUNS = st.lists(

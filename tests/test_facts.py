@@ -45,7 +45,7 @@ def stale(old: np.ndarray, new: np.ndarray, halo: int = 0, fuzzy: slice | list[i
 
 def test_other_names_and_numbers_are_facts_other_words_are_none() -> None:
     old = ids("the", "\u0120Paris", "\u0120of", "\u0120in", "x2")
-    assert stale(old, ids("the", "\u0120London", "\u0120near", "\u0120in", "x2")) == [1]
+    assert stale(old, ids("the", "\u0120London", "\u0120near", "\u0120in", "x2"), fuzzy=[0, 1, 2, 3]) == [1]
     assert stale(old, ids("the", "\u0120Paris", "\u0120near", "\u0120in", "1")) == [4]
 
 
@@ -56,7 +56,7 @@ def test_a_fact_that_is_told_no_more_counts_and_one_told_newly() -> None:
 
 def test_what_identical_runs_serve_is_no_other_fact() -> None:
     same = ids("the", "1", "9")
-    assert stale(same, same, halo=2) == []
+    assert stale(same, ids("the", "1", "7"), halo=2, fuzzy=[]) == []
 
 
 def test_the_rest_of_a_number_follows_its_changed_digit() -> None:
@@ -64,10 +64,17 @@ def test_the_rest_of_a_number_follows_its_changed_digit() -> None:
     assert stale(old, new, fuzzy=[2]) == [2, 3, 4]
 
 
-def test_digits_that_agree_by_chance_belong_to_the_number_that_differs() -> None:
+def test_digits_that_were_matched_one_by_one_are_of_another_number_even_where_they_agree() -> None:
     old, new = ids("the", "1", "9", "7", "\u0120of"), ids("the", "1", "7", "7", "\u0120of")
     assert stale(old, new, fuzzy=[1, 2, 3]) == [1, 2, 3]
+    assert stale(old, old, fuzzy=[1, 2, 3]) == [1, 2, 3]
     assert stale(old, new, fuzzy=[2, 3]) == [2, 3], "what an identical run serves has read what it reads now"
+
+
+def test_names_before_a_changed_fact_count_where_they_were_matched_one_by_one() -> None:
+    old, new = ids("\u0120Paris", "\u0120London", "\u0120of"), ids("\u0120Paris", "\u0120Paris", "\u0120of")
+    assert stale(old, new, fuzzy=[0, 1]) == [0, 1]
+    assert stale(old, new, fuzzy=[1]) == [1]
 
 
 def test_the_pieces_of_a_name_follow_its_changed_begin() -> None:
@@ -96,6 +103,14 @@ def test_stale_facts_must_be_computed_by_ours_and_not_by_the_published_methods()
 
 
 @pytest.mark.real
+def test_no_row_stands_in_for_the_first_one_nor_the_first_one_for_another() -> None:
+    """The first token is every head's attention sink."""
+    source = np.full(6, Source.EXACT, np.int8)
+    plan = ReusePlan(source, np.zeros(6, np.int64), np.array([3, 4, 5, 0, 1, 2]), ("a",))
+    needs = Needs.of(plan, selection_for(ReusePolicy()), fresh_from=6)
+    assert np.flatnonzero(needs.must).tolist() == [0, 3]
+
+
 def test_in_the_demo_vocabulary_digits_and_names_tell(demo: tuple[object, PreTrainedTokenizerBase]) -> None:
     _, tokenizer = demo
     facts = FactTokens(tokenizer, len(tokenizer))

@@ -15,23 +15,48 @@ from semshare_core.quality.cost import CostModel
 from semshare_core.quality.forecast import Forecast, log_kl
 from semshare_core.quality.risk import RISK, binomial_tail, chosen, margin_for
 from semshare_core.quality.situation import FEATURES
+from semshare_core.quality.spread import Spread
 
 # --- the forecast ---
 
 
+def _known(prompts: int) -> np.ndarray:
+    return np.stack([[situation(seed).features(ratio) for ratio in (0.1, 0.3)] for seed in range(prompts)])
+
+
 def test_a_forecast_finds_what_the_kl_depends_on() -> None:
-    features = np.stack([situation(seed).features(0.2) for seed in range(200)])
-    kl = np.exp(2 * features[:, 6] - 3)  # the share served fuzzily alone
-    found = Forecast.fit(features, kl).log_kl(features)
-    assert np.abs(found - log_kl(kl)).mean() < 0.05
+    features = _known(200)
+    kl = np.exp(2 * features[..., 6] - 3)  # the share served fuzzily alone
+    found = Forecast(features[:150], kl[:150]).log_kl(features[150:])
+    assert np.abs(found - log_kl(kl[150:])).mean() < 0.05
 
 
 def test_a_forecast_does_not_go_beyond_what_was_seen() -> None:
-    features = np.stack([situation(seed).features(0.2) for seed in range(50)])
-    fitted = Forecast.fit(features, np.exp(features[:, 2] - 8))
-    highest = features.max(axis=0)
+    features = _known(50)
+    fitted = Forecast(features, np.exp(features[..., 2] - 8))
+    highest = features.max(axis=(0, 1))
     assert fitted.log_kl(highest * 10) == pytest.approx(fitted.log_kl(np.maximum(highest, highest * 10)))
     assert fitted.log_kl(np.full(len(FEATURES), 1e9)) == pytest.approx(fitted.log_kl(highest))
+
+
+def test_what_one_prompt_alone_shows_at_all_ratios_moves_forecasts_less_than_as_many_prompts() -> None:
+    one = _known(30)
+    asked, kl = one[0, 0], np.full((30, 2), 0.02)
+    surprising = kl.copy()
+    surprising[0] = 1.0
+    plain = float(Forecast(one, kl).log_kl(asked))
+    moved = float(Forecast(one, surprising).log_kl(asked)) - plain
+    assert 0 < moved < 0.6 * float(log_kl(1.0) - log_kl(0.02))
+
+
+def test_the_usual_error_falls_with_the_length_where_it_does() -> None:
+    rng = np.random.default_rng(0)
+    tokens = rng.uniform(200, 6000, 300)
+    errors = rng.normal(0, (400 / tokens**0.5)[:, None], (300, 4))
+    found = Spread.fit(tokens, errors)
+    assert found.slope == pytest.approx(-0.5, abs=0.15)
+    assert found.of(np.array([300.0, 5000.0])).shape == (2,)
+    assert found.of(300.0) / found.of(4800.0) == pytest.approx(4, rel=0.5)
 
 
 def test_features_are_named_and_what_must_be_computed_counts_as_computed() -> None:
@@ -57,12 +82,13 @@ def test_the_binomial_tail(share: float) -> None:
 def test_a_margin_is_evidence_enough_and_never_careless(seed: int, calls: int, noise: float) -> None:
     rng = np.random.default_rng(seed)
     forecast = np.sort(rng.normal(-4, 1.5, (calls, 5)), axis=1)[:, ::-1]
-    measured = forecast + rng.normal(0, noise, (calls, 1))
+    spread = rng.uniform(0.5, 2.0, calls)
+    measured = forecast + rng.normal(0, noise, (calls, 1)) * spread[:, None]
     limit = float(log_kl(0.05))
-    margin = margin_for(forecast, measured, limit, 0.05, ["one"] * calls)
+    margin = margin_for(forecast, spread, measured, limit, 0.05, ["one"] * calls)
     if margin is None:
         return
-    index = chosen(forecast, limit, margin)
+    index = chosen(forecast, spread, limit, margin)
     taken = index >= 0
     broken = int((taken & (measured[np.arange(calls), np.maximum(index, 0)] > limit)).sum())
     assert binomial_tail(broken, calls, 0.05) <= RISK
@@ -75,9 +101,9 @@ def test_the_promise_holds_for_calls_that_calibration_never_saw() -> None:
         rng = np.random.default_rng(seed)
         forecast = np.sort(rng.normal(0, 1, (2120, 6)), axis=1)[:, ::-1]
         measured = forecast + rng.normal(0, 1, (2120, 1))
-        margin = margin_for(forecast[:120], measured[:120], limit, 0.05, ["one"] * 120)
+        margin = margin_for(forecast[:120], np.ones(120), measured[:120], limit, 0.05, ["one"] * 120)
         assert margin is not None
-        index = chosen(forecast[120:], limit, margin)
+        index = chosen(forecast[120:], np.ones(2000), limit, margin)
         beyond = (index >= 0) & (measured[120:][np.arange(2000), np.maximum(index, 0)] > limit)
         failed += beyond.mean() > 0.05
     assert failed <= 15, "at most one in ten is expected"
@@ -90,16 +116,18 @@ def test_one_kind_of_work_does_not_pay_for_another() -> None:
     measured[::20] += 4  # six calls of 120, which alone would be allowed at most
     kinds = ["plain"] * 120
     hard = ["hard" if number % 20 == 0 else "plain" for number in range(120)]
-    together = margin_for(forecast[:], measured, -1.0, 0.06, kinds)
-    apart = margin_for(forecast[:], measured, -1.0, 0.06, hard)
+    together = margin_for(forecast, np.ones(120), measured, -1.0, 0.06, kinds)
+    apart = margin_for(forecast, np.ones(120), measured, -1.0, 0.06, hard)
     assert together is not None
     assert apart is None or apart > together
 
 
 def test_the_first_ratio_within_the_bound_is_chosen() -> None:
     forecast = np.array([[0.0, -1.0, -2.0], [5.0, 5.0, 5.0]])
-    assert chosen(forecast, -0.5, 0.0).tolist() == [1, -1]
-    assert chosen(forecast, -0.5, 1.0).tolist() == [2, -1]
+    usual = np.array([1.0, 1.0])
+    assert chosen(forecast, usual, -0.5, 0.0).tolist() == [1, -1]
+    assert chosen(forecast, usual, -0.5, 1.0).tolist() == [2, -1]
+    assert chosen(forecast, usual / 2, -0.5, 1.0).tolist() == [1, -1], "where forecasts err less, less is added"
 
 
 # --- the time ---

@@ -75,14 +75,17 @@ def _table(made: Calibration) -> Table:
     for column in ("level", "bound (KL)", "margin", "mean ratio", "computed in full", "beyond the bound"):
         table.add_column(column)
     plans = [item.situation for item in made.observations]
-    forecast = np.stack([[made.forecast.log_kl(plan.features(ratio)) for ratio in made.ratios] for plan in plans])
+    forecast = np.stack(
+        [made.forecast.log_kl(np.stack([plan.features(ratio) for ratio in made.ratios])) for plan in plans]
+    )
+    spread = made.spread.of(np.array([float(plan.tokens) for plan in plans]))
     kl = np.array([item.kl for item in made.observations])
     for level, bound in BOUNDS.items():
         margin = made.margins[level]
         if margin is None:
             table.add_row(level, str(bound.kl), "none keeps it", "1.00", "100%", "0%")
             continue
-        index = chosen(forecast, float(log_kl(bound.kl)), margin)
+        index = chosen(forecast, spread, float(log_kl(bound.kl)), margin)
         spent = np.where(index < 0, 1.0, np.array(made.ratios)[np.maximum(index, 0)])
         beyond = (index >= 0) & (np.take_along_axis(kl, np.maximum(index, 0)[:, None], axis=1)[:, 0] > bound.kl)
         table.add_row(

@@ -9,8 +9,9 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from semshare_core.match.plan import ReusePlan, Source
+from semshare_core.match.plan import EDIT_TOKENS, ReusePlan, Source
 
+_DRIFT = 0.25  # diagonals move by so much per token where words are replaced by more or fewer
 _BLOCK = 512  # runs that are compared with all others at once, which bounds the memory
 
 
@@ -39,6 +40,26 @@ def estrangement(plan: ReusePlan) -> tuple[NDArray[np.float64], NDArray[np.float
     changed[held] = 1.0 - (common + 1) / (held + position - common + 1)
     shallow[held] = 1.0 / (1 + within)
     return changed, shallow
+
+
+def astray(plan: ReusePlan) -> NDArray[np.bool_]:
+    """Bool [n]: fuzzily served tokens whose row does not stand in their place of the reference.
+
+    Their place is what lies beside the nearest identical run, before or behind them. A row from anywhere else has the
+    token's spelling, at best, and nothing of what is told here.
+    """
+    number = np.arange(len(plan))
+    identical = plan.source >= Source.EXACT
+    diagonal = number - plan.position
+    placed = np.zeros(len(plan), bool)
+    before = np.maximum.accumulate(np.where(identical, number, -1))
+    behind = np.minimum.accumulate(np.where(identical, number, len(plan))[::-1])[::-1]
+    for nearest in (before, behind):
+        there = (nearest >= 0) & (nearest < len(plan))
+        nearest = np.where(there, nearest, 0)
+        strayed = np.abs(diagonal - diagonal[nearest]) > EDIT_TOKENS + _DRIFT * np.abs(number - nearest)
+        placed |= there & (plan.reference == plan.reference[nearest]) & ~strayed
+    return (plan.source == Source.FUZZY) & ~placed
 
 
 def _before(reference: NDArray[np.int64], position: NDArray[np.int64], lengths: NDArray[np.int64]) -> NDArray[np.int64]:

@@ -29,6 +29,7 @@ class FactTokens:
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, size: int) -> None:
         self._table = np.zeros(size, bool)
+        self._digits = np.zeros(size, bool)
         self._continues = np.zeros(size, bool)
         vocabulary = tokenizer.get_vocab()
         spaced = any(
@@ -37,6 +38,7 @@ class FactTokens:
         for spelling, token in vocabulary.items():
             if token < size:
                 self._table[token] = _tells(spelling)
+                self._digits[token] = _holds_digit(spelling)
                 self._continues[token] = spaced and spelling[:1].isalnum() and not spelling.startswith(_SPACES)
 
     def changed(
@@ -44,7 +46,7 @@ class FactTokens:
     ) -> NDArray[np.bool_]:
         """Bool [n]: fuzzily served tokens whose fact differs, the rest of that fact, and ``halo`` tokens behind it.
 
-        A digit may agree by chance while its number differs: its row comes out of the other number, or out of a third.
+        A digit that is served fuzzily differs even where it agrees: its row comes out of another number.
 
         Args:
             plan: of ``target``.
@@ -57,7 +59,7 @@ class FactTokens:
             places = np.flatnonzero((plan.source == Source.FUZZY) & (plan.reference == number))
             if len(places):
                 old, new = by_id[name][plan.position[places]], target[places]
-                stale[places] = (old != new) & (self._table[old] | self._table[new])
+                stale[places] = self._digits[new] | ((old != new) & (self._table[old] | self._table[new]))
         if not stale.any():
             return stale
         # numbers and names are several tokens: those that follow within one have read the wrong begin
@@ -80,5 +82,8 @@ def _reached(start: NDArray[np.bool_], within: NDArray[np.bool_]) -> NDArray[np.
 
 
 def _tells(spelling: str) -> bool:
-    word = spelling.strip(_MARKERS)
-    return word[:1].isupper() or any(character.isdigit() for character in word)
+    return spelling.strip(_MARKERS)[:1].isupper() or _holds_digit(spelling)
+
+
+def _holds_digit(spelling: str) -> bool:
+    return any(character.isdigit() for character in spelling)

@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from semshare_core.config import ReusePolicy
+from semshare_core.match.context import astray
 from semshare_core.match.plan import ReusePlan, Source
 from semshare_core.prefill.schedule import rows_per_layer
 from semshare_core.prefill.selection import Selection
@@ -36,7 +37,8 @@ class Needs:
 
     Attributes:
         window: behind the prefix: whatever may be computed at all.
-        must: new tokens, the question, facts that differ, and a first token that was not first elsewhere.
+        must: new tokens, the question, facts that differ, what was matched astray, and what was first in one of prompt
+            and reference only.
         worth: those, and the tokens that the strategy finds worth computing by the plan alone.
     """
 
@@ -50,8 +52,9 @@ class Needs:
         must = window & ((plan.source == Source.NEW) | (np.arange(len(plan)) >= fresh_from))
         if plan.stale is not None and selection.computes_stale:
             must |= window & plan.stale
-        # the first token is the attention sink of every head: a row that was not first elsewhere cannot stand in for it
-        must[0] |= window[0] and plan.position[0] != 0
+            must |= window & astray(plan)
+        # the first token is the attention sink of every head: no other row can stand in for it, nor it for another
+        must |= window & ((plan.position == 0) != (np.arange(len(plan)) == 0))
         return cls(window, must, must | (window & selection.structural(plan)))
 
     def but_last(self) -> Needs:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
@@ -15,8 +16,9 @@ from semshare_core.errors import ConfigError
 from semshare_core.quality.bounds import BOUNDS
 from semshare_core.quality.cost import CostModel
 from semshare_core.quality.forecast import KL_FLOOR, Forecast, log_kl
-from semshare_core.quality.risk import margin_for
+from semshare_core.quality.risk import chosen, margin_for
 from semshare_core.quality.situation import FEATURES, Situation
+from semshare_core.quality.spread import Spread
 
 RATIOS = (0.05, 0.075, 0.11, 0.17, 0.25, 0.35, 0.5)
 """Recompute ratios that are tried on every pair, and that levels choose from."""
@@ -55,21 +57,21 @@ class Calibration(BaseModel):
         fingerprint: of model, tokenizer and dtype.
         prompts: what it was calibrated on, in words.
         ratios: that were tried.
-        forecast: of the log KL, fitted to all observations.
-        margins: by level, added to the forecast; None: no margin keeps that promise, and such calls reuse nothing but
-            prefixes.
+        margins: by level, in usual errors of the forecast; None: no margin keeps that promise, and such calls reuse
+            nothing but prefixes.
+        spread: the usual errors.
         cost: the time of a prefill.
-        observations: all that was measured.
+        observations: all that was measured; the forecast is fitted to them.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    format: Literal[1] = 1
+    format: Literal[2] = 2
     fingerprint: dict[str, str]
     prompts: str
     ratios: list[float]
-    forecast: Forecast
     margins: dict[str, float | None]
+    spread: Spread
     cost: CostModel
     observations: list[Observation] = Field(repr=False)
 
@@ -77,7 +79,7 @@ class Calibration(BaseModel):
     def of(
         cls, observations: Sequence[Observation], fingerprint: Mapping[str, str], prompts: str, ratios: Sequence[float]
     ) -> Calibration:
-        """Fit the forecast, and choose each level's margin by forecasts that have not seen the call (cross-fitting).
+        """Choose each level's margin by forecasts that have not seen the call (cross-fitting).
 
         Raises:
             ConfigError: too few observations to show that a promise is kept.
@@ -88,45 +90,50 @@ class Calibration(BaseModel):
                 f"that at most {BOUNDS['balanced'].share:.0%} of calls break a bound: bring more prompts that resemble "
                 "earlier ones."
             )
-        plans = [item.situation for item in observations]
-        features = np.stack([[plan.features(ratio) for ratio in ratios] for plan in plans])
-        kl = np.array([item.kl for item in observations])
-        unseen = _cross_fitted(features, kl)
+        situations = [item.situation for item in observations]
+        features, kl = _features(situations, ratios), np.array([item.kl for item in observations])
+        tokens = np.array([float(situation.tokens) for situation in situations])
+        forecast, spread = _cross_fitted(features, kl, tokens)
         kinds = [item.kind for item in observations]
         margins = {
-            level: margin_for(unseen, log_kl(kl), float(log_kl(bound.kl)), bound.share, kinds)
+            level: margin_for(forecast, spread, log_kl(kl), float(log_kl(bound.kl)), bound.share, kinds)
             for level, bound in BOUNDS.items()
         }
         cost = CostModel.fit(
-            np.array([float(plan.tokens) for plan in plans]),
+            tokens,
             np.array([item.full_seconds for item in observations]),
-            np.array([[float(plan.computed(ratio)) for ratio in ratios] for plan in plans]),
+            np.array([[float(situation.computed(ratio)) for ratio in ratios] for situation in situations]),
             np.array([item.seconds for item in observations]),
         )
         return cls(
             fingerprint=dict(fingerprint),
             prompts=prompts,
             ratios=list(ratios),
-            forecast=Forecast.fit(features.reshape(-1, features.shape[-1]), kl.ravel()),
             margins=margins,
+            spread=Spread.fit(tokens, log_kl(kl) - forecast),
             cost=cost,
             observations=list(observations),
         )
 
-    @property
+    @functools.cached_property
+    def forecast(self) -> Forecast:
+        """Fitted to all observations."""
+        features = _features([item.situation for item in self.observations], self.ratios)
+        return Forecast(features, np.array([item.kl for item in self.observations]))
+
+    @functools.cached_property
     def name(self) -> str:
         """The same eight hexadecimal digits for the same measurements."""
-        told = self.model_dump_json(exclude={"observations"})
-        return hashlib.blake2b(told.encode(), digest_size=4).hexdigest()
+        return hashlib.blake2b(self.model_dump_json().encode(), digest_size=4).hexdigest()
 
     def ratio_for(self, level: str, situation: Situation) -> float | None:
         """The smallest ratio that keeps the level's promise; None: none of those tried does."""
         margin = self.margins.get(level)
         if margin is None:
             return None
-        features = np.stack([situation.features(ratio) for ratio in self.ratios])
-        within = self.forecast.log_kl(features) + margin <= log_kl(BOUNDS[level].kl)
-        return self.ratios[int(within.argmax())] if within.any() else None
+        expected = self.forecast.log_kl(_features([situation], self.ratios))
+        index = chosen(expected, self.spread.of(np.array([situation.tokens])), float(log_kl(BOUNDS[level].kl)), margin)
+        return self.ratios[index[0]] if index[0] >= 0 else None
 
     def expected_kl(self, situation: Situation, ratio: float) -> float:
         """The forecast KL in nats: half of such calls lie beyond it."""
@@ -155,12 +162,24 @@ class Calibration(BaseModel):
         return text[:-2] + ',\n "observations": [\n  ' + ",\n  ".join(rows) + "\n ]\n}\n"
 
 
-def _cross_fitted(features: NDArray[np.float64], kl: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Forecast log KL [calls, ratios], each call by a fit to the folds it is not in (CV+, arXiv 1905.02928)."""
+def _features(situations: Sequence[Situation], ratios: Sequence[float]) -> NDArray[np.float64]:
+    return np.stack([[situation.features(ratio) for ratio in ratios] for situation in situations])
+
+
+def _cross_fitted(
+    features: NDArray[np.float64], kl: NDArray[np.float64], tokens: NDArray[np.float64]
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Forecast log KL [calls, ratios] and its usual error [calls], by fits to the folds that the call is not in.
+
+    As in CV+ (arXiv 1905.02928).
+    """
     fold = np.arange(len(kl)) % _FOLDS
-    unseen = np.empty_like(kl)
+    forecast, spread = np.empty_like(kl), np.empty(len(kl))
     for number in range(_FOLDS):
         out = fold == number
-        fitted = Forecast.fit(features[~out].reshape(-1, features.shape[-1]), kl[~out].ravel())
-        unseen[out] = fitted.log_kl(features[out])
-    return unseen
+        forecast[out] = Forecast(features[~out], kl[~out]).log_kl(features[out])
+    errors = log_kl(kl) - forecast
+    for number in range(_FOLDS):
+        out = fold == number
+        spread[out] = Spread.fit(tokens[~out], errors[~out]).of(tokens[out])
+    return forecast, spread

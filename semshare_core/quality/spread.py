@@ -1,0 +1,32 @@
+"""How far forecasts err, by the length of the prompt: margins are multiples of it, so that a long prompt, whose
+divergence is an average over more, does not pay for the surprises of short ones (locally weighted conformal inference,
+Lei, G'Sell, Rinaldo, Tibshirani and Wasserman, arXiv 1604.04173, section 5.2).
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict
+
+_LEAST = 0.15  # of the log KL: an error that happens to be 0 does not make the logarithm infinite
+
+
+class Spread(BaseModel):
+    """The error of the log KL is about ``exp(level + slope * log(tokens))``."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    level: float
+    slope: float
+
+    @classmethod
+    def fit(cls, tokens: NDArray[np.float64], errors: NDArray[np.float64]) -> Spread:
+        """From the prompts' ``tokens`` [prompts] and the forecasts' ``errors`` [prompts, ratios] on them."""
+        size = np.log(np.abs(errors) + _LEAST).mean(axis=1)
+        slope, level = np.polyfit(np.log(tokens), size, 1)
+        return cls(level=float(level), slope=float(slope))
+
+    def of(self, tokens: NDArray[np.float64] | float) -> NDArray[np.float64]:
+        """[...] for ``tokens`` [...]."""
+        return np.asarray(np.exp(self.level + self.slope * np.log(tokens)))

@@ -11,6 +11,7 @@ import shlex
 import sys
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -19,7 +20,7 @@ from rich.console import Console
 
 from benchmarks.bench.figures import must_hold
 from benchmarks.bench.peers import run_peers
-from benchmarks.bench.plan import PEERS_PART, PLAN, QUALITY, Part
+from benchmarks.bench.plan import MINUTES, PEERS_PART, PLAN, QUALITY, Part
 from benchmarks.bench.record import Record
 from benchmarks.bench.run import Runner
 from benchmarks.bench.workloads import ABOUT, WORKLOADS, build_cases
@@ -59,7 +60,8 @@ def main() -> int:
         _run(runner, part, console, options.systems)
     if _wants_peers(options):
         console.rule("peers")
-        part = PEERS_PART.shortened() if options.quick else PEERS_PART
+        part = replace(PEERS_PART, minutes=PEERS_PART.minutes * options.minutes / MINUTES)
+        part = PEERS_PART.shortened() if options.quick else part
         run_peers(runner, part, _chosen(part.names, options.systems), options.threads)
     if figures := must_hold(runner.record.items):
         console.print(table("what must hold", figures))
@@ -87,7 +89,9 @@ def _run(runner: Runner, part: Part, console: Console, systems: Sequence[str]) -
 def _parts(options: argparse.Namespace) -> list[Part]:
     wanted = options.only if options.only or options.rows else list(WORKLOADS)
     parts = [part for part in PLAN if part.workload in wanted]
-    return [part.shortened() for part in parts] if options.quick else parts
+    if options.quick:
+        return [part.shortened() for part in parts]
+    return [replace(part, minutes=part.minutes * options.minutes / MINUTES) for part in parts]
 
 
 def _own(path: Path) -> list[Case]:
@@ -140,12 +144,17 @@ def _options() -> argparse.Namespace:
         help="your own prompts: a JSON object a line with id, reference, target and, if something is looked up, "
         "question, gold (the answer) and old (the reference's); --only says what else is measured",
     )
+    parser.add_argument(
+        "--minutes", type=float, default=MINUTES, help=f"of all parts, each takes its share (default: {MINUTES:g})"
+    )
     parser.add_argument("--threads", type=int, default=2, help="of torch and of the peers (default: 2)")
     parser.add_argument("--out", type=Path, default=OUT, help=f"file for every item (default: {OUT})")
     options = parser.parse_args()
     for given, known in ((options.only, (*WORKLOADS, PEERS_NAME)), (options.systems, (*SYSTEMS, *PEERS))):
         if unknown := set(given) - set(known):
             parser.error(f"unknown: {', '.join(sorted(unknown))}; choose of {', '.join(known)}")
+    if not options.minutes > 0:
+        parser.error("--minutes must be above 0")
     if options.threads < 1:
         parser.error("--threads must be at least 1")
     return options

@@ -100,6 +100,8 @@ class PeersPart:
 
 PEERS_PART = PeersPart()
 
+MINUTES = sum(part.minutes for part in PLAN) + PEERS_PART.minutes
+
 
 def tokens_of(workload: str) -> int:
     """How far a workload is continued: peers are compared over the same tokens as ours."""

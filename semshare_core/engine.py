@@ -119,6 +119,8 @@ class SemShareEngine:
         self.context = models.max_context(model)
         self.canary = CanaryWatch(model, self._lock, self.policy.seed)
         self.calibration = find_calibration(model, tokenizer) if calibration == "auto" else calibration
+        if self.calibration is not None:
+            self.calibration.prepare()
         self._prefill = SelectivePrefill(model, anatomy)
         self._table = TokenTable(model.get_input_embeddings().weight)
         self._facts = FactTokens(tokenizer, model.get_input_embeddings().num_embeddings)

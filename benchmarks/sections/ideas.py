@@ -42,7 +42,7 @@ class Variant:
 VARIANTS = (
     Variant(AS_IT_IS),
     Variant("rows of unrelated text serve, too", without=(matcher, "KINDRED_SHARE", 0.0)),
-    Variant("facts that differ and what was matched astray have to be chosen", without=(CombinedSelection, "computes_stale", False)),
+    Variant("facts that differ and strays have to be chosen", without=(CombinedSelection, "computes_stale", False)),
     Variant("no halos", {"halo": 0, "seam_halo": 0}),
     Variant("without what the question reads", without=(CombinedSelection, "needs_influence", False)),
     Variant("one reference per prompt", {"max_references": 1}),

@@ -121,6 +121,10 @@ class Calibration(BaseModel):
         features = _features([item.situation for item in self.observations], self.ratios)
         return Forecast(features, np.array([item.kl for item in self.observations]))
 
+    def prepare(self) -> None:
+        """Fit the forecast now, and not within the first call that asks for it: it takes some tenths of a second."""
+        _ = self.forecast
+
     @functools.cached_property
     def name(self) -> str:
         """The same eight hexadecimal digits for the same measurements."""

@@ -100,7 +100,7 @@ def test_a_level_may_be_broken_by_seven_of_a_hundred() -> None:
 def test_reordered_takes_the_fastest_that_keeps_its_answers() -> None:
     def asked(system: str, speed: float, answered: bool) -> Item:
         return made_item(
-            system, workload="reordered", full_ms=[100 * speed], ttft_ms=[100.0], answered=answered, full_answered=True
+            system, workload="answered", full_ms=[100 * speed], ttft_ms=[100.0], answered=answered, full_answered=True
         )
 
     found = _only(

@@ -114,7 +114,7 @@ def test_screened_parts_measure_what_the_full_prefill_answers(runner: Runner) ->
     assert [item.case for item in runner.record.items] == ["two"]
     assert runner.record.items[0].full_answered
     assert runner.record.parts[-1]["measured"] == 1
-    assert "of 2 more cases the full prefill answers 1" in runner.record.notes[-1]
+    assert "of 2 cases the full prefill answers 1" in runner.record.notes[-1]
 
 
 def test_a_chain_is_served_from_what_it_left(runner: Runner) -> None:

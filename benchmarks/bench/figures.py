@@ -140,7 +140,7 @@ def _reordered(items: Sequence[Item]) -> Iterator[Figure]:
     name, target = f"reordered: best speed with {KEPT} of the answers kept", f">= {REORDERED_SPEED:g}×"
     counts = {
         system: (group, values)
-        for system, group in by_system(items, "reordered").items()
+        for system, group in by_system(items, "answered").items()
         if system.startswith("ours") and (values := [value for item in group if (value := kept(item)) is not None])
     }
     held = [

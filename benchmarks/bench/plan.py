@@ -63,7 +63,7 @@ PLAN = (
     ),
     Part("paraphrase", (*LEVEL, "ours 0.25"), cases=14, minutes=2, first=6),
     Part("reordered", (*QUALITY, *FRONTIER, "ours 0.7"), cases=24, minutes=5.5, tokens=32),
-    Part("reordered", CURVE, cases=150, minutes=5, first=24, tokens=32, screened=True),
+    Part("answered", CURVE, cases=150, minutes=5, tokens=32, screened=True),
     Part("many sources", (*QUALITY, *FRONTIER), cases=6, minutes=6),
     Part("editions", (*QUALITY, "ours 0.15"), cases=40, minutes=4.5, tokens=32),
     Part("codes", (*QUALITY, "ours 0.15"), cases=40, minutes=3, tokens=32),

@@ -86,7 +86,7 @@ class Runner:
             }
         )
         if part.screened:
-            self.note(f"{part.workload}: of {seen} more cases the full prefill answers {done}, and these are measured")
+            self.note(f"{part.workload}: of {seen} cases the full prefill answers {done}, and these are measured")
         elif budget.stopped:
             self.note(f"{part.workload}: {done} of {len(cases)} cases; the {part.minutes:g} minutes were used up")
         self.record.write()

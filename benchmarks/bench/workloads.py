@@ -24,6 +24,7 @@ from benchmarks.workloads.unrelated import unrelated, unrelated_cases
 
 DRIFT_TURNS = 20
 FIRST_TURN = "1"
+_REORDERED = 24
 Builder = Callable[[CountTokens, int], list[Case]]
 """Token counter and number of cases → at least so many cases, the same ones whatever the number where that can be."""
 
@@ -38,6 +39,11 @@ def _short_paraphrase(count_tokens: CountTokens, count: int) -> list[Case]:
 
 def _reordered(count_tokens: CountTokens, count: int) -> list[Case]:
     return hotpot_orders(hotpotqa.questions(), count_tokens, count=count, tokens=(1000, 1500), pairing="other question")
+
+
+def _answered(count_tokens: CountTokens, count: int) -> list[Case]:
+    """Behind those of ``reordered``, of which there are fewer than this."""
+    return _reordered(count_tokens, _REORDERED + count)[_REORDERED:]
 
 
 def _overlapping(count_tokens: CountTokens, count: int) -> list[Case]:
@@ -102,6 +108,7 @@ WORKLOADS: dict[str, Builder] = {
     "paraphrase": _paraphrase,
     "short paraphrase": _short_paraphrase,
     "reordered": _reordered,
+    "answered": _answered,
     "overlapping": _overlapping,
     "many sources": _many_sources,
     "editions": _editions,
@@ -119,6 +126,7 @@ ABOUT = {
     "paraphrase": "the same chapter in two Bible translations, then a summary",
     "short paraphrase": "the same, chapters a third as long",
     "reordered": "HotpotQA's ten paragraphs in another order, another question asked before",
+    "answered": "HotpotQA in another order, questions that the full prefill answers",
     "overlapping": "HotpotQA questions that share five to ten of their paragraphs",
     "many sources": "eight chunks, each last seen in another earlier prompt",
     "editions": "a newer World Factbook edition is asked, the older one is in the pool",

@@ -49,7 +49,7 @@ class Situation:
         references: prompts drawn on.
         similarity: of the nearest prompt, in [0, 1].
         estranged: sum over the identical runs before the question of how far the context of each row has changed;
-            ``begins``: of one over each row's place in its run (:func:`semshare_core.match.context.estrangement`).
+            ``begins``: of one over each row's place in its run (``semshare_core.match.context``).
     """
 
     tokens: int

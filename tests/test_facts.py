@@ -102,7 +102,6 @@ def test_stale_facts_must_be_computed_by_ours_and_not_by_the_published_methods()
     assert not Needs.of(replace(plan, stale=None), selection_for(ReusePolicy()), 30).must[7]
 
 
-@pytest.mark.real
 def test_no_row_stands_in_for_the_first_one_nor_the_first_one_for_another() -> None:
     """The first token is every head's attention sink."""
     source = np.full(6, Source.EXACT, np.int8)
@@ -111,6 +110,7 @@ def test_no_row_stands_in_for_the_first_one_nor_the_first_one_for_another() -> N
     assert np.flatnonzero(needs.must).tolist() == [0, 3]
 
 
+@pytest.mark.real
 def test_in_the_demo_vocabulary_digits_and_names_tell(demo: tuple[object, PreTrainedTokenizerBase]) -> None:
     _, tokenizer = demo
     facts = FactTokens(tokenizer, len(tokenizer))

@@ -14,13 +14,14 @@ from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 from rich.console import Console
 
 from benchmarks.bench.figures import must_hold
 from benchmarks.bench.peers import run_peers
-from benchmarks.bench.plan import MINUTES, PEERS_PART, PLAN, QUALITY, Part
+from benchmarks.bench.plan import MINUTES, PEERS_PART, PLAN, QUALITY, Part, PeersPart
 from benchmarks.bench.record import Record
 from benchmarks.bench.run import Runner
 from benchmarks.bench.workloads import ABOUT, WORKLOADS, build_cases
@@ -36,6 +37,7 @@ from semshare_core import SemShareEngine
 PEERS_NAME = "peers"
 OUT = Path("out/bench.json")
 OWN_MINUTES = 60
+AnyPart = TypeVar("AnyPart", Part, PeersPart)
 
 
 def main() -> int:
@@ -60,8 +62,7 @@ def main() -> int:
         _run(runner, part, console, options.systems)
     if _wants_peers(options):
         console.rule("peers")
-        part = replace(PEERS_PART, minutes=PEERS_PART.minutes * options.minutes / MINUTES)
-        part = PEERS_PART.shortened() if options.quick else part
+        part = _sized(PEERS_PART, options)
         run_peers(runner, part, _chosen(part.names, options.systems), options.threads)
     if figures := must_hold(runner.record.items):
         console.print(table("what must hold", figures))
@@ -88,10 +89,14 @@ def _run(runner: Runner, part: Part, console: Console, systems: Sequence[str]) -
 
 def _parts(options: argparse.Namespace) -> list[Part]:
     wanted = options.only if options.only or options.rows else list(WORKLOADS)
-    parts = [part for part in PLAN if part.workload in wanted]
+    return [_sized(part, options) for part in PLAN if part.workload in wanted]
+
+
+def _sized(part: AnyPart, options: argparse.Namespace) -> AnyPart:
+    """With its share of the minutes, or shortened with ``--quick``."""
     if options.quick:
-        return [part.shortened() for part in parts]
-    return [replace(part, minutes=part.minutes * options.minutes / MINUTES) for part in parts]
+        return part.shortened()
+    return replace(part, minutes=part.minutes * options.minutes / MINUTES)
 
 
 def _own(path: Path) -> list[Case]:
@@ -145,7 +150,10 @@ def _options() -> argparse.Namespace:
         "question, gold (the answer) and old (the reference's); --only says what else is measured",
     )
     parser.add_argument(
-        "--minutes", type=float, default=MINUTES, help=f"of all parts, each takes its share (default: {MINUTES:g})"
+        "--minutes",
+        type=float,
+        default=MINUTES,
+        help=f"of all parts, each takes its share; not with --quick (default: {MINUTES:g})",
     )
     parser.add_argument("--threads", type=int, default=2, help="of torch and of the peers (default: 2)")
     parser.add_argument("--out", type=Path, default=OUT, help=f"file for every item (default: {OUT})")

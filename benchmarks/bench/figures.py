@@ -21,7 +21,7 @@ from benchmarks.bench.metrics import (
     grouped,
     kept,
 )
-from benchmarks.bench.plan import PEERS_PART
+from benchmarks.bench.plan import BALANCED, PEERS_PART
 from benchmarks.peers import PEERS
 from benchmarks.sections.figure import Figure
 from benchmarks.systems.published import RATIOS
@@ -35,7 +35,6 @@ KEPT, CODES_SPEED, REORDERED_SPEED = 0.95, 3.0, 4.0
 ALLOWED_MORE = 0.02
 KV_SAVED = 0.42
 SAVES_TIME = 1.1
-BALANCED = "ours balanced"
 
 
 def must_hold(items: Sequence[Item]) -> list[Figure]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from benchmarks.bench.workloads import DRIFT_TURNS
+from benchmarks.bench.workloads import DRIFT_TURNS, REORDERED_CASES
 from benchmarks.systems.ablations import ABLATIONS
 from benchmarks.systems.ours import LEVELS
 from benchmarks.systems.published import RATIOS
@@ -62,7 +62,7 @@ PLAN = (
         minutes=7,
     ),
     Part("paraphrase", (*LEVEL, "ours 0.25"), cases=14, minutes=2, first=6),
-    Part("reordered", (*QUALITY, *FRONTIER, "ours 0.7"), cases=24, minutes=5.5, tokens=32),
+    Part("reordered", (*QUALITY, *FRONTIER, "ours 0.7"), cases=REORDERED_CASES, minutes=5.5, tokens=32),
     Part("answered", CURVE, cases=150, minutes=5, tokens=32, screened=True),
     Part("many sources", (*QUALITY, *FRONTIER), cases=6, minutes=6),
     Part("editions", (*QUALITY, "ours 0.15"), cases=40, minutes=4.5, tokens=32),

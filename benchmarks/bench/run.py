@@ -116,24 +116,23 @@ class Runner:
 
         ``first``: of its part, where each system is called untimed before, for what starts up and for its memory.
         """
-        if not part.chained or case.setting == FIRST_TURN:
-            self.engine.pool.clear()
         subject = self.subject(case, part.tokens, part.text)
         if part.screened and not answers(subject.ending.text(subject.full_tokens), case.gold):
             return False
         if not part.chained or case.setting == FIRST_TURN:
+            self.engine.pool.clear()
             self.engine.warm(list(case.references))
         peaks = {system.name: system.peak_bytes(subject) for system in systems} if first else {}
         clock = FullClock(self.engine, subject.base)
         waiting: list[_Measured] = []
-        timed = part.repeats > 1
+        short = part.repeats > 1 and subject.base.seconds < _SHORT_SECONDS
+        repeats = part.repeats * (_SHORT_REPEATS if short else 1)
         for system in systems:
             now = clock.moment(anew=first and not waiting)  # the calls without a clock came between
             sample = replace(system.sample(subject), peak_bytes=peaks.get(system.name))
-            if not timed:
+            if repeats == 1:
                 waiting = self._keep_settled(subject, clock, waiting, now)
             waiting.append(_Measured(system, sample, [sample.seconds], [now]))
-        repeats = part.repeats * (_SHORT_REPEATS if subject.base.seconds < _SHORT_SECONDS else 1) if timed else 1
         for _ in range(repeats - 1):
             now = clock.moment(anew=True)
             for measured in waiting:

@@ -24,7 +24,7 @@ from benchmarks.workloads.unrelated import unrelated, unrelated_cases
 
 DRIFT_TURNS = 20
 FIRST_TURN = "1"
-_REORDERED = 24
+REORDERED_CASES = 24
 Builder = Callable[[CountTokens, int], list[Case]]
 """Token counter and number of cases → at least so many cases, the same ones whatever the number where that can be."""
 
@@ -43,7 +43,7 @@ def _reordered(count_tokens: CountTokens, count: int) -> list[Case]:
 
 def _answered(count_tokens: CountTokens, count: int) -> list[Case]:
     """Behind those of ``reordered``, of which there are fewer than this."""
-    return _reordered(count_tokens, _REORDERED + count)[_REORDERED:]
+    return _reordered(count_tokens, REORDERED_CASES + count)[REORDERED_CASES:]
 
 
 def _overlapping(count_tokens: CountTokens, count: int) -> list[Case]:

@@ -9,8 +9,8 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from benchmarks.bench.figures import BALANCED, NEVER_BELOW, SPEEDS, is_peer
 from benchmarks.bench.figures import KEPT as KEPT_TARGET
+from benchmarks.bench.figures import NEVER_BELOW, SPEEDS, is_peer
 from benchmarks.bench.item import Item
 from benchmarks.bench.metrics import (
     KEPT,
@@ -25,6 +25,7 @@ from benchmarks.bench.metrics import (
     grouped,
     promised_kl,
 )
+from benchmarks.bench.plan import BALANCED
 from benchmarks.report.drawing import COLOURS, Dot, label_dots, new_figure
 from semshare_core.quality.bounds import BOUNDS, MEASURED_TOKENS
 

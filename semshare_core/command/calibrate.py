@@ -17,7 +17,8 @@ from semshare_core.quality.calibration import RATIOS, Calibration
 from semshare_core.quality.calibration_prompts import default_pairs, read_pairs
 from semshare_core.quality.calibrations import calibration_file, identity, write_calibration
 from semshare_core.quality.forecast import log_kl
-from semshare_core.quality.risk import chosen
+from semshare_core.quality.risk import beyond, chosen
+from semshare_core.quality.situation import features_of
 
 console = Console(soft_wrap=True, highlight=False, markup=False)
 _POOL_BYTES = 4 * 2**30
@@ -74,11 +75,9 @@ def _table(made: Calibration) -> Table:
     table = Table(title="What each level recomputes of the calibration prompts")
     for column in ("level", "bound (KL)", "margin", "mean ratio", "computed in full", "beyond the bound"):
         table.add_column(column)
-    plans = [item.situation for item in made.observations]
-    forecast = np.stack(
-        [made.forecast.log_kl(np.stack([plan.features(ratio) for ratio in made.ratios])) for plan in plans]
-    )
-    spread = made.spread.of(np.array([float(plan.tokens) for plan in plans]))
+    situations = [item.situation for item in made.observations]
+    forecast = made.forecast.log_kl(features_of(situations, made.ratios))
+    spread = made.spread.of(np.array([float(situation.tokens) for situation in situations]))
     kl = np.array([item.kl for item in made.observations])
     for level, bound in BOUNDS.items():
         margin = made.margins[level]
@@ -87,13 +86,12 @@ def _table(made: Calibration) -> Table:
             continue
         index = chosen(forecast, spread, float(log_kl(bound.kl)), margin)
         spent = np.where(index < 0, 1.0, np.array(made.ratios)[np.maximum(index, 0)])
-        beyond = (index >= 0) & (np.take_along_axis(kl, np.maximum(index, 0)[:, None], axis=1)[:, 0] > bound.kl)
         table.add_row(
             level,
             str(bound.kl),
             f"{margin:.2f}",
             f"{spent.mean():.2f}",
             f"{(index < 0).mean():.0%}",
-            f"{beyond.mean():.1%}",
+            f"{beyond(kl, index, bound.kl).mean():.1%}",
         )
     return table

@@ -13,10 +13,11 @@ import numpy as np
 from numpy.typing import NDArray
 from transformers import PreTrainedTokenizerBase
 
+from semshare_core.match.distance import since_last
 from semshare_core.match.plan import ReferenceTokens, ReusePlan, Source, Tokens
 
-_SPACES = ("\u0120", "\u2581")
-_MARKERS = "\u0120\u2581#\u010a "  # of a space or a word's continuation, in the vocabularies of tokenizers
+_SPACES = ("\u0120", "\u2581")  # with which the spelling of a word's first token begins
+_MARKERS = "".join(_SPACES) + "#\u010a "  # of a space or a word's continuation, in the vocabularies of tokenizers
 
 
 class FactTokens:
@@ -32,13 +33,12 @@ class FactTokens:
         self._digits = np.zeros(size, bool)
         self._continues = np.zeros(size, bool)
         vocabulary = tokenizer.get_vocab()
-        spaced = any(
-            spelling.startswith(_SPACES) for spelling in vocabulary
-        )  # else no spelling shows where words begin
+        # where no spelling begins with a space, none shows where words begin
+        spaced = any(spelling.startswith(_SPACES) for spelling in vocabulary)
         for spelling, token in vocabulary.items():
             if token < size:
-                self._table[token] = _tells(spelling)
-                self._digits[token] = _holds_digit(spelling)
+                self._digits[token] = any(character.isdigit() for character in spelling)
+                self._table[token] = self._digits[token] or spelling.strip(_MARKERS)[:1].isupper()
                 self._continues[token] = spaced and spelling[:1].isalnum() and not spelling.startswith(_SPACES)
 
     def changed(
@@ -69,21 +69,9 @@ class FactTokens:
         loose = self._table[target] & (plan.source == Source.FUZZY)
         fact |= _reached(fact[::-1], loose[::-1])[::-1]
         stale = _reached(fact, within)
-        last = np.maximum.accumulate(np.where(stale, np.arange(len(target)), -1))
-        return np.asarray((last >= 0) & (np.arange(len(target)) - last <= halo))
+        return np.asarray(since_last(stale) <= min(halo, len(target) - 1))
 
 
 def _reached(start: NDArray[np.bool_], within: NDArray[np.bool_]) -> NDArray[np.bool_]:
     """Bool [n]: ``start``, and the tokens of ``within`` that follow one of it without a gap."""
-    number = np.arange(1, len(start) + 1)
-    outside = np.maximum.accumulate(np.where(within | start, 0, number))  # the last token before each that is neither
-    last = np.maximum.accumulate(np.where(start, number, 0))
-    return start | (within & (last > outside))
-
-
-def _tells(spelling: str) -> bool:
-    return spelling.strip(_MARKERS)[:1].isupper() or _holds_digit(spelling)
-
-
-def _holds_digit(spelling: str) -> bool:
-    return any(character.isdigit() for character in spelling)
+    return np.asarray(start | (within & (since_last(start) < since_last(~(within | start)))))

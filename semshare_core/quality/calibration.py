@@ -17,7 +17,7 @@ from semshare_core.quality.bounds import BOUNDS
 from semshare_core.quality.cost import CostModel
 from semshare_core.quality.forecast import KL_FLOOR, Forecast, log_kl
 from semshare_core.quality.risk import chosen, margin_for
-from semshare_core.quality.situation import FEATURES, Situation
+from semshare_core.quality.situation import FEATURES, Situation, features_of
 from semshare_core.quality.spread import Spread
 
 RATIOS = (0.05, 0.075, 0.11, 0.17, 0.25, 0.35, 0.5)
@@ -91,7 +91,7 @@ class Calibration(BaseModel):
                 "earlier ones."
             )
         situations = [item.situation for item in observations]
-        features, kl = _features(situations, ratios), np.array([item.kl for item in observations])
+        features, kl = features_of(situations, ratios), np.array([item.kl for item in observations])
         tokens = np.array([float(situation.tokens) for situation in situations])
         forecast, spread = _cross_fitted(features, kl, tokens)
         kinds = [item.kind for item in observations]
@@ -118,7 +118,7 @@ class Calibration(BaseModel):
     @functools.cached_property
     def forecast(self) -> Forecast:
         """Fitted to all observations."""
-        features = _features([item.situation for item in self.observations], self.ratios)
+        features = features_of([item.situation for item in self.observations], self.ratios)
         return Forecast(features, np.array([item.kl for item in self.observations]))
 
     def prepare(self) -> None:
@@ -135,7 +135,7 @@ class Calibration(BaseModel):
         margin = self.margins.get(level)
         if margin is None:
             return None
-        expected = self.forecast.log_kl(_features([situation], self.ratios))
+        expected = self.forecast.log_kl(features_of([situation], self.ratios))
         index = chosen(expected, self.spread.of(np.array([situation.tokens])), float(log_kl(BOUNDS[level].kl)), margin)
         return self.ratios[index[0]] if index[0] >= 0 else None
 
@@ -164,10 +164,6 @@ class Calibration(BaseModel):
         rows = [json.dumps(item.model_dump(mode="json")) for item in self.observations]
         text = json.dumps(head, indent=1)
         return text[:-2] + ',\n "observations": [\n  ' + ",\n  ".join(rows) + "\n ]\n}\n"
-
-
-def _features(situations: Sequence[Situation], ratios: Sequence[float]) -> NDArray[np.float64]:
-    return np.stack([[situation.features(ratio) for ratio in ratios] for situation in situations])
 
 
 def _cross_fitted(

@@ -37,6 +37,13 @@ def chosen(
     return np.where(within.any(axis=1), within.argmax(axis=1), -1)
 
 
+def beyond(measured: NDArray[np.float64], index: NDArray[np.int64], limit: float) -> NDArray[np.bool_]:
+    """Bool [calls]: whether ``measured`` [calls, ratios] exceeds ``limit`` at the ratio chosen, never where none is."""
+    return np.asarray(
+        (index >= 0) & (np.take_along_axis(measured, np.maximum(index, 0)[:, None], axis=1)[:, 0] > limit)
+    )
+
+
 def margin_for(
     forecast: NDArray[np.float64],
     spread: NDArray[np.float64],
@@ -59,7 +66,7 @@ def margin_for(
     groups = [np.array(kinds) == kind for kind in sorted(set(kinds))]
     for margin in MARGINS:
         index = chosen(forecast, spread, limit, float(margin))
-        broken = (index >= 0) & (np.take_along_axis(measured, np.maximum(index, 0)[:, None], axis=1)[:, 0] > limit)
+        broken = beyond(measured, index, limit)
         uneven = any(_too_many(int(broken[group].sum()), int(group.sum()), share) for group in groups)
         if uneven or binomial_tail(int(broken.sum()), len(broken), share) > RISK:
             break

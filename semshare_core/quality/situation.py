@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import astuple, dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -125,6 +126,7 @@ class Situation:
             ]
         )
 
-    def as_row(self) -> list[float]:
-        """The fields in order."""
-        return [float(value) for value in astuple(self)]
+
+def features_of(situations: Sequence[Situation], ratios: Sequence[float]) -> NDArray[np.float64]:
+    """Float64 [situations, ratios, len(FEATURES)]."""
+    return np.stack([[situation.features(ratio) for ratio in ratios] for situation in situations])

@@ -41,7 +41,8 @@ class Selection(ABC):
         needs_influence: ranking needs the question's influences.
         watched_tokens: how many last tokens are observed for hot tokens or influences.
         needs_deviation_when_crowded: where the changed tokens exceed the budget, ranking needs the deviations, too.
-        computes_stale: facts that differ from the rows that serve them are computed, whatever the budget says.
+        computes_stale: facts that differ from the rows that serve them, and what was matched astray, are computed,
+            whatever the budget says.
     """
 
     needs_deviation: bool = False
@@ -58,13 +59,6 @@ class Selection(ABC):
     def structural(self, plan: ReusePlan) -> NDArray[np.bool_]:
         """Tokens that the plan alone shows to be worth recomputing; empty for strategies that measure."""
         return np.zeros(len(plan), bool)
-
-
-def since_last(marked: NDArray[np.bool_]) -> NDArray[np.int64]:
-    """Distance [n] to the nearest marked token at or before each token; n where there is none."""
-    n = len(marked)
-    last = np.maximum.accumulate(np.where(marked, np.arange(n), -1))
-    return np.where(last >= 0, np.arange(n) - last, n)
 
 
 def changed(plan: ReusePlan) -> NDArray[np.bool_]:

@@ -18,8 +18,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from semshare_core.match.distance import since_last
 from semshare_core.match.plan import ReusePlan
-from semshare_core.prefill.selection.base import Evidence, Priority, Selection, changed, since_last
+from semshare_core.prefill.selection.base import Evidence, Priority, Selection, changed
 
 # The shape is that of the relative error of reused values (SmolLM2-135M, mean over layers: changed 0.97, seam 0.85
 # falling as 1/distance to 0.2); the floor within runs is higher, because that ranked better on reordered passages.

@@ -12,8 +12,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from semshare_core.match.distance import since_last
 from semshare_core.match.plan import ReusePlan
-from semshare_core.prefill.selection.base import Evidence, Priority, Selection, since_last
+from semshare_core.prefill.selection.base import Evidence, Priority, Selection
 
 
 @dataclass(frozen=True)

@@ -57,8 +57,7 @@ class OrderedMatcher:
         distinct_references, found = np.unique(reference[looked_at], return_inverse=True)
         r = np.zeros(len(reference), np.int64)
         r[looked_at] = found
-        cosines: NDArray[np.float32] = self.table.unit(distinct_targets) @ self.table.unit(distinct_references).T
-        return cosines[t[:, None], r[places]]
+        return self.table.cosines(distinct_targets, distinct_references)[t[:, None], r[places]]
 
 
 def expected_positions(anchors: Positions, wanted: Positions, limit: int) -> Positions:

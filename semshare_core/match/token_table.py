@@ -40,9 +40,17 @@ class TokenTable:
         """A prompt's embedding float32 [dim], unit length: the weighted mean over its distinct tokens."""
         distinct = np.unique(ids)
         frequency = 1 / ((distinct + 1) * self._harmonic)
-        weight = (_SIF / (_SIF + frequency)).astype(np.float32)
-        mean = weight @ self._centred(distinct).cpu().numpy()
-        return np.asarray(mean / max(float(np.linalg.norm(mean)), 1e-12), np.float32)
+        weight = torch.as_tensor(_SIF / (_SIF + frequency), dtype=torch.float32, device=self._weight.device)
+        mean = weight @ self._centred(distinct)
+        return np.asarray(torch.nn.functional.normalize(mean, dim=0).cpu().numpy())
+
+    def cosines(self, ids: Tokens, others: Tokens) -> NDArray[np.float32]:
+        """Cosines float32 [len(ids), len(others)].
+
+        In PyTorch, as the model: the threads of NumPy's BLAS spin on beside the model's for a tenth of a second.
+        """
+        first, second = (torch.nn.functional.normalize(self._centred(some), dim=1) for some in (ids, others))
+        return np.asarray((first @ second.T).cpu().numpy())
 
     def _centred(self, ids: Tokens) -> Tensor:
         index = torch.as_tensor(ids, device=self._weight.device)

@@ -13,6 +13,7 @@ import numpy as np
 
 from semshare_core.errors import ConfigError
 from semshare_core.pool.vector_rows import VectorRows, Vectors
+from semshare_core.product import product
 
 _SHORTLIST, _SURPLUS = 32, 4  # rows for each segment, at least and for each entry wanted, where FAISS ranks coarsely
 _WIDENING = 4
@@ -142,7 +143,7 @@ class SemanticIndex:
             return []
         held = [self._vectors[name] for name in names]
         first = np.cumsum([0, *(len(vectors) for vectors in held[:-1])])
-        cosines = queries @ np.concatenate(held).T
+        cosines = product(queries, np.concatenate(held).T)
         similarity = (1 + np.maximum.reduceat(cosines, first, axis=1).mean(axis=0)) / 2
         return [(names[which], float(similarity[which])) for which in np.argsort(-similarity, kind="stable")[:k]]
 

@@ -11,6 +11,8 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from semshare_core.product import product
+
 KL_FLOOR = 3e-3
 """Added to a KL before its logarithm is taken: smaller differences are no differences."""
 
@@ -56,7 +58,7 @@ class Forecast:
 
     def _covariance(self, scaled: NDArray[np.float64]) -> NDArray[np.float64]:
         """With what is known: [len(scaled), known]."""
-        inner = scaled @ self._known.T
+        inner = product(scaled, self._known.T)
         squares = (scaled**2).sum(axis=1)[:, None] + (self._known**2).sum(axis=1)
         near = np.exp(-np.maximum(squares - 2 * inner, 0.0) / (2 * _LENGTH**2))
         return np.asarray(_SMOOTH * near + _LINEAR * inner / scaled.shape[1])

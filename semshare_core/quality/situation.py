@@ -15,7 +15,7 @@ from semshare_core.prefill.selection.base import changed
 
 FEATURES = (
     "bias",
-    "log of the rows computed",
+    "log of the rows chosen",
     "log of the prompt's tokens",
     "share computed",
     "share worth computing but not computed",
@@ -28,10 +28,13 @@ FEATURES = (
     "references drawn on",
     "dissimilarity of the nearest reference",
     "share computed in any case",
+    "share of that which is neither new nor the question",
     "share of the context that reused rows have not read, or read elsewhere",
     "share of the begins of runs",
 )
 """What :meth:`Situation.features` holds, in order."""
+
+_CHOSEN_LEAST = 0.02  # of the prompt: where no row is chosen beyond those computed in any case, the logarithm is finite
 
 
 @dataclass(frozen=True)
@@ -108,7 +111,7 @@ class Situation:
         return np.array(
             [
                 1.0,
-                np.log(max(rows, 1)),
+                np.log(rows - self.must + _CHOSEN_LEAST * n),
                 np.log(n),
                 rows / n,
                 max(0, self.worth - rows) / n,
@@ -121,6 +124,7 @@ class Situation:
                 np.log(max(self.references, 1)),
                 1.0 - self.similarity,
                 self.must / n,
+                max(0, self.must - self.new - self.question) / n,
                 self.estranged / n,
                 self.begins / n,
             ]

@@ -55,28 +55,26 @@ class Part:
 
 
 PLAN = (
-    Part(
-        "paraphrase",
-        (*QUALITY, *FRONTIER, "ours 0.25", "ours 0.7", *(system.name for system in ABLATIONS)),
-        cases=6,
-        minutes=7,
-    ),
-    Part("paraphrase", (*LEVEL, "ours 0.25"), cases=14, minutes=2, first=6),
-    Part("reordered", (*QUALITY, *FRONTIER, "ours 0.7"), cases=REORDERED_CASES, minutes=5.5, tokens=32),
-    Part("answered", CURVE, cases=150, minutes=5, tokens=32, screened=True),
-    Part("many sources", (*QUALITY, *FRONTIER), cases=6, minutes=6),
-    Part("editions", (*QUALITY, "ours 0.15"), cases=40, minutes=4.5, tokens=32),
+    Part("paraphrase", (*QUALITY, "ours 0.25", *(system.name for system in ABLATIONS)), cases=6, minutes=3.5),
+    Part("paraphrase", (*FRONTIER, "ours 0.7"), cases=6, minutes=3, text=False),
+    Part("paraphrase", (*LEVEL, "ours 0.25"), cases=14, minutes=2.5, first=6),
+    Part("reordered", QUALITY, cases=REORDERED_CASES, minutes=2.5, tokens=32),
+    Part("reordered", (*FRONTIER, "ours 0.7"), cases=REORDERED_CASES, minutes=2.5, tokens=32, text=False),
+    Part("answered", CURVE, cases=150, minutes=4.5, tokens=32, screened=True),
+    Part("many sources", QUALITY, cases=6, minutes=2.5),
+    Part("many sources", FRONTIER, cases=6, minutes=3, text=False),
+    Part("editions", (*QUALITY, "ours 0.15"), cases=40, minutes=3.5, tokens=32),
     Part("codes", (*QUALITY, "ours 0.15"), cases=40, minutes=3, tokens=32),
     Part("agent replay", QUALITY, cases=10, minutes=2.5),
     Part("shared context", QUALITY, cases=6, minutes=2, tokens=32),
-    Part("similarity sweep", (BALANCED,), cases=18, minutes=4, quick=2, tokens=32, text=False, repeats=2),
-    Part("length sweep", (BALANCED,), cases=12, minutes=6, quick=3, tokens=32, text=False, repeats=2),
-    Part("retention sweep", ("ours 0.25", *(system.name for system in RETENTION)), cases=5, minutes=2.5),
+    Part("similarity sweep", (BALANCED,), cases=18, minutes=3, quick=2, tokens=32, text=False, repeats=2),
+    Part("length sweep", (BALANCED,), cases=12, minutes=6.5, quick=3, tokens=32, text=False, repeats=2),
+    Part("retention sweep", ("ours 0.25", *(system.name for system in RETENTION)), cases=5, minutes=1.5),
     Part("drift", (BALANCED,), cases=DRIFT_TURNS, minutes=1, quick=4, tokens=32, text=False, chained=True),
     Part("misses", (*PLAIN, *LEVEL), cases=3, minutes=1, tokens=32, text=False),
-    Part("overlapping", LEVEL, cases=40, minutes=3.5, tokens=32, text=False),
-    Part("codes", LEVEL, cases=60, minutes=3, first=40, tokens=32, text=False),
-    Part("short paraphrase", LEVEL, cases=100, minutes=6, tokens=32, text=False),
+    Part("overlapping", LEVEL, cases=40, minutes=3, tokens=32, text=False),
+    Part("codes", LEVEL, cases=60, minutes=4.5, first=40, tokens=32, text=False),
+    Part("short paraphrase", LEVEL, cases=100, minutes=7, tokens=32, text=False),
 )
 
 
@@ -92,7 +90,7 @@ class PeersPart:
     names: tuple[str, ...] = ("llama-cpp", "kvpress", "kvboost", "vllm")
     workloads: tuple[str, ...] = ("paraphrase", "reordered", "many sources")
     cases: int = 2
-    minutes: float = 8
+    minutes: float = 10
 
     def shortened(self) -> PeersPart:
         return replace(self, workloads=self.workloads[:1], cases=1, minutes=4)

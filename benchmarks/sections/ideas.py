@@ -1,4 +1,4 @@
-"""Ours without one idea at a time: what the KL becomes when the same share is recomputed."""
+"""Ours without one idea at a time, or with one more: what the KL becomes when the same share is recomputed."""
 
 from __future__ import annotations
 
@@ -18,6 +18,9 @@ from benchmarks.sections.figure import Figure, Run, item
 from benchmarks.workloads.paraphrase import paraphrases
 from semshare_core import ReusePolicy
 from semshare_core.match import matcher
+from semshare_core.match.context import estrangement
+from semshare_core.match.plan import ReusePlan
+from semshare_core.prefill.selection.base import Priority, changed
 from semshare_core.prefill.selection.combined import CombinedSelection
 from semshare_core.prompt import Prompt
 from semshare_core.quality.calibration_prompts import default_pairs
@@ -29,25 +32,36 @@ AS_IT_IS = "as it is"
 
 @dataclass(frozen=True)
 class Variant:
-    """Settings that differ from ours, and what is switched off in the code where no setting does it."""
+    """Settings that differ from ours, and what is put in the place of our code where no setting does it."""
 
     name: str
     settings: dict[str, Any] = field(default_factory=dict)
-    without: tuple[object, str, object] | None = None
+    instead: tuple[object, str, object] | None = None
 
     def switched(self) -> AbstractContextManager[object]:
-        return nullcontext() if self.without is None else patch.object(*self.without)
+        return nullcontext() if self.instead is None else patch.object(*self.instead)
+
+
+_FOREIGN_LEAST, _FOREIGN_POWER = 0.1, 4  # the best of a trial
+_likely_error = CombinedSelection._expected_error
+
+
+def _foreign_error(self: CombinedSelection, plan: ReusePlan) -> Priority:
+    """A row's likely error, less where more of what it has read stands before it."""
+    foreign = np.where(changed(plan), 1.0, estrangement(plan)[0] ** _FOREIGN_POWER)
+    return _likely_error(self, plan) * (_FOREIGN_LEAST + foreign)
 
 
 VARIANTS = (
     Variant(AS_IT_IS),
-    Variant("rows of unrelated text serve, too", without=(matcher, "KINDRED_SHARE", 0.0)),
-    Variant("facts that differ and strays have to be chosen", without=(CombinedSelection, "computes_stale", False)),
+    Variant("rows of unrelated text serve, too", instead=(matcher, "KINDRED_SHARE", 0.0)),
+    Variant("facts that differ and strays have to be chosen", instead=(CombinedSelection, "computes_stale", False)),
     Variant("no halos", {"halo": 0, "seam_halo": 0}),
-    Variant("without what the question reads", without=(CombinedSelection, "needs_influence", False)),
+    Variant("without what the question reads", instead=(CombinedSelection, "needs_influence", False)),
     Variant("one reference per prompt", {"max_references": 1}),
     Variant("fuzzy tokens computed, never served", {"matching": "runs"}),
     Variant("fuzzy tokens matched by LSH", {"matching": "lsh"}),
+    Variant("rows in a foreign context before others", instead=(CombinedSelection, "_expected_error", _foreign_error)),
     Variant("ranked by key deviation (CacheBlend)", {"selection": "deviation"}),
     Variant("changed tokens, then the order of the text", {"selection": "non_exact"}),
     Variant("seams, then the order of the text", {"selection": "seams"}),

@@ -59,6 +59,15 @@ def test_what_is_no_calibration_is_said_to_be_none(tmp_path: Path, text: str) ->
         calibrations.read_calibration(path)
 
 
+def test_margins_chosen_by_another_forecast_are_not_read(tmp_path: Path) -> None:
+    path = tmp_path / "old.json"
+    text = made(60).to_json()
+    assert '"format": 3' in text
+    path.write_text(text.replace('"format": 3', '"format": 2'))
+    with pytest.raises(ConfigError, match="Make it again"):
+        calibrations.read_calibration(path)
+
+
 def test_a_folder_that_cannot_be_written_is_said(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(ConfigError, match="cannot be written"):

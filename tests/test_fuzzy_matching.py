@@ -176,6 +176,11 @@ def test_rows_are_unit_and_in_order() -> None:
         np.testing.assert_allclose(row, TABLE.unit(np.array([token]))[0], atol=1e-6)
 
 
+def test_cosines_are_those_of_the_rows_in_order() -> None:
+    ids, others = np.array([5, 3, 59]), np.array([0, 3, 3, 12])
+    np.testing.assert_allclose(TABLE.cosines(ids, others), TABLE.unit(ids) @ TABLE.unit(others).T, atol=1e-6)
+
+
 def test_a_common_direction_is_no_similarity() -> None:
     """What all embeddings share says nothing about any of them."""
     shared = TokenTable(WEIGHT[:, :DIM] + 10 * torch.ones(DIM))

@@ -33,8 +33,7 @@ class TokenTable:
     def unit(self, ids: Tokens) -> NDArray[np.float32]:
         """Rows float32 [len(ids), dim], each of length 1; each distinct id is gathered once."""
         distinct, inverse = np.unique(ids, return_inverse=True)
-        rows = torch.nn.functional.normalize(self._centred(distinct), dim=1)
-        return np.ascontiguousarray(rows.cpu().numpy()[inverse])
+        return np.ascontiguousarray(self._unit(distinct).cpu().numpy()[inverse])
 
     def embed(self, ids: Tokens) -> NDArray[np.float32]:
         """A prompt's embedding float32 [dim], unit length: the weighted mean over its distinct tokens."""
@@ -45,12 +44,11 @@ class TokenTable:
         return np.asarray(torch.nn.functional.normalize(mean, dim=0).cpu().numpy())
 
     def cosines(self, ids: Tokens, others: Tokens) -> NDArray[np.float32]:
-        """Cosines float32 [len(ids), len(others)].
+        """Cosines float32 [len(ids), len(others)], multiplied where the table is (see ``semshare_core.product``)."""
+        return np.asarray((self._unit(ids) @ self._unit(others).T).cpu().numpy())
 
-        In PyTorch, as the model: the threads of NumPy's BLAS spin on beside the model's for a tenth of a second.
-        """
-        first, second = (torch.nn.functional.normalize(self._centred(some), dim=1) for some in (ids, others))
-        return np.asarray((first @ second.T).cpu().numpy())
+    def _unit(self, ids: Tokens) -> Tensor:
+        return torch.nn.functional.normalize(self._centred(ids), dim=1)
 
     def _centred(self, ids: Tokens) -> Tensor:
         index = torch.as_tensor(ids, device=self._weight.device)

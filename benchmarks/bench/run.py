@@ -23,8 +23,8 @@ from semshare_core.prefill.cache import kv_bytes
 
 _FULL_STAYS_FRESH = 4.0
 """A full prefill is timed anew after so many times its own duration: the machine has other work by then."""
-_SHORT_SECONDS, _SHORT_REPEATS = 3.0, 3
-"""Where calls are repeated, full prefills below so many seconds are timed so many times as often: noise weighs more."""
+_TIMED_SECONDS, _MOST_REPEATS = 6.0, 12
+"""Repeated calls: for so many seconds of full prefills, or so many times. On short ones noise weighs more."""
 
 
 class FullClock:
@@ -125,8 +125,9 @@ class Runner:
         peaks = {system.name: system.peak_bytes(subject) for system in systems} if first else {}
         clock = FullClock(self.engine, subject.base)
         waiting: list[_Measured] = []
-        short = part.repeats > 1 and subject.base.seconds < _SHORT_SECONDS
-        repeats = part.repeats * (_SHORT_REPEATS if short else 1)
+        repeats = part.repeats
+        if repeats > 1:
+            repeats = max(repeats, min(_MOST_REPEATS, round(_TIMED_SECONDS / subject.base.seconds)))
         for system in systems:
             now = clock.moment(anew=first and not waiting)  # the calls without a clock came between
             sample = replace(system.sample(subject), peak_bytes=peaks.get(system.name))

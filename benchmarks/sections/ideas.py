@@ -18,9 +18,7 @@ from benchmarks.sections.figure import Figure, Run, item
 from benchmarks.workloads.paraphrase import paraphrases
 from semshare_core import ReusePolicy
 from semshare_core.match import matcher
-from semshare_core.match.context import estrangement
-from semshare_core.match.plan import ReusePlan
-from semshare_core.prefill.selection.base import Priority, changed
+from semshare_core.prefill.selection import combined
 from semshare_core.prefill.selection.combined import CombinedSelection
 from semshare_core.prompt import Prompt
 from semshare_core.quality.calibration_prompts import default_pairs
@@ -42,16 +40,6 @@ class Variant:
         return nullcontext() if self.instead is None else patch.object(*self.instead)
 
 
-_FOREIGN_LEAST, _FOREIGN_POWER = 0.1, 4  # the best of a trial
-_likely_error = CombinedSelection._expected_error
-
-
-def _foreign_error(self: CombinedSelection, plan: ReusePlan) -> Priority:
-    """A row's likely error, less where more of what it has read stands before it."""
-    foreign = np.where(changed(plan), 1.0, estrangement(plan)[0] ** _FOREIGN_POWER)
-    return _likely_error(self, plan) * (_FOREIGN_LEAST + foreign)
-
-
 VARIANTS = (
     Variant(AS_IT_IS),
     Variant("rows of unrelated text serve, too", instead=(matcher, "KINDRED_SHARE", 0.0)),
@@ -61,7 +49,8 @@ VARIANTS = (
     Variant("one reference per prompt", {"max_references": 1}),
     Variant("fuzzy tokens computed, never served", {"matching": "runs"}),
     Variant("fuzzy tokens matched by LSH", {"matching": "lsh"}),
-    Variant("rows in a foreign context before others", instead=(CombinedSelection, "_expected_error", _foreign_error)),
+    Variant("whatever the context of a row", instead=(combined, "_STEEPNESS", 0)),
+    Variant("32 tokens of the question watched", instead=(CombinedSelection, "watched_tokens", 32)),
     Variant("ranked by key deviation (CacheBlend)", {"selection": "deviation"}),
     Variant("changed tokens, then the order of the text", {"selection": "non_exact"}),
     Variant("seams, then the order of the text", {"selection": "seams"}),

@@ -20,7 +20,7 @@ from semshare_core.quality.risk import chosen, margin_for
 from semshare_core.quality.situation import FEATURES, Situation, features_of
 from semshare_core.quality.spread import Spread
 
-RATIOS = (0.05, 0.075, 0.11, 0.17, 0.25, 0.35, 0.5)
+RATIOS = (0.05, 0.065, 0.085, 0.11, 0.14, 0.18, 0.25, 0.35, 0.5)
 """Recompute ratios that are tried on every pair, and that levels choose from."""
 
 LEAST_PAIRS = 45

@@ -34,8 +34,10 @@ _WORD = re.compile(r"[^\W\d_]{2,}")
 _SPACE = re.compile(r"[ \t]*\n[ \t]*")
 _PASSAGE_WORDS = (40, 180)
 _LENGTHS = (200, 1000)  # words of a target, drawn evenly on a logarithmic scale
-_LONG = (1500, 3500)  # of every so many rounds of kinds one is long
-_LONG_EVERY = 4
+_LONG = (1200, 4200)  # of every so many rounds of kinds one is long
+_LONG_EVERY = 5
+_MOST_SOURCES = 8
+_PHRASE_WORDS = (1, 5)
 
 
 @dataclass(frozen=True)
@@ -104,16 +106,32 @@ def _pair(number: int, passages: Sequence[str], rng: random.Random) -> Calibrati
         others[0] = asked  # the same question again
     long = number // len(_KINDS) % _LONG_EVERY == _LONG_EVERY - 1
     references, target = kind(_Source(passages, rng, _LONG if long else _LENGTHS), rng)
-    chat = rng.random() < 0.5
+    form = _plain
+    if rng.random() < 0.5:
+        form = _conversation if kind is _window else _message
     name = kind.__name__.strip("_")
-    made = tuple(_prompt(text, rng.choice(others), chat) for text in references)
-    return CalibrationPair(f"{name}-{number}", made, _prompt(target, asked, chat), name)
+    made = tuple(form(parts, rng.choice(others)) for parts in references)
+    return CalibrationPair(f"{name}-{number}", made, form(target, asked), name)
 
 
-def _prompt(text: str, question: str, chat: bool) -> Prompt:
-    if chat:
-        return [{"role": "user", "content": f"{text}\n\n{question}"}]
-    return f"{text}\n\nQuestion: {question}\nAnswer:"
+def _plain(parts: Sequence[str], question: str) -> Prompt:
+    return f"{_joined(parts)}\n\nQuestion: {question}\nAnswer:"
+
+
+def _message(parts: Sequence[str], question: str) -> Prompt:
+    return [{"role": "user", "content": f"{_joined(parts)}\n\n{question}"}]
+
+
+def _conversation(parts: Sequence[str], question: str) -> Prompt:
+    """The parts told by user and assistant in turn; the user, who comes first and last, asks."""
+    roles = ("user", "assistant")
+    told = [{"role": roles[number % 2], "content": part} for number, part in enumerate(parts)]
+    asked = f"{told.pop()['content']}\n\n{question}" if len(parts) % 2 else question
+    return [*told, {"role": "user", "content": asked}]
+
+
+def _joined(parts: Sequence[str]) -> str:
+    return "\n\n".join(parts)
 
 
 class _Source:
@@ -135,59 +153,65 @@ class _Source:
         return taken
 
 
-def _order(source: _Source, rng: random.Random) -> tuple[list[str], str]:
+_Parts = list[str]
+"""A prompt's passages, in order."""
+
+
+def _order(source: _Source, rng: random.Random) -> tuple[list[_Parts], _Parts]:
     """Retrieved passages in another order, some words of them replaced."""
     held = source.text()
-    text = "\n\n".join(rng.sample(held, len(held)))
-    return ["\n\n".join(held)], _replace_words(text, rng.choice((0, 0, 0.02, 0.05, 0.1)), rng)
+    share = rng.choice((0, 0, 0.02, 0.05, 0.1))
+    return [held], [_replaced(_joined(rng.sample(held, len(held))), share, (1, 1), rng)]
 
 
-def _sources(source: _Source, rng: random.Random) -> tuple[list[str], str]:
-    """Every passage comes from another prompt, where it stood among others."""
-    held = source.text()[:8]
+def _sources(source: _Source, rng: random.Random) -> tuple[list[_Parts], _Parts]:
+    """Every piece comes from another prompt, where it stood among others."""
+    held = source.text()
+    each = -(-len(held) // _MOST_SOURCES)
+    pieces = [_joined(held[at : at + each]) for at in range(0, len(held), each)]
     references = []
-    for passage in held:
+    for piece in pieces:
         context = source.take(rng.randint(1, 2))
-        context.insert(rng.randint(0, len(context)), passage)
-        references.append("\n\n".join(context))
-    return references, "\n\n".join(rng.sample(held, len(held)))
+        context.insert(rng.randint(0, len(context)), piece)
+        references.append(context)
+    return references, rng.sample(pieces, len(pieces))
 
 
-def _edition(source: _Source, rng: random.Random) -> tuple[list[str], str]:
+def _edition(source: _Source, rng: random.Random) -> tuple[list[_Parts], _Parts]:
     """A newer edition: some sentences replaced or gone, in place."""
     held = source.text()
-    text, share = "\n\n".join(held), rng.uniform(0.03, 0.5)
+    share = rng.uniform(0.03, 0.5)
     spare = iter(_SENTENCE.split(" ".join(source.take(12))))
     kept = []
-    for sentence in _SENTENCE.split(text):
+    for sentence in _SENTENCE.split(_joined(held)):
         if rng.random() >= share:
             kept.append(sentence)
         elif rng.random() < 0.5:
             kept.append(next(spare, sentence))
-    return [text], " ".join(kept)
+    return [held], [" ".join(kept)]
 
 
-def _rewrite(source: _Source, rng: random.Random) -> tuple[list[str], str]:
-    """Other words in the same order, as in a paraphrase."""
-    text = "\n\n".join(source.text())
-    return [text], _replace_words(text, rng.uniform(0.05, 0.3), rng)
+def _rewrite(source: _Source, rng: random.Random) -> tuple[list[_Parts], _Parts]:
+    """Other phrases in the same order, as in a paraphrase."""
+    held = source.text()
+    return [held], [_replaced(_joined(held), rng.uniform(0.05, 0.6), _PHRASE_WORDS, rng)]
 
 
-def _window(source: _Source, rng: random.Random) -> tuple[list[str], str]:
+def _window(source: _Source, rng: random.Random) -> tuple[list[_Parts], _Parts]:
     """A history whose oldest part was dropped, and to which something was added."""
     held = source.text()
-    gone = rng.randint(1, max(1, len(held) // 3))
-    return ["\n\n".join(held)], "\n\n".join([*held[gone:], *source.take(1)])
+    gone = 2 * rng.randint(1, max(1, len(held) // 6))  # whole turns
+    return [held], [*held[gone:], *source.take(1)]
 
 
-def _facts(source: _Source, rng: random.Random) -> tuple[list[str], str]:
+def _facts(source: _Source, rng: random.Random) -> tuple[list[_Parts], _Parts]:
     """The same notes with other numbers in them."""
     held = source.text()
-    old, new = ["\n\n".join(_with_numbers(held, random.Random(rng.random()))) for _ in range(2)]
+    old, new = [_with_numbers(held, random.Random(rng.random())) for _ in range(2)]
     return [old], new
 
 
-_KINDS: tuple[Callable[[_Source, random.Random], tuple[list[str], str]], ...] = (
+_KINDS: tuple[Callable[[_Source, random.Random], tuple[list[_Parts], _Parts]], ...] = (
     _order,
     _sources,
     _edition,
@@ -205,9 +229,23 @@ def _with_numbers(passages: Sequence[str], rng: random.Random) -> list[str]:
     ]
 
 
-def _replace_words(text: str, share: float, rng: random.Random) -> str:
+def _replaced(text: str, share: float, phrase: tuple[int, int], rng: random.Random) -> str:
+    """About ``share`` of the words replaced by others of the text, in phrases of so many words (least, most)."""
     stock = sorted(set(_WORD.findall(text.lower())))
-    return _WORD.sub(lambda word: rng.choice(stock) if rng.random() < share else word.group(), text)
+    mean = sum(phrase) / 2
+    begin = share / (share + mean * (1 - share))  # so that phrases of this mean length make up that share
+    left = 0
+
+    def other(word: re.Match[str]) -> str:
+        nonlocal left
+        if not left and rng.random() < begin:
+            left = rng.randint(*phrase)
+        if not left:
+            return word.group()
+        left -= 1
+        return rng.choice(stock)
+
+    return _WORD.sub(other, text)
 
 
 def _passages() -> list[str]:

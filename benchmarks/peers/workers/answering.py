@@ -106,13 +106,14 @@ def _answers(adapter: Adapter, number: int, item: dict[str, Any], folder: Path) 
     for place, setting in enumerate(item["settings"]):
         told = {"id": item["id"], "setting": setting, "error": None}
         try:
-            # Timed again beside each setting, since a busy machine drifts; the log-probabilities stay the same.
-            seconds, rows = adapter.full(item["target"], item["continuation"][: 1 if full else None])
+            # Timed before and after each setting, since a busy machine drifts; the log-probabilities stay the same.
+            before, rows = adapter.full(item["target"], item["continuation"][: 1 if full else None])
             full = full or _write(folder, f"{number}-full.npz", rows)
             adapter.load(setting, item["references"])
             answer = adapter.reuse(setting, item["target"], item["continuation"])
+            after, _ = adapter.full(item["target"], item["continuation"][:1])
             told |= {
-                "full_seconds": seconds,
+                "full_seconds": (before + after) / 2,
                 "full_log_probs": full,
                 "ttft_seconds": answer.clock.seconds,
                 "log_probs": _write(folder, f"{number}-{place}.npz", answer.log_probs),

@@ -54,7 +54,7 @@ class Calibration(BaseModel):
     """What was measured of a model, and what follows from it.
 
     Attributes:
-        format: counts up with the features and the forecast, too, because margins belong to those they were chosen by.
+        format: counts up with features, forecast and selection, too, because margins belong to those they were chosen by.
         fingerprint: of model, tokenizer and dtype.
         prompts: what it was calibrated on, in words.
         ratios: that were tried.
@@ -67,7 +67,7 @@ class Calibration(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    format: Literal[3] = 3
+    format: Literal[4] = 4
     fingerprint: dict[str, str]
     prompts: str
     ratios: list[float]

@@ -199,6 +199,12 @@ def test_combined_ranks_what_is_wrong_and_read() -> None:
     assert ranking("combined", plan)[0] == 3, "nothing observed: the changed token"
 
 
+def test_combined_ranks_rows_whose_context_is_gone_before_those_that_keep_it() -> None:
+    plan = plan_from("E" * 100, {50: 900})  # the first half stands where it stood, the second has lost what it had read
+    priority = selection_for(ReusePolicy()).priority(Evidence(plan))
+    assert priority[50:].min() > 4 * priority[:50].max()
+
+
 def test_paper_ranks_high_deviation_first_and_hot_before_cold() -> None:
     deviation = np.array([10, 9, 8, 7, 1, 1, 1, 1, 1, 1], np.float32)
     hot = np.array([0, 0, 0, 1, 1, 1, 1, 1, 1, 1], bool)

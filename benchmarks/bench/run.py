@@ -122,7 +122,10 @@ class Runner:
         if not part.chained or case.setting == FIRST_TURN:
             self.engine.pool.clear()
             self.engine.warm(list(case.references))
-        peaks = {system.name: system.peak_bytes(subject) for system in systems} if first else {}
+        peaks: dict[str, int | None] = {}
+        if first:
+            peaks = {system.name: system.peak_bytes(subject) for system in systems}
+            full_prefill(self.engine.model, subject.base.ids)  # takes back the memory that was given back for them
         clock = FullClock(self.engine, subject.base)
         waiting: list[_Measured] = []
         repeats = part.repeats

@@ -54,7 +54,7 @@ class Calibration(BaseModel):
     """What was measured of a model, and what follows from it.
 
     Attributes:
-        format: counts up with features, forecast and selection, too, because margins belong to those they were chosen by.
+        format: counts up with features, forecast and selection, too: margins belong to those they were chosen by.
         fingerprint: of model, tokenizer and dtype.
         prompts: what it was calibrated on, in words.
         ratios: that were tried.

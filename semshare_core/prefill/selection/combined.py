@@ -57,7 +57,8 @@ class CombinedSelection(Selection):
         return np.asarray(near_change | (since_last(plan.seams()) < self.seam_halo))
 
     def _expected_error(self, plan: ReusePlan) -> Priority:
-        distance = np.minimum(since_last(plan.seams()), since_last(changed(plan)))
-        foreign = np.where(changed(plan), 1.0, estrangement(plan)[0] ** _STEEPNESS)
-        error = np.where(changed(plan), _ERROR_CHANGED, _ERROR_RUN + _ERROR_SEAM / (1.0 + distance))
-        return np.asarray(error * (_KINDRED + foreign))
+        new = changed(plan)
+        distance = np.minimum(since_last(plan.seams()), since_last(new))
+        foreign = _KINDRED + estrangement(plan)[0] ** _STEEPNESS
+        within_runs = (_ERROR_RUN + _ERROR_SEAM / (1.0 + distance)) * foreign
+        return np.where(new, _ERROR_CHANGED * (_KINDRED + 1.0), within_runs)

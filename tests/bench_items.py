@@ -28,6 +28,7 @@ def made_item(system: str = "ours balanced", case: str = "a", workload: str = "p
         "full_answered": None,
         "stale": None,
         "full_stale": None,
+        "full_lead": 1.0,
         "kv_bytes": 1000,
         "kv_bytes_full": 1000,
         "peak_bytes": None,

@@ -12,7 +12,9 @@ from benchmarks.bench.item import Item, rouge_l
 from benchmarks.bench.metrics import (
     ACCURACY,
     AGREEMENT,
+    CLEAR_LEAD,
     KEPT,
+    KEPT_CLEAR,
     KL,
     KL_P95,
     KV_SHARE,
@@ -75,6 +77,17 @@ def test_answers_are_kept_only_where_the_full_prefill_gives_them() -> None:
     assert KEPT.estimate([made_item(answered=False, full_answered=False)]) is None
     assert STALE.estimate(items) is None
     assert _value(STALE, [made_item(stale=True), made_item(stale=False)]) == 0.5
+
+
+def test_answers_that_hang_by_a_hair_are_told_apart() -> None:
+    items = [
+        made_item(answered=True, full_answered=True, full_lead=CLEAR_LEAD),
+        made_item(answered=False, full_answered=True, full_lead=CLEAR_LEAD - 0.01),
+        made_item(answered=True, full_answered=False, full_lead=9.0),
+    ]
+    assert _value(KEPT, items) == 0.5
+    assert _value(KEPT_CLEAR, items) == 1.0
+    assert KEPT_CLEAR.estimate(items[1:]) is None
 
 
 def test_bytes() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -108,7 +109,12 @@ def test_reordered_takes_the_fastest_that_keeps_its_answers() -> None:
     )
     assert found.met is True
     assert "ours 0.3" in found.measured
-    assert _only([asked("ours fast", 6, False)], "best speed").measured == "none keeps as many"
+    lost = asked("ours fast", 6, False)
+    assert _only([lost], "best speed").measured == "none keeps as many"
+    clear = asked("ours fast", 6, True)
+    hair = replace(lost, case="b", full_lead=0.1)
+    assert _only([clear, hair], "best speed").met is False
+    assert "6.00× (ours fast, kept 1/1)" in _only([clear, hair], "with a lead").measured
 
 
 def test_retention() -> None:

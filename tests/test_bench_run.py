@@ -9,11 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from bench_items import made_item
 from benchmarks.bench import peers
 from benchmarks.bench.budget import Budget
+from benchmarks.bench.item import make_item
 from benchmarks.bench.plan import PEERS_PART, PLAN, Part
 from benchmarks.bench.record import Record, read_record
 from benchmarks.bench.run import Runner
@@ -71,6 +73,26 @@ def test_all_systems_give_the_same_kind_of_item(runner: Runner) -> None:
     assert items["ours 0.25"].recompute_ratio == pytest.approx(0.25, abs=0.05)
     assert max(items["ours 0.25"].kl) > 1e-3  # random weights: what is reused shows
     assert items["paper"].kv_bytes < 0.9 * items["paper"].kv_bytes_full
+
+
+def test_a_rounded_cache_is_nearly_the_full_prefill(runner: Runner) -> None:
+    _run(runner, _part("full prefill, cache in bfloat16"), CASE)
+    (item,) = runner.record.items
+    assert 1e-7 < max(item.kl) < 1e-2
+    assert item.kv_bytes == item.kv_bytes_full // 2
+
+
+def test_the_lead_is_the_least_on_the_way_to_the_answers_end(runner: Runner) -> None:
+    subject = runner.subject(CASE, 12, text=True)
+    log_probs = torch.full_like(subject.base.log_probs, -20.0)
+    for step, (token, lead) in enumerate(zip(subject.full_tokens, [3.0, 0.5] + [9.0] * 10, strict=True)):
+        log_probs[step, token] = -1.0
+        log_probs[step, token - 1] = -1.0 - lead
+    led = replace(subject, base=replace(subject.base, log_probs=log_probs))
+    assert led.full_lead == pytest.approx(0.5)
+    assert make_item(
+        led, "x", Sample(0.5, [0.0], [1], "so", 10, None, "answered"), [1.0], [1.0]
+    ).full_lead == pytest.approx(0.5)
 
 
 def test_the_prefix_cache_computes_what_is_not_shared(runner: Runner) -> None:

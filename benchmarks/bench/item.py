@@ -24,6 +24,8 @@ class Item:
         rouge_l: F-measure of the text against the full prefill's; None where no text was asked for.
         answered, full_answered: whether the text holds the answer; None where nothing is looked up.
         stale, full_stale: whether it holds the reference's answer, which the target does not tell; None as above.
+        full_lead: by how many nats the full prefill's token leads over the next best one, where it does so least on the
+            way to the end of its answer: little means that a hair decides; None where no text was asked for.
         peak_bytes: the most resident memory of the process during such a call; None where it was not looked at.
         recompute_ratio: None where it is not known.
     """
@@ -44,6 +46,7 @@ class Item:
     full_answered: bool | None
     stale: bool | None
     full_stale: bool | None
+    full_lead: float | None
     kv_bytes: int
     kv_bytes_full: int
     peak_bytes: int | None
@@ -82,6 +85,7 @@ def make_item(
         full_answered=tells(full_text, case.gold),
         stale=tells(text, case.old),
         full_stale=tells(full_text, case.old),
+        full_lead=None if full_text is None else round(subject.full_lead, 4),
         kv_bytes=sample.kv_bytes,
         kv_bytes_full=subject.full_kv_bytes,
         peak_bytes=sample.peak_bytes,

@@ -13,6 +13,9 @@ from benchmarks.bench.item import Item
 from semshare_core.quality.bounds import BOUNDS, MEASURED_TOKENS
 
 RESAMPLES, SEED, COVERED = 1000, 0, 0.95
+CLEAR_LEAD = 0.4
+"""Nats by which each token of an answer must lead over the next best one for it not to hang by a hair: two alternatives
+at even odds which move apart by that much are a KL of 0.02 away, which even the strictest level allows."""
 Values = NDArray[np.float64]
 
 
@@ -74,6 +77,11 @@ def kept(item: Item) -> float | None:
     return float(item.answered) if item.full_answered and item.answered is not None else None
 
 
+def kept_clear(item: Item) -> float | None:
+    """The same, of the answers that no hair decides."""
+    return kept(item) if item.full_lead is not None and item.full_lead >= CLEAR_LEAD else None
+
+
 def above(level: str) -> Metric:
     """The share of cases whose divergence exceeds a level's bound."""
     bound = BOUNDS[level].kl
@@ -102,6 +110,7 @@ ROUGE_L = Metric("ROUGE-L", lambda item: item.rouge_l, higher_is_better=True)
 ACCURACY = Metric("answered", lambda item: _flag(item.answered), 2, "", True)
 FULL_ACCURACY = Metric("answered by the full prefill", lambda item: _flag(item.full_answered), 2, "", True)
 KEPT = Metric("kept answers", kept, 2, "", True)
+KEPT_CLEAR = Metric(f"kept, lead ≥ {CLEAR_LEAD}", kept_clear, 2, "", True)
 STALE = Metric("stale answers", lambda item: _flag(item.stale), 2, "", False)
 FULL_STALE = Metric("stale answers of the full prefill", lambda item: _flag(item.full_stale), 2, "", False)
 RATIO = Metric("recomputed", lambda item: item.recompute_ratio, 2)

@@ -20,7 +20,7 @@ REUSING = ("prefix cache", *LEVEL, "paper", "cacheblend")
 QUALITY = ("full prefill", *REUSING)
 BALANCED = "ours balanced"
 OURS = tuple(f"ours {ratio}" for ratio in RATIOS)
-CURVE = (*LEVEL, "ours 0.05", *OURS, "ours 0.7")
+CURVE = ("full prefill, cache in bfloat16", *LEVEL, "ours 0.05", *OURS, "ours 0.7")
 FRONTIER = (*OURS, *(f"{method} {ratio}" for method in ("paper", "cacheblend") for ratio in RATIOS))
 
 

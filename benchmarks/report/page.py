@@ -38,10 +38,12 @@ included. Speeds are ratios of times to first token (TTFT), as geometric means o
 machine and model. KL (nats) and agreement (do both choose the same token?) are those of the next-token
 distributions along the full prefill's greedy continuation. ROUGE-L compares a system's own greedy answer with the
 full prefill's. An answer counts as *kept* where the full prefill gives the right one and the system does, too; as
-*stale* where the system gives the reference's answer, which the target does not hold. The intervals in brackets are
-95 % bootstrap intervals over prompts ({resamples} resamples): where there is none, the number is as uncertain as
-its neighbours. KV bytes are those of the prompt while decoding, as a share of the full cache; peak memory is the
-process's, with the model and, for ours, the pool of references.
+*stale* where the system gives the reference's answer, which the target does not hold. Some answers hang by a hair:
+*lead ≥ 0.4* counts only those on the way to whose end each token leads the next best one by so many nats in the full
+prefill (alternatives at even odds that move apart by as much are a KL of 0.02 away, which even `high` allows). The
+intervals in brackets are 95 % bootstrap intervals over prompts ({resamples} resamples): where there is none, the
+number is as uncertain as its neighbours. KV bytes are those of the prompt while decoding, as a share of the full
+cache; peak memory is the process's, with the model and, for ours, the pool of references.
 
 Systems: *full prefill* and *prefix cache* are plain transformers. *ours high / balanced / fast* are the levels,
 where the governor chooses; *ours 0.1* and its like fix the recompute ratio. *paper* is SemShareKV as published,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from benchmarks.systems.ablations import ABLATIONS
-from benchmarks.systems.full_prefill import FullPrefill
+from benchmarks.systems.full_prefill import FullPrefill, RoundedCache
 from benchmarks.systems.ours import LEVELS, RATIOS
 from benchmarks.systems.prefix_cache import PrefixCache
 from benchmarks.systems.published import PUBLISHED
@@ -12,5 +12,5 @@ from benchmarks.systems.system import System
 
 SYSTEMS: dict[str, System] = {
     system.name: system
-    for system in (FullPrefill(), PrefixCache(), *LEVELS, *RATIOS, *PUBLISHED, *ABLATIONS, *RETENTION)
+    for system in (FullPrefill(), RoundedCache(), PrefixCache(), *LEVELS, *RATIOS, *PUBLISHED, *ABLATIONS, *RETENTION)
 }

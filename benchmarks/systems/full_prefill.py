@@ -1,8 +1,15 @@
-"""Plain transformers, every token computed: what all else is compared with, timed here like any other system."""
+"""Plain transformers, every token computed: what all else is compared with, timed here like any other system.
+
+Beside it the same with its cache rounded, as many serve it without a thought: how much of what others lose it loses.
+"""
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
+
+import torch
+from transformers import DynamicCache
 
 from benchmarks.measure import full_prefill
 from benchmarks.systems.system import Prefilled, Subject, System
@@ -17,5 +24,28 @@ class FullPrefill(System):
         def call() -> Prefilled:
             seconds, logits, cache = full_prefill(subject.engine.model, subject.base.ids)
             return Prefilled(seconds, logits, cache, subject.full_kv_bytes, 1.0, "full")
+
+        return call
+
+
+class RoundedCache(System):
+    """The cache is rounded to bfloat16 before the prompt's last token reads it."""
+
+    name = "full prefill, cache in bfloat16"
+
+    def ready(self, subject: Subject) -> Callable[[], Prefilled]:
+        engine, ids = subject.engine, subject.base.ids
+
+        @torch.no_grad()
+        def call() -> Prefilled:
+            started = time.perf_counter()
+            cache = DynamicCache(config=engine.model.config)
+            engine.model(input_ids=ids[:, :-1], past_key_values=cache, use_cache=True, logits_to_keep=1)
+            for layer in cache.layers:
+                layer.keys, layer.values = (rows.bfloat16().to(rows.dtype) for rows in (layer.keys, layer.values))
+            last = engine.model(input_ids=ids[:, -1:], past_key_values=cache, use_cache=True, logits_to_keep=1)
+            logits = last.logits[0, -1]
+            int(logits.argmax())
+            return Prefilled(time.perf_counter() - started, logits, cache, subject.full_kv_bytes // 2, 1.0, "full")
 
         return call

@@ -41,6 +41,13 @@ class Subject:
         """The full prefill's greedy continuation."""
         return [int(token) for token in self.base.continuation]
 
+    @property
+    def full_lead(self) -> float:
+        """By how many nats its token leads over the next best one, where it does so least on the way to its end."""
+        said = self.base.log_probs[: self.ending.length(self.full_tokens)]
+        best, next_best = said.topk(2, dim=-1).values.unbind(dim=-1)
+        return float((best - next_best).min())
+
 
 @dataclass(frozen=True)
 class Prefilled:

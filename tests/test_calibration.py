@@ -62,8 +62,8 @@ def test_what_is_no_calibration_is_said_to_be_none(tmp_path: Path, text: str) ->
 def test_margins_chosen_by_another_forecast_are_not_read(tmp_path: Path) -> None:
     path = tmp_path / "old.json"
     text = made(60).to_json()
-    assert '"format": 4' in text
-    path.write_text(text.replace('"format": 4', '"format": 3'))
+    assert '"format": 5' in text
+    path.write_text(text.replace('"format": 5', '"format": 4'))
     with pytest.raises(ConfigError, match="Make it again"):
         calibrations.read_calibration(path)
 

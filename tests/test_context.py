@@ -8,7 +8,7 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from semshare_core.match import context
-from semshare_core.match.context import astray, estrangement
+from semshare_core.match.context import astray, estrangement, islands
 from semshare_core.match.plan import ReusePlan, Source
 
 
@@ -57,18 +57,22 @@ def test_fuzzy_new_and_stale_tokens_are_not_asked_about() -> None:
     assert shallow[7] == 1
 
 
+HOME = 24  # identical tokens: enough for a passage to be one
+
+
 def test_rows_beside_an_identical_run_are_in_their_place() -> None:
-    around = ((Source.EXACT, 0, 10, 4), (Source.FUZZY, 0, 14, 3), (Source.EXACT, 0, 17, 4))
+    around = ((Source.EXACT, 0, 10, HOME), (Source.FUZZY, 0, HOME + 10, 3), (Source.EXACT, 0, HOME + 13, HOME))
     assert not astray(plan_of(*around)).any()
-    longer = ((Source.EXACT, 0, 10, 4), (Source.FUZZY, 0, 14, 3), (Source.EXACT, 0, 25, 4))
+    longer = ((Source.EXACT, 0, 10, HOME), (Source.FUZZY, 0, HOME + 10, 3), (Source.EXACT, 0, HOME + 21, HOME))
     assert not astray(plan_of(*longer)).any(), "other words, and more of them, on one side"
 
 
 def test_rows_from_anywhere_else_are_astray() -> None:
-    elsewhere = ((Source.EXACT, 0, 10, 4), (Source.FUZZY, 0, 90, 3), (Source.EXACT, 0, 17, 4))
-    assert np.flatnonzero(astray(plan_of(*elsewhere))).tolist() == [4, 5, 6]
-    other = ((Source.EXACT, 0, 10, 4), (Source.FUZZY, 1, 14, 3), (Source.EXACT, 0, 17, 4))
-    assert np.flatnonzero(astray(plan_of(*other))).tolist() == [4, 5, 6]
+    strays = list(range(HOME, HOME + 3))
+    elsewhere = ((Source.EXACT, 0, 10, HOME), (Source.FUZZY, 0, 90, 3), (Source.EXACT, 0, HOME + 13, HOME))
+    assert np.flatnonzero(astray(plan_of(*elsewhere))).tolist() == strays
+    other = ((Source.EXACT, 0, 10, HOME), (Source.FUZZY, 1, HOME + 10, 3), (Source.EXACT, 0, HOME + 13, HOME))
+    assert np.flatnonzero(astray(plan_of(*other))).tolist() == strays
     assert astray(plan_of((Source.FUZZY, 0, 0, 3), (Source.NEW, 0, 0, 2))).tolist() == [True] * 3 + [False] * 2
 
 
@@ -77,6 +81,31 @@ def test_diagonals_drift_with_the_distance_from_identical_runs() -> None:
     assert not astray(plan_of(*far)).any(), "16 tokens off at a distance of 61"
     near = ((Source.EXACT, 0, 0, 4), (Source.FUZZY, 0, 20, 1))
     assert astray(plan_of(*near))[4]
+
+
+def test_a_few_words_from_elsewhere_are_an_island() -> None:
+    around = (Source.NEW, 0, 0, 3)
+    assert np.flatnonzero(islands(plan_of(around, (Source.EXACT, 0, 50, HOME - 1), around))).tolist() == list(
+        range(3, HOME + 2)
+    )
+    assert not islands(plan_of(around, (Source.EXACT, 0, 50, HOME), around)).any()
+
+
+def test_an_island_is_nobodys_place() -> None:
+    plan = plan_of((Source.NEW, 0, 0, 3), (Source.EXACT, 0, 50, 8), (Source.FUZZY, 0, 58, 2), (Source.NEW, 0, 0, 3))
+    assert np.flatnonzero(astray(plan)).tolist() == list(range(3, 13))
+
+
+def test_runs_of_one_passage_that_was_edited_are_counted_together() -> None:
+    half = HOME // 2
+    edited = ((Source.EXACT, 0, 50, half), (Source.FUZZY, 0, 50 + half, 1), (Source.EXACT, 0, 51 + half, HOME - half))
+    assert not astray(plan_of((Source.NEW, 0, 0, 3), *edited)).any()
+    apart = ((Source.EXACT, 0, 50, half), (Source.EXACT, 0, 90, half))
+    assert islands(plan_of((Source.NEW, 0, 0, 3), *apart)).sum() == 2 * half
+
+
+def test_what_stands_where_it_stood_is_no_island() -> None:
+    assert not islands(plan_of((Source.PREFIX, 0, 0, 2), (Source.EXACT, 0, 2, 2), (Source.NEW, 0, 0, 3))).any()
 
 
 RUNS = st.lists(

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from semshare_core.match.plan import EDIT_TOKENS, ReusePlan, Source
 
+_ISLAND_TOKENS = 24  # 16 to 48 were tried; beyond it more is computed and nothing gained
 _DRIFT = 0.25  # diagonals move by so much per token where words are replaced by more or fewer
 _BLOCK = 512  # runs that are compared with all others at once, which bounds the memory
 
@@ -42,24 +43,38 @@ def estrangement(plan: ReusePlan) -> tuple[NDArray[np.float64], NDArray[np.float
     return changed, shallow
 
 
-def astray(plan: ReusePlan) -> NDArray[np.bool_]:
-    """Bool [n]: fuzzily served tokens whose row does not stand in their place of the reference.
+def islands(plan: ReusePlan) -> NDArray[np.bool_]:
+    """Bool [n]: identical tokens in so short a passage of another place that what they tell is told elsewhere.
 
-    Their place is what lies beside the nearest identical run, before or behind them. A row from anywhere else has the
-    token's spelling, at best, and nothing of what is told here.
+    A passage reaches from a seam to the next. A few words in a row that some reference has, too, are a quotation or
+    chance: their rows are full of the text that they were read in, and few as they are, they cost little to compute.
+    """
+    identical = plan.source >= Source.EXACT
+    passage = np.cumsum(plan.seams())
+    short = np.bincount(passage, weights=identical) < _ISLAND_TOKENS
+    short[0] = False  # before the first seam all stands where it stood
+    return identical & short[passage]
+
+
+def astray(plan: ReusePlan) -> NDArray[np.bool_]:
+    """Bool [n]: tokens whose row is that of the same words in another text: ``islands``, and what was matched like them.
+
+    The place of a fuzzily served token is what lies beside the nearest identical run that is no island, before or
+    behind it. A row from anywhere else has the token's spelling, at best, and nothing of what is told here.
     """
     number = np.arange(len(plan))
-    identical = plan.source >= Source.EXACT
+    alone = islands(plan)
+    home = (plan.source >= Source.EXACT) & ~alone
     diagonal = number - plan.position
     placed = np.zeros(len(plan), bool)
-    before = np.maximum.accumulate(np.where(identical, number, -1))
-    behind = np.minimum.accumulate(np.where(identical, number, len(plan))[::-1])[::-1]
+    before = np.maximum.accumulate(np.where(home, number, -1))
+    behind = np.minimum.accumulate(np.where(home, number, len(plan))[::-1])[::-1]
     for nearest in (before, behind):
         there = (nearest >= 0) & (nearest < len(plan))
         nearest = np.where(there, nearest, 0)
         strayed = np.abs(diagonal - diagonal[nearest]) > EDIT_TOKENS + _DRIFT * np.abs(number - nearest)
         placed |= there & (plan.reference == plan.reference[nearest]) & ~strayed
-    return (plan.source == Source.FUZZY) & ~placed
+    return alone | ((plan.source == Source.FUZZY) & ~placed)
 
 
 def _before(reference: NDArray[np.int64], position: NDArray[np.int64], lengths: NDArray[np.int64]) -> NDArray[np.int64]:

@@ -67,7 +67,7 @@ class Calibration(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    format: Literal[4] = 4
+    format: Literal[5] = 5
     fingerprint: dict[str, str]
     prompts: str
     ratios: list[float]

@@ -38,6 +38,7 @@ _LONG = (1200, 4200)  # of every so many rounds of kinds one is long
 _LONG_EVERY = 5
 _MOST_SOURCES = 8
 _PHRASE_WORDS = (1, 5)
+_QUOTED_WORDS = (4, 20)
 
 
 @dataclass(frozen=True)
@@ -198,10 +199,18 @@ def _rewrite(source: _Source, rng: random.Random) -> tuple[list[_Parts], _Parts]
 
 
 def _window(source: _Source, rng: random.Random) -> tuple[list[_Parts], _Parts]:
-    """A history whose oldest part was dropped, and to which something was added."""
+    """A history whose oldest part was dropped, and to which something was added that quotes what is left.
+
+    Half of them keep what stands before the oldest part, as a system message does.
+    """
     held = source.text()
+    first = rng.randint(0, 1)
     gone = 2 * rng.randint(1, max(1, len(held) // 6))  # whole turns
-    return [held], [*held[gone:], *source.take(1)]
+    left = [*held[:first], *held[first + gone :]]
+    words = rng.choice(left).split()
+    at = rng.randrange(len(words))
+    quoted = " ".join(words[at : at + rng.randint(*_QUOTED_WORDS)])
+    return [held], [*left, f'{source.take(1)[0]}\nIt says above: "{quoted}"']
 
 
 def _facts(source: _Source, rng: random.Random) -> tuple[list[_Parts], _Parts]:

@@ -16,7 +16,8 @@ from benchmarks.systems.retention import RETENTION
 
 LEVEL = tuple(system.name for system in LEVELS)
 PLAIN = ("full prefill", "prefix cache")
-REUSING = ("prefix cache", *LEVEL, "paper", "cacheblend")
+LOOK_UP = (*LEVEL, "paper", "cacheblend")
+REUSING = ("prefix cache", *LOOK_UP)
 QUALITY = ("full prefill", *REUSING)
 BALANCED = "ours balanced"
 OURS = tuple(f"ours {ratio}" for ratio in RATIOS)
@@ -57,25 +58,25 @@ class Part:
 
 PLAN = (
     Part("paraphrase", (*QUALITY, "ours 0.25", *(system.name for system in ABLATIONS)), cases=6, minutes=3.5),
-    Part("paraphrase", (*FRONTIER, "ours 0.7"), cases=6, minutes=3, text=False),
+    Part("paraphrase", (*FRONTIER, "ours 0.7"), cases=6, minutes=2.5, text=False),
     Part("paraphrase", (*LEVEL, "ours 0.25"), cases=14, minutes=2.5, first=6, text=False),
     Part("reordered", REUSING, cases=REORDERED_CASES, minutes=2.5, tokens=32),
-    Part("reordered", (*FRONTIER, "ours 0.7"), cases=REORDERED_CASES, minutes=2.5, tokens=32, text=False),
+    Part("reordered", (*FRONTIER, "ours 0.7"), cases=REORDERED_CASES, minutes=2, tokens=32, text=False),
     Part("answered", CURVE, cases=150, minutes=4.5, tokens=32, screened=True),
     Part("many sources", REUSING, cases=6, minutes=2.5),
-    Part("many sources", FRONTIER, cases=6, minutes=2.5, text=False),
-    Part("editions", (*REUSING, "ours 0.15"), cases=40, minutes=3.5, tokens=32),
-    Part("codes", (*REUSING, "ours 0.15"), cases=40, minutes=3, tokens=32),
-    Part("agent replay", REUSING, cases=10, minutes=3),
-    Part("shared context", REUSING, cases=6, minutes=2, tokens=32),
-    Part("similarity sweep", (BALANCED,), cases=18, minutes=3, quick=2, tokens=32, text=False, repeats=2),
+    Part("many sources", FRONTIER, cases=6, minutes=2, text=False),
+    Part("editions", (*LOOK_UP, "ours 0.15"), cases=40, minutes=3, tokens=32),
+    Part("codes", (*LOOK_UP, "ours 0.15"), cases=40, minutes=2.5, tokens=32),
+    Part("agent replay", REUSING, cases=10, minutes=2.75),
+    Part("shared context", REUSING, cases=6, minutes=1.5, tokens=32),
+    Part("similarity sweep", (BALANCED,), cases=18, minutes=2.5, quick=2, tokens=32, text=False, repeats=2),
     Part("length sweep", (BALANCED,), cases=12, minutes=5.5, quick=3, tokens=32, text=False, repeats=2),
-    Part("retention sweep", ("ours 0.25", *(system.name for system in RETENTION)), cases=5, minutes=1.5),
+    Part("retention sweep", ("ours 0.25", *(system.name for system in RETENTION)), cases=5, minutes=1),
     Part("drift", (BALANCED,), cases=DRIFT_TURNS, minutes=1, quick=4, tokens=32, text=False, chained=True),
-    Part("misses", (*PLAIN, *LEVEL), cases=3, minutes=1, tokens=32, text=False),
-    Part("overlapping", LEVEL, cases=40, minutes=3, tokens=32, text=False),
-    Part("codes", LEVEL, cases=60, minutes=5, first=40, tokens=32, text=False),
-    Part("short paraphrase", LEVEL, cases=100, minutes=7.5, tokens=32, text=False),
+    Part("misses", (*PLAIN, *LEVEL), cases=3, minutes=0.75, tokens=32, text=False),
+    Part("overlapping", LEVEL, cases=40, minutes=3.75, tokens=32, text=False),
+    Part("codes", LEVEL, cases=100, minutes=7.5, first=40, tokens=32, text=False),
+    Part("short paraphrase", LEVEL, cases=120, minutes=8.75, tokens=32, text=False),
 )
 
 

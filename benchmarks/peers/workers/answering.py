@@ -7,6 +7,7 @@ Runs in a peer's environment, started as a script beside its worker: the standar
 from __future__ import annotations
 
 import argparse
+import gc
 import json
 import time
 import traceback
@@ -26,13 +27,14 @@ class Clock:
     """Seconds and peak memory of the block that it guards.
 
     The kernel's high-water mark of resident memory is set back first (write 5 to clear_refs, proc(5)), so that an
-    earlier, larger prompt does not stand in for this one.
+    earlier, larger prompt does not stand in for this one; and what earlier calls left to collect is collected.
     """
 
     seconds: float
     peak_rss_bytes: int
 
     def __enter__(self) -> Clock:
+        gc.collect()
         Path("/proc/self/clear_refs").write_text("5")
         self._started = time.perf_counter()
         return self

@@ -21,7 +21,7 @@ REUSING = ("prefix cache", *LOOK_UP)
 QUALITY = ("full prefill", *REUSING)
 BALANCED = "ours balanced"
 OURS = tuple(f"ours {ratio}" for ratio in RATIOS)
-CURVE = ("full prefill, cache in bfloat16", *LEVEL, "ours 0.05", *OURS, "ours 0.7")
+CURVE = ("full prefill, cache in bfloat16", *LEVEL, *(f"ours {ratio}" for ratio in (0.05, 0.1, 0.3, 0.5, 0.7)))
 FRONTIER = (*OURS, *(f"{method} {ratio}" for method in ("paper", "cacheblend") for ratio in RATIOS))
 
 
@@ -62,7 +62,7 @@ PLAN = (
     Part("paraphrase", (*LEVEL, "ours 0.25"), cases=14, minutes=2.5, first=6, text=False),
     Part("reordered", REUSING, cases=REORDERED_CASES, minutes=2.5, tokens=32),
     Part("reordered", (*FRONTIER, "ours 0.7"), cases=REORDERED_CASES, minutes=2, tokens=32, text=False),
-    Part("answered", CURVE, cases=150, minutes=4.5, tokens=32, screened=True),
+    Part("answered", CURVE, cases=150, minutes=5, tokens=32, screened=True),
     Part("many sources", REUSING, cases=6, minutes=2.5),
     Part("many sources", FRONTIER, cases=6, minutes=2, text=False),
     Part("editions", (*LOOK_UP, "ours 0.15"), cases=40, minutes=3, tokens=32),
@@ -70,7 +70,7 @@ PLAN = (
     Part("agent replay", REUSING, cases=10, minutes=2.75),
     Part("shared context", REUSING, cases=6, minutes=1.5, tokens=32),
     Part("similarity sweep", (BALANCED,), cases=18, minutes=2.5, quick=2, tokens=32, text=False, repeats=2),
-    Part("length sweep", (BALANCED,), cases=12, minutes=5.5, quick=3, tokens=32, text=False, repeats=2),
+    Part("length sweep", (BALANCED,), cases=12, minutes=5, quick=3, tokens=32, text=False, repeats=2),
     Part("retention sweep", ("ours 0.25", *(system.name for system in RETENTION)), cases=5, minutes=1),
     Part("drift", (BALANCED,), cases=DRIFT_TURNS, minutes=1, quick=4, tokens=32, text=False, chained=True),
     Part("misses", (*PLAIN, *LEVEL), cases=3, minutes=0.75, tokens=32, text=False),

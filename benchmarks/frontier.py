@@ -1,6 +1,6 @@
 """What each idea behind the selection is worth: ours, less one at a time or with one more, at equal ratios.
 
-Prints the KL of each, which docs/frontier.md explains; out/frontier.json has every call. About 12 minutes with one
+Prints the KL of each, which docs/frontier.md explains; out/frontier.json has every call. About 16 minutes with one
 thread; nothing is timed, so other work on the machine does no harm.
 """
 
@@ -9,9 +9,13 @@ from __future__ import annotations
 from pathlib import Path
 
 from benchmarks.runner import Sections, run_sections
+from benchmarks.sections.before_rope import before_rope
 from benchmarks.sections.ideas import ideas
 
-SECTIONS: Sections = {"ideas": (ideas, "ours without one idea at a time, or with one more; 12 min")}
+SECTIONS: Sections = {
+    "ideas": (ideas, "ours without one idea at a time, or with one more; 15 min"),
+    "before_rope": (before_rope, "keys kept before RoPE; 1 min"),
+}
 
 if __name__ == "__main__":
     run_sections("benchmarks.frontier", __doc__, SECTIONS, Path("out/frontier.json"))

@@ -17,7 +17,7 @@ from benchmarks.measure import Measured, baseline, measure
 from benchmarks.sections.figure import Figure, Run, item
 from benchmarks.workloads.paraphrase import paraphrases
 from semshare_core import ReusePolicy
-from semshare_core.match import matcher
+from semshare_core.match import context, matcher
 from semshare_core.prefill.selection import combined
 from semshare_core.prefill.selection.combined import CombinedSelection
 from semshare_core.prompt import Prompt
@@ -44,6 +44,7 @@ VARIANTS = (
     Variant(AS_IT_IS),
     Variant("rows of unrelated text serve, too", instead=(matcher, "KINDRED_SHARE", 0.0)),
     Variant("facts that differ and strays have to be chosen", instead=(CombinedSelection, "computes_stale", False)),
+    Variant("a few words of another place served like any passage", instead=(context, "_ISLAND_TOKENS", 0)),
     Variant("no halos", {"halo": 0, "seam_halo": 0}),
     Variant("without what the question reads", instead=(CombinedSelection, "needs_influence", False)),
     Variant("one reference per prompt", {"max_references": 1}),
@@ -51,6 +52,7 @@ VARIANTS = (
     Variant("fuzzy tokens matched by LSH", {"matching": "lsh"}),
     Variant("whatever the context of a row", instead=(combined, "_STEEPNESS", 0)),
     Variant("32 tokens of the question watched", instead=(CombinedSelection, "watched_tokens", 32)),
+    Variant("sets that shrink with depth (the paper's decay)", {"schedule": "decay"}),
     Variant("ranked by key deviation (CacheBlend)", {"selection": "deviation"}),
     Variant("changed tokens, then the order of the text", {"selection": "non_exact"}),
     Variant("seams, then the order of the text", {"selection": "seams"}),

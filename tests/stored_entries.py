@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from hashlib import blake2b
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -81,3 +82,8 @@ def verify(folder: PoolFolder, record: Record) -> None:
 
 def _seed(name: str) -> int:
     return int.from_bytes(blake2b(name.encode(), digest_size=8).digest(), "big")
+
+
+def files(path: Path, pattern: str = "*") -> list[Path]:
+    """The files below ``path``, less the owner's lock."""
+    return sorted(found for found in path.rglob(pattern) if found.is_file() and found.name != ".lock")

@@ -62,8 +62,8 @@ def main() -> int:
         _run(runner, part, console, options.systems)
     if _wants_peers(options):
         console.rule("peers")
-        part = _sized(PEERS_PART, options)
-        run_peers(runner, part, _chosen(part.names, options.systems), options.threads)
+        peers = _sized(PEERS_PART, options)
+        run_peers(runner, peers, _chosen(peers.names, options.systems), options.threads)
     if figures := must_hold(runner.record.items):
         console.print(table("what must hold", figures))
     for note in runner.record.notes:

@@ -10,8 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks.case import Case
-from benchmarks.measure import Baseline, Divergence
+from benchmarks.measure import Baseline
 from semshare_core import SemShareEngine
+from semshare_core.quality.divergence import Divergence
 
 TEXT_TOKENS = 48
 """At most so many tokens does a peer continue on its own."""

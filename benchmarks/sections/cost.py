@@ -160,7 +160,8 @@ def _laid(engine: SemShareEngine, target: list[int]) -> tuple[float, float]:
     """Seconds to lay the rows that serve ``target`` where they belong, and to copy as many bytes."""
     prefill = engine._prefill
     policy = ReusePolicy(recompute_ratio=0.0)
-    found = find(engine.pool, DEFAULT_NAMESPACE, np.asarray(target), policy, engine._table, engine._embed)
+    tokens = np.asarray(target)
+    found = find(engine.pool, DEFAULT_NAMESPACE, tokens, policy, engine._table, engine._embed, engine._facts)
     n = len(target)
 
     def lay() -> MergedCache:

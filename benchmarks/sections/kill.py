@@ -148,7 +148,7 @@ def _write(place: str, number: int, pipe: Connection) -> None:
     """
     dice = random.Random(number)
     if number % 2:
-        os.fsync = lambda _: None
+        os.fsync = lambda fd: None
     with PoolFolder(place, MODEL) as folder:
         live = {_key(record): record.uses for record in folder.records()}
         _place_foreign(Path(place))

@@ -57,7 +57,7 @@ def islands(plan: ReusePlan) -> NDArray[np.bool_]:
 
 
 def astray(plan: ReusePlan) -> NDArray[np.bool_]:
-    """Bool [n]: tokens whose row is that of the same words in another text: ``islands``, and what was matched like them.
+    """Bool [n]: tokens whose row is that of the same words in another text: ``islands``, and what matched like them.
 
     The place of a fuzzily served token is what lies beside the nearest identical run that is no island, before or
     behind it. A row from anywhere else has the token's spelling, at best, and nothing of what is told here.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from statistics import mean
 
 import numpy as np
@@ -11,6 +11,8 @@ from benchmarks.bench.item import Item
 from benchmarks.bench.metrics import (
     AGREEMENT,
     CLEAR_LEAD,
+    KEPT,
+    KEPT_CLEAR,
     KL,
     KV_SHARE,
     ROUGE_L,
@@ -20,8 +22,6 @@ from benchmarks.bench.metrics import (
     by_system,
     common_cases,
     grouped,
-    kept,
-    kept_clear,
 )
 from benchmarks.bench.plan import BALANCED, PEERS_PART
 from benchmarks.peers import PEERS
@@ -33,7 +33,7 @@ from semshare_core.quality.bounds import BOUNDS
 SPEEDS = {"5000": 6.25, "8000": 8.0}
 NEVER_BELOW = 0.97
 PARAPHRASE_KL, PARAPHRASE_AGREEMENT = 0.08, 0.88
-KEPT, CODES_SPEED, REORDERED_SPEED = 0.95, 3.0, 4.0
+KEPT_SHARE, CODES_SPEED, REORDERED_SPEED = 0.95, 3.0, 4.0
 ALLOWED_MORE = 0.02
 KV_SAVED = 0.42
 SAVES_TIME = 1.1
@@ -129,35 +129,33 @@ def _changed_facts(items: Sequence[Item]) -> Iterator[Figure]:
 
 
 def _kept_figure(workload: str, name: str, group: Sequence[Item]) -> Iterator[Figure]:
-    values = [value for item in group if (value := kept(item)) is not None]
+    values = KEPT.values(group)
     if values:
         share = mean(values)
         told = f"{sum(values):.0f}/{len(values)} = {share:.2f}, at {SPEED.told(group, interval=False)}"
-        yield Figure(f"{workload}, {name}: kept answers", told, f">= {KEPT}", share >= KEPT)
+        yield Figure(f"{workload}, {name}: kept answers", told, f">= {KEPT_SHARE}", share >= KEPT_SHARE)
 
 
 def _reordered(items: Sequence[Item]) -> Iterator[Figure]:
     """The fastest of ours that keeps its answers: of all that the full prefill gives, and of those no hair decides."""
-    name, target = f"reordered: best speed with {KEPT} of the answers kept", f">= {REORDERED_SPEED:g}×"
+    name, target = f"reordered: best speed with {KEPT_SHARE} of the answers kept", f">= {REORDERED_SPEED:g}×"
     ours = {system: group for system, group in by_system(items, "answered").items() if system.startswith("ours")}
-    if not ours:
-        return
-    fastest, told = _fastest(ours, kept)
+    fastest, told = _fastest(ours, KEPT)
     if told:
         yield Figure(name, told, target, fastest >= REORDERED_SPEED)
-    _, told = _fastest(ours, kept_clear)
+    _, told = _fastest(ours, KEPT_CLEAR)
     if told:
         yield Figure(f"reordered: the same of the answers with a lead of {CLEAR_LEAD} nats", told)
 
 
-def _fastest(groups: Mapping[str, Sequence[Item]], judge: Callable[[Item], float | None]) -> tuple[float, str]:
-    """The best speed among those that keep enough by ``judge``, and in words; no words where there is no answer."""
-    held, judged = [], False
-    for system, group in groups.items():
-        values = [value for item in group if (value := judge(item)) is not None]
-        judged = judged or bool(values)
-        if values and mean(values) >= KEPT:
-            held.append((_value(SPEED, group), system, f"{sum(values):.0f}/{len(values)}"))
+def _fastest(groups: Mapping[str, Sequence[Item]], metric: Metric) -> tuple[float, str]:
+    """The best speed among those that keep enough by ``metric``, and in words; no words where there is no answer."""
+    judged = {system: values for system, group in groups.items() if (values := metric.values(group))}
+    held = [
+        (_value(SPEED, groups[system]), system, f"{sum(values):.0f}/{len(values)}")
+        for system, values in judged.items()
+        if mean(values) >= KEPT_SHARE
+    ]
     if not held:
         return 0.0, "none keeps as many" if judged else ""
     fastest, system, share = max(held)

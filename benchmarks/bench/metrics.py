@@ -49,9 +49,13 @@ class Metric:
     reduce: Callable[[Values], Values] = lambda values: values.mean(axis=-1)
     least: int = 1
 
+    def values(self, items: Iterable[Item]) -> list[float]:
+        """Of the items that have it."""
+        return [value for item in items if (value := self.of(item)) is not None]
+
     def estimate(self, items: Iterable[Item]) -> Estimate | None:
         """Over the items that have it; None if there are too few."""
-        values = [value for item in items if (value := self.of(item)) is not None]
+        values = self.values(items)
         return bootstrap(values, self.reduce) if len(values) >= self.least else None
 
     def told(self, items: Iterable[Item], interval: bool = True) -> str:

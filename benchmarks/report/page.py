@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from benchmarks.bench.figures import is_peer, must_hold
-from benchmarks.bench.metrics import RESAMPLES, by_system, common_cases
+from benchmarks.bench.metrics import CLEAR_LEAD, RESAMPLES, by_system, common_cases
 from benchmarks.bench.plan import PEERS_PART
 from benchmarks.bench.record import Record
 from benchmarks.bench.workloads import ABOUT
@@ -39,7 +39,7 @@ machine and model. KL (nats) and agreement (do both choose the same token?) are 
 distributions along the full prefill's greedy continuation. ROUGE-L compares a system's own greedy answer with the
 full prefill's. An answer counts as *kept* where the full prefill gives the right one and the system does, too; as
 *stale* where the system gives the reference's answer, which the target does not hold. Some answers hang by a hair:
-*lead ≥ 0.4* counts only those on the way to whose end each token leads the next best one by so many nats in the full
+*lead ≥ {lead}* counts only those on the way to whose end each token leads the next best one by so many nats in the full
 prefill (alternatives at even odds that move apart by as much are a KL of 0.02 away, which even `high` allows). The
 intervals in brackets are 95 % bootstrap intervals over prompts ({resamples} resamples): where there is none, the
 number is as uncertain as its neighbours. KV bytes are those of the prompt while decoding, as a share of the full
@@ -64,7 +64,7 @@ EMPTY = "> Nothing has been measured yet: run `make bench`, then `python -m benc
 
 def page(record: Record, plots: Plots) -> str:
     """The Markdown; ``plots`` are those that exist in ``plots/``."""
-    parts = [HEAD.format(resamples=f"{RESAMPLES:,}")]
+    parts = [HEAD.format(resamples=f"{RESAMPLES:,}", lead=CLEAR_LEAD)]
     if not record.items:
         return "\n".join([*parts, EMPTY])
     if record.about.get("settings", {}).get("quick"):

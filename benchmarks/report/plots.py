@@ -9,8 +9,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from benchmarks.bench.figures import KEPT as KEPT_TARGET
-from benchmarks.bench.figures import NEVER_BELOW, SPEEDS, is_peer
+from benchmarks.bench.figures import KEPT_SHARE, NEVER_BELOW, SPEEDS, is_peer
 from benchmarks.bench.item import Item
 from benchmarks.bench.metrics import (
     KEPT,
@@ -226,7 +225,7 @@ def kept_answers(items: Sequence[Item], workload: str, about: str) -> Figure | N
             label="ours, by level" if not place else None,
         )
         dots.append((x, y, name.removeprefix("ours "), COLOURS["level"]))
-    axes.axhline(KEPT_TARGET, color="#999999", linewidth=1, linestyle="--", label=f"aimed at: {KEPT_TARGET}")
+    axes.axhline(KEPT_SHARE, color="#999999", linewidth=1, linestyle="--", label=f"aimed at: {KEPT_SHARE}")
     answered = max(found.count for group in groups.values() if (found := KEPT.estimate(group)))
     axes.set_ylim(top=1.05)
     axes.set_xlim(0, 1.0)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from statistics import mean
 
 import torch
 from torch import Tensor
@@ -33,7 +34,7 @@ def before_rope(run: Run) -> Iterator[Figure]:
                 raw = _turned(rotation, layer.keys, -at)
                 behind.append(_error(_turned(rotation, layer.keys.to(dtype), by), true))
                 before.append(_error(_turned(rotation, raw.to(dtype), at + by), true))
-        told = f"relative error {_mean(behind):.1e} kept behind RoPE, {_mean(before):.1e} before it"
+        told = f"relative error {mean(behind):.1e} kept behind RoPE, {mean(before):.1e} before it"
         yield Figure(f"keys in {str(dtype).removeprefix('torch.')}, moved", told)
 
 
@@ -45,7 +46,3 @@ def _turned(rotation: Rotation, keys: Tensor, shift: Tensor) -> Tensor:
 
 def _error(keys: Tensor, true: Tensor) -> float:
     return float((keys.float() - true).norm() / true.norm())
-
-
-def _mean(values: list[float]) -> float:
-    return sum(values) / len(values)

@@ -8,11 +8,9 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
-import torch
-from transformers import DynamicCache
-
 from benchmarks.measure import full_prefill
 from benchmarks.systems.system import Prefilled, Subject, System
+from semshare_core.quality.divergence import Continuation
 
 
 class FullPrefill(System):
@@ -34,17 +32,14 @@ class RoundedCache(System):
     name = "full prefill, cache in bfloat16"
 
     def ready(self, subject: Subject) -> Callable[[], Prefilled]:
-        engine, ids = subject.engine, subject.base.ids
+        model, ids = subject.engine.model, subject.base.ids
 
-        @torch.no_grad()
         def call() -> Prefilled:
             started = time.perf_counter()
-            cache = DynamicCache(config=engine.model.config)
-            engine.model(input_ids=ids[:, :-1], past_key_values=cache, use_cache=True, logits_to_keep=1)
+            cache = full_prefill(model, ids[:, :-1])[2]
             for layer in cache.layers:
                 layer.keys, layer.values = (rows.bfloat16().to(rows.dtype) for rows in (layer.keys, layer.values))
-            last = engine.model(input_ids=ids[:, -1:], past_key_values=cache, use_cache=True, logits_to_keep=1)
-            logits = last.logits[0, -1]
+            logits = Continuation(model, cache).read(ids[0, -1:], 1)[0]
             int(logits.argmax())
             return Prefilled(time.perf_counter() - started, logits, cache, subject.full_kv_bytes // 2, 1.0, "full")
 

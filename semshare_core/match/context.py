@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from semshare_core.match.plan import EDIT_TOKENS, ReusePlan, Source
 
-_ISLAND_TOKENS = 24  # 16 to 48 were tried; beyond it more is computed and nothing gained
+_ISLAND_TOKENS = 24  # 16 leaves some that harm; 32 and 48 compute more for little (docs/frontier.md)
 _DRIFT = 0.25  # diagonals move by so much per token where words are replaced by more or fewer
 _BLOCK = 512  # runs that are compared with all others at once, which bounds the memory
 

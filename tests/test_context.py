@@ -96,6 +96,17 @@ def test_an_island_is_nobodys_place() -> None:
     assert np.flatnonzero(astray(plan)).tolist() == list(range(3, 13))
 
 
+def test_a_few_words_in_their_place_are_not_astray() -> None:
+    home, between = (Source.EXACT, 0, 10, HOME), (Source.NEW, 0, 0, 60)
+    place = 10 + HOME + 60
+    plan = plan_of(home, between, (Source.EXACT, 0, place + 20, 5), between)
+    assert islands(plan).sum() == 5
+    assert not astray(plan).any(), "20 tokens off at a distance of 61"
+    for elsewhere in ((Source.EXACT, 0, place + 90, 5), (Source.EXACT, 1, place + 20, 5)):
+        strays = np.flatnonzero(astray(plan_of(home, between, elsewhere, between)))
+        assert strays.tolist() == list(range(HOME + 60, HOME + 65))
+
+
 def test_runs_of_one_passage_that_was_edited_are_counted_together() -> None:
     half = HOME // 2
     edited = ((Source.EXACT, 0, 50, half), (Source.FUZZY, 0, 50 + half, 1), (Source.EXACT, 0, 51 + half, HOME - half))

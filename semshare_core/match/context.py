@@ -57,10 +57,10 @@ def islands(plan: ReusePlan) -> NDArray[np.bool_]:
 
 
 def astray(plan: ReusePlan) -> NDArray[np.bool_]:
-    """Bool [n]: tokens whose row is that of the same words in another text: ``islands``, and what matched like them.
+    """Bool [n]: tokens whose row is that of the same words in another text: ``islands`` and fuzzy tokens out of place.
 
-    The place of a fuzzily served token is what lies beside the nearest identical run that is no island, before or
-    behind it. A row from anywhere else has the token's spelling, at best, and nothing of what is told here.
+    The place of such a token is what lies beside the nearest identical run that is no island, before or behind it. A
+    row from anywhere else has the token's spelling, at best, and nothing of what is told here.
     """
     number = np.arange(len(plan))
     alone = islands(plan)
@@ -74,7 +74,7 @@ def astray(plan: ReusePlan) -> NDArray[np.bool_]:
         nearest = np.where(there, nearest, 0)
         strayed = np.abs(diagonal - diagonal[nearest]) > EDIT_TOKENS + _DRIFT * np.abs(number - nearest)
         placed |= there & (plan.reference == plan.reference[nearest]) & ~strayed
-    return alone | ((plan.source == Source.FUZZY) & ~placed)
+    return (alone | (plan.source == Source.FUZZY)) & ~placed
 
 
 def _before(reference: NDArray[np.int64], position: NDArray[np.int64], lengths: NDArray[np.int64]) -> NDArray[np.int64]:

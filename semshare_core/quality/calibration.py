@@ -67,7 +67,7 @@ class Calibration(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    format: Literal[5] = 5
+    format: Literal[6] = 6
     fingerprint: dict[str, str]
     prompts: str
     ratios: list[float]

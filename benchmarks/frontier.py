@@ -11,9 +11,11 @@ from pathlib import Path
 from benchmarks.runner import Sections, run_sections
 from benchmarks.sections.before_rope import before_rope
 from benchmarks.sections.ideas import ideas
+from benchmarks.sections.two_contexts import two_contexts
 
 SECTIONS: Sections = {
     "ideas": (ideas, "ours without one idea at a time, or with one more; 15 min"),
+    "two_contexts": (two_contexts, "passages that were read in two contexts (KVCOMM's deviations); 5 min"),
     "before_rope": (before_rope, "keys kept before RoPE; 1 min"),
 }
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from statistics import median
@@ -15,6 +15,9 @@ import numpy as np
 from benchmarks.corpora.bible import rows
 from benchmarks.measure import Measured, baseline, measure
 from benchmarks.sections.figure import Figure, Run, item
+from benchmarks.sections.masked_fuzzy import masked_fuzzy
+from benchmarks.sections.mid_layer import mid_layer
+from benchmarks.sections.two_candidates import two_candidates
 from benchmarks.workloads.paraphrase import paraphrases
 from semshare_core import ReusePolicy
 from semshare_core.match import context, matcher
@@ -30,28 +33,34 @@ AS_IT_IS = "as it is"
 
 @dataclass(frozen=True)
 class Variant:
-    """Settings that differ from ours, and what is put in the place of our code where no setting does it."""
+    """Settings that differ from ours, and where no setting does it, what stands in the place of our code meanwhile."""
 
     name: str
     settings: dict[str, Any] = field(default_factory=dict)
-    instead: tuple[object, str, object] | None = None
+    within: Callable[[], AbstractContextManager[object]] = nullcontext
 
-    def switched(self) -> AbstractContextManager[object]:
-        return nullcontext() if self.instead is None else patch.object(*self.instead)
+
+def _instead(owner: object, name: str, value: object) -> Callable[[], AbstractContextManager[object]]:
+    return lambda: patch.object(owner, name, value)
 
 
 VARIANTS = (
     Variant(AS_IT_IS),
-    Variant("rows of unrelated text serve, too", instead=(matcher, "KINDRED_SHARE", 0.0)),
-    Variant("facts that differ and strays have to be chosen", instead=(CombinedSelection, "computes_stale", False)),
-    Variant("a few words of another place served like any passage", instead=(context, "_ISLAND_TOKENS", 0)),
+    Variant("rows of unrelated text serve, too", within=_instead(matcher, "KINDRED_SHARE", 0.0)),
+    Variant(
+        "facts that differ and strays have to be chosen", within=_instead(CombinedSelection, "computes_stale", False)
+    ),
+    Variant("a few words of another place served like any passage", within=_instead(context, "_ISLAND_TOKENS", 0)),
     Variant("no halos", {"halo": 0, "seam_halo": 0}),
-    Variant("without what the question reads", instead=(CombinedSelection, "needs_influence", False)),
+    Variant("without what the question reads", within=_instead(CombinedSelection, "needs_influence", False)),
     Variant("one reference per prompt", {"max_references": 1}),
     Variant("fuzzy tokens computed, never served", {"matching": "runs"}),
     Variant("fuzzy tokens matched by LSH", {"matching": "lsh"}),
-    Variant("whatever the context of a row", instead=(combined, "_STEEPNESS", 0)),
-    Variant("32 tokens of the question watched", instead=(CombinedSelection, "watched_tokens", 32)),
+    Variant("fuzzy tokens that are not computed are masked", within=masked_fuzzy),
+    Variant("fuzzy tokens served by the mean of two candidates", within=two_candidates),
+    Variant("computed from a stored state at a third of the depth", within=mid_layer),
+    Variant("whatever the context of a row", within=_instead(combined, "_STEEPNESS", 0)),
+    Variant("32 tokens of the question watched", within=_instead(CombinedSelection, "watched_tokens", 32)),
     Variant("sets that shrink with depth (the paper's decay)", {"schedule": "decay"}),
     Variant("ranked by key deviation (CacheBlend)", {"selection": "deviation"}),
     Variant("changed tokens, then the order of the text", {"selection": "non_exact"}),
@@ -69,7 +78,7 @@ def ideas(run: Run) -> Iterator[Figure]:
         base = baseline(run.engine, target, TOKENS)
         for variant in VARIANTS:
             for ratio in RATIOS:
-                with variant.switched():
+                with variant.within():
                     measured = measure(run.engine, target, ReusePolicy(recompute_ratio=ratio, **variant.settings), base)
                 found[variant.name, ratio].append((name, measured))
         run.say(f"{number + 1} {name}")

@@ -1,0 +1,76 @@
+"""Two candidates for every fuzzy token: the mean of the row it is matched to and of the next best one near by."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from functools import cache
+from typing import Any
+from unittest.mock import patch
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor
+
+from semshare_core.match.plan import ReusePlan, Source
+from semshare_core.match.token_table import TokenTable
+from semshare_core.pool.entry import View
+from semshare_core.prefill import selective as room
+from semshare_core.prefill.anatomy import Anatomy
+from semshare_core.prefill.cache import MergedCache, to_torch
+from semshare_core.prefill.rearrange import lay_rows
+from semshare_core.prefill.selective import Prefilled, SelectivePrefill
+
+NEAR = 16  # tokens to either side of the first candidate
+
+
+@contextmanager
+def two_candidates() -> Iterator[None]:
+    """For the time of the context, in every selective prefill."""
+    reading: list[tuple[Tensor, TokenTable]] = []
+    select = SelectivePrefill.selective
+    table_of = cache(lambda prefill: TokenTable(prefill.model.get_input_embeddings().weight))
+
+    def selective(self: SelectivePrefill, ids: Tensor, *rest: Any) -> Prefilled:
+        reading[:] = [(ids, table_of(self))]
+        return select(self, ids, *rest)
+
+    def lay(
+        cache: MergedCache,
+        anatomy: Anatomy,
+        plan: ReusePlan,
+        references: Sequence[View],
+        wanted: NDArray[np.bool_],
+        **settings: bool,
+    ) -> None:
+        lay_rows(cache, anatomy, plan, references, wanted, **settings)
+        fuzzy = wanted & (plan.source == Source.FUZZY)
+        if not fuzzy.any():
+            return
+        ids, table = reading[0]
+        other = MergedCache(len(cache.layers), cache.layers[0].capacity)
+        position = _next_best(plan, np.flatnonzero(fuzzy), ids.cpu().numpy(), references, table)
+        lay_rows(other, anatomy, replace(plan, position=position), references, fuzzy)
+        rows = to_torch(np.flatnonzero(fuzzy), ids.device)
+        for layer, second in zip(cache.layers, other.layers, strict=True):
+            for own, its in zip(layer.buffers, second.buffers, strict=True):
+                own[:, :, rows] = (own[:, :, rows] + its[:, :, rows]) / 2
+
+    with patch.object(SelectivePrefill, "selective", selective), patch.object(room, "lay_rows", lay):
+        yield
+
+
+def _next_best(
+    plan: ReusePlan, fuzzy: NDArray[np.int64], ids: NDArray[np.int64], references: Sequence[View], table: TokenTable
+) -> NDArray[np.int64]:
+    """The plan's positions; those of the ``fuzzy`` tokens at the most similar token near by, their own left out."""
+    position = plan.position.copy()
+    by_id = {reference.id: reference.tokens for reference in references}
+    for number, name in enumerate(plan.reference_ids):
+        here = fuzzy[plan.reference[fuzzy] == number]
+        if here.size and len(by_id[name]) > 1:
+            apart = np.abs(np.arange(len(by_id[name])) - plan.position[here, None])
+            similarity = table.cosines(ids[here], by_id[name])
+            position[here] = np.where((apart > NEAR) | (apart == 0), -np.inf, similarity).argmax(axis=1)
+    return position

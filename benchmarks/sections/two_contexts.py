@@ -1,0 +1,121 @@
+"""A pool of measured deviations: passages that were read in two contexts, for a third.
+
+KVCOMM (arXiv 2510.12872) keeps how the rows of a passage deviated in contexts that it was read in, and interpolates for
+a new one. Of two readings of the same passage every interpolation lies between their rows. The prompts are HotpotQA's:
+ten paragraphs in three orders under three questions.
+"""
+
+from __future__ import annotations
+
+import random
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from statistics import mean
+from unittest.mock import patch
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from benchmarks.corpora.hotpotqa import Asked, questions
+from benchmarks.measure import Measured, baseline, measure
+from benchmarks.sections.figure import Figure, Run, item
+from benchmarks.workloads.ask import ask
+from semshare_core import ReusePolicy, SemShareEngine
+from semshare_core.lookup import Found, find
+from semshare_core.match.context import estrangement
+from semshare_core.match.plan import ReusePlan, Source
+from semshare_core.prefill import selective as room
+from semshare_core.prefill.anatomy import Anatomy
+from semshare_core.prefill.cache import MergedCache, to_torch
+from semshare_core.prefill.rearrange import ReferenceRows, lay_rows
+
+QUESTIONS, RATIOS, TOKENS, LENGTHS = 8, (0.1, 0.25), 32, (1000, 1500)
+ONE, TWO, BOTH = "first", "second", "both"
+
+
+def two_contexts(run: Run) -> Iterator[Figure]:
+    """The KL with the rows of one reading, of whichever matching takes, and with means of two."""
+    engine = run.engine
+    found: dict[tuple[float, str], list[tuple[str, Measured]]] = defaultdict(list)
+    for asked, prompts in _prompts(run):
+        first, second, target = prompts
+        engine.pool.clear()
+        engine.warm([first], namespace=ONE)
+        engine.warm([second], namespace=TWO)
+        engine.warm([first, second], namespace=BOTH)
+        base = baseline(engine, target, TOKENS)
+        for ratio in RATIOS:
+            policy = ReusePolicy(recompute_ratio=ratio)
+            other = _found(engine, target, policy)
+            ways: dict[str, tuple[str, AbstractContextManager[object]]] = {
+                "the first reading alone": (ONE, nullcontext()),
+                "the second alone": (TWO, nullcontext()),
+                "both in the pool, matching takes what serves most": (BOTH, nullcontext()),
+                "the mean of both": (ONE, _mixed(other, weighted=False)),
+                "the mean, weighted by how much of its context each shares": (ONE, _mixed(other, weighted=True)),
+            }
+            for way, (namespace, within) in ways.items():
+                with within:
+                    found[ratio, way].append((asked.id, measure(engine, target, policy, base, namespace)))
+        run.say(asked.id)
+    engine.pool.clear()
+    for (ratio, way), several in found.items():
+        kls = [measured.kl for _, measured in several]
+        spent = mean(measured.report.recompute_ratio for _, measured in several)
+        told = f"KL mean {mean(kls):.4f}, median {np.median(kls):.4f}, largest {max(kls):.3f}; recomputed {spent:.3f}"
+        yield Figure(f"ratio {ratio}: {way}", told, items=[item(*each) for each in several])
+
+
+def _prompts(run: Run) -> Iterator[tuple[Asked, tuple[str, str, str]]]:
+    """Questions with two earlier prompts and the target."""
+    everything, taken = questions(), 0
+    for number, asked in enumerate(everything):
+        if taken == run.count(QUESTIONS):
+            return
+        target = ask(asked.text, asked.question)
+        if LENGTHS[0] <= run.count_tokens(target) <= LENGTHS[1]:
+            rng = random.Random(f"two-contexts-{number}")
+            orders = [rng.sample(asked.paragraphs, len(asked.paragraphs)) for _ in range(2)]
+            others = [everything[(number + step) % len(everything)].question for step in (1, 2)]
+            first, second = (ask("\n\n".join(order), other) for order, other in zip(orders, others, strict=True))
+            taken += 1
+            yield asked, (first, second, target)
+
+
+def _found(engine: SemShareEngine, target: str, policy: ReusePolicy) -> Found:
+    tokens = np.asarray(engine.token_ids(target), np.int64)
+    return find(engine.pool, TWO, tokens, policy, engine._table, engine._embed, engine._facts)
+
+
+@contextmanager
+def _mixed(other: Found, *, weighted: bool) -> Iterator[None]:
+    """For the time of the context, tokens in identical runs of both readings are served by the mean of their rows."""
+
+    def lay(
+        cache: MergedCache,
+        anatomy: Anatomy,
+        plan: ReusePlan,
+        references: Sequence[ReferenceRows],
+        wanted: NDArray[np.bool_],
+        **settings: bool,
+    ) -> None:
+        lay_rows(cache, anatomy, plan, references, wanted, **settings)
+        both = wanted & (plan.source == Source.EXACT) & (other.plan.source == Source.EXACT)
+        if not both.any():
+            return
+        second = MergedCache(len(cache.layers), cache.layers[0].capacity)
+        lay_rows(second, anatomy, other.plan, other.entries, both)
+        rows = np.flatnonzero(both)
+        weight = torch.full((len(rows), 1), 0.5)
+        if weighted:
+            shared, its = (1 - estrangement(each)[0][rows] for each in (plan, other.plan))
+            weight = torch.from_numpy(its / (shared + its))[:, None]
+        index = to_torch(rows)
+        for layer, read in zip(cache.layers, second.layers, strict=True):
+            for own, its_own in zip(layer.buffers, read.buffers, strict=True):
+                own[:, :, index] = torch.lerp(own[:, :, index], its_own[:, :, index], weight.to(own))
+
+    with patch.object(room, "lay_rows", lay):
+        yield

@@ -20,7 +20,7 @@ from semshare_core.match.plan import ReferenceTokens, ReusePlan, Source, Tokens
 
 _SPACES = ("\u0120", "\u2581")  # with which the spelling of a word's first token begins
 _COMMON_SHARE = 0.05  # of a vocabulary: byte-pair ids are numbered by falling frequency
-_QUOTES = "\"'“”‘’«»„()[]* "
+_QUOTES = "\"'()[]* \u201c\u201d\u2018\u2019\u00ab\u00bb\u201e"
 _SENTENCE_ENDS = (".", "!", "?", "\u2026")
 _MARKERS = "".join(_SPACES) + "#\u010a "  # of a space or a word's continuation, in the vocabularies of tokenizers
 
@@ -87,7 +87,7 @@ class FactTokens:
         return np.asarray(since_last(stale) <= min(halo, len(target) - 1))
 
     def _naming(self, text: Tokens) -> NDArray[np.bool_]:
-        """Bool [n]: parts of numbers, codes and names, and not common words that the text has without a capital, too."""
+        """Bool [n]: parts of numbers, codes and names; no common words that the text writes without a capital, too."""
         whole = np.append(~self._continues[text[1:]], True)
         small = self._small[text]
         return np.asarray(self._table[text] & ~(whole & (small >= 0) & np.isin(small, text[whole])))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from typing import TypeVar
 
@@ -27,7 +27,7 @@ from semshare_core.match.prefix import common_prefix
 from semshare_core.match.token_table import TokenTable
 from semshare_core.pool import Entry, ReferencePool
 from semshare_core.prefill.cache import kv_bytes, to_torch
-from semshare_core.prefill.grouped_attention import uses_sdpa
+from semshare_core.prefill.grouped_attention import grouped_attention, uses_sdpa
 from semshare_core.prefill.observe import tail_attention
 from semshare_core.prefill.selective import Prefilled, SelectivePrefill
 from semshare_core.prompt import EncodedPrompt, Prompt, encode
@@ -93,9 +93,12 @@ class Call:
         """
         while True:
             try:
-                served = self.serve(reserve)
-                with served.distrust():
-                    return served, use(served)
+                found, movable = self._find(reserve)
+                decision = self._decide(found, movable)
+                with self._attention(found, decision):
+                    served = self._serve(found, decision, movable, reserve)
+                    with served.distrust():
+                        return served, use(served)
             except DamagedFileError as error:
                 if not self._discard_stored():
                     raise
@@ -107,23 +110,32 @@ class Call:
         self.pool.discard(stored)
         return bool(stored)
 
-    def serve(self, reserve: int) -> Served:
+    def _find(self, reserve: int) -> tuple[Found, bool]:
+        """What the pool has for the prompt, and whether the model's rows may stand elsewhere at all."""
+        limit = self.prefill.anatomy.static_until
+        movable = limit is None or len(self.encoded.ids) + reserve <= limit
+        if self.policy.level != "off" and movable:
+            self._found = self._look_up()
+        else:
+            self._found = Found(ReusePlan.empty(len(self.encoded.ids)), [], None, None, 0.0, 0.0)
+        return self._found, movable
+
+    def _look_up(self) -> Found:
+        return find(self.pool, self.namespace, self.encoded.ids, self.policy, self.table, self.embed, self.facts)
+
+    def _attention(self, found: Found, decision: Decision) -> AbstractContextManager[None]:
+        """That of rows behind others; a prompt that stands alone is computed in one pass, where it is of no use."""
+        alone = decision.budget is None and not found.plan.prefix_tokens
+        in_one_pass = alone and self.prefill.anatomy.causal_without_mask
+        return nullcontext() if in_one_pass else grouped_attention(self.model)
+
+    def _serve(self, found: Found, decision: Decision, movable: bool, reserve: int) -> Served:
         """Fill a cache for the prompt but its last tokens, with room for ``reserve`` more. Needs the model's lock.
 
         What is not filled the first decoding step computes: the last token, or all that one lossless pass can hold.
         """
-        tokens = self.encoded.ids
-        n = len(tokens)
-        ids = to_torch(tokens, self.model.device)
-        limit = self.prefill.anatomy.static_until
-        movable = limit is None or n + reserve <= limit
-        reusable = self.policy.level != "off" and movable
-        if reusable:
-            found = find(self.pool, self.namespace, tokens, self.policy, self.table, self.embed, self.facts)
-        else:
-            found = Found(ReusePlan.empty(n), [], None, None, 0.0, 0.0)
-        self._found = found
-        decision = self._decide(found, reusable)
+        n = len(self.encoded.ids)
+        ids = to_torch(self.encoded.ids, self.model.device)
         retains = self.policy.retention is not None and n > 1 and self.policy.level not in ("off", "exact")
         started = time.perf_counter()
         if decision.budget is None:
@@ -144,10 +156,10 @@ class Call:
             served.cache = self._retain(ids, prefilled)
         return served
 
-    def _decide(self, found: Found, reusable: bool) -> Decision:
+    def _decide(self, found: Found, movable: bool) -> Decision:
         if self.policy.level == "off":
             return Decision(None, "reuse is off", bypassed=True)
-        if not reusable:
+        if not movable:
             limit = self.prefill.anatomy.static_until
             reason = f"the rotary frequencies change beyond {limit} tokens, so rows cannot be moved"
             return Decision(None, reason, bypassed=True)
@@ -158,8 +170,7 @@ class Call:
 
     def situation(self) -> Situation | None:
         """What the governor sees of the prompt, nothing of which is computed; None: there is nothing to reuse."""
-        found = find(self.pool, self.namespace, self.encoded.ids, self.policy, self.table, self.embed, self.facts)
-        return situation_of(found.plan, self.policy, self.encoded.fresh_from(self.policy.fresh_tail))
+        return situation_of(self._look_up().plan, self.policy, self.encoded.fresh_from(self.policy.fresh_tail))
 
     def _retain(self, ids: Tensor, prefilled: Prefilled) -> Cache:
         retention = self.policy.retention

@@ -25,7 +25,6 @@ from semshare_core.match.token_table import TokenTable
 from semshare_core.model_turns import turns_of
 from semshare_core.opening import open_pool
 from semshare_core.prefill.anatomy import examine
-from semshare_core.prefill.grouped_attention import grouped_attention
 from semshare_core.prefill.selective import SelectivePrefill
 from semshare_core.prefill.trial import try_out
 from semshare_core.prompt import Prompt
@@ -234,7 +233,7 @@ class SemShareEngine:
             check_logits(logits)
             return logits
 
-        with self._lock, grouped_attention(self.model):
+        with self._lock:
             served, logits = call.answer(1, logits_of)
             report = self._finish(served, time.perf_counter(), [], store=store, copy=True)
         return Prefill(logits, served.cache, report)
@@ -317,7 +316,7 @@ class SemShareEngine:
     ) -> Generation:
         call = self._call(prompt, reuse, namespace, store=store)
         sampling = call.fit(sampling)
-        with self._lock, grouped_attention(self.model):
+        with self._lock:
             if cancel is not None and cancel.is_set():  # given up while waiting for its turn
                 raise _Cancelled
             served, decoded = call.answer(

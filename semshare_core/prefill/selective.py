@@ -20,6 +20,7 @@ from semshare_core.prefill.allotment import Budget, Needs, allot, but_last
 from semshare_core.prefill.anatomy import Anatomy
 from semshare_core.prefill.cache import MergedCache, to_torch
 from semshare_core.prefill.forward import RowForward
+from semshare_core.prefill.grouped_attention import grouped_attention
 from semshare_core.prefill.observe import hot_tokens, tail_attention, tail_influence
 from semshare_core.prefill.rearrange import ReferenceRows, lay_rows
 from semshare_core.prefill.selection import Evidence, Selection, selection_for
@@ -106,7 +107,8 @@ class SelectivePrefill:
         for layer in cache.layers:
             layer.reserve(len(ids))
         if len(rows):
-            self._forward.run(cache, ids, [rows] * self.n_layers)
+            with grouped_attention(self.model):
+                self._forward.run(cache, ids, [rows] * self.n_layers)
         cache.finish(len(ids))
 
     def selective(

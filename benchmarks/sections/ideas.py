@@ -21,6 +21,7 @@ from benchmarks.sections.two_candidates import two_candidates
 from benchmarks.workloads.paraphrase import paraphrases
 from semshare_core import ReusePolicy
 from semshare_core.match import context, matcher
+from semshare_core.match.facts import FactTokens
 from semshare_core.prefill.selection import combined
 from semshare_core.prefill.selection.combined import CombinedSelection
 from semshare_core.prompt import Prompt
@@ -51,6 +52,7 @@ VARIANTS = (
         "facts that differ and strays have to be chosen", within=_instead(CombinedSelection, "computes_stale", False)
     ),
     Variant("a few words of another place served like any passage", within=_instead(context, "_ISLAND_TOKENS", 0)),
+    Variant("capitals of common words are names", within=_instead(FactTokens, "_begins_sentence", lambda *_: False)),
     Variant("no halos", {"halo": 0, "seam_halo": 0}),
     Variant("without what the question reads", within=_instead(CombinedSelection, "needs_influence", False)),
     Variant("one reference per prompt", {"max_references": 1}),

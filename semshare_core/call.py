@@ -92,21 +92,21 @@ class Call:
         again.
         """
         while True:
+            found, movable = self._find(reserve)
+            decision = self._decide(found, movable)
             try:
-                found, movable = self._find(reserve)
-                decision = self._decide(found, movable)
                 with self._attention(found, decision):
                     served = self._serve(found, decision, movable, reserve)
                     with served.distrust():
                         return served, use(served)
             except DamagedFileError as error:
-                if not self._discard_stored():
+                if not self._discard_stored(found):
                     raise
                 warnings.warn(f"{error} The prompts that need it are left out.", PoolWarning, stacklevel=2)
 
-    def _discard_stored(self) -> bool:
+    def _discard_stored(self, found: Found) -> bool:
         """The references drawn on whose rows are on disk leave the pool; False if there are none."""
-        stored = [view for view in self._found.used if not all(piece.rows.in_memory for piece in view.pieces)]
+        stored = [view for view in found.used if not all(piece.rows.in_memory for piece in view.pieces)]
         self.pool.discard(stored)
         return bool(stored)
 
@@ -115,19 +115,17 @@ class Call:
         limit = self.prefill.anatomy.static_until
         movable = limit is None or len(self.encoded.ids) + reserve <= limit
         if self.policy.level != "off" and movable:
-            self._found = self._look_up()
-        else:
-            self._found = Found(ReusePlan.empty(len(self.encoded.ids)), [], None, None, 0.0, 0.0)
-        return self._found, movable
+            return self.look_up(), movable
+        return Found(ReusePlan.empty(len(self.encoded.ids)), [], None, None, 0.0, 0.0), movable
 
-    def _look_up(self) -> Found:
+    def look_up(self) -> Found:
+        """What the pool has for the prompt under the policy."""
         return find(self.pool, self.namespace, self.encoded.ids, self.policy, self.table, self.embed, self.facts)
 
     def _attention(self, found: Found, decision: Decision) -> AbstractContextManager[None]:
         """That of rows behind others; a prompt that stands alone is computed in one pass, where it is of no use."""
-        alone = decision.budget is None and not found.plan.prefix_tokens
-        in_one_pass = alone and self.prefill.anatomy.causal_without_mask
-        return nullcontext() if in_one_pass else grouped_attention(self.model)
+        alone = decision.budget is None and self.prefill.stands_alone(found.plan)
+        return nullcontext() if alone else grouped_attention(self.model)
 
     def _serve(self, found: Found, decision: Decision, movable: bool, reserve: int) -> Served:
         """Fill a cache for the prompt but its last tokens, with room for ``reserve`` more. Needs the model's lock.
@@ -170,7 +168,7 @@ class Call:
 
     def situation(self) -> Situation | None:
         """What the governor sees of the prompt, nothing of which is computed; None: there is nothing to reuse."""
-        return situation_of(self._look_up().plan, self.policy, self.encoded.fresh_from(self.policy.fresh_tail))
+        return situation_of(self.look_up().plan, self.policy, self.encoded.fresh_from(self.policy.fresh_tail))
 
     def _retain(self, ids: Tensor, prefilled: Prefilled) -> Cache:
         retention = self.policy.retention

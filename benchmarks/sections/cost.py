@@ -21,8 +21,6 @@ from benchmarks.measure import full_prefill
 from benchmarks.sections.figure import Figure, Run
 from benchmarks.workloads.shuffled_edits import shuffled_edits
 from semshare_core import ReusePolicy, ReuseReport, SemShareEngine
-from semshare_core.engine import DEFAULT_NAMESPACE
-from semshare_core.lookup import find
 from semshare_core.prefill.cache import MergedCache, kv_bytes
 from semshare_core.prefill.rearrange import lay_rows
 
@@ -160,8 +158,7 @@ def _laid(engine: SemShareEngine, target: list[int]) -> tuple[float, float]:
     """Seconds to lay the rows that serve ``target`` where they belong, and to copy as many bytes."""
     prefill = engine._prefill
     policy = ReusePolicy(recompute_ratio=0.0)
-    tokens = np.asarray(target)
-    found = find(engine.pool, DEFAULT_NAMESPACE, tokens, policy, engine._table, engine._embed, engine._facts)
+    found = engine._call(target, policy, None).look_up()
     n = len(target)
 
     def lay() -> MergedCache:

@@ -10,15 +10,17 @@ from typing import Any
 from unittest.mock import patch
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from benchmarks.sections.blended import blend_in
 from semshare_core.match.plan import ReusePlan, Source
 from semshare_core.match.token_table import TokenTable
 from semshare_core.pool.entry import View
 from semshare_core.prefill import selective as room
 from semshare_core.prefill.anatomy import Anatomy
-from semshare_core.prefill.cache import MergedCache, to_torch
+from semshare_core.prefill.cache import MergedCache
 from semshare_core.prefill.rearrange import lay_rows
 from semshare_core.prefill.selective import Prefilled, SelectivePrefill
 
@@ -49,13 +51,8 @@ def two_candidates() -> Iterator[None]:
         if not fuzzy.any():
             return
         ids, table = reading[0]
-        other = MergedCache(len(cache.layers), cache.layers[0].capacity)
         position = _next_best(plan, np.flatnonzero(fuzzy), ids.cpu().numpy(), references, table)
-        lay_rows(other, anatomy, replace(plan, position=position), references, fuzzy)
-        rows = to_torch(np.flatnonzero(fuzzy), ids.device)
-        for layer, second in zip(cache.layers, other.layers, strict=True):
-            for own, its in zip(layer.buffers, second.buffers, strict=True):
-                own[:, :, rows] = (own[:, :, rows] + its[:, :, rows]) / 2
+        blend_in(cache, anatomy, replace(plan, position=position), references, fuzzy, torch.tensor(0.5))
 
     with patch.object(SelectivePrefill, "selective", selective), patch.object(room, "lay_rows", lay):
         yield

@@ -20,15 +20,16 @@ from numpy.typing import NDArray
 
 from benchmarks.corpora.hotpotqa import Asked, questions
 from benchmarks.measure import Measured, baseline, measure
+from benchmarks.sections.blended import blend_in
 from benchmarks.sections.figure import Figure, Run, item
 from benchmarks.workloads.ask import ask
-from semshare_core import ReusePolicy, SemShareEngine
-from semshare_core.lookup import Found, find
+from semshare_core import ReusePolicy
+from semshare_core.lookup import Found
 from semshare_core.match.context import estrangement
 from semshare_core.match.plan import ReusePlan, Source
 from semshare_core.prefill import selective as room
 from semshare_core.prefill.anatomy import Anatomy
-from semshare_core.prefill.cache import MergedCache, to_torch
+from semshare_core.prefill.cache import MergedCache
 from semshare_core.prefill.rearrange import ReferenceRows, lay_rows
 
 QUESTIONS, RATIOS, TOKENS, LENGTHS = 8, (0.1, 0.25), 32, (1000, 1500)
@@ -48,7 +49,7 @@ def two_contexts(run: Run) -> Iterator[Figure]:
         base = baseline(engine, target, TOKENS)
         for ratio in RATIOS:
             policy = ReusePolicy(recompute_ratio=ratio)
-            other = _found(engine, target, policy)
+            other = engine._call(target, policy, TWO).look_up()
             ways: dict[str, tuple[str, AbstractContextManager[object]]] = {
                 "the first reading alone": (ONE, nullcontext()),
                 "the second alone": (TWO, nullcontext()),
@@ -84,11 +85,6 @@ def _prompts(run: Run) -> Iterator[tuple[Asked, tuple[str, str, str]]]:
             yield asked, (first, second, target)
 
 
-def _found(engine: SemShareEngine, target: str, policy: ReusePolicy) -> Found:
-    tokens = np.asarray(engine.token_ids(target), np.int64)
-    return find(engine.pool, TWO, tokens, policy, engine._table, engine._embed, engine._facts)
-
-
 @contextmanager
 def _mixed(other: Found, *, weighted: bool) -> Iterator[None]:
     """For the time of the context, tokens in identical runs of both readings are served by the mean of their rows."""
@@ -105,17 +101,11 @@ def _mixed(other: Found, *, weighted: bool) -> Iterator[None]:
         both = wanted & (plan.source == Source.EXACT) & (other.plan.source == Source.EXACT)
         if not both.any():
             return
-        second = MergedCache(len(cache.layers), cache.layers[0].capacity)
-        lay_rows(second, anatomy, other.plan, other.entries, both)
-        rows = np.flatnonzero(both)
-        weight = torch.full((len(rows), 1), 0.5)
+        weight = torch.tensor(0.5)
         if weighted:
-            shared, its = (1 - estrangement(each)[0][rows] for each in (plan, other.plan))
+            shared, its = (1 - estrangement(each)[0][both] for each in (plan, other.plan))
             weight = torch.from_numpy(its / (shared + its))[:, None]
-        index = to_torch(rows)
-        for layer, read in zip(cache.layers, second.layers, strict=True):
-            for own, its_own in zip(layer.buffers, read.buffers, strict=True):
-                own[:, :, index] = torch.lerp(own[:, :, index], its_own[:, :, index], weight.to(own))
+        blend_in(cache, anatomy, other.plan, other.entries, both, weight)
 
     with patch.object(room, "lay_rows", lay):
         yield

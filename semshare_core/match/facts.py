@@ -64,6 +64,8 @@ class FactTokens:
             references: those the plan draws on.
         """
         stale = np.zeros(len(target), bool)
+        if not (plan.source == Source.FUZZY).any():
+            return stale
         naming = self._naming(target)
         by_id = {reference.id: reference.tokens for reference in references}
         for number, name in enumerate(plan.reference_ids):

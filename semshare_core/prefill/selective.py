@@ -75,7 +75,7 @@ class SelectivePrefill:
         lay_rows(cache, self.anatomy, plan, references, prefix)
         limit = self.anatomy.static_until
         # beyond the limit the frequencies depend on the prompt's length
-        one_pass = (limit is not None and n > limit) or (start == 0 and self.anatomy.causal_without_mask)
+        one_pass = (limit is not None and n > limit) or self.stands_alone(plan)
         if one_pass and complete:
             self._forward.run_whole(cache, ids)
             pending = 1
@@ -88,6 +88,10 @@ class SelectivePrefill:
                 self._forward.run(cache, ids, [rows] * self.n_layers)
         cache.finish(n - pending)
         return Prefilled(cache, (n - 1 - start) * self.n_layers, ~prefix, pending)
+
+    def stands_alone(self, plan: ReusePlan) -> bool:
+        """Whether :meth:`exact` leaves the prompt to the model's own pass, which needs no mask."""
+        return plan.prefix_tokens == 0 and self.anatomy.causal_without_mask
 
     @torch.no_grad()
     def last_logits(self, cache: Cache, ids: Tensor, pending: int) -> Tensor:

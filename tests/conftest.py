@@ -14,6 +14,7 @@ import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from semshare_core import SemShareEngine
+from tiny_canary import planted
 from tiny_models import tiny_model, tiny_tokenizer
 
 torch.set_num_threads(2)
@@ -33,6 +34,12 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(before)
+
+
+@pytest.fixture
+def bounds_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Random models keep no promise; with this they do, unless a test plants another bound."""
+    planted(monkeypatch, high=100.0, balanced=100.0, fast=100.0)
 
 
 @pytest.fixture(scope="module")

@@ -13,40 +13,30 @@ from llama_index.core.instrumentation.event_handlers import BaseEventHandler
 from opentelemetry.sdk.metrics import MeterProvider
 from opentelemetry.sdk.metrics.export import InMemoryMetricReader
 
-from semshare_core import Canary, ReusePolicy, ReuseReport, SemShareEngine
-from semshare_core.quality.bounds import BOUNDS, Bound
+from semshare_core import Canary, ReuseReport, SemShareEngine
 from semshare_integrations.langchain import ChatSemShare, SemShareCallbackHandler, SemShareLLM
 from semshare_integrations.llama_index import SemShareCanaryEvent, SemShareReuseEvent, get_semshare_callback
 from semshare_integrations.llama_index import SemShareLLM as LlamaIndexLLM
 from semshare_integrations.statistics import ReuseLog, ReuseTotals
 from semshare_integrations.statistics.telemetry import Telemetry
-from tiny_models import tiny_model, tiny_tokenizer
-from tiny_reuse import PARAGRAPHS
+from tiny_canary import busy, engine_of, reordered
 
-pytestmark = pytest.mark.usefixtures("one_thread")
+pytestmark = pytest.mark.usefixtures("one_thread", "bounds_kept")
 
-PROMPTS = ["\n\n".join([PARAGRAPHS[2], PARAGRAPHS[0], PARAGRAPHS[1], question]) for question in ("Why?", "How so?")]
+PROMPTS = [reordered("Why?"), reordered("How so?")]
 
 
 @pytest.fixture
-def engine(monkeypatch: pytest.MonkeyPatch) -> SemShareEngine:
-    monkeypatch.setitem(BOUNDS, "fast", Bound(100.0))
-    made = SemShareEngine(tiny_model("llama"), tiny_tokenizer(), policy=ReusePolicy(level="fast", canary=1.0))
-    made.warm(["\n\n".join(PARAGRAPHS)])
-    return made
+def engine() -> SemShareEngine:
+    return engine_of(level="fast")
 
 
 @contextmanager
 def checks_wait(engine: SemShareEngine) -> Iterator[None]:
     """Checks begin only at the end, as behind other calls."""
-    engine._lock._calls += 1
-    try:
+    with busy(engine):
         yield
-    finally:
-        with engine._lock._changed:
-            engine._lock._calls -= 1
-            engine._lock._changed.notify_all()
-        assert engine.canary.wait()
+    assert engine.canary.wait()
 
 
 @pytest.mark.parametrize("late", [True, False])

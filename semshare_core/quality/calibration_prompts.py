@@ -2,7 +2,8 @@
 
 The text is Python's own language reference (``pydoc_data.topics``), which is on every machine. Each pair imitates a
 kind of work: retrieved passages in another order, passages that come from many prompts, a newer edition, a rewrite, a
-conversation whose oldest part was dropped, facts that changed. How much differs is drawn anew for every pair.
+conversation whose oldest part was dropped, facts that changed, retrieved passages some of which are new. How much
+differs is drawn anew for every pair.
 """
 
 from __future__ import annotations
@@ -34,11 +35,12 @@ _WORD = re.compile(r"[^\W\d_]{2,}")
 _SPACE = re.compile(r"[ \t]*\n[ \t]*")
 _PASSAGE_WORDS = (40, 180)
 _LENGTHS = (200, 1000)  # words of a target, drawn evenly on a logarithmic scale
-_LONG = (1200, 4200)  # of every so many rounds of kinds one is long
+_LONG = (1200, 4200)  # of every so many turns of all kinds one is long
 _LONG_EVERY = 5
 _MOST_SOURCES = 8
 _PHRASE_WORDS = (1, 5)
 _QUOTED_WORDS = (4, 20)
+_SHARED = (0.3, 0.95)  # of the passages
 
 
 @dataclass(frozen=True)
@@ -97,22 +99,25 @@ def read_pairs(path: Path) -> list[CalibrationPair]:
 def default_pairs(count: int, seed: int = 0) -> list[CalibrationPair]:
     """``count`` pairs, the kinds in turn; the same for the same arguments and the same Python."""
     passages = _passages()
-    return [_pair(number, passages, random.Random(f"calibration-{seed}-{number}")) for number in range(count)]
+    return [_pair(*divmod(number, len(_KINDS)), passages, seed) for number in range(count)]
 
 
-def _pair(number: int, passages: Sequence[str], rng: random.Random) -> CalibrationPair:
-    kind = _KINDS[number % len(_KINDS)]
+def _pair(turn: int, place: int, passages: Sequence[str], seed: int) -> CalibrationPair:
+    """That of the kind at ``place``, in one turn of all kinds."""
+    kind, name = _KINDS[place], _KINDS[place].__name__.strip("_")
+    # the first kinds are numbered as before there were more, so that what was measured of them stays valid
+    drawn_for = str(_FIRST_KINDS * turn + place) if place < _FIRST_KINDS else f"{name}-{turn}"
+    rng = random.Random(f"calibration-{seed}-{drawn_for}")
     asked, *others = rng.sample(QUESTIONS, len(QUESTIONS))
     if rng.random() < 0.5:
         others[0] = asked  # the same question again
-    long = number // len(_KINDS) % _LONG_EVERY == _LONG_EVERY - 1
+    long = turn % _LONG_EVERY == _LONG_EVERY - 1
     references, target = kind(_Source(passages, rng, _LONG if long else _LENGTHS), rng)
     form = _plain
     if rng.random() < 0.5:
         form = _conversation if kind is _window else _message
-    name = kind.__name__.strip("_")
     made = tuple(form(parts, rng.choice(others)) for parts in references)
-    return CalibrationPair(f"{name}-{number}", made, form(target, asked), name)
+    return CalibrationPair(f"{name}-{turn}", made, form(target, asked), name)
 
 
 def _plain(parts: Sequence[str], question: str) -> Prompt:
@@ -220,6 +225,14 @@ def _facts(source: _Source, rng: random.Random) -> tuple[list[_Parts], _Parts]:
     return [old], new
 
 
+def _overlap(source: _Source, rng: random.Random) -> tuple[list[_Parts], _Parts]:
+    """Retrieved for two questions: some passages are the same, the others are each prompt's own."""
+    held = source.text()
+    shared = max(1, round(rng.uniform(*_SHARED) * len(held)))
+    before = [*rng.sample(held, shared), *source.take(len(held) - shared)]
+    return [rng.sample(before, len(before))], rng.sample(held, len(held))
+
+
 _KINDS: tuple[Callable[[_Source, random.Random], tuple[list[_Parts], _Parts]], ...] = (
     _order,
     _sources,
@@ -227,7 +240,9 @@ _KINDS: tuple[Callable[[_Source, random.Random], tuple[list[_Parts], _Parts]], .
     _rewrite,
     _window,
     _facts,
+    _overlap,
 )
+_FIRST_KINDS = 6
 
 
 def _with_numbers(passages: Sequence[str], rng: random.Random) -> list[str]:

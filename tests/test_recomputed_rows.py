@@ -110,6 +110,7 @@ def test_the_ratio_is_kept(selection: SelectionName, schedule: str, ratio: float
         prefilled = prefill.selective(
             torch.as_tensor(ids), plan, references, policy, Budget(ratio, fill=True), N - 4, N
         )
+        assert prefilled.recomputed[forced(plan, N - 4)].all(), "in the deepest layer, too"
         must = int(forced(plan, N - 4)[:-1].sum())
         first = N - 1 - prefix if measuring else must
         watched = 16 * layers if selection == "paper" else 0  # the tail, run once more for its attention

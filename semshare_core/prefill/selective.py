@@ -152,7 +152,7 @@ class SelectivePrefill:
         if allotment.probe:
             evidence = self._probe(cache, ids, needs.window, evidence)
         priority = selection.priority(evidence) if allotment.ranked else np.zeros(n)
-        order = _ranking(priority, allotment.first, needs.window)
+        order = _ranking(priority, allotment.first, needs)
         sets = [np.sort(order[:count]) for count in allotment.counts]
         if not observes:
             laid[sets[-1]] = False
@@ -191,8 +191,7 @@ class SelectivePrefill:
         return replace(evidence, key_deviation=measured[0], value_deviation=measured[1])
 
 
-def _ranking(priority: NDArray[np.float64], first: NDArray[np.bool_], window: NDArray[np.bool_]) -> NDArray[np.int64]:
-    """Window tokens, those of ``first`` before the others by falling priority; ties in text order."""
-    rank = np.where(first, np.inf, priority)
-    order = np.argsort(-rank, kind="stable")
-    return order[window[order]]
+def _ranking(priority: NDArray[np.float64], first: NDArray[np.bool_], needs: Needs) -> NDArray[np.int64]:
+    """Window tokens: those that must be computed, in however deep a layer; then ``first``; by falling priority each."""
+    order = np.lexsort((-priority, ~first, ~needs.must))
+    return np.asarray(order[needs.window[order]])

@@ -103,9 +103,11 @@ def _prompts(run: Run) -> list[tuple[str, list[Prompt], Prompt]]:
 
 def _told(found: Sequence[Measured], ours: Sequence[Measured]) -> str:
     kl = np.array([measured.kl for measured in found])
-    worse = sum(other.kl > own.kl for other, own in zip(found, ours, strict=True))
+    worse, better = (
+        sum(sign * (other.kl - own.kl) > 0 for other, own in zip(found, ours, strict=True)) for sign in (1, -1)
+    )
     spent = float(np.mean([measured.report.recompute_ratio for measured in found]))
     return (
         f"KL mean {kl.mean():.4f}, median {median(kl):.4f}, largest {kl.max():.3f}; recomputed {spent:.3f}; "
-        f"worse on {worse} of {len(found)}"
+        f"worse on {worse}, better on {better} of {len(found)}"
     )

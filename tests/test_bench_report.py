@@ -87,6 +87,9 @@ def test_stale_and_kept_answers() -> None:
     assert _only(items[1:], "stale answers").met is True
     assert _only(items, "kept answers").met is True  # 19 of 20
     assert _only(items[:10], "kept answers").met is False
+    unasked = [made_item("ours high", f"unasked {number}", "codes") for number in range(9)]
+    assert "of 20" in _only([*items, *unasked], "stale answers").measured  # who was not asked is not judged
+    assert not [figure for figure in must_hold(unasked) if "stale" in figure.name]
 
 
 def test_a_level_may_be_broken_by_seven_of_a_hundred() -> None:

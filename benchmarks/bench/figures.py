@@ -116,12 +116,13 @@ def _changed_facts(items: Sequence[Item]) -> Iterator[Figure]:
         groups = by_system(items, workload)
         for name in ("ours high", BALANCED):
             group = groups.get(name, [])
-            stale = sum(bool(item.stale) for item in group)
-            full = sum(bool(item.full_stale) for item in group)
-            if group:
-                told = f"{stale}, the full prefill {full} (of {len(group)})"
+            judged = [item for item in group if item.stale is not None]
+            stale = sum(bool(item.stale) for item in judged)
+            full = sum(bool(item.full_stale) for item in judged)
+            if judged:
+                told = f"{stale}, the full prefill {full} (of {len(judged)})"
                 yield Figure(f"{workload}, {name}: stale answers", told, "no more than the full prefill", stale <= full)
-                yield from _kept_figure(workload, name, group)
+            yield from _kept_figure(workload, name, group)
     found = by_system(items, "codes").get(BALANCED, [])
     if found:
         met = _value(SPEED, found) >= CODES_SPEED

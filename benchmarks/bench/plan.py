@@ -75,7 +75,7 @@ PLAN = (
     Part("drift", (BALANCED,), cases=DRIFT_TURNS, minutes=1, quick=4, tokens=32, text=False, chained=True),
     Part("misses", (*PLAIN, *LEVEL), cases=3, minutes=0.75, tokens=32, text=False),
     Part("overlapping", LEVEL, cases=40, minutes=3.75, tokens=32, text=False),
-    Part("codes", LEVEL, cases=100, minutes=8, first=40, tokens=32, text=False),
+    Part("codes", LEVEL, cases=100, minutes=8, first=40, tokens=32),
     Part("short paraphrase", LEVEL, cases=120, minutes=9.75, tokens=32, text=False),
 )
 

@@ -58,6 +58,7 @@ their text is compared with that of transformers. **Bold**: a peer is best in th
 Libraries that only ever reuse what is identical compute the rest in full: their KL is 0 and their
 speed near 1 wherever there is no common prefix."""
 
+OPEN = "*Open*: too little was measured to say so, or nothing that the target is about.\n"
 QUICK = "> Made by a `--quick` run of a case or two: it shows the form of this page, and not what holds.\n"
 EMPTY = "> Nothing has been measured yet: run `make bench`, then `python -m benchmarks.report out/bench.json`.\n"
 
@@ -69,7 +70,7 @@ def page(record: Record, plots: Plots) -> str:
         return "\n".join([*parts, EMPTY])
     if record.about.get("settings", {}).get("quick"):
         parts.append(QUICK)
-    parts += [_measured_on(record), "## What must hold\n", figures_table(must_hold(record.items)), ""]
+    parts += [_measured_on(record), "## What must hold\n", OPEN, figures_table(must_hold(record.items)), ""]
     parts += [f"![{title}](plots/{name}.svg)\n" for name, title in plots.items()]
     parts += _levels(record) + _peers(record)
     for workload in dict.fromkeys(item.workload for item in record.items):

@@ -41,9 +41,12 @@ def markdown(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 
 def figures_table(figures: Sequence[Figure]) -> str:
-    """Targets beside what was measured."""
-    met = {None: "", True: "yes", False: "**no**"}
-    rows = [[figure.name, figure.target, figure.measured, met[figure.met]] for figure in figures]
+    """Targets beside what was measured; open where that does not decide."""
+    met = {True: "yes", False: "**no**"}
+    rows = [
+        [figure.name, figure.target, figure.measured, met.get(figure.met, "open" if figure.target else "")]
+        for figure in figures
+    ]
     return markdown(["what", "target", "measured", "met?"], rows)
 
 
@@ -57,10 +60,11 @@ def systems_table(groups: Mapping[str, Sequence[Item]]) -> str:
 
 
 def sweep_table(items: Sequence[Item], heading: str) -> str:
-    """A row for each setting and system."""
+    """A row for each setting and system, in the order of the settings' words and numbers."""
+    by_setting = grouped(items, lambda item: item.setting)
     rows = [
         [setting, name, _outcomes(group), str(len(group)), *(column.told(group) for column in SWEEP_COLUMNS)]
-        for setting, several in grouped(items, lambda item: item.setting).items()
+        for setting, several in sorted(by_setting.items(), key=lambda entry: _setting_key(entry[0]))
         for name, group in grouped(several, lambda item: item.system).items()
     ]
     return markdown([heading, "system", "served as", "prompts", *(_heading(column) for column in SWEEP_COLUMNS)], rows)
@@ -89,6 +93,12 @@ def levels_table(items: Sequence[Item]) -> str:
         if count:
             rows.append([workload, str(count), *cells])
     return markdown(["workload", "prompts", *(f"{level}: above {bound.kl}" for level, bound in BOUNDS.items())], rows)
+
+
+def _setting_key(setting: str) -> tuple[str, float]:
+    """Of "0.1 removed" or "5000"."""
+    number, _, word = setting.partition(" ")
+    return word, float(number)
 
 
 def _winning_peers(column: Metric, groups: Mapping[str, Sequence[Item]]) -> set[str]:

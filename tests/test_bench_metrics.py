@@ -23,9 +23,11 @@ from benchmarks.bench.metrics import (
     STALE,
     Metric,
     above,
+    approximate,
     bootstrap,
     by_system,
     common_cases,
+    wilson,
 )
 from semshare_core.quality.bounds import MEASURED_TOKENS
 
@@ -108,6 +110,36 @@ def test_an_interval_has_the_width_that_theory_gives_it() -> None:
     expected = 2 * 1.96 * float(np.std(values)) / 20
     assert found.high - found.low == pytest.approx(expected, rel=0.15)
     assert found.low < float(np.mean(values)) < found.high
+
+
+@pytest.mark.parametrize(
+    ("yes", "count", "low", "high"),
+    [
+        (0, 10, 0.0, 0.2775),
+        (10, 10, 0.7225, 1.0),
+        (5, 10, 0.2366, 0.7634),
+        (81, 263, 0.2553, 0.3662),
+        (1, 1, 0.2065, 1),
+    ],
+)
+def test_shares_have_wilsons_interval(yes: int, count: int, low: float, high: float) -> None:
+    found = wilson([1.0] * yes + [0.0] * (count - yes))
+    assert (found.value, found.count) == (yes / count, count)
+    assert (found.low, found.high) == pytest.approx((low, high), abs=1e-4)
+
+
+@pytest.mark.parametrize("metric", [KEPT, KEPT_CLEAR, ACCURACY, STALE, above("high")])
+def test_shares_that_are_all_alike_are_not_certain(metric: Metric) -> None:
+    items = [made_item(case=str(at), answered=True, full_answered=True, stale=False, kl=[0.0]) for at in range(10)]
+    found = metric.estimate(items)
+    assert found is not None
+    assert found.high - found.low > 0.25
+    assert metric.value(items) == found.value
+
+
+def test_only_approximate_reuse_can_break_a_promise() -> None:
+    items = [made_item(outcome=outcome) for outcome in ("semantic", "prefix", "exact", "bypass", "miss")]
+    assert approximate(items) == items[:1]
 
 
 def test_rouge_l_is_of_words() -> None:

@@ -15,7 +15,7 @@ from benchmarks.bench.record import Record
 from benchmarks.report.__main__ import write_report
 from benchmarks.report.drawing import save
 from benchmarks.report.plots import lengths
-from benchmarks.report.tables import figures_table, markdown, peers_table, sweep_table, systems_table
+from benchmarks.report.tables import figures_table, levels_table, markdown, peers_table, sweep_table, systems_table
 from benchmarks.sections.figure import Figure
 
 
@@ -128,6 +128,18 @@ def test_a_level_may_be_broken_by_seven_of_a_hundred() -> None:
 
     assert promise(7).met is True
     assert promise(8).met is False
+
+
+def test_promises_are_also_told_of_those_that_can_break_them() -> None:
+    items = [made_item("ours high", str(at), kl=[0.5 * (at == 0)]) for at in range(4)]
+    items += [made_item("ours high", f"full {at}", kl=[0.0], outcome="bypass") for at in range(16)]
+    figure = _only(items, "level high")
+    assert figure.met is True  # 1 of 20
+    assert figure.measured.startswith("0.050 (")
+    assert "of 20 prompts in 1 workloads; of the 4 that reuse approximately 0.250 (" in figure.measured
+    assert "| paraphrase | 20 | 0.050 (0.009–0.236) | 1 of 4 |" in levels_table(items)
+    assert "none of them reuses" in _only(items[4:], "level high").measured
+    assert "of those reused" not in levels_table(items[4:])
 
 
 def test_reordered_takes_the_fastest_that_keeps_its_answers() -> None:

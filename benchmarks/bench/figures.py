@@ -19,6 +19,7 @@ from benchmarks.bench.metrics import (
     SPEED,
     Metric,
     above,
+    approximate,
     by_system,
     common_cases,
     grouped,
@@ -54,7 +55,7 @@ def _lengths(items: Sequence[Item]) -> Iterator[Figure]:
         name = f"{setting} tokens, shuffled, 5 % changed, balanced"
         told = f"{SPEED.told(several)}, KL {KL.told(several, interval=False)}"
         if target:
-            yield Figure(name, told, f">= {target}×", _value(SPEED, several) >= target)
+            yield Figure(name, told, f">= {target}×", SPEED.value(several) >= target)
 
 
 def _never_slower(items: Sequence[Item]) -> Iterator[Figure]:
@@ -63,7 +64,7 @@ def _never_slower(items: Sequence[Item]) -> Iterator[Figure]:
     planned |= {f"similarity sweep, {share} {edit}" for share in SHARES for edit in EDITS}
     swept = [item for name in ("length sweep", "similarity sweep") for item in by_system(items, name).get(BALANCED, [])]
     speeds = {
-        name: _value(SPEED, several)
+        name: SPEED.value(several)
         for name, several in grouped(swept, lambda item: f"{item.workload}, {item.setting}").items()
     }
     if speeds:
@@ -78,7 +79,7 @@ def _paraphrase(items: Sequence[Item]) -> Iterator[Figure]:
     found = by_system(items, "paraphrase").get("ours 0.25", [])
     if found:
         name = f"paraphrases at ratio 0.25 ({len(found)})"
-        kl, agreement = _value(KL, found), _value(AGREEMENT, found)
+        kl, agreement = KL.value(found), AGREEMENT.value(found)
         yield Figure(f"{name}: KL", KL.told(found), f"<= {PARAPHRASE_KL}", kl <= PARAPHRASE_KL)
         yield Figure(
             f"{name}: agreement", AGREEMENT.told(found), f">= {PARAPHRASE_AGREEMENT}", agreement >= PARAPHRASE_AGREEMENT
@@ -101,7 +102,7 @@ def _frontier(items: Sequence[Item]) -> Iterator[Figure]:
             for ratio in RATIOS:
                 group = groups.get(f"{method} {ratio}", [])
                 if group:
-                    spent, theirs = _spent(group), _value(KL, group)
+                    spent, theirs = _spent(group), KL.value(group)
                     ours = float(np.interp(spent, [at for at, _ in curve], [kl for _, kl in curve]))
                     wins.append(ours <= theirs)
                     told.append(f"{ratio}: {ours:.3f} / {theirs:.3f}" + (f" at {spent:.2f}" * (spent > ratio + 0.03)))
@@ -110,7 +111,7 @@ def _frontier(items: Sequence[Item]) -> Iterator[Figure]:
 
 
 def _curve(groups: Sequence[Sequence[Item]]) -> list[tuple[float, float]]:
-    return sorted((_spent(group), _value(KL, group)) for group in groups)
+    return sorted((_spent(group), KL.value(group)) for group in groups)
 
 
 def _spent(group: Sequence[Item]) -> float:
@@ -131,7 +132,7 @@ def _changed_facts(items: Sequence[Item]) -> Iterator[Figure]:
             yield from _kept_figure(workload, name, group)
     found = by_system(items, "codes").get(BALANCED, [])
     if found:
-        met = _value(SPEED, found) >= CODES_SPEED
+        met = SPEED.value(found) >= CODES_SPEED
         yield Figure("codes, balanced: speed", SPEED.told(found), f">= {CODES_SPEED:g}×", met)
 
 
@@ -159,7 +160,7 @@ def _fastest(groups: Mapping[str, Sequence[Item]], metric: Metric) -> tuple[floa
     """The best speed among those that keep enough by ``metric``, and in words; no words where there is no answer."""
     judged = {system: values for system, group in groups.items() if (values := metric.values(group))}
     held = [
-        (_value(SPEED, groups[system]), system, f"{sum(values):.0f}/{len(values)}")
+        (SPEED.value(groups[system]), system, f"{sum(values):.0f}/{len(values)}")
         for system, values in judged.items()
         if mean(values) >= KEPT_SHARE
     ]
@@ -170,13 +171,18 @@ def _fastest(groups: Mapping[str, Sequence[Item]], metric: Metric) -> tuple[floa
 
 
 def _promises(items: Sequence[Item]) -> Iterator[Figure]:
-    """Over all workloads but the misses, where nothing is at stake."""
+    """Over all workloads but the misses, where nothing is at stake; told apart are those that can break a promise."""
     for level, bound in BOUNDS.items():
         found = [item for item in items if item.system == f"ours {level}" and item.kl and item.workload != "misses"]
         if found:
-            share, allowed = _value(above(level), found), bound.share + ALLOWED_MORE
+            share, allowed = above(level).value(found), bound.share + ALLOWED_MORE
             workloads = len({item.workload for item in found})
-            told = f"{above(level).told(found)} of {len(found)} prompts in {workloads} workloads"
+            told = f"{above(level).told(found)} of {_prompts(found)} in {workloads} workloads"
+            reused = approximate(found)
+            if reused:
+                told += f"; of the {len(reused)} that reuse approximately {above(level).told(reused)}"
+            else:
+                told += "; none of them reuses approximately"
             yield Figure(f"level {level}: share above KL {bound.kl}", told, f"<= {allowed:.2f}", share <= allowed)
 
 
@@ -186,7 +192,7 @@ def _retention(items: Sequence[Item]) -> Iterator[Figure]:
         both = common_cases({name: groups[name] for name in (PAPER_RETENTION, "ours 0.25")})
         thin, all_rows = both[PAPER_RETENTION], both["ours 0.25"]
         if thin:
-            saved = 1 - _value(KV_SHARE, thin)
+            saved = 1 - KV_SHARE.value(thin)
             told = f"{saved:.0%}; ROUGE-L {ROUGE_L.told(thin, False)}, with all rows {ROUGE_L.told(all_rows, False)}"
             yield Figure("KV bytes saved at the paper's retention", told, f">= {KV_SAVED:.0%}", saved >= KV_SAVED)
 
@@ -206,8 +212,8 @@ def _peers(items: Sequence[Item]) -> Iterator[Figure]:
         both = common_cases({**asked, BALANCED: groups[BALANCED]})
         if not both[BALANCED]:
             continue
-        speed, kl = _value(SPEED, both[BALANCED]), _value(KL, both[BALANCED])
-        speeds = {name: _value(SPEED, both[name]) for name in asked}
+        speed, kl = SPEED.value(both[BALANCED]), KL.value(both[BALANCED])
+        speeds = {name: SPEED.value(both[name]) for name in asked}
         quick = {name: both[name] for name in asked if speeds[name] >= SAVES_TIME}
         faster = [f"{name} ({speeds[name]:.2f}×)" for name in quick if speeds[name] > speed]
         closer = [f"{name} (KL {KL.told(group, False)})" for name, group in quick.items() if _closer(group, kl)]
@@ -223,10 +229,5 @@ def _closer(group: Sequence[Item], kl: float) -> bool:
 
 def _prompts(items: Iterable[Item]) -> str:
     """On how many a figure stands."""
-    count = len({item.case for item in items})
+    count = len({(item.workload, item.case) for item in items})
     return f"{count} prompt{'s' * (count != 1)}"
-
-
-def _value(metric: Metric, items: Sequence[Item]) -> float:
-    found = metric.estimate(items)
-    return float("nan") if found is None else found.value

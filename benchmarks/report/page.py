@@ -41,9 +41,10 @@ full prefill's. An answer counts as *kept* where the full prefill gives the righ
 *stale* where the system gives the reference's answer, which the target does not hold. Some answers hang by a hair:
 *lead ≥ {lead}* counts only those on the way to whose end each token leads the next best one by so many nats in the full
 prefill (alternatives at even odds that move apart by as much are a KL of 0.02 away, which even `high` allows). The
-intervals in brackets are 95 % bootstrap intervals over prompts ({resamples} resamples): where there is none, the
-number is as uncertain as its neighbours. KV bytes are those of the prompt while decoding, as a share of the full
-cache; peak memory is the process's, with the model and, for ours, the pool of references.
+intervals in brackets are 95 % intervals over prompts, by the bootstrap ({resamples} resamples) and, for shares of yes
+and no (kept, stale, answered, above a bound), Wilson's: a number without one is that of a single prompt, which says
+nothing of others, or is as uncertain as its neighbours. KV bytes are those of the prompt while decoding, as a share of
+the full cache; peak memory is the process's, with the model and, for ours, the pool of references.
 
 Systems: *full prefill* and *prefix cache* are plain transformers. *ours high / balanced / fast* are the levels,
 where the governor chooses; *ours 0.1* and its like fix the recompute ratio. *paper* is SemShareKV as published,
@@ -95,7 +96,10 @@ def _levels(record: Record) -> list[str]:
     found = [item for item in record.items if item.system in OURS_BESIDE_PEERS[:3] and item.kl]
     if not found:
         return []
-    about = f"Share of prompts whose KL, the mean over the first {MEASURED_TOKENS} tokens, exceeds the level's bound.\n"
+    about = (
+        f"Share of prompts whose KL, the mean over the first {MEASURED_TOKENS} tokens, exceeds the level's bound. "
+        "*Of those reused* counts only prompts served as `semantic`: the others cannot break a promise.\n"
+    )
     return ["## The levels' promises\n", about, levels_table(found), ""]
 
 

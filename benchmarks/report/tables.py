@@ -21,6 +21,7 @@ from benchmarks.bench.metrics import (
     STALE,
     Metric,
     above,
+    approximate,
     grouped,
 )
 from benchmarks.sections.figure import Figure
@@ -84,15 +85,25 @@ def peers_table(groups: Mapping[str, Sequence[Item]]) -> str:
 
 
 def levels_table(items: Sequence[Item]) -> str:
-    """How often each level exceeds its bound, by workload."""
+    """How often each level exceeds its bound, by workload: of all calls, and of those that reuse approximately."""
     rows = []
     for workload, several in grouped((item for item in items if item.kl), lambda item: item.workload).items():
         groups = grouped(several, lambda item: item.system)
-        cells = [above(level).told(groups.get(f"ours {level}", [])) for level in BOUNDS]
-        count = max((len(groups.get(f"ours {level}", [])) for level in BOUNDS), default=0)
+        by_level = {level: groups.get(f"ours {level}", []) for level in BOUNDS}
+        cells = [
+            told for level, group in by_level.items() for told in (above(level).told(group), _beyond(level, group))
+        ]
+        count = max(len(group) for group in by_level.values())
         if count:
             rows.append([workload, str(count), *cells])
-    return markdown(["workload", "prompts", *(f"{level}: above {bound.kl}" for level, bound in BOUNDS.items())], rows)
+    heads = [(f"{level}: above {bound.kl}", f"{level}: of those reused") for level, bound in BOUNDS.items()]
+    return markdown(["workload", "prompts", *(head for pair in heads for head in pair)], rows)
+
+
+def _beyond(level: str, group: Sequence[Item]) -> str:
+    """As in "2 of 14", of the calls that reuse approximately."""
+    beyond = above(level).values(approximate(group))
+    return f"{sum(beyond):.0f} of {len(beyond)}" if beyond else NOTHING
 
 
 def _setting_key(setting: str) -> tuple[str, float]:

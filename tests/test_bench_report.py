@@ -173,13 +173,25 @@ def test_retention() -> None:
 def test_peers_compete_on_their_own_cases_if_they_save_time() -> None:
     ours = [made_item(), made_item(case="b", kl=[5.0] * 4)]
     lossless = made_item("llama-cpp prompt-cache", full_ms=[101.0], ttft_ms=[100.0], kl=[0.0] * 4)
-    assert _only([*ours, lossless], "beside the peers").met is True
+    figure = _only([*ours, lossless], "beside the peers")
+    assert figure.met is None  # none that saves time, nothing to be first of
+    assert "1 of 8 peer settings answered, 0 of them saved time; 1 prompt" in figure.measured
+    worse = made_item("kvboost selective", full_ms=[150.0], ttft_ms=[100.0], kl=[1.0] * 4)
+    assert _only([*ours, lossless, worse], "beside the peers").met is True
     closer = made_item("llama-cpp prompt-cache", full_ms=[150.0], ttft_ms=[100.0], kl=[0.0] * 4)
     assert _only([*ours, closer], "beside the peers").met is False
     faster = made_item("kvboost selective", ttft_ms=[10.0], kl=[2.0] * 4)
     figure = _only([*ours, faster], "beside the peers")
     assert figure.met is False
     assert "faster: kvboost selective (10.00×)" in figure.measured
+
+
+@pytest.mark.parametrize(("outcome", "met"), [("semantic", True), ("prefix", True), ("bypass", None), ("miss", None)])
+def test_ours_beside_the_peers_says_nothing_where_it_computes_all(outcome: str, met: bool | None) -> None:
+    slower = made_item("kvboost selective", full_ms=[150.0], ttft_ms=[100.0], kl=[2.0] * 4)
+    figure = _only([made_item(outcome=outcome), slower], "beside the peers")
+    assert figure.met is met
+    assert ("computed in full" in figure.measured) is (met is None)
 
 
 def test_a_peer_that_wins_is_in_bold() -> None:

@@ -40,6 +40,7 @@ KEPT_SHARE, CODES_SPEED, REORDERED_SPEED = 0.95, 3.0, 4.0
 ALLOWED_MORE = 0.02
 KV_SAVED = 0.42
 SAVES_TIME = 1.1
+REUSED = ("semantic", "prefix")
 
 
 def must_hold(items: Sequence[Item]) -> list[Figure]:
@@ -203,23 +204,37 @@ def is_peer(system: str) -> bool:
 
 
 def _peers(items: Sequence[Item]) -> Iterator[Figure]:
-    """Balanced against every peer on the peers' own cases. A peer that saves no time has nothing to be compared by."""
+    """Balanced against every peer on the peers' own cases. A peer that saves no time has nothing to be compared by.
+
+    Open where there is none that does, or where ours, too, computes the whole prompt: that says nothing of its reuse.
+    """
+    known = sum(len(PEERS[name].settings) for name in PEERS_PART.names)
     for workload in PEERS_PART.workloads:
         groups = by_system(items, workload)
         asked = {name: group for name, group in groups.items() if is_peer(name)}
         if not asked or BALANCED not in groups:
             continue
         both = common_cases({**asked, BALANCED: groups[BALANCED]})
-        if not both[BALANCED]:
+        ours = both[BALANCED]
+        if not ours:
             continue
-        speed, kl = SPEED.value(both[BALANCED]), KL.value(both[BALANCED])
+        speed, kl = SPEED.value(ours), KL.value(ours)
         speeds = {name: SPEED.value(both[name]) for name in asked}
         quick = {name: both[name] for name in asked if speeds[name] >= SAVES_TIME}
         faster = [f"{name} ({speeds[name]:.2f}×)" for name in quick if speeds[name] > speed]
         closer = [f"{name} (KL {KL.told(group, False)})" for name, group in quick.items() if _closer(group, kl)]
-        others = f"faster: {', '.join(faster) or 'none'}; closer: {', '.join(closer) or 'none'}"
-        name = f"{workload}: balanced beside the peers that save time"
-        yield Figure(name, f"{speed:.2f}×, KL {kl:.3f}; {others}", "ours first on both", not faster and not closer)
+        reuses = any(item.outcome in REUSED for item in ours)
+        told = [
+            f"{speed:.2f}×, KL {kl:.3f}" + ", computed in full" * (not reuses),
+            f"faster: {', '.join(faster) or 'none'}",
+            f"closer: {', '.join(closer) or 'none'}",
+            f"{len(asked)} of {known} peer settings answered, {len(quick)} of them saved time",
+            _prompts(ours),
+        ]
+        met = not faster and not closer if quick and reuses else None
+        yield Figure(
+            f"{workload}: balanced beside the peers that save time", "; ".join(told), "ours first on both", met
+        )
 
 
 def _closer(group: Sequence[Item], kl: float) -> bool:

@@ -92,11 +92,11 @@ class PeersPart:
 
     names: tuple[str, ...] = ("llama-cpp", "kvpress", "kvboost", "vllm")
     workloads: tuple[str, ...] = ("paraphrase", "reordered", "many sources")
-    cases: int = 2
+    cases: int = 1
     minutes: float = 10
 
     def shortened(self) -> PeersPart:
-        return replace(self, workloads=self.workloads[:1], cases=1, minutes=4)
+        return replace(self, workloads=self.workloads[:1], minutes=4)
 
 
 PEERS_PART = PeersPart()

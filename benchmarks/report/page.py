@@ -53,10 +53,13 @@ keeps all rows for decoding, because to drop rows moves the answer by itself. *s
 `semantic` is reuse, `bypass` and `miss` are full prefills.
 """
 
-PEERS_HEAD = """The peers run in environments of their own, with the same number of threads. Their speed is
-against the full prefill of their own library, their KL and agreement against its distributions;
-their text is compared with that of transformers. **Bold**: a peer is best in that column.
-Libraries that only ever reuse what is identical compute the rest in full: their KL is 0 and their
+PEERS_HEAD = """The peers run in environments of their own, with the same number of threads, on the first prompt of
+each workload: each peer's full prefill and its reusing call are timed three times in turn, its cache emptied and the
+references read again before each, and the medians count (fewer where its time was up). Their speed is against the full
+prefill of their own library, their KL and agreement against its distributions, their KV bytes against its full cache
+(llama.cpp keeps 16 bits a number, the others 32); their text is compared with that of transformers. vLLM reserves the
+room for its cache beforehand: its peak memory is what it was given, 4 GiB, and not what it needs. **Bold**: a peer is
+best in that column. Libraries that only ever reuse what is identical compute the rest in full: their KL is 0 and their
 speed near 1 wherever there is no common prefix."""
 
 OPEN = "*Open*: too little was measured to say so, or nothing that the target is about.\n"

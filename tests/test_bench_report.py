@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from pathlib import Path
 from xml.etree import ElementTree
@@ -80,9 +81,9 @@ def test_settings_are_sorted_as_numbers() -> None:
 
 def test_paraphrases() -> None:
     good = made_item("ours 0.25", kl=[0.07] * 48, agree=[1] * 43 + [0] * 5)
-    assert _only([good], "ratio 0.25 (1): KL").met is True
-    assert _only([good], "ratio 0.25 (1): agreement").met is True
-    assert _only([good, made_item("ours 0.25", "b", kl=[0.2] * 48)], "ratio 0.25 (2): KL").met is False
+    assert _only([good], "ratio 0.25: KL").met is True
+    assert _only([good], "ratio 0.25: agreement").met is True
+    assert _only([good, made_item("ours 0.25", "b", kl=[0.2] * 48)], "ratio 0.25: KL").met is False
 
 
 def _at(system: str, ratio: float, kl: float) -> Item:
@@ -97,6 +98,30 @@ def test_methods_are_compared_at_what_they_recompute() -> None:
     # asked for 0.1, it recomputes 0.5: ours is read off there, not at 0.1
     assert _only([*ours, _at("cacheblend 0.1", 0.5, 0.03)], "ours / cacheblend").met is True
     assert _only([*ours, _at("cacheblend 0.1", 0.3, 0.05)], "ours / cacheblend").met is False  # between them: 0.06
+
+
+def test_where_ours_computes_more_nothing_is_won() -> None:
+    ours = [_at("ours 0.1", 0.16, 0.05), _at("ours 0.5", 0.5, 0.02)]
+    less, same = _at("paper 0.1", 0.1, 0.2), _at("paper 0.5", 0.5, 0.03)
+    open_one = _only([*ours, less], "ours / paper")
+    assert open_one.met is None
+    assert "0.1: 0.050 / 0.200 at ours 0.16; 1 not counted, where ours computes more; 1 prompt" in open_one.measured
+    assert _only([*ours, less, same], "ours / paper").met is True
+    assert _only([*ours, less, replace(same, kl=[0.01])], "ours / paper").met is False
+    assert _only([*ours, _at("paper 0.1", 0.155, 0.2)], "ours / paper").met is True  # as good as the same
+    # beyond our last point, ours computes less and counts
+    assert _only([*ours, _at("cacheblend 0.5", 0.9, 0.03)], "ours / cacheblend").met is True
+
+
+def test_every_figure_says_on_how_many_prompts_it_stands() -> None:
+    items = made_run(cases=3)
+    items += [replace(item, workload="codes", stale=False) for item in items if item.workload == "reordered"]
+    items += [replace(item, workload="answered") for item in items if item.workload == "reordered"]
+    items += [replace(item, system="ours 0.25, retention 0.96") for item in items if item.system == "ours 0.25"]
+    figures = must_hold(items)
+    assert len({figure.name.split(",")[0].split(":")[0] for figure in figures}) >= 10
+    for figure in figures:
+        assert re.search(r"\b\d+ prompts?\b", figure.measured), figure
 
 
 def test_stale_and_kept_answers() -> None:
@@ -117,7 +142,7 @@ def test_stale_and_kept_answers() -> None:
     assert _only(items, "kept answers").met is True  # 19 of 20
     assert _only(items[:10], "kept answers").met is False
     unasked = [made_item("ours high", f"unasked {number}", "codes") for number in range(9)]
-    assert "of 20" in _only([*items, *unasked], "stale answers").measured  # who was not asked is not judged
+    assert "of 20 prompts" in _only([*items, *unasked], "stale answers").measured  # who was not asked is not judged
     assert not [figure for figure in must_hold(unasked) if "stale" in figure.name]
 
 
@@ -154,11 +179,11 @@ def test_reordered_takes_the_fastest_that_keeps_its_answers() -> None:
     assert found.met is True
     assert "ours 0.3" in found.measured
     lost = asked("ours fast", 6, False)
-    assert _only([lost], "best speed").measured == "none keeps as many"
+    assert _only([lost], "best speed").measured == "none keeps as many, of 1 prompt"
     clear = asked("ours fast", 6, True)
     hair = replace(lost, case="b", full_lead=0.1)
     assert _only([clear, hair], "best speed").met is False
-    assert "6.00× (ours fast, kept 1/1)" in _only([clear, hair], "with a lead").measured
+    assert "6.00× (ours fast, kept 1 of 1 prompt)" in _only([clear, hair], "with a lead").measured
 
 
 def test_retention() -> None:

@@ -40,6 +40,8 @@ KEPT_SHARE, CODES_SPEED, REORDERED_SPEED = 0.95, 3.0, 4.0
 ALLOWED_MORE = 0.02
 KV_SAVED = 0.42
 SAVES_TIME = 1.1
+SAME_RATIO = 0.01
+"""Ratios that differ by less are the same one: a prompt has whole tokens."""
 REUSED = ("semantic", "prefix")
 
 
@@ -54,7 +56,7 @@ def _lengths(items: Sequence[Item]) -> Iterator[Figure]:
     for setting, several in grouped(found, lambda item: item.setting).items():
         target = SPEEDS.get(setting)
         name = f"{setting} tokens, shuffled, 5 % changed, balanced"
-        told = f"{SPEED.told(several)}, KL {KL.told(several, interval=False)}"
+        told = f"{SPEED.told(several)}, KL {KL.told(several, interval=False)}; {_prompts(several)}"
         if target:
             yield Figure(name, told, f">= {target}×", SPEED.value(several) >= target)
 
@@ -79,19 +81,22 @@ def _never_slower(items: Sequence[Item]) -> Iterator[Figure]:
 def _paraphrase(items: Sequence[Item]) -> Iterator[Figure]:
     found = by_system(items, "paraphrase").get("ours 0.25", [])
     if found:
-        name = f"paraphrases at ratio 0.25 ({len(found)})"
-        kl, agreement = KL.value(found), AGREEMENT.value(found)
-        yield Figure(f"{name}: KL", KL.told(found), f"<= {PARAPHRASE_KL}", kl <= PARAPHRASE_KL)
-        yield Figure(
-            f"{name}: agreement", AGREEMENT.told(found), f">= {PARAPHRASE_AGREEMENT}", agreement >= PARAPHRASE_AGREEMENT
-        )
+        for metric, target, met in (
+            (KL, f"<= {PARAPHRASE_KL}", KL.value(found) <= PARAPHRASE_KL),
+            (AGREEMENT, f">= {PARAPHRASE_AGREEMENT}", AGREEMENT.value(found) >= PARAPHRASE_AGREEMENT),
+        ):
+            told = f"{metric.told(found)}; {_prompts(found)}"
+            yield Figure(f"paraphrases at ratio 0.25: {metric.name}", told, target, met)
 
 
 def _frontier(items: Sequence[Item]) -> Iterator[Figure]:
     """Ours against the published methods at what they really recompute, on the same cases.
 
-    CacheBlend computes every token that no identical run serves, however small the ratio asked for: ours is then read
-    off the line between its nearest measured ratios, and beyond its last one at that one.
+    Ours is read off the line between its nearest measured ratios. Some tokens are always computed, so that its line
+    begins above the smallest ratio asked for: where another method computes less than that, ours stands at its first
+    point, is told with what it computes, and counts for nothing. CacheBlend computes every token that no identical run
+    serves, however small the ratio: beyond the last point of our line ours stands at that one, which computes less,
+    and counts.
     """
     for workload in ("paraphrase", "reordered", "many sources"):
         groups = by_system(items, workload)
@@ -105,10 +110,17 @@ def _frontier(items: Sequence[Item]) -> Iterator[Figure]:
                 if group:
                     spent, theirs = _spent(group), KL.value(group)
                     ours = float(np.interp(spent, [at for at, _ in curve], [kl for _, kl in curve]))
-                    wins.append(ours <= theirs)
-                    told.append(f"{ratio}: {ours:.3f} / {theirs:.3f}" + (f" at {spent:.2f}" * (spent > ratio + 0.03)))
+                    less = spent < curve[0][0] - SAME_RATIO
+                    if not less:
+                        wins.append(ours <= theirs)
+                    at = f" at ours {curve[0][0]:.2f}" if less else f" at {spent:.2f}" * (spent > ratio + 0.03)
+                    told.append(f"{ratio}: {ours:.3f} / {theirs:.3f}{at}")
             if told:
-                yield Figure(f"{workload}: KL of ours / {method} by ratio", "; ".join(told), "ours lower", all(wins))
+                count = _prompts(next(group for name, group in groups.items() if name.startswith(method)))
+                uncounted = len(told) - len(wins)
+                rest = f"; {uncounted} not counted, where ours computes more" * bool(uncounted)
+                name = f"{workload}: KL of ours / {method} by ratio"
+                yield Figure(name, f"{'; '.join(told)}{rest}; {count}", "ours lower", all(wins) if wins else None)
 
 
 def _curve(groups: Sequence[Sequence[Item]]) -> list[tuple[float, float]]:
@@ -128,20 +140,21 @@ def _changed_facts(items: Sequence[Item]) -> Iterator[Figure]:
             stale = sum(bool(item.stale) for item in judged)
             full = sum(bool(item.full_stale) for item in judged)
             if judged:
-                told = f"{stale}, the full prefill {full} (of {len(judged)})"
+                told = f"{stale}, the full prefill {full}, of {_prompts(judged)}"
                 yield Figure(f"{workload}, {name}: stale answers", told, "no more than the full prefill", stale <= full)
             yield from _kept_figure(workload, name, group)
     found = by_system(items, "codes").get(BALANCED, [])
     if found:
         met = SPEED.value(found) >= CODES_SPEED
-        yield Figure("codes, balanced: speed", SPEED.told(found), f">= {CODES_SPEED:g}×", met)
+        told = f"{SPEED.told(found)}; {_prompts(found)}"
+        yield Figure("codes, balanced: speed", told, f">= {CODES_SPEED:g}×", met)
 
 
 def _kept_figure(workload: str, name: str, group: Sequence[Item]) -> Iterator[Figure]:
     values = KEPT.values(group)
     if values:
         share = mean(values)
-        told = f"{sum(values):.0f}/{len(values)} = {share:.2f}, at {SPEED.told(group, interval=False)}"
+        told = f"{KEPT.told(group)}, {sum(values):.0f} of {_count(len(values))}; at {SPEED.told(group, interval=False)}"
         yield Figure(f"{workload}, {name}: kept answers", told, f">= {KEPT_SHARE}", share >= KEPT_SHARE)
 
 
@@ -161,12 +174,13 @@ def _fastest(groups: Mapping[str, Sequence[Item]], metric: Metric) -> tuple[floa
     """The best speed among those that keep enough by ``metric``, and in words; no words where there is no answer."""
     judged = {system: values for system, group in groups.items() if (values := metric.values(group))}
     held = [
-        (SPEED.value(groups[system]), system, f"{sum(values):.0f}/{len(values)}")
+        (SPEED.value(groups[system]), system, f"{sum(values):.0f} of {_count(len(values))}")
         for system, values in judged.items()
         if mean(values) >= KEPT_SHARE
     ]
     if not held:
-        return 0.0, "none keeps as many" if judged else ""
+        most = max((len(values) for values in judged.values()), default=0)
+        return 0.0, f"none keeps as many, of {_count(most)}" if judged else ""
     fastest, system, share = max(held)
     return fastest, f"{fastest:.2f}× ({system}, kept {share})"
 
@@ -195,6 +209,7 @@ def _retention(items: Sequence[Item]) -> Iterator[Figure]:
         if thin:
             saved = 1 - KV_SHARE.value(thin)
             told = f"{saved:.0%}; ROUGE-L {ROUGE_L.told(thin, False)}, with all rows {ROUGE_L.told(all_rows, False)}"
+            told += f"; {_prompts(thin)}"
             yield Figure("KV bytes saved at the paper's retention", told, f">= {KV_SAVED:.0%}", saved >= KV_SAVED)
 
 
@@ -244,5 +259,8 @@ def _closer(group: Sequence[Item], kl: float) -> bool:
 
 def _prompts(items: Iterable[Item]) -> str:
     """On how many a figure stands."""
-    count = len({(item.workload, item.case) for item in items})
-    return f"{count} prompt{'s' * (count != 1)}"
+    return _count(len({(item.workload, item.case) for item in items}))
+
+
+def _count(prompts: int) -> str:
+    return f"{prompts} prompt{'s' * (prompts != 1)}"

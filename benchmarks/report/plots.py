@@ -115,7 +115,7 @@ def lengths(items: Sequence[Item]) -> Figure | None:
         return None
     figure, (axes,) = new_figure()
     found = grouped(groups[BALANCED], lambda item: item.setting)
-    by_length = {int(setting): group for setting, group in found.items()}
+    by_length = {float(setting): group for setting, group in found.items()}
     _line_with_intervals(axes, by_length, SPEED, BALANCED, "ours, level balanced")
     axes.axhline(1, color=COLOURS["full prefill"], linewidth=1, linestyle=":", label="full prefill")
     axes.plot(
@@ -130,7 +130,7 @@ def lengths(items: Sequence[Item]) -> Figure | None:
     )
     axes.set_xscale("log")
     ticks = sorted(by_length)
-    axes.set_xticks(ticks, [f"{tick:,}" for tick in ticks])
+    axes.set_xticks(ticks, [f"{tick:,.0f}" for tick in ticks])
     axes.set_xticks([], minor=True)
     axes.set_title("Speed against prompt length\npassages in another order, 5 % of the words changed", fontsize=11)
     axes.set_xlabel("prompt length (tokens)")

@@ -43,10 +43,9 @@ def markdown(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 def figures_table(figures: Sequence[Figure]) -> str:
     """Targets beside what was measured; open where that does not decide."""
-    met = {True: "yes", False: "**no**"}
+    met = {None: "open", True: "yes", False: "**no**"}
     rows = [
-        [figure.name, figure.target, figure.measured, met.get(figure.met, "open" if figure.target else "")]
-        for figure in figures
+        [figure.name, figure.target, figure.measured, met[figure.met] if figure.target else ""] for figure in figures
     ]
     return markdown(["what", "target", "measured", "met?"], rows)
 

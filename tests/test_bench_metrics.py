@@ -27,6 +27,7 @@ from benchmarks.bench.metrics import (
     bootstrap,
     by_system,
     common_cases,
+    same_cases,
     wilson,
 )
 from semshare_core.quality.bounds import MEASURED_TOKENS
@@ -157,3 +158,18 @@ def test_systems_are_compared_on_the_cases_that_all_have() -> None:
     shared = common_cases(groups)
     assert {name: [item.case for item in group] for name, group in shared.items()} == {"one": ["b"], "two": ["b"]}
     assert common_cases({}) == {}
+
+
+def test_what_is_compared_stands_on_the_same_cases() -> None:
+    def measured(system: str, cases: str) -> list[Item]:
+        return [made_item(system, case) for case in cases]
+
+    tables = same_cases(
+        {"paper": measured("paper", "ab"), "ours": measured("ours", "abc"), "new": measured("new", "d")}
+    )
+    assert [{name: "".join(item.case for item in group) for name, group in table.items()} for table in tables] == [
+        {"paper": "ab", "ours": "ab"},
+        {"ours": "abc"},
+        {"new": "d"},
+    ]
+    assert same_cases({}) == []

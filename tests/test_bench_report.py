@@ -15,6 +15,7 @@ from benchmarks.bench.item import Item
 from benchmarks.bench.record import Record
 from benchmarks.report.__main__ import write_report
 from benchmarks.report.drawing import save
+from benchmarks.report.page import page
 from benchmarks.report.plots import lengths
 from benchmarks.report.tables import figures_table, levels_table, markdown, peers_table, sweep_table, systems_table
 from benchmarks.sections.figure import Figure
@@ -248,12 +249,12 @@ def test_a_page_and_its_plots(tmp_path: Path) -> None:
     stale.parent.mkdir(parents=True)
     stale.write_text("")
     write_report(record, tmp_path / "docs")
-    page = (tmp_path / "docs" / "benchmarks.md").read_text(encoding="utf-8")
+    written = (tmp_path / "docs" / "benchmarks.md").read_text(encoding="utf-8")
     plots = sorted(path.name for path in stale.parent.iterdir())
     assert not stale.exists()
     assert len(plots) == 10
     for plot in plots:
-        assert f"](plots/{plot})" in page
+        assert f"](plots/{plot})" in written
         ElementTree.parse(stale.parent / plot)
     for told in (
         "What must hold",
@@ -264,8 +265,21 @@ def test_a_page_and_its_plots(tmp_path: Path) -> None:
         "Length sweep",
         "kvpress snapkv 0.42",
     ):
-        assert told in page
-    assert "bible" not in page
+        assert told in written
+    assert "bible" not in written
+
+
+def test_tables_do_not_mix_cases_or_settings(tmp_path: Path) -> None:
+    items = [made_item(system, case) for system, cases in (("paper", "ab"), ("ours fast", "abcd")) for case in cases]
+    items += [made_item(workload="agent replay", setting=setting, case=setting) for setting in ("growing", "window")]
+    told = page(Record(tmp_path / "bench.json", {}, items=items), {})
+    both, alone = (told.split(f"On the same {count} prompts:")[1].split("\nOn ")[0] for count in (2, 4))
+    assert "| paper |" in both
+    assert "| ours fast |" in both
+    assert "| paper |" not in alone
+    assert "| ours fast |" in alone
+    for setting in ("growing", "window"):
+        assert f"On one prompt, {setting}:" in told
 
 
 def test_a_plot_is_the_same_again(tmp_path: Path) -> None:

@@ -166,3 +166,20 @@ def common_cases(groups: dict[str, list[Item]]) -> dict[str, list[Item]]:
     """Each system's items on the cases that all of them have, so that none is judged by easier ones."""
     shared = set.intersection(*({item.case for item in group} for group in groups.values())) if groups else set()
     return {name: [item for item in group if item.case in shared] for name, group in groups.items()}
+
+
+def same_cases(groups: dict[str, list[Item]]) -> list[dict[str, list[Item]]]:
+    """For each set of cases that a system was measured on: all systems that have them, on these cases alone.
+
+    Those with the most systems come first.
+    """
+    cases = {name: frozenset(item.case for item in group) for name, group in groups.items()}
+    made = [
+        {
+            name: [item for item in group if item.case in chosen]
+            for name, group in groups.items()
+            if chosen <= cases[name]
+        }
+        for chosen in dict.fromkeys(cases.values())
+    ]
+    return sorted(made, key=len, reverse=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from benchmarks.bench.figures import is_peer, must_hold
-from benchmarks.bench.metrics import CLEAR_LEAD, RESAMPLES, by_system, common_cases
+from benchmarks.bench.metrics import CLEAR_LEAD, RESAMPLES, by_system, common_cases, grouped, same_cases
 from benchmarks.bench.plan import PEERS_PART
 from benchmarks.bench.record import Record
 from benchmarks.bench.workloads import ABOUT
@@ -50,7 +50,8 @@ Systems: *full prefill* and *prefix cache* are plain transformers. *ours high / 
 where the governor chooses; *ours 0.1* and its like fix the recompute ratio. *paper* is SemShareKV as published,
 *cacheblend* is CacheBlend, both in our engine ([what that means](paper.md)); at fixed ratios the paper's method
 keeps all rows for decoding, because to drop rows moves the answer by itself. *served as* is what a call came to:
-`semantic` is reuse, `bypass` and `miss` are full prefills.
+`semantic` is reuse, `bypass` and `miss` are full prefills. The rows of a table stand on the same prompts: where some
+systems were measured on fewer than others, there is a table of these and one of those.
 """
 
 PEERS_HEAD = """The peers run in environments of their own, with the same number of threads, on the first prompt of
@@ -124,7 +125,13 @@ def _workload(record: Record, workload: str) -> list[str]:
     head = [f"## {workload[:1].upper()}{workload[1:]}\n", f"{_sentence(ABOUT.get(workload, 'your own prompts'))}\n"]
     if SWEEPS.get(workload):
         return [*head, sweep_table(items, SWEEPS[workload]), ""]
-    return [*head, systems_table(by_system(items, workload)), ""]
+    by_setting = grouped(items, lambda item: item.setting)
+    for setting, several in by_setting.items():
+        for groups in same_cases(by_system(several, workload)):
+            count = len(next(iter(groups.values())))
+            on = f"the same {count} prompts" if count > 1 else "one prompt"
+            head += [f"On {on}{f', {setting}' * (len(by_setting) > 1)}:\n", systems_table(groups), ""]
+    return head
 
 
 def _sentence(told: str) -> str:

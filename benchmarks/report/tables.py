@@ -51,12 +51,12 @@ def figures_table(figures: Sequence[Figure]) -> str:
 
 
 def systems_table(groups: Mapping[str, Sequence[Item]]) -> str:
-    """A row a system, with 95 % intervals where they matter most."""
+    """A row a system, all on the same prompts, with 95 % intervals where they matter most."""
     rows = [
-        [name, _outcomes(group), str(len(group)), *(column.told(group, column in _WITH_INTERVAL) for column in COLUMNS)]
+        [name, _outcomes(group), *(column.told(group, column in _WITH_INTERVAL) for column in COLUMNS)]
         for name, group in groups.items()
     ]
-    return markdown(["system", "served as", "prompts", *(_heading(column) for column in COLUMNS)], rows)
+    return markdown(["system", "served as", *(_heading(column) for column in COLUMNS)], rows)
 
 
 def sweep_table(items: Sequence[Item], heading: str) -> str:

@@ -113,11 +113,11 @@ def test_every_call_is_timed_three_times_from_the_same_state(peer: Peer) -> None
         assert result.sample.full_seconds == (2.0, 2.0, 2.0)
 
 
-def test_timings_before_the_end_count(peer: Peer) -> None:
-    (result,) = replace(peer, settings=("dies later",)).run(ITEMS[:1], threads=1)
-    assert result.sample is not None
-    assert result.sample.ttft_seconds == (0.5,)
-    assert result.sample.full_seconds == (2.0,)
+def test_all_are_asked_before_one_is_repeated(peer: Peer) -> None:
+    for result in replace(peer, settings=("dies later", "plain")).run(ITEMS, threads=1):
+        assert result.sample is not None
+        assert result.sample.ttft_seconds == (0.5,)
+        assert result.sample.full_seconds == (2.0,)
 
 
 def test_a_failure_is_told_and_the_rest_goes_on(peer: Peer) -> None:

@@ -104,49 +104,60 @@ def serve(build: Callable[[Options], Adapter]) -> None:
     adapter = build(Options(given.model, given.threads, room))
     adapter.full(items[0]["target"], items[0]["continuation"][:1])  # kernels and threads start up in the first one
     with given.answers.open("w", encoding="utf-8") as file:
+        for answer in _answers(adapter, items, given.answers.parent):
+            file.write(json.dumps(answer) + "\n")
+            file.flush()
+
+
+def _answers(adapter: Adapter, items: Sequence[dict[str, Any]], folder: Path) -> Iterator[dict[str, Any]]:
+    """Every item under every setting, and then again: where the time is up, all have been asked before one is repeated.
+
+    Each time, an answer comes with all its timings so far; the last one counts.
+    """
+    known: dict[tuple[int, int], dict[str, Any]] = {}
+    for _ in range(REPEATS):
         for number, item in enumerate(items):
-            for answer in _answers(adapter, number, item, given.answers.parent):
-                file.write(json.dumps(answer) + "\n")
-                file.flush()
+            for place, setting in enumerate(item["settings"]):
+                new = {"id": item["id"], "setting": setting, "error": None, "full_seconds": [], "ttft_seconds": []}
+                told = known.setdefault((number, place), new)
+                if told["error"] is not None:
+                    continue
+                try:
+                    _ask(adapter, item, told, folder / f"{number}-full.npz", folder / f"{number}-{place}.npz")
+                except Exception as error:  # whatever another project raises is the answer, and the rest goes on
+                    traceback.print_exc()
+                    told["error"] = f"{type(error).__name__}: {error}"
+                yield told
 
 
-def _answers(adapter: Adapter, number: int, item: dict[str, Any], folder: Path) -> Iterator[dict[str, Any]]:
-    """One after each reusing call, with all timings so far: the last one of a setting counts, if the time is up too."""
-    full: str | None = None
-    for place, setting in enumerate(item["settings"]):
-        named = {"id": item["id"], "setting": setting, "error": None}
-        told: dict[str, Any] = {"full_seconds": [], "ttft_seconds": []}
-        try:
-            for repeat in range(REPEATS):
-                # The log-probabilities stay the same: they are read once.
-                seconds, rows = adapter.full(item["target"], item["continuation"][: 1 if full else None])
-                full = full or _write(folder, f"{number}-full.npz", rows)
-                told["full_seconds"].append(seconds)
-                adapter.load(setting, item["references"])
-                if repeat:
-                    told["ttft_seconds"].append(adapter.again(setting, item["target"]))
-                else:
-                    answer = adapter.reuse(setting, item["target"], item["continuation"])
-                    told["ttft_seconds"].append(answer.clock.seconds)
-                    told |= {
-                        "full_log_probs": full,
-                        "log_probs": _write(folder, f"{number}-{place}.npz", answer.log_probs),
-                        "text_tokens": [int(token) for token in answer.text_tokens],
-                        "kv_bytes": answer.kv_bytes,
-                        "kv_bytes_full": answer.kv_bytes_full,
-                        "peak_rss_bytes": answer.clock.peak_rss_bytes,
-                    }
-                yield named | told
-        except Exception as error:  # whatever another project raises: its text is the answer, and the rest goes on
-            traceback.print_exc()
-            yield named | {"error": f"{type(error).__name__}: {error}"}
+def _ask(adapter: Adapter, item: dict[str, Any], told: dict[str, Any], full_rows: Path, rows: Path) -> None:
+    """A full prefill and, behind it, a reusing call; the log-probabilities stay the same and are read once."""
+    setting, target, continuation = told["setting"], item["target"], item["continuation"]
+    seconds, log_probs = adapter.full(target, continuation[: 1 if full_rows.exists() else None])
+    told["full_seconds"].append(seconds)
+    if not full_rows.exists():
+        _write(full_rows, log_probs)
+    adapter.load(setting, item["references"])
+    if told["ttft_seconds"]:
+        told["ttft_seconds"].append(adapter.again(setting, target))
+        return
+    answer = adapter.reuse(setting, target, continuation)
+    told["ttft_seconds"].append(answer.clock.seconds)
+    told |= {
+        "log_probs": _write(rows, answer.log_probs),
+        "full_log_probs": full_rows.name,
+        "text_tokens": [int(token) for token in answer.text_tokens],
+        "kv_bytes": answer.kv_bytes,
+        "kv_bytes_full": answer.kv_bytes_full,
+        "peak_rss_bytes": answer.clock.peak_rss_bytes,
+    }
 
 
-def _write(folder: Path, name: str, rows: NDArray[Any] | None) -> str | None:
+def _write(path: Path, rows: NDArray[Any] | None) -> str | None:
     if rows is None:
         return None
-    np.savez(folder / name, log_probs=rows.astype(np.float16))
-    return name
+    np.savez(path, log_probs=rows.astype(np.float16))
+    return path.name
 
 
 def log_softmax(logits: NDArray[Any]) -> NDArray[np.float64]:

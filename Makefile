@@ -8,7 +8,7 @@ EXTRAS := cpu,langchain,llamaindex,charts,otel,cookbook,docs,bench,dev
 PIP    := $(BIN)/python -m pip --disable-pip-version-check
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-slow notebooks docs lint types format bench bench-quick bench-prefill bench-pool clean
+.PHONY: help install demo test test-slow notebooks docs lint types format bench bench-peers bench-quick bench-prefill bench-pool clean
 
 help: ## Say what the targets do
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -41,9 +41,12 @@ format: $(STAMP) ## Put the code into ruff's form
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-bench: $(STAMP) ## Everything against everyone: out/bench.json, docs/benchmarks.md, plots; at most 75 minutes
+bench: $(STAMP) ## Everything against everyone: out/bench.json, docs/benchmarks.md, plots; at most 75 minutes; peers where `make bench-peers` installed them
 	$(BIN)/python -m benchmarks.bench
 	$(BIN)/python -m benchmarks.report out/bench.json
+
+bench-peers: $(STAMP) ## Other projects for `make bench`, each in an environment of its own
+	$(BIN)/python -m benchmarks.peers install
 
 bench-quick: $(STAMP) ## The same with a case or two of each, into out/bench-quick.json alone; at most 10 minutes
 	$(BIN)/python -m benchmarks.bench --quick --out out/bench-quick.json

@@ -23,9 +23,12 @@ from benchmarks.bench.metrics import (
     STALE,
     Metric,
     above,
+    approximate,
     bootstrap,
     by_system,
     common_cases,
+    same_cases,
+    wilson,
 )
 from semshare_core.quality.bounds import MEASURED_TOKENS
 
@@ -110,6 +113,36 @@ def test_an_interval_has_the_width_that_theory_gives_it() -> None:
     assert found.low < float(np.mean(values)) < found.high
 
 
+@pytest.mark.parametrize(
+    ("yes", "count", "low", "high"),
+    [
+        (0, 10, 0.0, 0.2775),
+        (10, 10, 0.7225, 1.0),
+        (5, 10, 0.2366, 0.7634),
+        (81, 263, 0.2553, 0.3662),
+        (1, 1, 0.2065, 1),
+    ],
+)
+def test_shares_have_wilsons_interval(yes: int, count: int, low: float, high: float) -> None:
+    found = wilson([1.0] * yes + [0.0] * (count - yes))
+    assert (found.value, found.count) == (yes / count, count)
+    assert (found.low, found.high) == pytest.approx((low, high), abs=1e-4)
+
+
+@pytest.mark.parametrize("metric", [KEPT, KEPT_CLEAR, ACCURACY, STALE, above("high")])
+def test_shares_that_are_all_alike_are_not_certain(metric: Metric) -> None:
+    items = [made_item(case=str(at), answered=True, full_answered=True, stale=False, kl=[0.0]) for at in range(10)]
+    found = metric.estimate(items)
+    assert found is not None
+    assert found.high - found.low > 0.25
+    assert metric.value(items) == found.value
+
+
+def test_only_approximate_reuse_can_break_a_promise() -> None:
+    items = [made_item(outcome=outcome) for outcome in ("semantic", "prefix", "exact", "bypass", "miss")]
+    assert approximate(items) == items[:1]
+
+
 def test_rouge_l_is_of_words() -> None:
     assert rouge_l("the cat sat on the mat", "the cat sat on the mat") == 1.0
     assert rouge_l("the cat sat", "a dog ran") == 0.0
@@ -125,3 +158,18 @@ def test_systems_are_compared_on_the_cases_that_all_have() -> None:
     shared = common_cases(groups)
     assert {name: [item.case for item in group] for name, group in shared.items()} == {"one": ["b"], "two": ["b"]}
     assert common_cases({}) == {}
+
+
+def test_what_is_compared_stands_on_the_same_cases() -> None:
+    def measured(system: str, cases: str) -> list[Item]:
+        return [made_item(system, case) for case in cases]
+
+    tables = same_cases(
+        {"paper": measured("paper", "ab"), "ours": measured("ours", "abc"), "new": measured("new", "d")}
+    )
+    assert [{name: "".join(item.case for item in group) for name, group in table.items()} for table in tables] == [
+        {"paper": "ab", "ours": "ab"},
+        {"ours": "abc"},
+        {"new": "d"},
+    ]
+    assert same_cases({}) == []

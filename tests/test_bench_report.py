@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from pathlib import Path
 from xml.etree import ElementTree
@@ -14,8 +15,9 @@ from benchmarks.bench.item import Item
 from benchmarks.bench.record import Record
 from benchmarks.report.__main__ import write_report
 from benchmarks.report.drawing import save
+from benchmarks.report.page import page
 from benchmarks.report.plots import lengths
-from benchmarks.report.tables import markdown, peers_table, systems_table
+from benchmarks.report.tables import figures_table, levels_table, markdown, peers_table, sweep_table, systems_table
 from benchmarks.sections.figure import Figure
 
 
@@ -40,20 +42,49 @@ def test_lengths(tokens: int, speed: float, met: bool) -> None:
     assert _only([_length(tokens, speed)], f"{tokens} tokens").met is met
 
 
-def test_one_slow_setting_breaks_the_promise_never_to_be_slower() -> None:
-    items = [_length(500, 0.99), _length(1000, 3)]
+def _similar(setting: str, speed: float) -> Item:
+    return made_item(workload="similarity sweep", setting=setting, case=setting, full_ms=[100 * speed], ttft_ms=[100.0])
+
+
+def test_never_to_be_slower_holds_only_of_all_that_was_planned() -> None:
+    settings = [f"{tenth / 10} {edit}" for tenth in range(1, 10) for edit in ("removed", "replaced")]
+    items = [_length(tokens, 3) for tokens in (500, 1000, 2000, 3000, 5000, 8000)]
+    items += [_similar(setting, 0.98) for setting in settings]
     assert _only(items, "slowest").met is True
-    slow = made_item(workload="similarity sweep", setting="0.9 replaced", full_ms=[95.0], ttft_ms=[100.0])
-    figure = _only([*items, slow], "slowest")
-    assert figure.met is False
-    assert "0.9 replaced" in figure.measured
+    assert "24 of 24 settings, 24 prompts" in _only(items, "slowest").measured
+    lacking = _only(items[:-1], "slowest")
+    assert lacking.met is None
+    assert "23 of 24 settings" in lacking.measured
+    slow = _only([_length(500, 3), _similar("0.9 replaced", 0.95)], "slowest")
+    assert slow.met is False  # one is enough
+    assert "0.9 replaced" in slow.measured
+
+
+def test_what_does_not_decide_is_open() -> None:
+    assert "| open |" in figures_table([Figure("x", "1", ">= 1", None), Figure("y", "1", ">= 1", True)])
+    assert "open" not in figures_table([Figure("x", "1")])
+
+
+def test_settings_are_sorted_as_numbers() -> None:
+    table = sweep_table([_similar(setting, 1) for setting in ("0.5 replaced", "0.9 removed", "0.1 removed")], "share")
+    assert [line.split(" | ")[0] for line in table.splitlines()[2:]] == [
+        "| 0.1 removed",
+        "| 0.9 removed",
+        "| 0.5 replaced",
+    ]
+    assert [
+        line.split(" | ")[0] for line in sweep_table([_length(5000, 1), _length(500, 1)], "tokens").splitlines()[2:]
+    ] == [
+        "| 500",
+        "| 5000",
+    ]
 
 
 def test_paraphrases() -> None:
     good = made_item("ours 0.25", kl=[0.07] * 48, agree=[1] * 43 + [0] * 5)
-    assert _only([good], "ratio 0.25 (1): KL").met is True
-    assert _only([good], "ratio 0.25 (1): agreement").met is True
-    assert _only([good, made_item("ours 0.25", "b", kl=[0.2] * 48)], "ratio 0.25 (2): KL").met is False
+    assert _only([good], "ratio 0.25: KL").met is True
+    assert _only([good], "ratio 0.25: agreement").met is True
+    assert _only([good, made_item("ours 0.25", "b", kl=[0.2] * 48)], "ratio 0.25: KL").met is False
 
 
 def _at(system: str, ratio: float, kl: float) -> Item:
@@ -68,6 +99,30 @@ def test_methods_are_compared_at_what_they_recompute() -> None:
     # asked for 0.1, it recomputes 0.5: ours is read off there, not at 0.1
     assert _only([*ours, _at("cacheblend 0.1", 0.5, 0.03)], "ours / cacheblend").met is True
     assert _only([*ours, _at("cacheblend 0.1", 0.3, 0.05)], "ours / cacheblend").met is False  # between them: 0.06
+
+
+def test_where_ours_computes_more_nothing_is_won() -> None:
+    ours = [_at("ours 0.1", 0.16, 0.05), _at("ours 0.5", 0.5, 0.02)]
+    less, same = _at("paper 0.1", 0.1, 0.2), _at("paper 0.5", 0.5, 0.03)
+    open_one = _only([*ours, less], "ours / paper")
+    assert open_one.met is None
+    assert "0.1: 0.050 / 0.200 at ours 0.16; 1 not counted, where ours computes more; 1 prompt" in open_one.measured
+    assert _only([*ours, less, same], "ours / paper").met is True
+    assert _only([*ours, less, replace(same, kl=[0.01])], "ours / paper").met is False
+    assert _only([*ours, _at("paper 0.1", 0.155, 0.2)], "ours / paper").met is True  # as good as the same
+    # beyond our last point, ours computes less and counts
+    assert _only([*ours, _at("cacheblend 0.5", 0.9, 0.03)], "ours / cacheblend").met is True
+
+
+def test_every_figure_says_on_how_many_prompts_it_stands() -> None:
+    items = made_run(cases=3)
+    items += [replace(item, workload="codes", stale=False) for item in items if item.workload == "reordered"]
+    items += [replace(item, workload="answered") for item in items if item.workload == "reordered"]
+    items += [replace(item, system="ours 0.25, retention 0.96") for item in items if item.system == "ours 0.25"]
+    figures = must_hold(items)
+    assert len({figure.name.split(",")[0].split(":")[0] for figure in figures}) >= 10
+    for figure in figures:
+        assert re.search(r"\b\d+ prompts?\b", figure.measured), figure
 
 
 def test_stale_and_kept_answers() -> None:
@@ -87,6 +142,9 @@ def test_stale_and_kept_answers() -> None:
     assert _only(items[1:], "stale answers").met is True
     assert _only(items, "kept answers").met is True  # 19 of 20
     assert _only(items[:10], "kept answers").met is False
+    unasked = [made_item("ours high", f"unasked {number}", "codes") for number in range(9)]
+    assert "of 20 prompts" in _only([*items, *unasked], "stale answers").measured  # who was not asked is not judged
+    assert not [figure for figure in must_hold(unasked) if "stale" in figure.name]
 
 
 def test_a_level_may_be_broken_by_seven_of_a_hundred() -> None:
@@ -96,6 +154,18 @@ def test_a_level_may_be_broken_by_seven_of_a_hundred() -> None:
 
     assert promise(7).met is True
     assert promise(8).met is False
+
+
+def test_promises_are_also_told_of_those_that_can_break_them() -> None:
+    items = [made_item("ours high", str(at), kl=[0.5 * (at == 0)]) for at in range(4)]
+    items += [made_item("ours high", f"full {at}", kl=[0.0], outcome="bypass") for at in range(16)]
+    figure = _only(items, "level high")
+    assert figure.met is True  # 1 of 20
+    assert figure.measured.startswith("0.050 (")
+    assert "of 20 prompts in 1 workloads; of the 4 that reuse approximately 0.250 (" in figure.measured
+    assert "| paraphrase | 20 | 0.050 (0.009–0.236) | 1 of 4 |" in levels_table(items)
+    assert "none of them reuses" in _only(items[4:], "level high").measured
+    assert "of those reused" not in levels_table(items[4:])
 
 
 def test_reordered_takes_the_fastest_that_keeps_its_answers() -> None:
@@ -110,11 +180,11 @@ def test_reordered_takes_the_fastest_that_keeps_its_answers() -> None:
     assert found.met is True
     assert "ours 0.3" in found.measured
     lost = asked("ours fast", 6, False)
-    assert _only([lost], "best speed").measured == "none keeps as many"
+    assert _only([lost], "best speed").measured == "none keeps as many, of 1 prompt"
     clear = asked("ours fast", 6, True)
     hair = replace(lost, case="b", full_lead=0.1)
     assert _only([clear, hair], "best speed").met is False
-    assert "6.00× (ours fast, kept 1/1)" in _only([clear, hair], "with a lead").measured
+    assert "6.00× (ours fast, kept 1 of 1 prompt)" in _only([clear, hair], "with a lead").measured
 
 
 def test_retention() -> None:
@@ -129,13 +199,25 @@ def test_retention() -> None:
 def test_peers_compete_on_their_own_cases_if_they_save_time() -> None:
     ours = [made_item(), made_item(case="b", kl=[5.0] * 4)]
     lossless = made_item("llama-cpp prompt-cache", full_ms=[101.0], ttft_ms=[100.0], kl=[0.0] * 4)
-    assert _only([*ours, lossless], "beside the peers").met is True
+    figure = _only([*ours, lossless], "beside the peers")
+    assert figure.met is None  # none that saves time, nothing to be first of
+    assert "1 of 8 peer settings answered, 0 of them saved time; 1 prompt" in figure.measured
+    worse = made_item("kvboost selective", full_ms=[150.0], ttft_ms=[100.0], kl=[1.0] * 4)
+    assert _only([*ours, lossless, worse], "beside the peers").met is True
     closer = made_item("llama-cpp prompt-cache", full_ms=[150.0], ttft_ms=[100.0], kl=[0.0] * 4)
     assert _only([*ours, closer], "beside the peers").met is False
     faster = made_item("kvboost selective", ttft_ms=[10.0], kl=[2.0] * 4)
     figure = _only([*ours, faster], "beside the peers")
     assert figure.met is False
     assert "faster: kvboost selective (10.00×)" in figure.measured
+
+
+@pytest.mark.parametrize(("outcome", "met"), [("semantic", True), ("prefix", True), ("bypass", None), ("miss", None)])
+def test_ours_beside_the_peers_says_nothing_where_it_computes_all(outcome: str, met: bool | None) -> None:
+    slower = made_item("kvboost selective", full_ms=[150.0], ttft_ms=[100.0], kl=[2.0] * 4)
+    figure = _only([made_item(outcome=outcome), slower], "beside the peers")
+    assert figure.met is met
+    assert ("computed in full" in figure.measured) is (met is None)
 
 
 def test_a_peer_that_wins_is_in_bold() -> None:
@@ -167,12 +249,12 @@ def test_a_page_and_its_plots(tmp_path: Path) -> None:
     stale.parent.mkdir(parents=True)
     stale.write_text("")
     write_report(record, tmp_path / "docs")
-    page = (tmp_path / "docs" / "benchmarks.md").read_text(encoding="utf-8")
+    written = (tmp_path / "docs" / "benchmarks.md").read_text(encoding="utf-8")
     plots = sorted(path.name for path in stale.parent.iterdir())
     assert not stale.exists()
     assert len(plots) == 10
     for plot in plots:
-        assert f"](plots/{plot})" in page
+        assert f"](plots/{plot})" in written
         ElementTree.parse(stale.parent / plot)
     for told in (
         "What must hold",
@@ -183,8 +265,21 @@ def test_a_page_and_its_plots(tmp_path: Path) -> None:
         "Length sweep",
         "kvpress snapkv 0.42",
     ):
-        assert told in page
-    assert "bible" not in page
+        assert told in written
+    assert "bible" not in written
+
+
+def test_tables_do_not_mix_cases_or_settings(tmp_path: Path) -> None:
+    items = [made_item(system, case) for system, cases in (("paper", "ab"), ("ours fast", "abcd")) for case in cases]
+    items += [made_item(workload="agent replay", setting=setting, case=setting) for setting in ("growing", "window")]
+    told = page(Record(tmp_path / "bench.json", {}, items=items), {})
+    both, alone = (told.split(f"On the same {count} prompts:")[1].split("\nOn ")[0] for count in (2, 4))
+    assert "| paper |" in both
+    assert "| ours fast |" in both
+    assert "| paper |" not in alone
+    assert "| ours fast |" in alone
+    for setting in ("growing", "window"):
+        assert f"On one prompt, {setting}:" in told
 
 
 def test_a_plot_is_the_same_again(tmp_path: Path) -> None:

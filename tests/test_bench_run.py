@@ -22,10 +22,10 @@ from benchmarks.bench.run import Runner
 from benchmarks.bench.workloads import ABOUT, WORKLOADS
 from benchmarks.case import Case
 from benchmarks.corpora import CorpusUnavailable
-from benchmarks.peers import PEERS, Peer, PeerUnavailable
+from benchmarks.peers import PEERS, Peer, PeerResult, PeerSample, PeerUnavailable
 from benchmarks.systems import SYSTEMS, Sample, Subject
 from benchmarks.systems.answer import Ending
-from benchmarks.systems.peer import PeerAnswer
+from benchmarks.systems.peer import PeerAnswer, peer_samples
 from semshare_core import SemShareEngine
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -248,6 +248,7 @@ def test_the_plan_names_what_there_is_and_keeps_to_its_time() -> None:
             assert part.first >= taken.get((part.workload, system), 0)
             taken[part.workload, system] = part.first + part.cases
     assert sum(part.cases for part in PLAN if "ours high" in part.systems) >= 200
+    assert all(part.text for part in PLAN if part.workload in ("codes", "editions"))  # or no stale answer is seen
 
 
 def test_subjects_are_measured_without_touching_the_pool(runner: Runner) -> None:
@@ -276,19 +277,36 @@ def test_peers_are_asked_for_some_of_each_workload_over_as_many_tokens_as_ours(
             asked.append((subject.case.id, len(subject.full_tokens)))
             sample = Sample(0.5, [0.0], [1], "so", 10, None, "answered")
             yield PeerAnswer(
-                subject, f"{peer.name} x", None if number else sample, 1.0, "" if not number else "no room"
+                replace(subject, full_kv_bytes=20),
+                f"{peer.name} x",
+                None if number else sample,
+                (0.5, 0.25, 0.3),
+                (1.0, 2.0, 3.0),
+                "" if not number else "no room",
             )
 
     monkeypatch.setattr(peers, "build_cases", cases)
     monkeypatch.setattr(peers, "peer_samples", answers)
     peers.run_peers(runner, replace(PEERS_PART, minutes=1), ("kvboost", "vllm"), threads=1)
-    assert asked == [(f"{workload} {turn}", 48) for turn in range(2) for workload in ("paraphrase", "many sources")]
+    assert asked == [("paraphrase 0", 48), ("many sources 0", 48)]
     assert 20 < timeouts[0] <= 30  # half of what is left
-    assert [(item.system, item.case, item.ttft_ms) for item in runner.record.items] == [
-        ("kvboost x", "paraphrase 0", [500.0])
-    ]
+    (item,) = runner.record.items
+    assert (item.system, item.case) == ("kvboost x", "paraphrase 0")
+    assert item.ttft_ms == [500.0, 250.0, 300.0]
+    assert item.full_ms == [1000.0, 2000.0, 3000.0]
+    assert (item.kv_bytes, item.kv_bytes_full) == (10, 20)
     assert runner.record.notes == [
         "peers, reordered: no such package",
         *(f"kvboost x, {case}: no room" for case, _ in asked[1:]),
         "vllm: not installed",
     ]
+
+
+def test_a_peers_cache_is_measured_by_its_own_full_one(runner: Runner, monkeypatch: pytest.MonkeyPatch) -> None:
+    subject = runner.subject(CASE, 4, text=True)
+    told = PeerSample((0.5, 0.4), (2.0, 1.0), (1,), 500, 1000, 1, None)
+    monkeypatch.setattr(Peer, "run", lambda *asked: [PeerResult("one", "selective", sample=told)])
+    (answer,) = peer_samples(PEERS["kvboost"], [subject], threads=1)
+    assert answer.sample is not None
+    assert answer.sample.kv_bytes / answer.subject.full_kv_bytes == 0.5
+    assert (answer.seconds, answer.full_seconds) == ((0.5, 0.4), (2.0, 1.0))

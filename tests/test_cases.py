@@ -215,11 +215,18 @@ def test_shares_of_the_sentences_are_what_the_setting_says() -> None:
         similarity_sweep(TEXTS, word_count, tokens=10_000)
 
 
+def test_a_sweep_that_ends_early_has_seen_both_edits_and_both_ends() -> None:
+    settings = [case.setting.split() for case in similarity_sweep(TEXTS, word_count, count=1, tokens=200)]
+    assert [edit for _, edit in settings] == ["removed", "replaced"] * 9
+    begun = {float(share) for share, _ in settings[:6]}
+    assert min(begun) == 0.1
+    assert max(begun) == 0.9
+
+
 def test_a_larger_share_edits_what_a_smaller_one_does_and_more() -> None:
-    targets = [
-        set(sentences_of(_text(case.target)))
-        for case in similarity_sweep(TEXTS, word_count, count=1, tokens=200, edits=["removed"])
-    ]
+    cases = similarity_sweep(TEXTS, word_count, count=1, tokens=200, edits=["removed"])
+    cases.sort(key=lambda case: float(case.setting.split()[0]))
+    targets = [set(sentences_of(_text(case.target))) for case in cases]
     assert all(later < earlier for earlier, later in pairwise(targets))
 
 

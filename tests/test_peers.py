@@ -35,12 +35,23 @@ from answering import Answer, Clock, serve
 
 class Fake:
     def __init__(self, options):
-        self.options, self.seen = options, None
+        self.options, self.seen, self.fresh = options, None, False
     def full(self, target, continuation):
+        self.fresh = False
         return 2.0, self.rows(continuation)
     def load(self, setting, references):
-        self.seen = references
+        self.seen, self.fresh = references, True
+    def again(self, setting, target):
+        self.take()
+        if setting == "dies later":
+            raise SystemExit("killed by its own hand")
+        return 0.25
+    def take(self):
+        if not self.fresh:
+            raise RuntimeError("it was not loaded anew")
+        self.fresh = False
     def reuse(self, setting, target, continuation):
+        self.take()
         if setting == "raises" or (setting == "raises for b" and target == [8]):
             raise RuntimeError("no room")
         if setting == "dies" or (setting == "dies at b" and target == [8]):
@@ -52,7 +63,7 @@ class Fake:
             pass
         clock.seconds = float("nan") if setting == "not a number" else 0.5
         rows = None if setting == "no logits" else self.rows(continuation)
-        return Answer(clock, rows, [len(self.seen), self.options.threads, self.options.longest], 640)
+        return Answer(clock, rows, [len(self.seen), self.options.threads, self.options.longest], 640, 1280)
     def rows(self, continuation):
         rows = np.full((len(continuation), {VOCABULARY}), np.log(0.05))
         rows[np.arange(len(continuation)), continuation] = np.log(0.55)
@@ -75,7 +86,8 @@ def test_every_item_is_answered_under_every_setting(peer: Peer) -> None:
         (name, setting) for name in ("a", "b") for setting in ("plain", "no logits")
     ]
     samples = [result.sample for result in results]
-    assert all(sample is not None and sample.speedup == 4.0 and sample.kv_bytes == 640 for sample in samples)
+    assert all(sample is not None and sample.kv_bytes == 640 and sample.kv_bytes_full == 1280 for sample in samples)
+    assert all(sample is not None and sample.speedup == 8.0 for sample in samples)
     assert all(sample is not None and sample.peak_rss_bytes > 1e6 for sample in samples)
     # What it saw: the number of references, the threads, and room for the longest prompt and 48 tokens.
     assert [sample and sample.text_tokens for sample in samples] == [(2, 2, 51), (2, 2, 51), (0, 2, 51), (0, 2, 51)]
@@ -92,6 +104,20 @@ def test_every_item_is_answered_under_every_setting(peer: Peer) -> None:
     same = divergence_of(full, reused, ITEMS[0].continuation)
     assert same.kl.tolist() == [0, 0, 0]
     assert same.agree.all()
+
+
+def test_every_call_is_timed_three_times_from_the_same_state(peer: Peer) -> None:
+    for result in peer.run(ITEMS, threads=1):
+        assert result.sample is not None  # the worker refuses a call that nothing was loaded for
+        assert result.sample.ttft_seconds == (0.5, 0.25, 0.25)
+        assert result.sample.full_seconds == (2.0, 2.0, 2.0)
+
+
+def test_all_are_asked_before_one_is_repeated(peer: Peer) -> None:
+    for result in replace(peer, settings=("dies later", "plain")).run(ITEMS, threads=1):
+        assert result.sample is not None
+        assert result.sample.ttft_seconds == (0.5,)
+        assert result.sample.full_seconds == (2.0,)
 
 
 def test_a_failure_is_told_and_the_rest_goes_on(peer: Peer) -> None:
@@ -141,7 +167,8 @@ def answered() -> Iterator[tuple[tempfile.TemporaryDirectory[str], dict[str, Any
         rows = np.full((3, VOCABULARY), np.log(1 / VOCABULARY), dtype=np.float16)
         for file in ("reuse.npz", "full.npz"):
             np.savez(Path(folder.name) / file, log_probs=rows)
-        good = {"id": "a", "setting": "s", "error": None, "ttft_seconds": 0.5, "full_seconds": 2, "text_tokens": [1]}
+        good = {"id": "a", "setting": "s", "error": None, "text_tokens": [1]}
+        good |= {"ttft_seconds": [0.5, 0.4], "full_seconds": [2], "kv_bytes_full": 2}
         yield (
             folder,
             {**good, "kv_bytes": 1, "peak_rss_bytes": 1, "log_probs": "reuse.npz", "full_log_probs": "full.npz"},
@@ -161,12 +188,16 @@ def test_the_good_answer_passes(answered: tuple[tempfile.TemporaryDirectory[str]
 @pytest.mark.parametrize(
     ("field", "value", "told"),
     [
-        ("ttft_seconds", 0, "ttft_seconds is 0"),
-        ("ttft_seconds", math.inf, "holds Infinity"),
-        ("ttft_seconds", None, "no number"),
-        ("full_seconds", -1.0, "full_seconds is -1.0"),
-        ("full_seconds", True, "no number"),
+        ("ttft_seconds", [0.5, 0], "ttft_seconds is 0"),
+        ("ttft_seconds", [math.inf], "holds Infinity"),
+        ("ttft_seconds", [None], "no number"),
+        ("ttft_seconds", 0.5, "refused"),
+        ("ttft_seconds", [], "holds no timing"),
+        ("full_seconds", [-1.0], "full_seconds is -1.0"),
+        ("full_seconds", [True], "no number"),
+        ("full_seconds", [], "holds no timing"),
         ("kv_bytes", 0, "kv_bytes is 0"),
+        ("kv_bytes_full", 0, "kv_bytes_full is 0"),
         ("peak_rss_bytes", math.nan, "holds NaN"),
         ("text_tokens", [], "holds 0 tokens"),
         ("text_tokens", [1] * 49, "holds 49 tokens"),
@@ -186,7 +217,9 @@ def test_a_spoilt_answer_is_refused(
     assert told in str(result.error)
 
 
-@pytest.mark.parametrize("field", ["ttft_seconds", "full_seconds", "text_tokens", "kv_bytes", "log_probs", "error"])
+@pytest.mark.parametrize(
+    "field", ["ttft_seconds", "full_seconds", "text_tokens", "kv_bytes", "kv_bytes_full", "log_probs", "error"]
+)
 def test_an_answer_without_a_field_is_refused(
     answered: tuple[tempfile.TemporaryDirectory[str], dict[str, Any]], field: str
 ) -> None:
@@ -222,13 +255,13 @@ def test_a_line_cut_short_is_no_answer(answered: tuple[tempfile.TemporaryDirecto
 
 
 def test_a_result_is_a_sample_or_an_error() -> None:
-    sample = PeerSample(0.5, 2.0, (1,), 1, 1, None)
+    sample = PeerSample((0.5,), (2.0,), (1,), 1, 1, 1, None)
     assert PeerResult("a", "s", sample=sample).error is None
     for wrong in ({}, {"error": ""}, {"sample": sample, "error": "both"}):
         with pytest.raises(ValueError, match="either"):
             PeerResult("a", "s", **wrong)
     with pytest.raises(ValueError, match="ttft_seconds"):
-        PeerSample(math.nan, 2.0, (1,), 1, 1, None)
+        PeerSample((math.nan,), (2.0,), (1,), 1, 1, 1, None)
 
 
 def test_divergence_is_that_of_the_full_prefill() -> None:

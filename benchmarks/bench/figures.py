@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from statistics import mean
 
 import numpy as np
@@ -19,6 +19,7 @@ from benchmarks.bench.metrics import (
     SPEED,
     Metric,
     above,
+    approximate,
     by_system,
     common_cases,
     grouped,
@@ -28,6 +29,8 @@ from benchmarks.peers import PEERS
 from benchmarks.sections.figure import Figure
 from benchmarks.systems.published import RATIOS
 from benchmarks.systems.retention import PAPER as PAPER_RETENTION
+from benchmarks.workloads.length_sweep import LENGTHS
+from benchmarks.workloads.similarity_sweep import EDITS, SHARES
 from semshare_core.quality.bounds import BOUNDS
 
 SPEEDS = {"5000": 6.25, "8000": 8.0}
@@ -37,6 +40,9 @@ KEPT_SHARE, CODES_SPEED, REORDERED_SPEED = 0.95, 3.0, 4.0
 ALLOWED_MORE = 0.02
 KV_SAVED = 0.42
 SAVES_TIME = 1.1
+SAME_RATIO = 0.01
+"""Ratios that differ by less are the same one: a prompt has whole tokens."""
+REUSED = ("semantic", "prefix")
 
 
 def must_hold(items: Sequence[Item]) -> list[Figure]:
@@ -50,40 +56,47 @@ def _lengths(items: Sequence[Item]) -> Iterator[Figure]:
     for setting, several in grouped(found, lambda item: item.setting).items():
         target = SPEEDS.get(setting)
         name = f"{setting} tokens, shuffled, 5 % changed, balanced"
-        told = f"{SPEED.told(several)}, KL {KL.told(several, interval=False)}"
+        told = f"{SPEED.told(several)}, KL {KL.told(several, interval=False)}; {_prompts(several)}"
         if target:
-            yield Figure(name, told, f">= {target}×", _value(SPEED, several) >= target)
+            yield Figure(name, told, f">= {target}×", SPEED.value(several) >= target)
 
 
 def _never_slower(items: Sequence[Item]) -> Iterator[Figure]:
+    """Held only where every setting of the sweeps was measured; broken by one."""
+    planned = {f"length sweep, {tokens}" for tokens in LENGTHS}
+    planned |= {f"similarity sweep, {share} {edit}" for share in SHARES for edit in EDITS}
     swept = [item for name in ("length sweep", "similarity sweep") for item in by_system(items, name).get(BALANCED, [])]
-    if swept:
-        speeds = {
-            f"{several[0].workload}, {several[0].setting}": _value(SPEED, several)
-            for several in grouped(swept, lambda item: item.workload + item.setting).values()
-        }
+    speeds = {
+        name: SPEED.value(several)
+        for name, several in grouped(swept, lambda item: f"{item.workload}, {item.setting}").items()
+    }
+    if speeds:
         slowest = min(speeds, key=lambda name: speeds[name])
-        told = f"{speeds[slowest]:.2f}× ({slowest}; {len(speeds)} settings)"
-        met = speeds[slowest] >= NEVER_BELOW
+        measured = f"{len(planned & speeds.keys())} of {len(planned)} settings, {_prompts(swept)}"
+        told = f"{speeds[slowest]:.2f}× ({slowest}); {measured}"
+        met = None if speeds[slowest] >= NEVER_BELOW and planned - speeds.keys() else speeds[slowest] >= NEVER_BELOW
         yield Figure("slowest length or similarity, balanced", told, f">= {NEVER_BELOW}×", met)
 
 
 def _paraphrase(items: Sequence[Item]) -> Iterator[Figure]:
     found = by_system(items, "paraphrase").get("ours 0.25", [])
     if found:
-        name = f"paraphrases at ratio 0.25 ({len(found)})"
-        kl, agreement = _value(KL, found), _value(AGREEMENT, found)
-        yield Figure(f"{name}: KL", KL.told(found), f"<= {PARAPHRASE_KL}", kl <= PARAPHRASE_KL)
-        yield Figure(
-            f"{name}: agreement", AGREEMENT.told(found), f">= {PARAPHRASE_AGREEMENT}", agreement >= PARAPHRASE_AGREEMENT
-        )
+        for metric, target, met in (
+            (KL, f"<= {PARAPHRASE_KL}", KL.value(found) <= PARAPHRASE_KL),
+            (AGREEMENT, f">= {PARAPHRASE_AGREEMENT}", AGREEMENT.value(found) >= PARAPHRASE_AGREEMENT),
+        ):
+            told = f"{metric.told(found)}; {_prompts(found)}"
+            yield Figure(f"paraphrases at ratio 0.25: {metric.name}", told, target, met)
 
 
 def _frontier(items: Sequence[Item]) -> Iterator[Figure]:
     """Ours against the published methods at what they really recompute, on the same cases.
 
-    CacheBlend computes every token that no identical run serves, however small the ratio asked for: ours is then read
-    off the line between its nearest measured ratios, and beyond its last one at that one.
+    Ours is read off the line between its nearest measured ratios. Some tokens are always computed, so that its line
+    begins above the smallest ratio asked for: where another method computes less than that, ours stands at its first
+    point, is told with what it computes, and counts for nothing. CacheBlend computes every token that no identical run
+    serves, however small the ratio: beyond the last point of our line ours stands at that one, which computes less,
+    and counts.
     """
     for workload in ("paraphrase", "reordered", "many sources"):
         groups = by_system(items, workload)
@@ -95,16 +108,23 @@ def _frontier(items: Sequence[Item]) -> Iterator[Figure]:
             for ratio in RATIOS:
                 group = groups.get(f"{method} {ratio}", [])
                 if group:
-                    spent, theirs = _spent(group), _value(KL, group)
+                    spent, theirs = _spent(group), KL.value(group)
                     ours = float(np.interp(spent, [at for at, _ in curve], [kl for _, kl in curve]))
-                    wins.append(ours <= theirs)
-                    told.append(f"{ratio}: {ours:.3f} / {theirs:.3f}" + (f" at {spent:.2f}" * (spent > ratio + 0.03)))
+                    less = spent < curve[0][0] - SAME_RATIO
+                    if not less:
+                        wins.append(ours <= theirs)
+                    at = f" at ours {curve[0][0]:.2f}" if less else f" at {spent:.2f}" * (spent > ratio + 0.03)
+                    told.append(f"{ratio}: {ours:.3f} / {theirs:.3f}{at}")
             if told:
-                yield Figure(f"{workload}: KL of ours / {method} by ratio", "; ".join(told), "ours lower", all(wins))
+                count = _prompts(next(group for name, group in groups.items() if name.startswith(method)))
+                uncounted = len(told) - len(wins)
+                rest = f"; {uncounted} not counted, where ours computes more" * bool(uncounted)
+                name = f"{workload}: KL of ours / {method} by ratio"
+                yield Figure(name, f"{'; '.join(told)}{rest}; {count}", "ours lower", all(wins) if wins else None)
 
 
 def _curve(groups: Sequence[Sequence[Item]]) -> list[tuple[float, float]]:
-    return sorted((_spent(group), _value(KL, group)) for group in groups)
+    return sorted((_spent(group), KL.value(group)) for group in groups)
 
 
 def _spent(group: Sequence[Item]) -> float:
@@ -116,23 +136,25 @@ def _changed_facts(items: Sequence[Item]) -> Iterator[Figure]:
         groups = by_system(items, workload)
         for name in ("ours high", BALANCED):
             group = groups.get(name, [])
-            stale = sum(bool(item.stale) for item in group)
-            full = sum(bool(item.full_stale) for item in group)
-            if group:
-                told = f"{stale}, the full prefill {full} (of {len(group)})"
+            judged = [item for item in group if item.stale is not None]
+            stale = sum(bool(item.stale) for item in judged)
+            full = sum(bool(item.full_stale) for item in judged)
+            if judged:
+                told = f"{stale}, the full prefill {full}, of {_prompts(judged)}"
                 yield Figure(f"{workload}, {name}: stale answers", told, "no more than the full prefill", stale <= full)
-                yield from _kept_figure(workload, name, group)
+            yield from _kept_figure(workload, name, group)
     found = by_system(items, "codes").get(BALANCED, [])
     if found:
-        met = _value(SPEED, found) >= CODES_SPEED
-        yield Figure("codes, balanced: speed", SPEED.told(found), f">= {CODES_SPEED:g}×", met)
+        met = SPEED.value(found) >= CODES_SPEED
+        told = f"{SPEED.told(found)}; {_prompts(found)}"
+        yield Figure("codes, balanced: speed", told, f">= {CODES_SPEED:g}×", met)
 
 
 def _kept_figure(workload: str, name: str, group: Sequence[Item]) -> Iterator[Figure]:
     values = KEPT.values(group)
     if values:
         share = mean(values)
-        told = f"{sum(values):.0f}/{len(values)} = {share:.2f}, at {SPEED.told(group, interval=False)}"
+        told = f"{KEPT.told(group)}, {sum(values):.0f} of {_count(len(values))}; at {SPEED.told(group, interval=False)}"
         yield Figure(f"{workload}, {name}: kept answers", told, f">= {KEPT_SHARE}", share >= KEPT_SHARE)
 
 
@@ -152,24 +174,30 @@ def _fastest(groups: Mapping[str, Sequence[Item]], metric: Metric) -> tuple[floa
     """The best speed among those that keep enough by ``metric``, and in words; no words where there is no answer."""
     judged = {system: values for system, group in groups.items() if (values := metric.values(group))}
     held = [
-        (_value(SPEED, groups[system]), system, f"{sum(values):.0f}/{len(values)}")
+        (SPEED.value(groups[system]), system, f"{sum(values):.0f} of {_count(len(values))}")
         for system, values in judged.items()
         if mean(values) >= KEPT_SHARE
     ]
     if not held:
-        return 0.0, "none keeps as many" if judged else ""
+        most = max((len(values) for values in judged.values()), default=0)
+        return 0.0, f"none keeps as many, of {_count(most)}" if judged else ""
     fastest, system, share = max(held)
     return fastest, f"{fastest:.2f}× ({system}, kept {share})"
 
 
 def _promises(items: Sequence[Item]) -> Iterator[Figure]:
-    """Over all workloads but the misses, where nothing is at stake."""
+    """Over all workloads but the misses, where nothing is at stake; told apart are those that can break a promise."""
     for level, bound in BOUNDS.items():
         found = [item for item in items if item.system == f"ours {level}" and item.kl and item.workload != "misses"]
         if found:
-            share, allowed = _value(above(level), found), bound.share + ALLOWED_MORE
+            share, allowed = above(level).value(found), bound.share + ALLOWED_MORE
             workloads = len({item.workload for item in found})
-            told = f"{above(level).told(found)} of {len(found)} prompts in {workloads} workloads"
+            told = f"{above(level).told(found)} of {_prompts(found)} in {workloads} workloads"
+            reused = approximate(found)
+            if reused:
+                told += f"; of the {len(reused)} that reuse approximately {above(level).told(reused)}"
+            else:
+                told += "; none of them reuses approximately"
             yield Figure(f"level {level}: share above KL {bound.kl}", told, f"<= {allowed:.2f}", share <= allowed)
 
 
@@ -179,8 +207,9 @@ def _retention(items: Sequence[Item]) -> Iterator[Figure]:
         both = common_cases({name: groups[name] for name in (PAPER_RETENTION, "ours 0.25")})
         thin, all_rows = both[PAPER_RETENTION], both["ours 0.25"]
         if thin:
-            saved = 1 - _value(KV_SHARE, thin)
+            saved = 1 - KV_SHARE.value(thin)
             told = f"{saved:.0%}; ROUGE-L {ROUGE_L.told(thin, False)}, with all rows {ROUGE_L.told(all_rows, False)}"
+            told += f"; {_prompts(thin)}"
             yield Figure("KV bytes saved at the paper's retention", told, f">= {KV_SAVED:.0%}", saved >= KV_SAVED)
 
 
@@ -190,23 +219,37 @@ def is_peer(system: str) -> bool:
 
 
 def _peers(items: Sequence[Item]) -> Iterator[Figure]:
-    """Balanced against every peer on the peers' own cases. A peer that saves no time has nothing to be compared by."""
+    """Balanced against every peer on the peers' own cases. A peer that saves no time has nothing to be compared by.
+
+    Open where there is none that does, or where ours, too, computes the whole prompt: that says nothing of its reuse.
+    """
+    known = sum(len(PEERS[name].settings) for name in PEERS_PART.names)
     for workload in PEERS_PART.workloads:
         groups = by_system(items, workload)
         asked = {name: group for name, group in groups.items() if is_peer(name)}
         if not asked or BALANCED not in groups:
             continue
         both = common_cases({**asked, BALANCED: groups[BALANCED]})
-        if not both[BALANCED]:
+        ours = both[BALANCED]
+        if not ours:
             continue
-        speed, kl = _value(SPEED, both[BALANCED]), _value(KL, both[BALANCED])
-        speeds = {name: _value(SPEED, both[name]) for name in asked}
+        speed, kl = SPEED.value(ours), KL.value(ours)
+        speeds = {name: SPEED.value(both[name]) for name in asked}
         quick = {name: both[name] for name in asked if speeds[name] >= SAVES_TIME}
         faster = [f"{name} ({speeds[name]:.2f}×)" for name in quick if speeds[name] > speed]
         closer = [f"{name} (KL {KL.told(group, False)})" for name, group in quick.items() if _closer(group, kl)]
-        others = f"faster: {', '.join(faster) or 'none'}; closer: {', '.join(closer) or 'none'}"
-        name = f"{workload}: balanced beside the peers that save time"
-        yield Figure(name, f"{speed:.2f}×, KL {kl:.3f}; {others}", "ours first on both", not faster and not closer)
+        reuses = any(item.outcome in REUSED for item in ours)
+        told = [
+            f"{speed:.2f}×, KL {kl:.3f}" + ", computed in full" * (not reuses),
+            f"faster: {', '.join(faster) or 'none'}",
+            f"closer: {', '.join(closer) or 'none'}",
+            f"{len(asked)} of {known} peer settings answered, {len(quick)} of them saved time",
+            _prompts(ours),
+        ]
+        met = not faster and not closer if quick and reuses else None
+        yield Figure(
+            f"{workload}: balanced beside the peers that save time", "; ".join(told), "ours first on both", met
+        )
 
 
 def _closer(group: Sequence[Item], kl: float) -> bool:
@@ -214,6 +257,10 @@ def _closer(group: Sequence[Item], kl: float) -> bool:
     return found is not None and found.value < kl
 
 
-def _value(metric: Metric, items: Sequence[Item]) -> float:
-    found = metric.estimate(items)
-    return float("nan") if found is None else found.value
+def _prompts(items: Iterable[Item]) -> str:
+    """On how many a figure stands."""
+    return _count(len({(item.workload, item.case) for item in items}))
+
+
+def _count(prompts: int) -> str:
+    return f"{prompts} prompt{'s' * (prompts != 1)}"

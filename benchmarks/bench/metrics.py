@@ -1,10 +1,11 @@
-"""From items to numbers, each with its bootstrap interval over the cases."""
+"""From items to numbers, each with its interval over the cases."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from statistics import mean, median
+from statistics import NormalDist, mean, median
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,7 +22,7 @@ Values = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Estimate:
-    """A number and the interval that holds it 95 times of 100, going by resampled cases; ``count`` cases."""
+    """A number and the interval that holds it 95 times of 100; ``count`` cases."""
 
     value: float
     low: float
@@ -37,9 +38,24 @@ def bootstrap(values: Sequence[float], reduce: Callable[[Values], Values]) -> Es
     return Estimate(float(reduce(array)), float(low), float(high), len(array))
 
 
+def wilson(values: Sequence[float]) -> Estimate:
+    """A share of yes (1) among yes and no (0), with the score interval (Wilson 1927, JASA 22:209-212).
+
+    Unlike the bootstrap's it has a width where all are alike: none of ten may well be one of twenty.
+    """
+    count, share = len(values), mean(values)
+    z = NormalDist().inv_cdf((1 + COVERED) / 2)
+    middle = (share + z**2 / (2 * count)) / (1 + z**2 / count)
+    half = z * math.sqrt(share * (1 - share) / count + (z / (2 * count)) ** 2) / (1 + z**2 / count)
+    return Estimate(share, max(0.0, min(share, middle - half)), min(1.0, max(share, middle + half)), count)
+
+
 @dataclass(frozen=True)
 class Metric:
-    """``of`` gives one number for an item, or None where it has none; ``reduce`` makes one of at least ``least``."""
+    """``of`` gives one number for an item, or None where it has none; ``reduce`` makes one of at least ``least``.
+
+    ``yes_or_no``: the numbers are 0 or 1 and their mean is a share.
+    """
 
     name: str
     of: Callable[[Item], float | None]
@@ -48,6 +64,7 @@ class Metric:
     higher_is_better: bool | None = None
     reduce: Callable[[Values], Values] = lambda values: values.mean(axis=-1)
     least: int = 1
+    yes_or_no: bool = False
 
     def values(self, items: Iterable[Item]) -> list[float]:
         """Of the items that have it."""
@@ -56,7 +73,14 @@ class Metric:
     def estimate(self, items: Iterable[Item]) -> Estimate | None:
         """Over the items that have it; None if there are too few."""
         values = self.values(items)
-        return bootstrap(values, self.reduce) if len(values) >= self.least else None
+        if len(values) < self.least:
+            return None
+        return wilson(values) if self.yes_or_no else bootstrap(values, self.reduce)
+
+    def value(self, items: Iterable[Item]) -> float:
+        """Over the items that have it; NaN if there are too few."""
+        values = self.values(items)
+        return float(self.reduce(np.asarray(values, np.float64))) if len(values) >= self.least else float("nan")
 
     def told(self, items: Iterable[Item], interval: bool = True) -> str:
         found = self.estimate(items)
@@ -94,7 +118,7 @@ def above(level: str) -> Metric:
         kl = promised_kl(item)
         return None if kl is None else float(kl > bound)
 
-    return Metric(f"share above KL {bound}", exceeds, higher_is_better=False)
+    return Metric(f"share above KL {bound}", exceeds, higher_is_better=False, yes_or_no=True)
 
 
 def _geometric(values: Values) -> Values:
@@ -111,16 +135,18 @@ KL = Metric("KL", lambda item: mean(item.kl) if item.kl else None, higher_is_bet
 KL_P95 = Metric("KL, 95th percentile", KL.of, reduce=lambda values: np.quantile(values, 0.95, axis=-1), least=10)
 AGREEMENT = Metric("agreement", lambda item: mean(item.agree) if item.agree else None, higher_is_better=True)
 ROUGE_L = Metric("ROUGE-L", lambda item: item.rouge_l, higher_is_better=True)
-ACCURACY = Metric("answered", lambda item: _flag(item.answered), 2, "", True)
-FULL_ACCURACY = Metric("answered by the full prefill", lambda item: _flag(item.full_answered), 2, "", True)
-KEPT = Metric("kept answers", kept, 2, "", True)
-KEPT_CLEAR = Metric(f"kept, lead ≥ {CLEAR_LEAD}", kept_clear, 2, "", True)
-STALE = Metric("stale answers", lambda item: _flag(item.stale), 2, "", False)
-FULL_STALE = Metric("stale answers of the full prefill", lambda item: _flag(item.full_stale), 2, "", False)
+ACCURACY = Metric("answered", lambda item: _flag(item.answered), 2, "", True, yes_or_no=True)
+KEPT = Metric("kept answers", kept, 2, "", True, yes_or_no=True)
+KEPT_CLEAR = Metric(f"kept, lead ≥ {CLEAR_LEAD}", kept_clear, 2, "", True, yes_or_no=True)
+STALE = Metric("stale answers", lambda item: _flag(item.stale), 2, "", False, yes_or_no=True)
 RATIO = Metric("recomputed", lambda item: item.recompute_ratio, 2)
 KV_SHARE = Metric("KV bytes, of the full cache", lambda item: item.kv_bytes / item.kv_bytes_full, 2, "", False)
-KV_MIB = Metric("KV MiB", lambda item: item.kv_bytes / 2**20, 0, "", False)
 PEAK = Metric("peak GiB", lambda item: None if item.peak_bytes is None else item.peak_bytes / 2**30, 2, "", False)
+
+
+def approximate(items: Iterable[Item]) -> list[Item]:
+    """Those whose answer may differ from the full prefill's: the others compute in full or reuse what is identical."""
+    return [item for item in items if item.outcome == "semantic"]
 
 
 def grouped(items: Iterable[Item], key: Callable[[Item], str]) -> dict[str, list[Item]]:
@@ -140,3 +166,20 @@ def common_cases(groups: dict[str, list[Item]]) -> dict[str, list[Item]]:
     """Each system's items on the cases that all of them have, so that none is judged by easier ones."""
     shared = set.intersection(*({item.case for item in group} for group in groups.values())) if groups else set()
     return {name: [item for item in group if item.case in shared] for name, group in groups.items()}
+
+
+def same_cases(groups: dict[str, list[Item]]) -> list[dict[str, list[Item]]]:
+    """For each set of cases that a system was measured on: all systems that have them, on these cases alone.
+
+    Those with the most systems come first.
+    """
+    cases = {name: frozenset(item.case for item in group) for name, group in groups.items()}
+    made = [
+        {
+            name: [item for item in group if item.case in chosen]
+            for name, group in groups.items()
+            if chosen <= cases[name]
+        }
+        for chosen in dict.fromkeys(cases.values())
+    ]
+    return sorted(made, key=len, reverse=True)

@@ -28,8 +28,8 @@ def run_peers(runner: Runner, part: PeersPart, names: Sequence[str], threads: in
                 if answer.sample is None:
                     runner.note(f"{answer.system}, {answer.subject.case.id}: {answer.error}")
                     continue
-                seconds, full = [answer.sample.seconds], [answer.full_seconds]
-                runner.keep(answer.subject, answer.system, answer.sample, seconds, full)
+                seconds, fulls = list(answer.seconds), list(answer.full_seconds)
+                runner.keep(answer.subject, answer.system, answer.sample, seconds, fulls)
         except (PeerUnavailable, PeerFailed) as error:
             runner.note(f"{name}: {error}")
 

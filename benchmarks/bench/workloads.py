@@ -19,12 +19,13 @@ from benchmarks.workloads.passages import CountTokens
 from benchmarks.workloads.rag_chunks import rag_chunk_cases, rag_chunks
 from benchmarks.workloads.rewrites import rewrites
 from benchmarks.workloads.shared_context import shared_context
-from benchmarks.workloads.similarity_sweep import similarity_sweep
+from benchmarks.workloads.similarity_sweep import EDITS, SHARES, similarity_sweep
 from benchmarks.workloads.unrelated import unrelated, unrelated_cases
 
 DRIFT_TURNS = 20
 FIRST_TURN = "1"
 REORDERED_CASES = 24
+SETTINGS = len(SHARES) * len(EDITS)
 Builder = Callable[[CountTokens, int], list[Case]]
 """Token counter and number of cases → at least so many cases, the same ones whatever the number where that can be."""
 
@@ -77,7 +78,7 @@ def _codes(count_tokens: CountTokens, count: int) -> list[Case]:
 
 
 def _similarity(count_tokens: CountTokens, count: int) -> list[Case]:
-    return similarity_sweep(bible.chapter_texts(), count_tokens, count=-(-count // 18), tokens=1000)
+    return similarity_sweep(bible.chapter_texts(), count_tokens, count=-(-count // SETTINGS), tokens=1000)
 
 
 def _lengths(count_tokens: CountTokens, count: int) -> list[Case]:

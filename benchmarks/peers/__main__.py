@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Iterable
+from statistics import median
 
 import torch
 from rich.console import Console
@@ -122,8 +123,8 @@ def _table(name: str, results: list[PeerResult], bases: dict[str, Baseline], ite
             agreement = f"{same:.2f} ({ours.agree.mean():.2f})"
         made.add_row(
             *row,
-            f"{sample.ttft_seconds:.3f}",
-            f"{sample.full_seconds:.3f}",
+            f"{median(sample.ttft_seconds):.3f}",
+            f"{median(sample.full_seconds):.3f}",
             f"{sample.speedup:.2f}",
             kl,
             agreement,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from statistics import median
 
 import numpy as np
 from numpy.typing import NDArray
@@ -41,38 +42,48 @@ class PeerItem:
 
 @dataclass(frozen=True)
 class PeerSample:
-    """One timed answer.
+    """One answer, timed again and again from the same state.
 
     Attributes:
         ttft_seconds: from the target's token ids to the first token, with all that the peer does from then on.
-        full_seconds: the same for a full prefill by the same library, in the same process.
+        full_seconds: the same for full prefills by the same library, in the same process, one before each of those.
         text_tokens: the peer's own greedy continuation, 1 to 48 tokens.
         kv_bytes: of the cache that it decodes from, for the prompt's tokens.
+        kv_bytes_full: of its own cache after a full prefill.
         peak_rss_bytes: the most memory that its process held resident during the timed part, the model included.
         log_probs: reads two arrays float32 [k, vocabulary], before each token of the item's continuation: after reuse,
             and after the peer's own full prefill. None where a peer gives no logits.
     """
 
-    ttft_seconds: float
-    full_seconds: float
+    ttft_seconds: tuple[float, ...]
+    full_seconds: tuple[float, ...]
     text_tokens: tuple[int, ...]
     kv_bytes: int
+    kv_bytes_full: int
     peak_rss_bytes: int
     log_probs: Callable[[], tuple[NDArray[np.float32], NDArray[np.float32]]] | None
 
     def __post_init__(self) -> None:
-        for name in ("ttft_seconds", "full_seconds", "kv_bytes", "peak_rss_bytes"):
-            value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, (int, float)):
-                raise ValueError(f"{name} is {value!r}, no number")
-            if not math.isfinite(value) or value <= 0:
-                raise ValueError(f"{name} is {value!r}, but must be above 0")
+        for name in ("ttft_seconds", "full_seconds"):
+            if not (values := getattr(self, name)):
+                raise ValueError(f"{name} holds no timing")
+            for value in values:
+                _check(name, value)
+        for name in ("kv_bytes", "kv_bytes_full", "peak_rss_bytes"):
+            _check(name, getattr(self, name))
         if not 0 < len(self.text_tokens) <= TEXT_TOKENS:
             raise ValueError(f"text_tokens holds {len(self.text_tokens)} tokens, not 1 to {TEXT_TOKENS}")
 
     @property
     def speedup(self) -> float:
-        return self.full_seconds / self.ttft_seconds
+        return median(self.full_seconds) / median(self.ttft_seconds)
+
+
+def _check(name: str, value: object) -> None:
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise ValueError(f"{name} is {value!r}, no number")
+    if not math.isfinite(value) or value <= 0:
+        raise ValueError(f"{name} is {value!r}, but must be above 0")
 
 
 @dataclass(frozen=True)

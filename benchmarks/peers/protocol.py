@@ -1,8 +1,9 @@
 """The files between the benchmark's process and a worker: work out, answers in, nothing believed unseen.
 
 Work is one JSON object a line: `id`, `references`, `target`, `continuation` (token ids), `settings`. An answer is one
-JSON object for each item and setting: `id`, `setting`, `error`, and, where `error` is null, the fields of `PeerSample`
-with `log_probs` and `full_log_probs` naming .npz files whose array `log_probs` is float16 [k, vocabulary].
+JSON object for each item and setting, or several of which the last counts: `id`, `setting`, `error`, and, where `error`
+is null, the fields of `PeerSample` with `log_probs` and `full_log_probs` naming .npz files whose array `log_probs` is
+float16 [k, vocabulary].
 """
 
 from __future__ import annotations
@@ -77,10 +78,11 @@ def _result(
             return PeerResult(item.id, setting, error=str(told["error"]) or "an error without a word")
         stored = _stored(folder, told, len(item.continuation))
         sample = PeerSample(
-            ttft_seconds=told["ttft_seconds"],
-            full_seconds=told["full_seconds"],
+            ttft_seconds=tuple(told["ttft_seconds"]),
+            full_seconds=tuple(told["full_seconds"]),
             text_tokens=tuple(int(token) for token in told["text_tokens"]),
             kv_bytes=told["kv_bytes"],
+            kv_bytes_full=told["kv_bytes_full"],
             peak_rss_bytes=told["peak_rss_bytes"],
             log_probs=stored.load if stored else None,
         )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from benchmarks.bench.figures import is_peer, must_hold
-from benchmarks.bench.metrics import CLEAR_LEAD, RESAMPLES, by_system, common_cases
+from benchmarks.bench.metrics import CLEAR_LEAD, RESAMPLES, by_system, common_cases, grouped, same_cases
 from benchmarks.bench.plan import PEERS_PART
 from benchmarks.bench.record import Record
 from benchmarks.bench.workloads import ABOUT
@@ -41,23 +41,29 @@ full prefill's. An answer counts as *kept* where the full prefill gives the righ
 *stale* where the system gives the reference's answer, which the target does not hold. Some answers hang by a hair:
 *lead ≥ {lead}* counts only those on the way to whose end each token leads the next best one by so many nats in the full
 prefill (alternatives at even odds that move apart by as much are a KL of 0.02 away, which even `high` allows). The
-intervals in brackets are 95 % bootstrap intervals over prompts ({resamples} resamples): where there is none, the
-number is as uncertain as its neighbours. KV bytes are those of the prompt while decoding, as a share of the full
-cache; peak memory is the process's, with the model and, for ours, the pool of references.
+intervals in brackets are 95 % intervals over prompts, by the bootstrap ({resamples} resamples) and, for shares of yes
+and no (kept, stale, answered, above a bound), Wilson's: a number without one is that of a single prompt, which says
+nothing of others, or is as uncertain as its neighbours. KV bytes are those of the prompt while decoding, as a share of
+the full cache; peak memory is the process's, with the model and, for ours, the pool of references.
 
 Systems: *full prefill* and *prefix cache* are plain transformers. *ours high / balanced / fast* are the levels,
 where the governor chooses; *ours 0.1* and its like fix the recompute ratio. *paper* is SemShareKV as published,
 *cacheblend* is CacheBlend, both in our engine ([what that means](paper.md)); at fixed ratios the paper's method
 keeps all rows for decoding, because to drop rows moves the answer by itself. *served as* is what a call came to:
-`semantic` is reuse, `bypass` and `miss` are full prefills.
+`semantic` is reuse, `bypass` and `miss` are full prefills. The rows of a table stand on the same prompts: where some
+systems were measured on fewer than others, there is a table of these and one of those.
 """
 
-PEERS_HEAD = """The peers run in environments of their own, with the same number of threads. Their speed is
-against the full prefill of their own library, their KL and agreement against its distributions;
-their text is compared with that of transformers. **Bold**: a peer is best in that column.
-Libraries that only ever reuse what is identical compute the rest in full: their KL is 0 and their
+PEERS_HEAD = """The peers run in environments of their own, with the same number of threads, on the first prompt of
+each workload: each peer's full prefill and its reusing call are timed three times in turn, its cache emptied and the
+references read again before each, and the medians count (fewer where its time was up). Their speed is against the full
+prefill of their own library, their KL and agreement against its distributions, their KV bytes against its full cache
+(llama.cpp keeps 16 bits a number, the others 32); their text is compared with that of transformers. vLLM reserves the
+room for its cache beforehand: its peak memory is what it was given, 4 GiB, and not what it needs. **Bold**: a peer is
+best in that column. Libraries that only ever reuse what is identical compute the rest in full: their KL is 0 and their
 speed near 1 wherever there is no common prefix."""
 
+OPEN = "*Open*: too little was measured to say so, or nothing that the target is about.\n"
 QUICK = "> Made by a `--quick` run of a case or two: it shows the form of this page, and not what holds.\n"
 EMPTY = "> Nothing has been measured yet: run `make bench`, then `python -m benchmarks.report out/bench.json`.\n"
 
@@ -69,7 +75,7 @@ def page(record: Record, plots: Plots) -> str:
         return "\n".join([*parts, EMPTY])
     if record.about.get("settings", {}).get("quick"):
         parts.append(QUICK)
-    parts += [_measured_on(record), "## What must hold\n", figures_table(must_hold(record.items)), ""]
+    parts += [_measured_on(record), "## What must hold\n", OPEN, figures_table(must_hold(record.items)), ""]
     parts += [f"![{title}](plots/{name}.svg)\n" for name, title in plots.items()]
     parts += _levels(record) + _peers(record)
     for workload in dict.fromkeys(item.workload for item in record.items):
@@ -94,7 +100,10 @@ def _levels(record: Record) -> list[str]:
     found = [item for item in record.items if item.system in OURS_BESIDE_PEERS[:3] and item.kl]
     if not found:
         return []
-    about = f"Share of prompts whose KL, the mean over the first {MEASURED_TOKENS} tokens, exceeds the level's bound.\n"
+    about = (
+        f"Share of prompts whose KL, the mean over the first {MEASURED_TOKENS} tokens, exceeds the level's bound. "
+        "*Of those reused* counts only prompts served as `semantic`: the others cannot break a promise.\n"
+    )
     return ["## The levels' promises\n", about, levels_table(found), ""]
 
 
@@ -116,7 +125,13 @@ def _workload(record: Record, workload: str) -> list[str]:
     head = [f"## {workload[:1].upper()}{workload[1:]}\n", f"{_sentence(ABOUT.get(workload, 'your own prompts'))}\n"]
     if SWEEPS.get(workload):
         return [*head, sweep_table(items, SWEEPS[workload]), ""]
-    return [*head, systems_table(by_system(items, workload)), ""]
+    by_setting = grouped(items, lambda item: item.setting)
+    for setting, several in by_setting.items():
+        for groups in same_cases(by_system(several, workload)):
+            count = len(next(iter(groups.values())))
+            on = f"the same {count} prompts" if count > 1 else "one prompt"
+            head += [f"On {on}{f', {setting}' * (len(by_setting) > 1)}:\n", systems_table(groups), ""]
+    return head
 
 
 def _sentence(told: str) -> str:

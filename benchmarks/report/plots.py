@@ -63,7 +63,7 @@ def peers(items: Sequence[Item], workload: str, about: str) -> Figure | None:
 
 def _speed_and_quality(chosen: Mapping[str, Sequence[Item]], title: str, about: str) -> Figure | None:
     groups = common_cases({name: list(group) for name, group in chosen.items() if KL.estimate(group)})
-    points = {name: (_value(SPEED, group), max(_value(KL, group), KL_FLOOR)) for name, group in groups.items() if group}
+    points = {name: (SPEED.value(group), max(KL.value(group), KL_FLOOR)) for name, group in groups.items() if group}
     if len(points) < 3:
         return None
     figure, (axes,) = new_figure(8.5, 5.6)
@@ -114,10 +114,9 @@ def lengths(items: Sequence[Item]) -> Figure | None:
     if BALANCED not in groups:
         return None
     figure, (axes,) = new_figure()
-    for name, legend in ((BALANCED, "ours, level balanced"), ("prefix cache", "transformers prefix cache")):
-        found = grouped(groups.get(name, []), lambda item: item.setting)
-        if found:
-            _line_with_intervals(axes, {int(setting): group for setting, group in found.items()}, SPEED, name, legend)
+    found = grouped(groups[BALANCED], lambda item: item.setting)
+    by_length = {float(setting): group for setting, group in found.items()}
+    _line_with_intervals(axes, by_length, SPEED, BALANCED, "ours, level balanced")
     axes.axhline(1, color=COLOURS["full prefill"], linewidth=1, linestyle=":", label="full prefill")
     axes.plot(
         [int(setting) for setting in SPEEDS],
@@ -130,8 +129,8 @@ def lengths(items: Sequence[Item]) -> Figure | None:
         label="aimed at, at least",
     )
     axes.set_xscale("log")
-    ticks = sorted({int(item.setting) for item in groups[BALANCED]})
-    axes.set_xticks(ticks, [f"{tick:,}" for tick in ticks])
+    ticks = sorted(by_length)
+    axes.set_xticks(ticks, [f"{tick:,.0f}" for tick in ticks])
     axes.set_xticks([], minor=True)
     axes.set_title("Speed against prompt length\npassages in another order, 5 % of the words changed", fontsize=11)
     axes.set_xlabel("prompt length (tokens)")
@@ -174,7 +173,7 @@ def retention(items: Sequence[Item]) -> Figure | None:
     figure, (axes,) = new_figure()
     colour, dots = COLOURS["ours"], []
     for name, group in groups.items():
-        found, kept_bytes = ROUGE_L.estimate(group), 100 * _value(KV_SHARE, group)
+        found, kept_bytes = ROUGE_L.estimate(group), 100 * KV_SHARE.value(group)
         if found is not None:
             spread = [[found.value - found.low], [found.high - found.value]]
             axes.errorbar(kept_bytes, found.value, yerr=spread, fmt="o", color=colour, capsize=2, elinewidth=0.8)
@@ -205,7 +204,7 @@ def kept_answers(items: Sequence[Item], workload: str, about: str) -> Figure | N
     figure, (axes,) = new_figure()
     for method, legend in LINES.items():
         swept = {
-            _value(RATIO, group): group
+            RATIO.value(group): group
             for name, group in groups.items()
             if name.startswith(f"{method} ") and _is_ratio(name)
         }
@@ -214,7 +213,7 @@ def kept_answers(items: Sequence[Item], workload: str, about: str) -> Figure | N
     levels = {name: group for name, group in groups.items() if _kind(name) == "level"}
     dots: list[Dot] = []
     for place, (name, group) in enumerate(levels.items()):
-        x, y = _value(RATIO, group), _value(KEPT, group)
+        x, y = RATIO.value(group), KEPT.value(group)
         axes.plot(
             x,
             y,
@@ -286,12 +285,6 @@ def _line_with_intervals(
         markersize=4,
         label=legend,
     )
-
-
-def _value(metric: Metric, group: Sequence[Item]) -> float:
-    found = metric.estimate(group)
-    assert found is not None
-    return found.value
 
 
 def _is_ratio(name: str) -> bool:

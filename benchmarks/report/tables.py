@@ -21,6 +21,7 @@ from benchmarks.bench.metrics import (
     STALE,
     Metric,
     above,
+    approximate,
     grouped,
 )
 from benchmarks.sections.figure import Figure
@@ -41,26 +42,29 @@ def markdown(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 
 def figures_table(figures: Sequence[Figure]) -> str:
-    """Targets beside what was measured."""
-    met = {None: "", True: "yes", False: "**no**"}
-    rows = [[figure.name, figure.target, figure.measured, met[figure.met]] for figure in figures]
+    """Targets beside what was measured; open where that does not decide."""
+    met = {None: "open", True: "yes", False: "**no**"}
+    rows = [
+        [figure.name, figure.target, figure.measured, met[figure.met] if figure.target else ""] for figure in figures
+    ]
     return markdown(["what", "target", "measured", "met?"], rows)
 
 
 def systems_table(groups: Mapping[str, Sequence[Item]]) -> str:
-    """A row a system, with 95 % intervals where they matter most."""
+    """A row a system, all on the same prompts, with 95 % intervals where they matter most."""
     rows = [
-        [name, _outcomes(group), str(len(group)), *(column.told(group, column in _WITH_INTERVAL) for column in COLUMNS)]
+        [name, _outcomes(group), *(column.told(group, column in _WITH_INTERVAL) for column in COLUMNS)]
         for name, group in groups.items()
     ]
-    return markdown(["system", "served as", "prompts", *(_heading(column) for column in COLUMNS)], rows)
+    return markdown(["system", "served as", *(_heading(column) for column in COLUMNS)], rows)
 
 
 def sweep_table(items: Sequence[Item], heading: str) -> str:
-    """A row for each setting and system."""
+    """A row for each setting and system, in the order of the settings' words and numbers."""
+    by_setting = grouped(items, lambda item: item.setting)
     rows = [
         [setting, name, _outcomes(group), str(len(group)), *(column.told(group) for column in SWEEP_COLUMNS)]
-        for setting, several in grouped(items, lambda item: item.setting).items()
+        for setting, several in sorted(by_setting.items(), key=lambda entry: _setting_key(entry[0]))
         for name, group in grouped(several, lambda item: item.system).items()
     ]
     return markdown([heading, "system", "served as", "prompts", *(_heading(column) for column in SWEEP_COLUMNS)], rows)
@@ -80,15 +84,31 @@ def peers_table(groups: Mapping[str, Sequence[Item]]) -> str:
 
 
 def levels_table(items: Sequence[Item]) -> str:
-    """How often each level exceeds its bound, by workload."""
+    """How often each level exceeds its bound, by workload: of all calls, and of those that reuse approximately."""
     rows = []
     for workload, several in grouped((item for item in items if item.kl), lambda item: item.workload).items():
         groups = grouped(several, lambda item: item.system)
-        cells = [above(level).told(groups.get(f"ours {level}", [])) for level in BOUNDS]
-        count = max((len(groups.get(f"ours {level}", [])) for level in BOUNDS), default=0)
+        by_level = {level: groups.get(f"ours {level}", []) for level in BOUNDS}
+        cells = [
+            told for level, group in by_level.items() for told in (above(level).told(group), _beyond(level, group))
+        ]
+        count = max(len(group) for group in by_level.values())
         if count:
             rows.append([workload, str(count), *cells])
-    return markdown(["workload", "prompts", *(f"{level}: above {bound.kl}" for level, bound in BOUNDS.items())], rows)
+    heads = [(f"{level}: above {bound.kl}", f"{level}: of those reused") for level, bound in BOUNDS.items()]
+    return markdown(["workload", "prompts", *(head for pair in heads for head in pair)], rows)
+
+
+def _beyond(level: str, group: Sequence[Item]) -> str:
+    """As in "2 of 14", of the calls that reuse approximately."""
+    beyond = above(level).values(approximate(group))
+    return f"{sum(beyond):.0f} of {len(beyond)}" if beyond else NOTHING
+
+
+def _setting_key(setting: str) -> tuple[str, float]:
+    """Of "0.1 removed" or "5000"."""
+    number, _, word = setting.partition(" ")
+    return word, float(number)
 
 
 def _winning_peers(column: Metric, groups: Mapping[str, Sequence[Item]]) -> set[str]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from benchmarks.peers import Peer, item_of
 from benchmarks.peers.item import PeerSample, divergence_of
@@ -12,12 +12,19 @@ from benchmarks.systems.system import Sample, Subject
 
 @dataclass(frozen=True)
 class PeerAnswer:
-    """A sample or, where there is none, the reason; ``full_seconds`` is a full prefill by the peer's own library."""
+    """A sample or, where there is none, the reason.
+
+    Attributes:
+        subject: with the bytes of the peer's own full cache, which may hold other numbers than transformers' does.
+        seconds: of each reusing call.
+        full_seconds: of full prefills by the peer's own library.
+    """
 
     subject: Subject
     system: str
     sample: Sample | None
-    full_seconds: float
+    seconds: tuple[float, ...] = ()
+    full_seconds: tuple[float, ...] = ()
     error: str = ""
 
 
@@ -32,9 +39,11 @@ def peer_samples(peer: Peer, subjects: Sequence[Subject], threads: int) -> Itera
     for result in peer.run(items, threads):
         subject, system = by_id[result.id], f"{peer.name} {result.setting}"
         if result.sample is None:
-            yield PeerAnswer(subject, system, None, 0.0, str(result.error))
+            yield PeerAnswer(subject, system, None, error=str(result.error))
         else:
-            yield PeerAnswer(subject, system, _sample(subject, result.sample), result.sample.full_seconds)
+            told = result.sample
+            beside = replace(subject, full_kv_bytes=told.kv_bytes_full)
+            yield PeerAnswer(beside, system, _sample(subject, told), told.ttft_seconds, told.full_seconds)
 
 
 def _sample(subject: Subject, told: PeerSample) -> Sample:
@@ -46,7 +55,7 @@ def _sample(subject: Subject, told: PeerSample) -> Sample:
         kl = [float(value) for value in found.kl]
         agree = [int(same) for same in reused.argmax(axis=-1) == full.argmax(axis=-1)]
     return Sample(
-        seconds=told.ttft_seconds,
+        seconds=told.ttft_seconds[0],
         kl=kl,
         agree=agree,
         text=subject.ending.text(told.text_tokens[: len(subject.full_tokens)]),

@@ -12,7 +12,9 @@ from benchmarks.workloads.paraphrase import TAIL
 from benchmarks.workloads.passages import CountTokens
 
 Edit = Literal["removed", "replaced"]
-SHARES = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
+EDITS: tuple[Edit, ...] = ("removed", "replaced")
+SHARES = (0.5, 0.1, 0.9, 0.3, 0.7, 0.2, 0.8, 0.4, 0.6)
+"""In an order of which every beginning is spread over the whole: a sweep that ends early has seen some of each."""
 _SENTENCE_END = re.compile(r"(?<=[.!?;])\s+|(?<=[.!?;][\"'\u2019\u201d)])\s+|\n+")
 
 
@@ -23,11 +25,11 @@ def similarity_sweep(
     count: int = 10,
     tokens: int = 1500,
     shares: Sequence[float] = SHARES,
-    edits: Sequence[Edit] = ("removed", "replaced"),
+    edits: Sequence[Edit] = EDITS,
     tail: str = TAIL,
     seed: int = 0,
 ) -> list[Case]:
-    """``count`` reference texts of about ``tokens`` tokens, each with a target for every share and edit.
+    """``count`` reference texts of about ``tokens`` tokens, each with a target for every share, the edits in turn.
 
     A share's sentences, rounded to whole ones, are those of the smaller shares and more: along a sweep, only the share
     changes. Replaced means by sentences of another text. The setting reads "0.3 removed".
@@ -50,8 +52,8 @@ def similarity_sweep(
         )
         for number, (sentences, other) in enumerate(zip(chosen[:count], chosen[count:], strict=True))
         for order in [rng.sample(range(len(sentences)), len(sentences))]
-        for edit in edits
         for share in shares
+        for edit in edits
     ]
 
 

@@ -62,3 +62,9 @@ def _step(model: Any, cache: Any, token: int, position: int) -> Any:
 def kv_bytes(cache: Any) -> int:
     """Of all keys and values in ``cache``."""
     return sum(rows.numel() * rows.element_size() for layer in cache.layers for rows in (layer.keys, layer.values))
+
+
+def full_kv_bytes(model: Any, tokens: int) -> int:
+    """Of all keys and values of so many tokens, in float32."""
+    config = model.config
+    return int(tokens * 2 * config.num_hidden_layers * config.num_key_value_heads * config.head_dim * 4)

@@ -24,8 +24,10 @@ _CACHE_BYTES = 4 * 2**30
 class _FromTokens(KVBoost):
     """KVBoost takes text: this one takes token ids as they are, and can be led along a given continuation."""
 
-    def ask(self, target: list[int], led: list[int] | None) -> tuple[Clock, list[int], list[Any]]:
-        """The clock up to the first token, the tokens, and the logits [vocabulary] before each.
+    def ask(
+        self, target: list[int], led: list[int] | None, most: int = TEXT_TOKENS
+    ) -> tuple[Clock, list[int], list[Any]]:
+        """The clock up to the first token, ``most`` tokens, and the logits [vocabulary] before each.
 
         Led along ``led``, it takes those tokens whatever its logits say, past an end-of-sequence token too.
         """
@@ -40,7 +42,7 @@ class _FromTokens(KVBoost):
 
         clock.__enter__()
         # Nothing of the target is stored: the next question about it must find what this one found.
-        length = len(led) if led else TEXT_TOKENS
+        length = len(led) if led else most
         self.generate("", length, do_sample=False, cacheable_prefix_len=0, on_token=took)
         return clock, tokens, self._logits
 
@@ -85,9 +87,11 @@ class Kvboost:
         self.engine.tokenizer = self.endless
         _, _, logits = self.engine.ask(target, continuation)
         rows = np.stack([torch.log_softmax(row, dim=-1).numpy() for row in logits])
-        config = self.model.config  # it keeps every row of the prompt
-        row_bytes = 2 * config.num_hidden_layers * config.num_key_value_heads * config.head_dim * 4
-        return Answer(clock, rows, tokens, len(target) * row_bytes)
+        kept = plain.full_kv_bytes(self.model, len(target))  # it keeps every row of the prompt
+        return Answer(clock, rows, tokens, kept, kept)
+
+    def again(self, setting: str, target: list[int]) -> float:
+        return self.engine.ask(target, None, 1)[0].seconds
 
 
 if __name__ == "__main__":

@@ -38,16 +38,24 @@ class Kvpress:
         self.model.set_attn_implementation("eager" if setting.startswith("observed ") else "sdpa")
 
     def reuse(self, setting: str, target: list[int], continuation: list[int]) -> Answer:
+        clock, logits, cache = self._thinned(setting, target)
+        kept = plain.kv_bytes(cache)
+        tokens = plain.greedy(self.model, logits, copy.deepcopy(cache), len(target))
+        rows = plain.follow(self.model, logits, cache, len(target), continuation)
+        return Answer(clock, rows, tokens, kept, plain.full_kv_bytes(self.model, len(target)))
+
+    def again(self, setting: str, target: list[int]) -> float:
+        return self._thinned(setting, target)[0].seconds
+
+    def _thinned(self, setting: str, target: list[int]) -> tuple[Clock, Any, Any]:
+        """The clock up to the first token, its logits and the cache."""
         method, ratio = setting.split()
         press = _METHODS[method](float(ratio))
         with Clock() as clock:
             with press(self.model):
                 logits, cache = plain.prefill(self.model, target)
             int(logits.argmax())
-        kept = plain.kv_bytes(cache)
-        tokens = plain.greedy(self.model, logits, copy.deepcopy(cache), len(target))
-        rows = plain.follow(self.model, logits, cache, len(target), continuation)
-        return Answer(clock, rows, tokens, kept)
+        return clock, logits, cache
 
 
 if __name__ == "__main__":

@@ -27,11 +27,13 @@ class LlamaCpp:
             verbose=False,
         )
         self.cache = LlamaRAMCache(_CACHE_BYTES)
+        self.full_kv_bytes = 0
 
     def full(self, target: list[int], continuation: list[int]) -> tuple[float, NDArray[Any]]:
         self.llama.reset()
         with Clock() as clock:
             next(self.llama.generate(target, temp=0.0))
+        self.full_kv_bytes = self._kv_bytes()
         return clock.seconds, self._follow(continuation)
 
     def load(self, setting: str, references: list[list[int]]) -> None:
@@ -45,10 +47,8 @@ class LlamaCpp:
             self.cache[reference] = self.llama.save_state()
 
     def reuse(self, setting: str, target: list[int], continuation: list[int]) -> Answer:
-        with Clock() as clock:
-            self._look_up(target)
-            next(self.llama.generate(target, temp=0.0))
-        kv_bytes = llama_state_seq_get_size(self.llama.ctx, 0)
+        clock = self._timed(target)
+        kv_bytes = self._kv_bytes()
         rows = self._follow(continuation)
         self.llama.n_tokens = len(target) - 1  # back to the prompt, whose last token is fed again
         tokens: list[int] = []
@@ -56,7 +56,20 @@ class LlamaCpp:
             tokens.append(token)
             if len(tokens) == TEXT_TOKENS or token == self.llama.token_eos():
                 break
-        return Answer(clock, rows, tokens, kv_bytes)
+        return Answer(clock, rows, tokens, kv_bytes, self.full_kv_bytes)
+
+    def again(self, setting: str, target: list[int]) -> float:
+        return self._timed(target).seconds
+
+    def _timed(self, target: list[int]) -> Clock:
+        with Clock() as clock:
+            self._look_up(target)
+            next(self.llama.generate(target, temp=0.0))
+        return clock
+
+    def _kv_bytes(self) -> int:
+        """Of what the context holds, in the type that it holds it in (float16)."""
+        return int(llama_state_seq_get_size(self.llama.ctx, 0))
 
     def _look_up(self, target: list[int]) -> None:
         """Take the stored state with the longest common prefix, unless the live one is as good."""

@@ -39,8 +39,7 @@ class Vllm:
 
     def full(self, target: list[int], continuation: list[int]) -> tuple[float, NDArray[Any]]:
         self._forget()
-        with Clock() as clock:
-            self._ask(target, 1)
+        clock = self._timed(target)
         return clock.seconds, self._follow(target, continuation)
 
     def load(self, setting: str, references: list[list[int]]) -> None:
@@ -51,12 +50,20 @@ class Vllm:
             self._ask(reference, 1)
 
     def reuse(self, setting: str, target: list[int], continuation: list[int]) -> Answer:
-        with Clock() as clock:
-            self._ask(target, 1)
+        clock = self._timed(target)
         tokens = self._ask(target, TEXT_TOKENS).token_ids
         config = self.llm.llm_engine.model_config.hf_config  # it keeps every row of the prompt, in float32
         row_bytes = 2 * config.num_hidden_layers * config.num_key_value_heads * config.head_dim * 4
-        return Answer(clock, self._follow(target, continuation), tokens, len(target) * row_bytes)
+        kept = len(target) * row_bytes
+        return Answer(clock, self._follow(target, continuation), tokens, kept, kept)
+
+    def again(self, setting: str, target: list[int]) -> float:
+        return self._timed(target).seconds
+
+    def _timed(self, target: list[int]) -> Clock:
+        with Clock() as clock:
+            self._ask(target, 1)
+        return clock
 
     def _follow(self, target: list[int], continuation: list[int]) -> NDArray[Any]:
         """Log-probabilities [k, vocabulary] before each token of ``continuation``."""

@@ -97,7 +97,8 @@ def test_halo_follows_every_fact_and_ends_with_the_prompt() -> None:
 
 
 def test_tokens_without_a_spelling_are_ordinary() -> None:
-    assert FactTokens(Vocabulary(WORDS), 3)._table.tolist() == [False, False, True]  # type: ignore[arg-type]
+    facts = FactTokens(Vocabulary(WORDS[:3]), 5)  # type: ignore[arg-type]
+    assert facts._kinds(np.arange(5)).facts.tolist() == [False, False, True, False, False]
 
 
 COMMON = [
@@ -187,5 +188,6 @@ def test_no_row_stands_in_for_the_first_one_nor_the_first_one_for_another() -> N
 def test_in_the_demo_vocabulary_digits_and_names_tell(demo: tuple[object, PreTrainedTokenizerBase]) -> None:
     _, tokenizer = demo
     facts = FactTokens(tokenizer, len(tokenizer))
-    tells = {word: bool(facts._table[tokenizer(word)["input_ids"][-1]]) for word in ("in 3", "of Paris", "the house")}
+    texts = {word: np.array(tokenizer(word)["input_ids"]) for word in ("in 3", "of Paris", "the house")}
+    tells = {word: bool(facts._kinds(tokens).facts[-1]) for word, tokens in texts.items()}
     assert tells == {"in 3": True, "of Paris": True, "the house": False}

@@ -1,15 +1,21 @@
 """Which served tokens state another fact than the rows that serve them: numbers, codes, dates and names that differ.
 
 A reused row whose token was another word is often close enough; one whose token was another number is a wrong answer.
-So these are computed whatever the budget says. What counts is seen from the spelling: a digit anywhere in the token, or
-a capital letter at its begin, unless it is that of a common word where a sentence begins. In scripts without capitals
-only numbers are seen.
+So these are computed whatever the budget says. What counts is seen from the token's text: a number's character of any
+script anywhere in it (also a Devanagari or full-width digit, or a fraction), or a capital letter at its begin, unless
+it is that of a common word where a sentence begins. A token that is a part of a character counts as what it makes with
+those beside it.
+
+What is not seen: names in scripts without capitals (Arabic, Devanagari, Chinese), and numbers written in words, as
+Chinese numerals are. Where a script writes no spaces, all up to the next mark counts as the rest of a changed fact.
 """
 
 from __future__ import annotations
 
 import functools
+import unicodedata
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,16 +23,26 @@ from transformers import PreTrainedTokenizerBase
 
 from semshare_core.match.distance import since_last
 from semshare_core.match.plan import ReferenceTokens, ReusePlan, Source, Tokens
+from semshare_core.match.spelling import BYTE_LEVEL_SPACE, SPACE, is_whole, joined, reader
 
-_SPACES = ("\u0120", "\u2581")  # with which the spelling of a word's first token begins
+_SPACES = (BYTE_LEVEL_SPACE, SPACE, " ")  # with which a word's first token begins
 _COMMON_SHARE = 0.05  # of a vocabulary: byte-pair ids are numbered by falling frequency
 _QUOTES = "\"'()[]* \u201c\u201d\u2018\u2019\u00ab\u00bb\u201e"
+_WITHIN = tuple("\u2018\u2019\u201c\u201d\u2013\u2014\u2026")  # words and numbers go on behind them: calibrated so
 _SENTENCE_ENDS = (".", "!", "?", "\u2026")
-_MARKERS = "".join(_SPACES) + "#\u010a "  # of a space or a word's continuation, in the vocabularies of tokenizers
+_MARKERS = "".join(_SPACES) + "#\u010a\n"  # of a space or a word's continuation, in the vocabularies of tokenizers
+
+
+class _Kinds(NamedTuple):
+    """Of every token of a text, bool [n] each."""
+
+    digits: NDArray[np.bool_]
+    facts: NDArray[np.bool_]  # digits and what begins with a capital
+    continues: NDArray[np.bool_]  # the word or number of the token before it
 
 
 class FactTokens:
-    """Which ids of a vocabulary are spelled like parts of numbers, codes or names.
+    """Which tokens of a text are parts of numbers, codes or names.
 
     Args:
         tokenizer: whose vocabulary it is.
@@ -34,22 +50,24 @@ class FactTokens:
     """
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, size: int) -> None:
-        self._table = np.zeros(size, bool)
-        self._digits = np.zeros(size, bool)
-        self._continues = np.zeros(size, bool)
+        self._kinds_of = np.zeros((3, size), bool)
         self._small = np.full(size, -1, np.int64)
+        self._is_part = np.zeros(size, bool)
         self._text_of = functools.cache(lambda token: tokenizer.decode([token]))
         vocabulary = tokenizer.get_vocab()
         # where no spelling begins with a space, none shows where words begin
-        spaced = any(spelling.startswith(_SPACES) for spelling in vocabulary)
-        for spelling, token in vocabulary.items():
-            if token < size:
-                self._digits[token] = any(character.isdigit() for character in spelling)
-                self._table[token] = self._digits[token] or spelling.strip(_MARKERS)[:1].isupper()
-                self._continues[token] = spaced and spelling[:1].isalnum() and not spelling.startswith(_SPACES)
-                small = _small(spelling, vocabulary)
-                if small < min(token, _COMMON_SHARE * len(vocabulary)):
-                    self._small[token] = small
+        self._spaced = any(spelling.startswith(_SPACES) for spelling in vocabulary)
+        read = reader(vocabulary)
+        spelled = {token: read(spelling) for spelling, token in vocabulary.items() if token < size}
+        texts = {token: text.decode() for token, text in spelled.items() if is_whole(text)}
+        self._parts = {token: part for token, part in spelled.items() if token not in texts}
+        self._is_part[list(self._parts)] = True
+        ids = {text: token for token, text in texts.items()}
+        for token, text in texts.items():
+            self._kinds_of[:, token] = self._kinds_of_text(text)
+            small = _small(text, ids)
+            if 0 <= small < min(token, _COMMON_SHARE * len(vocabulary)):
+                self._small[token] = small
 
     def changed(
         self, plan: ReusePlan, target: Tokens, references: Sequence[ReferenceTokens], halo: int
@@ -66,33 +84,50 @@ class FactTokens:
         stale = np.zeros(len(target), bool)
         if not (plan.source == Source.FUZZY).any():
             return stale
-        naming = self._naming(target)
+        target_kinds = self._kinds(target)
+        naming = self._naming(target, target_kinds)
         by_id = {reference.id: reference.tokens for reference in references}
         for number, name in enumerate(plan.reference_ids):
             places = np.flatnonzero((plan.source == Source.FUZZY) & (plan.reference == number))
             if len(places):
-                old, new = by_id[name][plan.position[places]], target[places]
-                capital = (old != new) & (self._table[old] | self._table[new])
-                named = naming[places] | self._naming(by_id[name])[plan.position[places]]
+                text, at = by_id[name], plan.position[places]
+                kinds = self._kinds(text)
+                capital = (text[at] != target[places]) & (kinds.facts[at] | target_kinds.facts[places])
+                named = naming[places] | self._naming(text, kinds)[at]
                 for place in np.flatnonzero(capital & ~named):
                     capital[place] = not self._begins_sentence(target, int(places[place]))
-                stale[places] = self._digits[new] | capital
+                stale[places] = target_kinds.digits[places] | capital
         if not stale.any():
             return stale
         # numbers and names are several tokens: those that follow within one have read the wrong begin
-        within = self._table[target] | self._continues[target]
+        within = target_kinds.facts | target_kinds.continues
         fact = _reached(stale, within)
         # and those before it that were matched one by one, not as part of what stands around them
-        loose = self._table[target] & (plan.source == Source.FUZZY)
+        loose = target_kinds.facts & (plan.source == Source.FUZZY)
         fact |= _reached(fact[::-1], loose[::-1])[::-1]
         stale = _reached(fact, within)
         return np.asarray(since_last(stale) <= min(halo, len(target) - 1))
 
-    def _naming(self, text: Tokens) -> NDArray[np.bool_]:
+    def _kinds(self, text: Tokens) -> _Kinds:
+        kinds = self._kinds_of[:, text]
+        parts = np.flatnonzero(self._is_part[text])
+        for run in np.split(parts, np.flatnonzero(np.diff(parts) > 1) + 1):
+            said = joined([self._parts[int(token)] for token in text[run]])
+            for place, characters in zip(run, said, strict=True):
+                kinds[:, place] = self._kinds_of_text(characters)
+        return _Kinds(*kinds)
+
+    def _kinds_of_text(self, text: str) -> tuple[bool, bool, bool]:
+        digit = any(unicodedata.category(character).startswith("N") for character in text)
+        begins_inside = text[:1].isalnum() or text.startswith(_WITHIN)
+        continues = self._spaced and begins_inside and not text.startswith(_SPACES)
+        return digit, digit or text.strip(_MARKERS)[:1].isupper(), continues
+
+    def _naming(self, text: Tokens, kinds: _Kinds) -> NDArray[np.bool_]:
         """Bool [n]: parts of numbers, codes and names; no common words that the text writes without a capital, too."""
-        whole = np.append(~self._continues[text[1:]], True)
+        whole = np.append(~kinds.continues[1:], True)
         small = self._small[text]
-        return np.asarray(self._table[text] & ~(whole & (small >= 0) & np.isin(small, text[whole])))
+        return np.asarray(kinds.facts & ~(whole & (small >= 0) & np.isin(small, text[whole])))
 
     def _begins_sentence(self, tokens: Tokens, place: int) -> bool:
         """Whether nothing but quotation marks stands between the token and the end of a sentence or line."""
@@ -106,11 +141,11 @@ class FactTokens:
         return True
 
 
-def _small(spelling: str, vocabulary: dict[str, int]) -> int:
-    """The token of the same word without a capital, within a line; the vocabulary's length if there is none."""
-    word = spelling.lstrip("".join(_SPACES))
+def _small(text: str, ids: dict[str, int]) -> int:
+    """The token of the same word without a capital, within a line; -1 if there is none."""
+    word = text.lstrip("".join(_SPACES))
     forms = [mark + word.lower() for mark in _SPACES if word[:1].isupper()]
-    return min((vocabulary[form] for form in forms if form in vocabulary), default=len(vocabulary))
+    return min((ids[form] for form in forms if form in ids), default=-1)
 
 
 def _reached(start: NDArray[np.bool_], within: NDArray[np.bool_]) -> NDArray[np.bool_]:

@@ -21,6 +21,7 @@ class Canary(BaseModel):
         status: ``pending``: not measured yet · ``measured`` · ``dropped``: too many checks were waiting, or the engine
             was closed · ``failed``: an error, which ``engine.canary.errors`` has.
         level: the level that was asked for, or ``custom``; ``served_level``: what the call was served at.
+        method: the settings with which reuse works otherwise than in calibration; empty if there are none.
         tokens: of the answer were compared.
         kl: KL(full prefill || reuse) in nats, the mean over these tokens; None until measured.
         agreement: share of these tokens at which both find the same token likeliest; None until measured.
@@ -34,6 +35,7 @@ class Canary(BaseModel):
     status: CanaryStatus = "pending"
     level: str
     served_level: str
+    method: str = ""
     tokens: int = 0
     kl: float | None = None
     agreement: float | None = None

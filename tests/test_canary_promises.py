@@ -6,6 +6,7 @@ import pytest
 
 from semshare_core import ReusePolicy, ReuseReport
 from semshare_core.errors import QualityWarning
+from semshare_core.quality.method import method_of
 from semshare_core.quality.promises import Promises
 from semshare_core.report import Canary
 from tiny_canary import asked, engine_of, planted
@@ -75,3 +76,36 @@ def test_policies_with_a_ratio_of_their_own_are_measured_only(
         assert (report.canary.status, report.canary.bound, report.canary.broken) == ("measured", None, None)
         assert report.served_level == report.level
     assert [(each.checked, each.broken) for each in engine.canary.tallies()] == [(4, 0)]
+
+
+def test_another_method_has_a_promise_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    engine = engine_of(level="fast")
+    planted(monkeypatch, fast=0.0)
+    trial = ReusePolicy(level="fast", matching="runs", canary=1.0)
+    with pytest.warns(QualityWarning, match=r"'fast' with matching='runs' promises .* served at 'balanced'"):
+        asked(engine, "0?", "1?", reuse=trial)
+    planted(monkeypatch, fast=100.0)
+    (again,) = asked(engine, "2?", reuse=trial)
+    (other,) = asked(engine, "3?")
+    assert (again.served_level, other.served_level) == ("balanced", "fast")
+    assert engine.canary.served_level("fast") == "fast"
+    assert [(each.method, each.served_level, each.checked, each.broken) for each in engine.canary.tallies()] == [
+        ("matching='runs'", "fast", 2, 2),
+        ("matching='runs'", "balanced", 1, 0),
+        ("", "fast", 1, 0),
+    ]
+
+
+def test_calls_with_a_ratio_of_their_own_are_no_evidence_for_their_level() -> None:
+    engine = engine_of(level="fast")
+    asked(engine, "0?")
+    asked(engine, "1?", reuse=ReusePolicy(level="fast", recompute_ratio=0.9, canary=1.0))
+    assert [(each.level, each.bound, each.checked) for each in engine.canary.tallies()] == [
+        ("fast", 100.0, 1),
+        ("fast", None, 1),
+    ]
+
+
+def test_a_method_is_what_differs_from_the_calibrated_one() -> None:
+    assert method_of(ReusePolicy(level="fast", recompute_ratio=0.3, canary=0.5, seed=3)) == ""
+    assert method_of(ReusePolicy(level="high", matching="runs", halo=0)) == "matching='runs', halo=0"

@@ -23,6 +23,7 @@ from semshare_core.quality import news
 from semshare_core.quality.background import Background
 from semshare_core.quality.bounds import BOUNDS, level_of, promised
 from semshare_core.quality.divergence import Divergence
+from semshare_core.quality.method import method_of
 from semshare_core.quality.promises import Promises, Tally
 from semshare_core.quality.replay import Replay
 from semshare_core.report import Canary, ReuseReport
@@ -84,11 +85,14 @@ class CanaryWatch:
             return CanaryCounts(**self._counts)
 
     def tallies(self) -> list[Tally]:
-        """How the promises were kept, by level asked for and level served at."""
+        """How the promises were kept, by level asked for, level served at and method."""
         return self._promises.tallies()
 
     def served_level(self, level: str) -> str:
-        """What calls that ask for ``level`` are served at now: a stricter level if its promise was broken too often."""
+        """What calls that ask for ``level`` are served at now: a stricter level if its promise was broken too often.
+
+        Of policies that leave the method as it is: every other method (:attr:`Tally.method`) has a promise of its own.
+        """
         return self._promises.served_level(level)
 
     @property
@@ -160,7 +164,13 @@ class CanaryWatch:
         """
         level = level_of(policy)
         bound = BOUNDS[level].kl if promised(policy) else None
-        canary = Canary(id=uuid.uuid4().hex, level=level, served_level=report.served_level, bound=bound)
+        canary = Canary(
+            id=uuid.uuid4().hex,
+            level=level,
+            served_level=report.served_level,
+            method=method_of(policy),
+            bound=bound,
+        )
         report.canary = canary
         news.announce(canary)
         with self._lock:
@@ -214,13 +224,14 @@ class CanaryWatch:
 
     def _warn_of(self, tally: Tally) -> None:
         bound = BOUNDS[tally.level]
-        now = self.served_level(tally.level)
+        now = self._promises.served_level(tally.level, tally.method)
+        method = f" with {tally.method}" if tally.method else ""
+        remedy = "Leave these settings as they are calibrated" if method else "Calibrate the model (semshare calibrate)"
         warnings.warn(
-            f"Level {tally.level!r} promises that at most {bound.share:.0%} of calls have a KL of more than {bound.kl} "
-            f"to the full prefill, but {tally.broken} of {tally.checked} checked calls had (mean {tally.mean_kl:.3f}, "
-            f"largest {tally.max_kl:.3f}; served at {tally.served_level!r}). From now on such calls are served at "
-            f"{now!r}. Calibrate the model (semshare calibrate), or ask for a stricter level; engine.canary.reset() "
-            "goes back.",
+            f"Level {tally.level!r}{method} promises that at most {bound.share:.0%} of calls have a KL of more than "
+            f"{bound.kl} to the full prefill, but {tally.broken} of {tally.checked} checked calls had (mean "
+            f"{tally.mean_kl:.3f}, largest {tally.max_kl:.3f}; served at {tally.served_level!r}). From now on such "
+            f"calls are served at {now!r}. {remedy}, or ask for a stricter level; engine.canary.reset() goes back.",
             QualityWarning,
             stacklevel=2,
         )

@@ -148,7 +148,7 @@ def test_without_a_canary_nothing_is_checked() -> None:
 def test_the_seed_chooses_the_share() -> None:
     def chosen(seed: int) -> list[bool]:
         engine = SemShareEngine(tiny_model("llama"), tiny_tokenizer(), policy=ReusePolicy(canary=0.3, seed=seed))
-        return [engine.canary.chooses(0.3, approximate=True) for _ in range(400)]
+        return [engine.canary.chooses(0.3) for _ in range(400)]
 
     assert chosen(1) == chosen(1) != chosen(2)
     assert 80 < sum(chosen(1)) < 160

@@ -38,7 +38,7 @@ class CanaryCounts:
     """Of the calls that the canary chose.
 
     Attributes:
-        unneeded: nothing approximate was in their answers, so there was nothing to check.
+        unneeded: lossless, so that there was nothing to measure: they keep their level's promise.
         pending: still to be measured.
         measured: done, and in the results.
         dropped: too many checks were waiting, or the engine was closed.
@@ -141,14 +141,10 @@ class CanaryWatch:
         """``policy`` as calls are served under it now."""
         return self._promises.served(policy)
 
-    def chooses(self, share: float, *, approximate: bool) -> bool:
-        """Whether a call is to be checked, one of ``share`` of all calls; others than approximate ones need it not."""
+    def chooses(self, share: float) -> bool:
+        """Whether a call is one of ``share`` of all calls, which are to be checked if they are not lossless."""
         with self._lock:
-            if not share or self._random.random() >= share:
-                return False
-            if not approximate:
-                self._counts["unneeded"] += 1
-            return approximate
+            return share > 0 and self._random.random() < share
 
     @property
     def has_room(self) -> bool:
@@ -162,15 +158,7 @@ class CanaryWatch:
             policy: as it was asked for.
             replay: None: there was no room for another check.
         """
-        level = level_of(policy)
-        bound = BOUNDS[level].kl if promised(policy) else None
-        canary = Canary(
-            id=uuid.uuid4().hex,
-            level=level,
-            served_level=report.served_level,
-            method=method_of(policy),
-            bound=bound,
-        )
+        canary = _begun(report, policy)
         report.canary = canary
         news.announce(canary)
         with self._lock:
@@ -180,6 +168,17 @@ class CanaryWatch:
             check.drop()
         else:
             self._background.ask(check)
+
+    def spare(self, report: ReuseReport, policy: ReusePolicy) -> None:
+        """Count a chosen call that is lossless: a promise is one about all calls.
+
+        Where a check would have been dropped it is no evidence either; otherwise a busy engine would count kept calls
+        only.
+        """
+        with self._lock:
+            self._counts["unneeded"] += 1
+        if promised(policy) and self.has_room:
+            self._promises.count(_begun(report, policy).model_copy(update={"kl": 0.0, "broken": False}))
 
     # What checks do.
 
@@ -235,6 +234,18 @@ class CanaryWatch:
             QualityWarning,
             stacklevel=2,
         )
+
+
+def _begun(report: ReuseReport, policy: ReusePolicy) -> Canary:
+    """The check of a call that asked for ``policy``, of which nothing is known yet."""
+    level = level_of(policy)
+    return Canary(
+        id=uuid.uuid4().hex,
+        level=level,
+        served_level=report.served_level,
+        method=method_of(policy),
+        bound=BOUNDS[level].kl if promised(policy) else None,
+    )
 
 
 class _Closed(Exception):

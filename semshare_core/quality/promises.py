@@ -14,11 +14,12 @@ from semshare_core.report import Canary
 
 @dataclass(frozen=True)
 class Tally:
-    """Calls of one method that asked for ``level`` and were served at ``served_level``, as far as they were measured.
+    """Calls of one method that asked for ``level`` and were served at ``served_level``, of those that the canary chose.
 
     Attributes:
         method: the settings with which reuse works otherwise than in calibration; empty if there are none.
         bound: what the level promises of these calls; None: nothing, they are only measured.
+        checked: measured, or lossless where something is promised, with a divergence of 0; not those that were dropped.
         broken: of the ``checked``, those whose divergence exceeded ``bound``.
         mean_kl: nats; ``max_kl``: of the worst call.
     """
@@ -66,12 +67,12 @@ class Promises:
             return self._served.get((level, method), level)
 
     def tallies(self) -> list[Tally]:
-        """What was measured, by level asked for, level served at, method and bound."""
+        """What was counted, by level asked for, level served at, method and bound."""
         with self._lock:
             return list(self._tallies.values())
 
     def count(self, canary: Canary) -> Tally | None:
-        """Count a measured call; its tally if it is the one that made the level stricter."""
+        """Count a call whose divergence is known; its tally if it is the one that made the level stricter."""
         assert canary.kl is not None
         key = (canary.level, canary.served_level, canary.method, canary.bound)
         promise = (canary.level, canary.method)

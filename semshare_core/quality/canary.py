@@ -104,6 +104,8 @@ class CanaryWatch:
     def listen(self, listener: news.Listener) -> Callable[[], None]:
         """Call ``listener`` with every :class:`~semshare_core.report.Canary` that is done, in the thread that checks.
 
+        One that is dropped is told of in the thread that dropped it.
+
         Returns:
             A function that ends it.
         """

@@ -208,8 +208,9 @@ class Served:
 
     @property
     def approximate(self) -> bool:
-        """Whether rows are reused that are not those of a full prefill."""
-        return self.decision.budget is not None or bool(self._depths.any())
+        """Whether decoding reads other rows than a full prefill's: approximate ones, or not all of them."""
+        retained = self.cache is not self.prefilled.cache
+        return retained or self.decision.budget is not None or bool(self._depths.any())
 
     @property
     def room(self) -> int:

@@ -242,13 +242,16 @@ class SemShareEngine:
         self, served: Served, first_token_at: float, generated: list[int], *, store: bool, copy: bool = False
     ) -> ReuseReport:
         """Close the books of a call, and have it checked if the canary chooses it."""
-        chosen = self.canary.chooses(served.call.asked.canary, approximate=served.approximate)
+        asked = served.call.asked
+        chosen = self.canary.chooses(asked.canary)
         replay = None
-        if chosen and self.canary.has_room:  # copied before the pool takes the rows
+        if chosen and served.approximate and self.canary.has_room:  # copied before the pool takes the rows
             replay = Replay.of(served.ids, generated, served.cache, served.room)
         report = served.finish(first_token_at, generated, store=store, copy=copy)
-        if chosen:
-            self.canary.check(report, served.call.asked, replay)
+        if chosen and served.approximate:
+            self.canary.check(report, asked, replay)
+        elif chosen:
+            self.canary.spare(report, asked)
         return report
 
     def situation(self, prompt: Prompt, *, namespace: str | None = None) -> Situation | None:

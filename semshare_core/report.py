@@ -21,6 +21,7 @@ class Canary(BaseModel):
         status: ``pending``: not measured yet · ``measured`` · ``dropped``: too many checks were waiting, or the engine
             was closed · ``failed``: an error, which ``engine.canary.errors`` has.
         level: the level that was asked for, or ``custom``; ``served_level``: what the call was served at.
+        method: the settings with which reuse works otherwise than in calibration; empty if there are none.
         tokens: of the answer were compared.
         kl: KL(full prefill || reuse) in nats, the mean over these tokens; None until measured.
         agreement: share of these tokens at which both find the same token likeliest; None until measured.
@@ -34,6 +35,7 @@ class Canary(BaseModel):
     status: CanaryStatus = "pending"
     level: str
     served_level: str
+    method: str = ""
     tokens: int = 0
     kl: float | None = None
     agreement: float | None = None
@@ -57,8 +59,8 @@ class ReuseReport(BaseModel):
     Attributes:
         arrived_at: when the prompt arrived, in seconds of Unix time.
         outcome: ``miss``: nothing worth reusing in the pool · ``prefix``: nothing but the rows of a common prefix, as
-            they are (lossless if ``depth`` is 0) · ``semantic``: approximate reuse · ``bypass``: reuse was switched
-            off, or would not have paid or been good enough.
+            they are (lossless if ``depth`` is 0 and no retention drops rows) · ``semantic``: approximate reuse ·
+            ``bypass``: reuse was switched off, or would not have paid or been good enough.
         reason: why, in words.
         level: the level that was asked for, or ``custom`` for a policy with its own ratio.
         served_level: the level that the call was served at: a stricter one where the canary found the promise broken.
@@ -71,7 +73,8 @@ class ReuseReport(BaseModel):
             had to choose.
         expected_kl: the KL to the full prefill that it forecast, in nats; half of such calls lie beyond it. None where
             nothing was forecast.
-        depth: approximate reuses behind the rows of this call (0: lossless).
+        depth: approximate reuses behind the rows of this call (0: they are a full prefill's, of which retention may
+            drop some).
         stored: the prompt's rows were kept in the pool, for later calls.
         token_sources: per prompt token 0 new, 1 fuzzy, 2 exact, 3 prefix.
         token_recomputed: per prompt token 1 if its final row was computed.

@@ -79,6 +79,21 @@ def test_what_retention_drops_is_measured_too() -> None:
     assert whole.report.canary.kl != pytest.approx(kl, rel=1e-2)
 
 
+def test_rows_that_retention_drops_are_missing_in_misses_and_prefixes_too() -> None:
+    engine = engine_of(level="high", retention=Retention(first=0.5, floor=0.3))
+    engine.pool.clear()
+    prompt = reordered(QUESTIONS[0])
+    miss, prefix = (engine.generate(prompt, max_new_tokens=6).report for _ in range(2))
+    lossless = engine.generate(prompt, max_new_tokens=6, reuse="exact").report
+    assert engine.canary.wait()
+    assert [(each.outcome, each.depth) for each in (miss, prefix, lossless)] == [("miss", 0), *[("prefix", 0)] * 2]
+    for report in (miss, prefix):
+        assert report.canary is not None
+        assert report.canary.kl is not None
+        assert report.canary.kl > 1e-3
+    assert lossless.canary is None, "exact retains all rows"
+
+
 def test_what_is_recomputed_in_full_does_not_diverge() -> None:
     engine = engine_of(recompute_ratio=1.0)
     report = engine.generate(reordered(QUESTIONS[0]), max_new_tokens=8).report
@@ -133,7 +148,7 @@ def test_without_a_canary_nothing_is_checked() -> None:
 def test_the_seed_chooses_the_share() -> None:
     def chosen(seed: int) -> list[bool]:
         engine = SemShareEngine(tiny_model("llama"), tiny_tokenizer(), policy=ReusePolicy(canary=0.3, seed=seed))
-        return [engine.canary.chooses(0.3, approximate=True) for _ in range(400)]
+        return [engine.canary.chooses(0.3) for _ in range(400)]
 
     assert chosen(1) == chosen(1) != chosen(2)
     assert 80 < sum(chosen(1)) < 160

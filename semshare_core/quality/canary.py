@@ -23,6 +23,7 @@ from semshare_core.quality import news
 from semshare_core.quality.background import Background
 from semshare_core.quality.bounds import BOUNDS, level_of, promised
 from semshare_core.quality.divergence import Divergence
+from semshare_core.quality.method import method_of
 from semshare_core.quality.promises import Promises, Tally
 from semshare_core.quality.replay import Replay
 from semshare_core.report import Canary, ReuseReport
@@ -37,7 +38,7 @@ class CanaryCounts:
     """Of the calls that the canary chose.
 
     Attributes:
-        unneeded: nothing approximate was in their answers, so there was nothing to check.
+        unneeded: lossless, so that there was nothing to measure: they keep their level's promise.
         pending: still to be measured.
         measured: done, and in the results.
         dropped: too many checks were waiting, or the engine was closed.
@@ -84,11 +85,14 @@ class CanaryWatch:
             return CanaryCounts(**self._counts)
 
     def tallies(self) -> list[Tally]:
-        """How the promises were kept, by level asked for and level served at."""
+        """How the promises were kept, by level asked for, level served at and method."""
         return self._promises.tallies()
 
     def served_level(self, level: str) -> str:
-        """What calls that ask for ``level`` are served at now: a stricter level if its promise was broken too often."""
+        """What calls that ask for ``level`` are served at now: a stricter level if its promise was broken too often.
+
+        Of policies that leave the method as it is: every other method (:attr:`Tally.method`) has a promise of its own.
+        """
         return self._promises.served_level(level)
 
     @property
@@ -99,6 +103,8 @@ class CanaryWatch:
 
     def listen(self, listener: news.Listener) -> Callable[[], None]:
         """Call ``listener`` with every :class:`~semshare_core.report.Canary` that is done, in the thread that checks.
+
+        One that is dropped is told of in the thread that dropped it.
 
         Returns:
             A function that ends it.
@@ -137,14 +143,10 @@ class CanaryWatch:
         """``policy`` as calls are served under it now."""
         return self._promises.served(policy)
 
-    def chooses(self, share: float, *, approximate: bool) -> bool:
-        """Whether a call is to be checked, one of ``share`` of all calls; others than approximate ones need it not."""
+    def chooses(self, share: float) -> bool:
+        """Whether a call is one of ``share`` of all calls, which are to be checked if they are not lossless."""
         with self._lock:
-            if not share or self._random.random() >= share:
-                return False
-            if not approximate:
-                self._counts["unneeded"] += 1
-            return approximate
+            return share > 0 and self._random.random() < share
 
     @property
     def has_room(self) -> bool:
@@ -158,9 +160,7 @@ class CanaryWatch:
             policy: as it was asked for.
             replay: None: there was no room for another check.
         """
-        level = level_of(policy)
-        bound = BOUNDS[level].kl if promised(policy) else None
-        canary = Canary(id=uuid.uuid4().hex, level=level, served_level=report.served_level, bound=bound)
+        canary = _begun(report, policy)
         report.canary = canary
         news.announce(canary)
         with self._lock:
@@ -170,6 +170,17 @@ class CanaryWatch:
             check.drop()
         else:
             self._background.ask(check)
+
+    def spare(self, report: ReuseReport, policy: ReusePolicy) -> None:
+        """Count a chosen call that is lossless: a promise is one about all calls.
+
+        Where a check would have been dropped it is no evidence either; otherwise a busy engine would count kept calls
+        only.
+        """
+        with self._lock:
+            self._counts["unneeded"] += 1
+        if promised(policy) and self.has_room:
+            self._promises.count(_begun(report, policy).model_copy(update={"kl": 0.0, "broken": False}))
 
     # What checks do.
 
@@ -214,16 +225,29 @@ class CanaryWatch:
 
     def _warn_of(self, tally: Tally) -> None:
         bound = BOUNDS[tally.level]
-        now = self.served_level(tally.level)
+        now = self._promises.served_level(tally.level, tally.method)
+        method = f" with {tally.method}" if tally.method else ""
+        remedy = "Leave these settings as they are calibrated" if method else "Calibrate the model (semshare calibrate)"
         warnings.warn(
-            f"Level {tally.level!r} promises that at most {bound.share:.0%} of calls have a KL of more than {bound.kl} "
-            f"to the full prefill, but {tally.broken} of {tally.checked} checked calls had (mean {tally.mean_kl:.3f}, "
-            f"largest {tally.max_kl:.3f}; served at {tally.served_level!r}). From now on such calls are served at "
-            f"{now!r}. Calibrate the model (semshare calibrate), or ask for a stricter level; engine.canary.reset() "
-            "goes back.",
+            f"Level {tally.level!r}{method} promises that at most {bound.share:.0%} of calls have a KL of more than "
+            f"{bound.kl} to the full prefill, but {tally.broken} of {tally.checked} checked calls had (mean "
+            f"{tally.mean_kl:.3f}, largest {tally.max_kl:.3f}; served at {tally.served_level!r}). From now on such "
+            f"calls are served at {now!r}. {remedy}, or ask for a stricter level; engine.canary.reset() goes back.",
             QualityWarning,
             stacklevel=2,
         )
+
+
+def _begun(report: ReuseReport, policy: ReusePolicy) -> Canary:
+    """The check of a call that asked for ``policy``, of which nothing is known yet."""
+    level = level_of(policy)
+    return Canary(
+        id=uuid.uuid4().hex,
+        level=level,
+        served_level=report.served_level,
+        method=method_of(policy),
+        bound=BOUNDS[level].kl if promised(policy) else None,
+    )
 
 
 class _Closed(Exception):

@@ -17,6 +17,7 @@ from semshare_core.prefill.allotment import Budget, Needs
 from semshare_core.prefill.selection import selection_for
 from semshare_core.quality.bounds import BOUNDS
 from semshare_core.quality.calibration import Calibration
+from semshare_core.quality.method import method_of
 from semshare_core.quality.situation import Situation
 
 _MIN_SAVED_TOKENS = 64  # fewer cost more in matching and rearranging than they save
@@ -99,7 +100,7 @@ def decide(
         # a chain of rewrites has left its last lossless prompt behind: this one becomes the next
         reason = f"the prompt that shares {barred:.0%} more than any other has approximate rows, which may not serve"
         return Decision(None, reason, bypassed=True, lossless=True)
-    if calibration is None or not _as_calibrated(policy):
+    if calibration is None or method_of(policy):
         made = _by_rule(situation, LEVEL_RULES[level])
         return replace(made, calibration=UNCALIBRATED)
     return replace(_by_calibration(situation, level, calibration), calibration=calibration.name)
@@ -144,18 +145,6 @@ def _by_rule(situation: Situation, rule: LevelRule) -> Decision:
 def _too_different(situation: Situation, why: str) -> Decision:
     # a few common words are shared by any two texts; not to use them is no decision
     return Decision(None, f"too different: {why}", bypassed=situation.exact >= _MIN_SAVED_TOKENS)
-
-
-def _as_calibrated(policy: ReusePolicy) -> bool:
-    """Whether reuse works as it did when the model was calibrated: nothing of the method is set otherwise."""
-    ours = ReusePolicy()
-    return all(getattr(policy, name) == getattr(ours, name) for name in _METHOD)
-
-
-_METHOD = (
-    *("schedule", "selection", "matching", "zero_fuzzy", "min_similarity", "min_run", "halo", "seam_halo"),
-    *("fresh_tail", "max_references", "max_depth", "retention"),
-)
 
 
 def _published_ratio(policy: ReusePolicy, share: float = 0.4, layers: int = 30) -> float:

@@ -62,8 +62,8 @@ def test_what_is_no_calibration_is_said_to_be_none(tmp_path: Path, text: str) ->
 def test_margins_chosen_by_another_forecast_are_not_read(tmp_path: Path) -> None:
     path = tmp_path / "old.json"
     text = made(60).to_json()
-    assert '"format": 6' in text
-    path.write_text(text.replace('"format": 6', '"format": 5'))
+    assert '"format": 7' in text
+    path.write_text(text.replace('"format": 7', '"format": 6'))
     with pytest.raises(ConfigError, match="Make it again"):
         calibrations.read_calibration(path)
 

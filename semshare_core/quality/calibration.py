@@ -54,7 +54,8 @@ class Calibration(BaseModel):
     """What was measured of a model, and what follows from it.
 
     Attributes:
-        format: counts up with features, forecast and selection, too: margins belong to those they were chosen by.
+        format: counts up with whatever changes what is measured or how it is read: features, forecast, usual errors and
+            selection, too, because margins belong to those they were chosen by.
         fingerprint: of model, tokenizer and dtype.
         prompts: what it was calibrated on, in words.
         ratios: that were tried.
@@ -67,7 +68,7 @@ class Calibration(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    format: Literal[6] = 6
+    format: Literal[7] = 7
     fingerprint: dict[str, str]
     prompts: str
     ratios: list[float]

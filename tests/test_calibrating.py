@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from made_up_calibration import observations
+from made_up_calibration import PARTS, observations
 from semshare_core import ReusePolicy, SemShareEngine
 from semshare_core.command.main import main
 from semshare_core.errors import ConfigError, QualityWarning
@@ -19,6 +19,7 @@ from semshare_core.quality.calibration import RATIOS, Calibration, Observation
 from semshare_core.quality.calibration_prompts import CalibrationPair, default_pairs, read_pairs
 from semshare_core.quality.calibrations import calibration_file, find_calibration, identity, write_calibration
 from semshare_core.quality.governor import UNCALIBRATED
+from semshare_core.quality.journal import Journal
 from tiny_models import tiny_model, tiny_tokenizer
 from tiny_reuse import PARAGRAPHS
 
@@ -71,10 +72,10 @@ def test_what_cannot_be_measured_is_told_of_and_left_out() -> None:
 
 
 def test_a_run_goes_on_where_it_was_broken_off(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    journal = tmp_path / "made" / "journal.jsonl"
+    path = tmp_path / "made" / "journal.jsonl"
     engine = tiny_engine()
-    first = observe_all(engine, [pair(0), pair(1)], lambda _: None, journal=journal)
-    with journal.open("a") as file:
+    first = observe_all(engine, [pair(0), pair(1)], lambda _: None, journal=Journal(path, PARTS))
+    with path.open("a") as file:
         file.write('{"id": "pair-2", "kl": [0.1')
     measured: list[str] = []
 
@@ -84,9 +85,11 @@ def test_a_run_goes_on_where_it_was_broken_off(tmp_path: Path, monkeypatch: pyte
 
     monkeypatch.setattr(calibrating, "observe", spy)
     same_name = replace(pair(1), target=pair(7).target)
-    again = observe_all(engine, [pair(0), same_name, pair(2)], lambda _: None, journal=journal)
+    again = observe_all(engine, [pair(0), same_name, pair(2)], lambda _: None, journal=Journal(path, PARTS))
     assert measured == ["pair-1", "pair-2"], "other texts under a known name are another pair"
     assert again[0] == first[0]
+    assert Journal(path, PARTS).read() == [*first, *again[1:]]
+    assert all(json.loads(line) for line in path.read_text().splitlines())
 
 
 # --- prompts to calibrate on ---

@@ -43,6 +43,7 @@ def calibrate(
     from semshare_core.config import PoolConfig
     from semshare_core.engine import SemShareEngine
     from semshare_core.quality.calibrating import observe_all
+    from semshare_core.quality.journal import Journal
 
     if threads is not None:
         torch.set_num_threads(threads)
@@ -52,7 +53,7 @@ def calibrate(
     )
     parts = identity(engine.model, engine.tokenizer)
     place = out or calibration_file(parts)
-    journal = place.with_suffix(".observations.jsonl")
+    journal = Journal(place.with_suffix(".observations.jsonl"), parts)
     started = time.perf_counter()
     count = 0
 
@@ -65,7 +66,7 @@ def calibrate(
     source = f"{len(observations)} pairs of {prompts.name if prompts is not None else 'the built-in prompts'}"
     made = Calibration.of(observations, parts, source, RATIOS)
     write_calibration(made, place)
-    journal.unlink(missing_ok=True)
+    journal.remove()
     Console().print(_table(made))
     console.print(f"Calibration {made.name} ({made.prompts}): {place}")
 

@@ -9,11 +9,13 @@ from pathlib import Path
 import pytest
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from made_up_calibration import PARTS, observations
+from made_up_calibration import PARTS, made, observations
 from semshare_core import ReusePolicy, SemShareEngine
+from semshare_core.command.calibrate import _table
 from semshare_core.command.main import main
 from semshare_core.errors import ConfigError, QualityWarning
 from semshare_core.quality import calibrating, calibration
+from semshare_core.quality.bounds import BOUNDS
 from semshare_core.quality.calibrating import observe, observe_all
 from semshare_core.quality.calibration import RATIOS, Calibration, Observation
 from semshare_core.quality.calibration_prompts import CalibrationPair, default_pairs, read_pairs
@@ -95,15 +97,15 @@ def test_a_run_goes_on_where_it_was_broken_off(tmp_path: Path, monkeypatch: pyte
 # --- prompts to calibrate on ---
 
 
-def test_built_in_pairs_are_the_same_every_time_and_of_six_kinds() -> None:
-    pairs = default_pairs(36)
-    assert pairs == default_pairs(36)
-    assert pairs[:6] == default_pairs(6)
-    assert pairs != default_pairs(36, seed=1)
-    assert {each.kind for each in pairs} == {"order", "sources", "edition", "rewrite", "window", "facts"}
-    assert len({each.id for each in pairs}) == 36
+def test_built_in_pairs_are_the_same_every_time_and_of_seven_kinds() -> None:
+    pairs = default_pairs(42)
+    assert pairs == default_pairs(42)
+    assert pairs[:7] == default_pairs(7)
+    assert pairs != default_pairs(42, seed=1)
+    assert {each.kind for each in pairs[:7]} == {"order", "sources", "edition", "rewrite", "window", "facts", "overlap"}
+    assert len({each.id for each in pairs}) == 42
     words = [len(str(each.target).split()) for each in pairs if each.kind != "sources"]
-    assert min(words[20:25]) > 1000 > max(words[:20]), "one round of kinds in five is long"
+    assert min(words[24:30]) > 1000 > max(words[:24]), "one round of kinds in five is long"
 
 
 def test_pairs_are_read_from_a_file(tmp_path: Path) -> None:
@@ -202,15 +204,21 @@ def test_the_command_calibrates_a_model(
     assert not list(own_cache.rglob("*.jsonl"))
 
 
-def test_the_command_refuses_too_few_prompts(
-    own_cache: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+@pytest.mark.parametrize("asked", ["--pairs", "--prompts"])
+def test_the_command_refuses_too_few_prompts_before_it_loads_the_model(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], asked: str
 ) -> None:
-    folder = tmp_path / "model"
-    tiny_model("llama").save_pretrained(folder)
-    tiny_tokenizer().save_pretrained(folder)
     prompts = tmp_path / "mine.jsonl"
-    prompts.write_text(json.dumps({"reference": pair(1).references[0], "target": pair(1).target}))
+    prompts.write_text(44 * (json.dumps({"reference": "a b", "target": "b a"}) + "\n"))
     with pytest.raises(SystemExit) as ended:
-        main(["calibrate", str(folder), "--prompts", str(prompts), "--device", "cpu"])
+        main(["calibrate", "no-such-model", asked, "44" if asked == "--pairs" else str(prompts)])
     assert ended.value.code == 1
-    assert "1 pairs of prompts could be measured" in capsys.readouterr().err
+    assert "44 pairs of prompts are too few" in capsys.readouterr().err
+
+
+def test_the_table_tells_how_many_calls_break_that_the_forecast_has_not_seen() -> None:
+    found = made(120, noise=0.6)
+    *_, beyond_the_bound = _table(found).columns
+    told = [float(str(cell).rstrip("%")) for cell in beyond_the_bound.cells]
+    assert min(told) > 0, "by the forecast fitted to these very calls none is beyond"
+    assert max(told) <= 100 * BOUNDS["fast"].share

@@ -37,7 +37,7 @@ def test_noise_costs_and_a_promise_that_cannot_be_kept_is_not_made() -> None:
 
 
 def test_too_few_pairs_show_nothing() -> None:
-    with pytest.raises(ConfigError, match="it takes 45 to show"):
+    with pytest.raises(ConfigError, match="44 pairs of prompts are too few: it takes 45"):
         made(44)
 
 

@@ -1,4 +1,4 @@
-"""What an interrupted calibration has measured is found again by the same model and the same version, and by no other."""
+"""What an interrupted calibration has measured is found again by the same model and version, and by no other."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def test_what_was_kept_is_read_again(path: Path) -> None:
 @pytest.mark.parametrize("part", ["weights", "dtype"])
 def test_another_models_is_not_read_and_not_lost(path: Path, part: str) -> None:
     before = path.read_bytes()
-    with pytest.raises(ConfigError, match="another model or dtype.*another --out.*delete that file"):
+    with pytest.raises(ConfigError, match=r"another model or dtype.*another --out.*delete that file"):
         Journal(path, PARTS | {part: "another"})
     assert path.read_bytes() == before
 

@@ -86,16 +86,11 @@ class Calibration(BaseModel):
         Raises:
             ConfigError: too few observations to show that a promise is kept.
         """
-        if len(observations) < LEAST_PAIRS:
-            raise ConfigError(
-                f"{len(observations)} pairs of prompts could be measured, but it takes {LEAST_PAIRS} to show "
-                f"that at most {BOUNDS['balanced'].share:.0%} of calls break a bound: bring more prompts that resemble "
-                "earlier ones."
-            )
+        check_enough(len(observations))
         situations = [item.situation for item in observations]
         features, kl = features_of(situations, ratios), np.array([item.kl for item in observations])
         tokens = np.array([float(situation.tokens) for situation in situations])
-        forecast, spread = _cross_fitted(features, kl, tokens)
+        forecast, spread = cross_fitted(features, kl, tokens)
         kinds = [item.kind for item in observations]
         margins = {
             level: margin_for(forecast, spread, log_kl(kl), float(log_kl(bound.kl)), bound.share, kinds)
@@ -168,7 +163,16 @@ class Calibration(BaseModel):
         return text[:-2] + ',\n "observations": [\n  ' + ",\n  ".join(rows) + "\n ]\n}\n"
 
 
-def _cross_fitted(
+def check_enough(pairs: int) -> None:
+    """Raises ConfigError if so many pairs of prompts cannot show that a promise is kept."""
+    if pairs < LEAST_PAIRS:
+        raise ConfigError(
+            f"{pairs} pairs of prompts are too few: it takes {LEAST_PAIRS} to show that at most "
+            f"{BOUNDS['balanced'].share:.0%} of calls break a bound. Bring more prompts that resemble earlier ones."
+        )
+
+
+def cross_fitted(
     features: NDArray[np.float64], kl: NDArray[np.float64], tokens: NDArray[np.float64]
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Forecast log KL [calls, ratios] and its usual error [calls], by fits to the folds that the call is not in.

@@ -36,8 +36,8 @@ class Journal:
             held = path.read_bytes()
             if not held.startswith(head) and not head.startswith(held):
                 raise ConfigError(
-                    f"{path} holds what was measured of another model or dtype, or by another version of SemShare. Pass "
-                    "another --out to keep it, or delete that file to measure anew."
+                    f"{path} holds what was measured of another model or dtype, or by another version of SemShare. "
+                    "Pass another --out to keep it, or delete that file to measure anew."
                 )
             os.truncate(path, held.rfind(b"\n") + 1)
             if not held.startswith(head):

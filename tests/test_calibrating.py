@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from made_up_calibration import PARTS, made, observations
@@ -152,6 +153,31 @@ def test_an_engine_finds_its_models_calibration_and_no_others(own_cache: Path) -
     assert tiny_engine().calibration == found
     assert tiny_engine(calibration=None).calibration is None
     assert SemShareEngine(tiny_model("qwen2"), tokenizer).calibration is None
+
+
+def test_a_calibration_is_taken_by_its_own_model_only(own_cache: Path) -> None:
+    model, tokenizer = tiny_model("llama"), tiny_tokenizer()
+    found = Calibration.of(observations(60), identity(model, tokenizer), "made up", RATIOS)
+    assert tiny_engine(calibration=found).calibration is found
+    with pytest.raises(ConfigError, match=rf"{found.name} is that of another model \(Llama.*, float32\).*Qwen2"):
+        SemShareEngine(tiny_model("qwen2"), tokenizer, calibration=found)
+    halved = tiny_model("llama").to(torch.bfloat16)
+    with pytest.raises(ConfigError, match=r"than this one \(LlamaForCausalLM, bfloat16\).*weights, dtype differ"):
+        SemShareEngine(halved, tokenizer, calibration=found)
+
+
+@pytest.mark.parametrize("asked", ["my.json", Path("my.json"), {"format": 7}], ids=["text", "path", "dict"])
+def test_what_is_no_calibration_is_refused(asked: object) -> None:
+    with pytest.raises(ConfigError, match=r"is no calibration: .*read_calibration\(path\)"):
+        tiny_engine(calibration=asked)
+
+
+def test_another_models_calibration_under_this_ones_name_is_warned_of_and_not_used(own_cache: Path) -> None:
+    model, tokenizer = tiny_model("llama"), tiny_tokenizer()
+    theirs = Calibration.of(observations(60), PARTS, "made up", RATIOS)
+    write_calibration(theirs, calibration_file(identity(model, tokenizer)))
+    with pytest.warns(QualityWarning, match=r"is that of another model .*counts as uncalibrated"):
+        assert find_calibration(model, tokenizer) is None
 
 
 @pytest.mark.real

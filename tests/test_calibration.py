@@ -46,7 +46,7 @@ def test_a_calibration_comes_back_as_it_was(tmp_path: Path) -> None:
     path = tmp_path / "deep" / "one.json"
     write_calibration(found, path)
     again = calibrations.read_calibration(path)
-    assert again == found
+    assert again == found == calibrations.read_calibration(str(path))
     assert again.name == found.name != made(61).name
     assert list(path.parent.iterdir()) == [path]
 

@@ -29,7 +29,7 @@ from semshare_core.prefill.selective import SelectivePrefill
 from semshare_core.prefill.trial import try_out
 from semshare_core.prompt import Prompt
 from semshare_core.quality.calibration import Calibration
-from semshare_core.quality.calibrations import find_calibration
+from semshare_core.quality.calibrations import calibration_for
 from semshare_core.quality.canary import CanaryWatch
 from semshare_core.quality.replay import Replay
 from semshare_core.quality.situation import Situation
@@ -87,13 +87,13 @@ class SemShareEngine:
             prompts reach it in segments (see ``semshare_core.embedding``). Default: the mean of the model's own token
             embeddings, which costs next to nothing.
         calibration: what the levels go by: ``auto`` takes the one of this model (``semshare calibrate``); None: the
-            default for models without one.
+            default for models without one; or what ``read_calibration(path)`` gives.
 
     Raises:
         UnsupportedModelError: the model's rows cannot be reused; the message says why.
         TokenizerMismatchError: the tokenizer's ids do not fit the model.
         MissingDependencyError: FAISS is absent, or sentence-transformers where ``embedding`` is a folder.
-        ConfigError: ``embedding`` is nothing that can embed.
+        ConfigError: ``embedding`` is nothing that can embed, or ``calibration`` none, or another model's.
     """
 
     def __init__(
@@ -117,7 +117,7 @@ class SemShareEngine:
         self.policy = policy or ReusePolicy(level="balanced")
         self.context = models.max_context(model)
         self.canary = CanaryWatch(model, self._lock, self.policy.seed)
-        self.calibration = find_calibration(model, tokenizer) if calibration == "auto" else calibration
+        self.calibration = calibration_for(model, tokenizer, calibration)
         if self.calibration is not None:
             self.calibration.prepare()
         self._prefill = SelectivePrefill(model, anatomy)

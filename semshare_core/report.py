@@ -69,8 +69,8 @@ class ReuseReport(BaseModel):
         recomputed_tokens: tokens whose final rows were computed, the last prompt token included.
         recompute_ratio: rows computed / (prompt tokens x layers), the first layer included.
         kv_bytes: keys and values kept for decoding when it begins; ``kv_bytes_full``: without retention.
-        calibration: the calibration that chose how much is recomputed; ``default``: the model has none; None: no level
-            had to choose.
+        calibration: the calibration that chose how much is recomputed; ``default``: fixed shares did, because the model
+            has none or the policy changes the method that it was made with; None: no level had to choose.
         expected_kl: the KL to the full prefill that it forecast, in nats; half of such calls lie beyond it. None where
             nothing was forecast.
         depth: approximate reuses behind the rows of this call (0: they are a full prefill's, of which retention may

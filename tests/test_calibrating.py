@@ -7,18 +7,22 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from made_up_calibration import observations
+from made_up_calibration import PARTS, made, observations
 from semshare_core import ReusePolicy, SemShareEngine
+from semshare_core.command.calibrate import _table
 from semshare_core.command.main import main
 from semshare_core.errors import ConfigError, QualityWarning
 from semshare_core.quality import calibrating, calibration
+from semshare_core.quality.bounds import BOUNDS
 from semshare_core.quality.calibrating import observe, observe_all
 from semshare_core.quality.calibration import RATIOS, Calibration, Observation
 from semshare_core.quality.calibration_prompts import CalibrationPair, default_pairs, read_pairs
 from semshare_core.quality.calibrations import calibration_file, find_calibration, identity, write_calibration
 from semshare_core.quality.governor import UNCALIBRATED
+from semshare_core.quality.journal import Journal
 from tiny_models import tiny_model, tiny_tokenizer
 from tiny_reuse import PARAGRAPHS
 
@@ -71,10 +75,10 @@ def test_what_cannot_be_measured_is_told_of_and_left_out() -> None:
 
 
 def test_a_run_goes_on_where_it_was_broken_off(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    journal = tmp_path / "made" / "journal.jsonl"
+    path = tmp_path / "made" / "journal.jsonl"
     engine = tiny_engine()
-    first = observe_all(engine, [pair(0), pair(1)], lambda _: None, journal=journal)
-    with journal.open("a") as file:
+    first = observe_all(engine, [pair(0), pair(1)], lambda _: None, journal=Journal(path, PARTS))
+    with path.open("a") as file:
         file.write('{"id": "pair-2", "kl": [0.1')
     measured: list[str] = []
 
@@ -84,23 +88,25 @@ def test_a_run_goes_on_where_it_was_broken_off(tmp_path: Path, monkeypatch: pyte
 
     monkeypatch.setattr(calibrating, "observe", spy)
     same_name = replace(pair(1), target=pair(7).target)
-    again = observe_all(engine, [pair(0), same_name, pair(2)], lambda _: None, journal=journal)
+    again = observe_all(engine, [pair(0), same_name, pair(2)], lambda _: None, journal=Journal(path, PARTS))
     assert measured == ["pair-1", "pair-2"], "other texts under a known name are another pair"
     assert again[0] == first[0]
+    assert Journal(path, PARTS).read() == [*first, *again[1:]]
+    assert all(json.loads(line) for line in path.read_text().splitlines())
 
 
 # --- prompts to calibrate on ---
 
 
-def test_built_in_pairs_are_the_same_every_time_and_of_six_kinds() -> None:
-    pairs = default_pairs(36)
-    assert pairs == default_pairs(36)
-    assert pairs[:6] == default_pairs(6)
-    assert pairs != default_pairs(36, seed=1)
-    assert {each.kind for each in pairs} == {"order", "sources", "edition", "rewrite", "window", "facts"}
-    assert len({each.id for each in pairs}) == 36
+def test_built_in_pairs_are_the_same_every_time_and_of_seven_kinds() -> None:
+    pairs = default_pairs(42)
+    assert pairs == default_pairs(42)
+    assert pairs[:7] == default_pairs(7)
+    assert pairs != default_pairs(42, seed=1)
+    assert {each.kind for each in pairs[:7]} == {"order", "sources", "edition", "rewrite", "window", "facts", "overlap"}
+    assert len({each.id for each in pairs}) == 42
     words = [len(str(each.target).split()) for each in pairs if each.kind != "sources"]
-    assert min(words[20:25]) > 1000 > max(words[:20]), "one round of kinds in five is long"
+    assert min(words[24:30]) > 1000 > max(words[:24]), "one round of kinds in five is long"
 
 
 def test_pairs_are_read_from_a_file(tmp_path: Path) -> None:
@@ -147,6 +153,31 @@ def test_an_engine_finds_its_models_calibration_and_no_others(own_cache: Path) -
     assert tiny_engine().calibration == found
     assert tiny_engine(calibration=None).calibration is None
     assert SemShareEngine(tiny_model("qwen2"), tokenizer).calibration is None
+
+
+def test_a_calibration_is_taken_by_its_own_model_only(own_cache: Path) -> None:
+    model, tokenizer = tiny_model("llama"), tiny_tokenizer()
+    found = Calibration.of(observations(60), identity(model, tokenizer), "made up", RATIOS)
+    assert tiny_engine(calibration=found).calibration is found
+    with pytest.raises(ConfigError, match=rf"{found.name} is that of another model \(Llama.*, float32\).*Qwen2"):
+        SemShareEngine(tiny_model("qwen2"), tokenizer, calibration=found)
+    halved = tiny_model("llama").to(torch.bfloat16)
+    with pytest.raises(ConfigError, match=r"than this one \(LlamaForCausalLM, bfloat16\).*weights, dtype differ"):
+        SemShareEngine(halved, tokenizer, calibration=found)
+
+
+@pytest.mark.parametrize("asked", ["my.json", Path("my.json"), {"format": 7}], ids=["text", "path", "dict"])
+def test_what_is_no_calibration_is_refused(asked: object) -> None:
+    with pytest.raises(ConfigError, match=r"is no calibration: .*read_calibration\(path\)"):
+        tiny_engine(calibration=asked)
+
+
+def test_another_models_calibration_under_this_ones_name_is_warned_of_and_not_used(own_cache: Path) -> None:
+    model, tokenizer = tiny_model("llama"), tiny_tokenizer()
+    theirs = Calibration.of(observations(60), PARTS, "made up", RATIOS)
+    write_calibration(theirs, calibration_file(identity(model, tokenizer)))
+    with pytest.warns(QualityWarning, match=r"is that of another model .*counts as uncalibrated"):
+        assert find_calibration(model, tokenizer) is None
 
 
 @pytest.mark.real
@@ -199,15 +230,21 @@ def test_the_command_calibrates_a_model(
     assert not list(own_cache.rglob("*.jsonl"))
 
 
-def test_the_command_refuses_too_few_prompts(
-    own_cache: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+@pytest.mark.parametrize("asked", ["--pairs", "--prompts"])
+def test_the_command_refuses_too_few_prompts_before_it_loads_the_model(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], asked: str
 ) -> None:
-    folder = tmp_path / "model"
-    tiny_model("llama").save_pretrained(folder)
-    tiny_tokenizer().save_pretrained(folder)
     prompts = tmp_path / "mine.jsonl"
-    prompts.write_text(json.dumps({"reference": pair(1).references[0], "target": pair(1).target}))
+    prompts.write_text(44 * (json.dumps({"reference": "a b", "target": "b a"}) + "\n"))
     with pytest.raises(SystemExit) as ended:
-        main(["calibrate", str(folder), "--prompts", str(prompts), "--device", "cpu"])
+        main(["calibrate", "no-such-model", asked, "44" if asked == "--pairs" else str(prompts)])
     assert ended.value.code == 1
-    assert "1 pairs of prompts could be measured" in capsys.readouterr().err
+    assert "44 pairs of prompts are too few" in capsys.readouterr().err
+
+
+def test_the_table_tells_how_many_calls_break_that_the_forecast_has_not_seen() -> None:
+    found = made(120, noise=0.6)
+    *_, beyond_the_bound = _table(found).columns
+    told = [float(str(cell).rstrip("%")) for cell in beyond_the_bound.cells]
+    assert min(told) > 0, "by the forecast fitted to these very calls none is beyond"
+    assert max(told) <= 100 * BOUNDS["fast"].share

@@ -84,6 +84,26 @@ def test_depth_never_outgrows_its_type() -> None:
         ReusePolicy(max_depth=255)
 
 
+def test_a_stricter_level_takes_an_approximate_prefix_unless_it_asks_for_lossless_rows(engine: SemShareEngine) -> None:
+    """``max_depth=0`` is lossless altogether: neither approximate prefixes nor moved rows, as ``exact``."""
+    engine.warm(["\n\n".join(PARAGRAPHS)])
+    begun = "\n\n".join(PARAGRAPHS[::-1]) + "\n\nWhat is it about?"
+    assert engine.prefill(begun, reuse="fast").report.depth == 1
+    continued = f"{begun} And why?"
+    inherited = engine.prefill(continued, reuse="high", store=False).report
+    assert (inherited.outcome, inherited.prefix_tokens, inherited.depth) == ("prefix", len(begun), 1)
+    assert (inherited.calibration, inherited.expected_kl) == (None, None), "nothing is forecast of it"
+    for prompt in (continued, "\n\n".join(PARAGRAPHS) + " And why?", "\n\n".join(PARAGRAPHS[1:]) + " And why?"):
+        lossless = ReusePolicy(level="high", max_depth=0)
+        answer = engine.generate(prompt, max_new_tokens=8, reuse=lossless, store=False)
+        exact = engine.generate(prompt, max_new_tokens=8, reuse="exact", store=False).report
+        assert answer.token_ids == greedy(engine, prompt, 8)
+        assert (answer.report.depth, answer.report.prefix_tokens) == (0, exact.prefix_tokens)
+        assert (answer.report.exact_tokens, answer.report.fuzzy_tokens, answer.report.calibration) == (0, 0, None)
+    assert exact.prefix_tokens == 0, "the last is what an approximate call would have moved"
+    assert engine.prefill(prompt, reuse=ReusePolicy(recompute_ratio=0.2), store=False).report.outcome == "semantic"
+
+
 def test_a_chain_of_rewrites_finds_new_ground(engine: SemShareEngine) -> None:
     """A prompt much of which only approximate rows hold becomes the next lossless one, and serves what follows."""
     rng = np.random.default_rng(0)

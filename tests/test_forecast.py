@@ -59,6 +59,15 @@ def test_the_usual_error_falls_with_the_length_where_it_does() -> None:
     assert found.of(300.0) / found.of(4800.0) == pytest.approx(4, rel=0.5)
 
 
+def test_the_usual_error_stays_what_it_is_at_the_ends_of_what_was_measured() -> None:
+    rng = np.random.default_rng(1)
+    tokens = rng.uniform(900, 1000, 60)
+    found = Spread.fit(tokens, rng.normal(0, 1, (60, 4)))
+    assert (found.least, found.most) == (tokens.min(), tokens.max())
+    assert abs(found.slope) > 0.5, "noise, which a line that went on would make much of"
+    assert found.of(np.array([50.0, 4000.0])) == pytest.approx(found.of(np.array([found.least, found.most])))
+
+
 def test_features_are_named_and_what_must_be_computed_counts_as_computed() -> None:
     plan = situation(3, must=200)
     assert len(plan.features(0.1)) == len(FEATURES)

@@ -7,13 +7,10 @@ on where it stopped: what is measured is written to a file at once.
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Callable, Iterable, Sequence
 from hashlib import blake2b
-from pathlib import Path
 
 import torch
-from pydantic import ValidationError
 
 from semshare_core.config import ReusePolicy
 from semshare_core.engine import SemShareEngine
@@ -22,6 +19,7 @@ from semshare_core.quality.bounds import MEASURED_TOKENS
 from semshare_core.quality.calibration import RATIOS, Observation
 from semshare_core.quality.calibration_prompts import CalibrationPair
 from semshare_core.quality.divergence import Continuation, Divergence
+from semshare_core.quality.journal import Journal
 
 _NAMESPACE = "calibration"
 
@@ -66,14 +64,14 @@ def observe(engine: SemShareEngine, pair: CalibrationPair, ratios: Sequence[floa
 
 
 def observe_all(
-    engine: SemShareEngine, pairs: Iterable[CalibrationPair], tell: Tell, *, journal: Path | None = None
+    engine: SemShareEngine, pairs: Iterable[CalibrationPair], tell: Tell, *, journal: Journal | None = None
 ) -> list[Observation]:
     """Measure ``pairs`` one after the other; those that cannot be measured are told of and left out.
 
     Args:
-        journal: a file to which each observation is appended, and from which those already made are taken.
+        journal: to which each observation is appended, and from which those already made are taken.
     """
-    done = {item.prompts: item for item in _read(journal)} if journal else {}
+    done = {item.prompts: item for item in journal.read()} if journal else {}
     observations = []
     engine.prefill("The first call of a process is slower than those that follow.", reuse="off", store=False)
     for pair in pairs:
@@ -88,7 +86,7 @@ def observe_all(
                 tell(f"{pair.id}: left out: nothing of it could be reused")
                 continue
             if journal:
-                _append(journal, found)
+                journal.append(found)
         tell(f"{pair.id}: {found.situation.tokens} tokens, KL {' '.join(f'{value:.3f}' for value in found.kl)}")
         observations.append(found)
     return observations
@@ -97,26 +95,3 @@ def observe_all(
 def _digest(pair: CalibrationPair) -> str:
     told = json.dumps([pair.references, pair.target])
     return blake2b(told.encode(), digest_size=8).hexdigest()
-
-
-def _read(journal: Path) -> list[Observation]:
-    """The observations of an earlier run; a line that it was broken off in is made again."""
-    if not journal.exists():
-        return []
-    found = []
-    for line in journal.read_text(encoding="utf-8").splitlines():
-        try:
-            item = Observation.model_validate_json(line)
-        except ValidationError:
-            continue
-        if len(item.kl) == len(RATIOS):
-            found.append(item)
-    return found
-
-
-def _append(journal: Path, item: Observation) -> None:
-    journal.parent.mkdir(parents=True, exist_ok=True)
-    with journal.open("a", encoding="utf-8") as file:
-        file.write(item.model_dump_json() + "\n")
-        file.flush()
-        os.fsync(file.fileno())

@@ -54,7 +54,8 @@ class Calibration(BaseModel):
     """What was measured of a model, and what follows from it.
 
     Attributes:
-        format: counts up with features, forecast and selection, too: margins belong to those they were chosen by.
+        format: counts up with whatever changes what is measured or how it is read: features, forecast, usual errors and
+            selection, too, because margins belong to those they were chosen by.
         fingerprint: of model, tokenizer and dtype.
         prompts: what it was calibrated on, in words.
         ratios: that were tried.
@@ -67,7 +68,7 @@ class Calibration(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    format: Literal[6] = 6
+    format: Literal[7] = 7
     fingerprint: dict[str, str]
     prompts: str
     ratios: list[float]
@@ -85,16 +86,11 @@ class Calibration(BaseModel):
         Raises:
             ConfigError: too few observations to show that a promise is kept.
         """
-        if len(observations) < LEAST_PAIRS:
-            raise ConfigError(
-                f"{len(observations)} pairs of prompts could be measured, but it takes {LEAST_PAIRS} to show "
-                f"that at most {BOUNDS['balanced'].share:.0%} of calls break a bound: bring more prompts that resemble "
-                "earlier ones."
-            )
+        check_enough(len(observations))
         situations = [item.situation for item in observations]
         features, kl = features_of(situations, ratios), np.array([item.kl for item in observations])
         tokens = np.array([float(situation.tokens) for situation in situations])
-        forecast, spread = _cross_fitted(features, kl, tokens)
+        forecast, spread = cross_fitted(features, kl, tokens)
         kinds = [item.kind for item in observations]
         margins = {
             level: margin_for(forecast, spread, log_kl(kl), float(log_kl(bound.kl)), bound.share, kinds)
@@ -167,7 +163,16 @@ class Calibration(BaseModel):
         return text[:-2] + ',\n "observations": [\n  ' + ",\n  ".join(rows) + "\n ]\n}\n"
 
 
-def _cross_fitted(
+def check_enough(pairs: int) -> None:
+    """Raises ConfigError if so many pairs of prompts cannot show that a promise is kept."""
+    if pairs < LEAST_PAIRS:
+        raise ConfigError(
+            f"{pairs} pairs of prompts are too few: it takes {LEAST_PAIRS} to show that at most "
+            f"{BOUNDS['balanced'].share:.0%} of calls break a bound. Bring more prompts that resemble earlier ones."
+        )
+
+
+def cross_fitted(
     features: NDArray[np.float64], kl: NDArray[np.float64], tokens: NDArray[np.float64]
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Forecast log KL [calls, ratios] and its usual error [calls], by fits to the folds that the call is not in.

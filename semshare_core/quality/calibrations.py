@@ -41,21 +41,42 @@ def find_calibration(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase)
         path = place / _name(parts)
         if path.is_file():
             try:
-                return read_calibration(path)
+                return _checked(read_calibration(path), parts)
             except ConfigError as error:
-                warnings.warn(f"{error} The model counts as uncalibrated.", QualityWarning, stacklevel=2)
+                told = f"{error} The model counts as uncalibrated: it was looked for in {path}."
+                warnings.warn(told, QualityWarning, stacklevel=2)
                 return None
     return None
 
 
-def read_calibration(path: Path) -> Calibration:
+def calibration_for(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, asked: Calibration | str | None
+) -> Calibration | None:
+    """What an engine's ``calibration=`` asks for.
+
+    Raises:
+        ConfigError: it is no calibration, or another model's.
+    """
+    if asked is None:
+        return None
+    if isinstance(asked, Calibration):
+        return _checked(asked, identity(model, tokenizer))
+    if asked == "auto":
+        return find_calibration(model, tokenizer)
+    raise ConfigError(
+        f"calibration={asked!r} is no calibration: pass what "
+        "semshare_core.quality.calibrations.read_calibration(path) gives, 'auto' or None."
+    )
+
+
+def read_calibration(path: Path | str) -> Calibration:
     """A calibration from a file.
 
     Raises:
         ConfigError: it cannot be read, or is none.
     """
     try:
-        return Calibration.model_validate_json(path.read_text(encoding="utf-8"))
+        return Calibration.model_validate_json(Path(path).read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, ValidationError) as error:
         raise ConfigError(f"{path} is no calibration: {error} Make it again with `semshare calibrate`.") from error
 
@@ -73,6 +94,19 @@ def write_calibration(calibration: Calibration, path: Path) -> None:
         os.replace(part, path)
     except OSError as error:
         raise ConfigError(f"the calibration cannot be written to {path}: {error}. Pass another --out.") from error
+
+
+def _checked(calibration: Calibration, parts: Mapping[str, str]) -> Calibration:
+    """The calibration, if it is that of the model whose identity is ``parts``; else raises ConfigError."""
+    theirs = calibration.fingerprint
+    other = [name for name in _PARTS if theirs.get(name) != parts[name]]
+    if other:
+        raise ConfigError(
+            f"calibration {calibration.name} is that of another model ({theirs.get('architecture')}, "
+            f"{theirs.get('dtype')}) than this one ({parts['architecture']}, {parts['dtype']}): {', '.join(other)} "
+            "differ. Calibrate this model with `semshare calibrate`, in the dtype that it is served in."
+        )
+    return calibration
 
 
 def _name(parts: Mapping[str, str]) -> str:

@@ -10,7 +10,8 @@ from pydantic import BaseModel, ConfigDict
 class CostModel(BaseModel):
     """Seconds = ``fixed`` + ``row`` x rows + ``pair`` x rows x keys read + ``laid`` x rows laid.
 
-    Absolute values belong to the machine that was measured; their ratios, which decide, hardly do.
+    It belongs to the kind of device that was measured. Between machines of one kind the ratios of its terms, which
+    decide, differ less than the terms do; on an accelerator ``fixed`` weighs more than on a CPU.
 
     Attributes:
         fixed: seconds of a reusing call that depend on nothing.

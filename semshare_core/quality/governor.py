@@ -52,7 +52,7 @@ LEVEL_RULES = {
 }
 
 UNCALIBRATED = "default"
-"""What reports name where the levels' rules decided."""
+"""What reports name where the levels' rules decided: no calibration of the model, or one of another method."""
 
 
 @dataclass(frozen=True)

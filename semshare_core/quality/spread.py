@@ -13,20 +13,29 @@ _LEAST = 0.15  # of the log KL: an error that happens to be 0 does not make the 
 
 
 class Spread(BaseModel):
-    """The error of the log KL is about ``exp(level + slope * log(tokens))``."""
+    """The error of the log KL is about ``exp(level + slope * log(tokens))``.
+
+    What lies outside the lengths it was fitted to is taken for their end, as the forecast takes its features.
+
+    Attributes:
+        least: tokens of the shortest prompt it was fitted to; ``most``: of the longest.
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     level: float
     slope: float
+    least: float
+    most: float
 
     @classmethod
     def fit(cls, tokens: NDArray[np.float64], errors: NDArray[np.float64]) -> Spread:
         """From the prompts' ``tokens`` [prompts] and the forecasts' ``errors`` [prompts, ratios] on them."""
         size = np.log(np.abs(errors) + _LEAST).mean(axis=1)
         slope, level = np.polyfit(np.log(tokens), size, 1)
-        return cls(level=float(level), slope=float(slope))
+        return cls(level=float(level), slope=float(slope), least=float(tokens.min()), most=float(tokens.max()))
 
     def of(self, tokens: NDArray[np.float64] | float) -> NDArray[np.float64]:
         """[...] for ``tokens`` [...]."""
-        return np.asarray(np.exp(self.level + self.slope * np.log(tokens)))
+        within = np.clip(tokens, self.least, self.most)
+        return np.asarray(np.exp(self.level + self.slope * np.log(within)))

@@ -70,6 +70,18 @@ def test_the_rest_of_a_number_follows_its_changed_digit() -> None:
     assert stale(old, new, fuzzy=[2]) == [2, 3, 4]
 
 
+def test_the_rest_of_a_number_follows_a_digit_that_nothing_serves() -> None:
+    """It is found as an identical run, and was read as the end of another number."""
+    new = ids("the", "1", "9", "7", "7", "\u0120of", "\u0120near")
+    source = np.array([Source.EXACT, Source.NEW, Source.NEW, *[Source.EXACT] * 4], np.int8)
+    position = np.array([0, -1, -1, 30, 31, 32, 33])
+    plan = ReusePlan(source, np.where(position < 0, -1, 0), position, ("a",))
+    facts = FactTokens(Vocabulary(WORDS), len(WORDS))  # type: ignore[arg-type]
+    reference = Reference("a", np.zeros(40, np.int64))
+    assert np.flatnonzero(facts.changed(plan, new, [reference], 0)).tolist() == [3, 4]
+    assert np.flatnonzero(facts.changed(plan, new, [reference], 1)).tolist() == [3, 4, 5]
+
+
 def test_digits_that_were_matched_one_by_one_are_of_another_number_even_where_they_agree() -> None:
     old, new = ids("the", "1", "9", "7", "\u0120of"), ids("the", "1", "7", "7", "\u0120of")
     assert stale(old, new, fuzzy=[1, 2, 3]) == [1, 2, 3]

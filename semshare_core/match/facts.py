@@ -72,7 +72,7 @@ class FactTokens:
     def changed(
         self, plan: ReusePlan, target: Tokens, references: Sequence[ReferenceTokens], halo: int
     ) -> NDArray[np.bool_]:
-        """Bool [n]: fuzzily served tokens whose fact differs, the rest of that fact, and ``halo`` tokens behind it.
+        """Bool [n]: served tokens whose fact differs, the rest of that fact, and ``halo`` tokens behind it.
 
         A digit that is served fuzzily differs even where it agrees: its row comes out of another number.
 
@@ -82,9 +82,10 @@ class FactTokens:
             references: those the plan draws on.
         """
         stale = np.zeros(len(target), bool)
-        if not (plan.source == Source.FUZZY).any():
+        if not (plan.source <= Source.FUZZY).any():
             return stale
         target_kinds = self._kinds(target)
+        within = target_kinds.facts | target_kinds.continues
         naming = self._naming(target, target_kinds)
         by_id = {reference.id: reference.tokens for reference in references}
         for number, name in enumerate(plan.reference_ids):
@@ -97,10 +98,12 @@ class FactTokens:
                 for place in np.flatnonzero(capital & ~named):
                     capital[place] = not self._begins_sentence(target, int(places[place]))
                 stale[places] = target_kinds.digits[places] | capital
+        # what follows within a fact whose begin no row serves was read as the end of another one
+        identical = plan.source >= Source.EXACT
+        stale |= identical & _reached((plan.source == Source.NEW) & target_kinds.facts, within & identical)
         if not stale.any():
             return stale
         # numbers and names are several tokens: those that follow within one have read the wrong begin
-        within = target_kinds.facts | target_kinds.continues
         fact = _reached(stale, within)
         # and those before it that were matched one by one, not as part of what stands around them
         loose = target_kinds.facts & (plan.source == Source.FUZZY)

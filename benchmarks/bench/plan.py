@@ -1,6 +1,6 @@
 """What is measured: which systems on which workload, on how many cases, for how long at most.
 
-Sized for two threads of a quiet machine: all parts together take about 70 minutes, and with `--quick`, which takes
+Sized for two threads of a quiet machine: all parts together take about 71 minutes, and with `--quick`, which takes
 the first case or two of each, at most 10. A part whose minutes are used up takes no further case.
 """
 
@@ -60,24 +60,24 @@ PLAN = (
     Part("paraphrase", (*QUALITY, "ours 0.25", *(system.name for system in ABLATIONS)), cases=6, minutes=3.5),
     Part("paraphrase", (*FRONTIER, "ours 0.7"), cases=6, minutes=2.5, text=False),
     Part("paraphrase", (*LEVEL, "ours 0.25"), cases=14, minutes=2.5, first=6, text=False),
-    Part("reordered", REUSING, cases=6, minutes=2.5, tokens=32),
+    Part("reordered", REUSING, cases=6, minutes=2.25, tokens=32),
     Part("reordered", LEVEL, cases=REORDERED_CASES - 6, minutes=2.5, first=6, tokens=32, text=False),
     Part("reordered", (*FRONTIER, "ours 0.7"), cases=REORDERED_CASES, minutes=2, tokens=32, text=False),
-    Part("answered", CURVE, cases=150, minutes=5, tokens=32, screened=True),
+    Part("answered", CURVE, cases=150, minutes=4.75, tokens=32, screened=True),
     Part("many sources", REUSING, cases=6, minutes=2.5),
     Part("many sources", FRONTIER, cases=6, minutes=2, text=False),
     Part("editions", (*LOOK_UP, "ours 0.15"), cases=40, minutes=3, tokens=32),
     Part("codes", (*LOOK_UP, "ours 0.15"), cases=40, minutes=2.5, tokens=32),
-    Part("agent replay", REUSING, cases=10, minutes=2.75),
+    Part("agent replay", REUSING, cases=10, minutes=2.5),
     Part("shared context", REUSING, cases=6, minutes=1.5, tokens=32),
     Part("similarity sweep", (BALANCED,), cases=SETTINGS, minutes=4.5, quick=2, tokens=32, text=False, repeats=2),
     Part("length sweep", (BALANCED,), cases=12, minutes=5, quick=3, tokens=32, text=False, repeats=2),
     Part("retention sweep", ("ours 0.25", *(system.name for system in RETENTION)), cases=5, minutes=1),
     Part("drift", (BALANCED,), cases=DRIFT_TURNS, minutes=2, quick=4, tokens=32, text=False, chained=True),
     Part("misses", (*PLAIN, *LEVEL), cases=3, minutes=0.75, tokens=32, text=False),
-    Part("overlapping", LEVEL, cases=60, minutes=6.5, tokens=32, text=False),
-    Part("codes", LEVEL, cases=100, minutes=6, first=40, tokens=32),
-    Part("short paraphrase", LEVEL, cases=40, minutes=3.5, tokens=32, text=False),
+    Part("overlapping", LEVEL, cases=60, minutes=5.5, tokens=32, text=False),
+    Part("codes", LEVEL, cases=110, minutes=9.75, first=40, tokens=32),
+    Part("short paraphrase", LEVEL, cases=50, minutes=4.5, tokens=32, text=False),
 )
 
 
@@ -93,7 +93,7 @@ class PeersPart:
     names: tuple[str, ...] = ("llama-cpp", "kvpress", "kvboost", "vllm")
     workloads: tuple[str, ...] = ("paraphrase", "reordered", "many sources")
     cases: int = 1
-    minutes: float = 10
+    minutes: float = 9
 
     def shortened(self) -> PeersPart:
         return replace(self, workloads=self.workloads[:1], minutes=4)

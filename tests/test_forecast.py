@@ -26,7 +26,7 @@ def _known(prompts: int) -> np.ndarray:
 
 def test_a_forecast_finds_what_the_kl_depends_on() -> None:
     features = _known(200)
-    kl = np.exp(2 * features[..., 6] - 3)  # the share served fuzzily alone
+    kl = np.exp(2 * features[..., FEATURES.index("share new")] - 3)  # that alone
     found = Forecast(features[:150], kl[:150]).log_kl(features[150:])
     assert np.abs(found - log_kl(kl[150:])).mean() < 0.05
 

@@ -38,8 +38,8 @@ def calibrate(
 ) -> None:
     """Measure how far reused answers lie from the full prefill's, and what each level has to recompute for its promise.
 
-    Takes about five full prefills per pair: with the built-in ones, 40 turns of seven kinds of work, about 70 minutes
-    for the demo model on one thread of a CPU. A run that is broken off goes on where it stopped.
+    Takes about five full prefills per pair: with the built-in ones, 40 turns of seven kinds of work, some two and
+    a half hours for the demo model on one thread of a busy CPU. A run that is broken off goes on where it stopped.
     """
     from semshare_core.config import PoolConfig
     from semshare_core.engine import SemShareEngine

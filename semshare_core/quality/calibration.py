@@ -17,7 +17,7 @@ from semshare_core.quality.bounds import BOUNDS
 from semshare_core.quality.cost import CostModel
 from semshare_core.quality.forecast import KL_FLOOR, Forecast, log_kl
 from semshare_core.quality.risk import chosen, margin_for
-from semshare_core.quality.situation import FEATURES, Situation, features_of
+from semshare_core.quality.situation import Situation, features_of
 from semshare_core.quality.spread import Spread
 
 RATIOS = (0.05, 0.065, 0.085, 0.11, 0.14, 0.18, 0.25, 0.35, 0.5)
@@ -27,6 +27,7 @@ LEAST_PAIRS = 45
 """Fewer cannot show a promise of 5 % kept: not one broken call among them would be proof enough."""
 
 _FOLDS = 10
+_UNLIKE = 0.05  # of the prompt: a share beyond the highest measured by more is another kind of prompt
 
 
 class Observation(BaseModel):
@@ -142,11 +143,10 @@ class Calibration(BaseModel):
 
     def unlike(self, situation: Situation) -> str:
         """In what a prompt is unlike all that was measured, in words; empty if in nothing that matters."""
-        shares = {"share served fuzzily", "share new"}
-        values = situation.features(self.ratios[-1])
-        for name, value, highest in zip(FEATURES, values, self.forecast.highest, strict=True):
-            if name in shares and value > highest + 0.05:
-                return f"{name} {value:.0%}, at most {highest:.0%} when calibrated"
+        for name, value in situation.shares.items():
+            highest = max(item.situation.shares[name] for item in self.observations)
+            if value > highest + _UNLIKE:
+                return f"share {name} {value:.0%}, at most {highest:.0%} when calibrated"
         return ""
 
     def pays(self, situation: Situation, ratio: float) -> bool:

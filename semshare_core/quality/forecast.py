@@ -18,7 +18,7 @@ KL_FLOOR = 3e-3
 
 # chosen by cross-validation on SmolLM2-135M-Instruct; lengths are in spreads of the features, the rest in squares of
 # the log KL
-_LENGTH = 5.0
+_LENGTH = 3.0
 _SMOOTH, _LINEAR = 1.0, 0.3
 _PROMPT, _NOISE = 0.8, 0.2
 

@@ -16,14 +16,11 @@ from semshare_core.prefill.selection.base import changed
 FEATURES = (
     "bias",
     "log of the rows chosen",
-    "log of the prompt's tokens",
     "share computed",
     "share worth computing but not computed",
     "share reused from identical runs",
-    "share served fuzzily",
     "share new",
     "root of the share of changed runs",
-    "root of the share of seams",
     "share of the question",
     "references drawn on",
     "dissimilarity of the nearest reference",
@@ -101,6 +98,11 @@ class Situation:
         """Tokens before the question that may be reused or computed."""
         return self.exact + self.fuzzy + self.new
 
+    @property
+    def shares(self) -> dict[str, float]:
+        """Of the prompt, by how it is served: what makes it another kind of prompt than those that were measured."""
+        return {"served fuzzily": self.fuzzy / self.tokens, "new": self.new / self.tokens}
+
     def computed(self, ratio: float) -> int:
         """Tokens computed under a recompute ratio: what must be, however small the ratio."""
         return max(self.must, min(self.window, round(ratio * self.tokens)))
@@ -112,14 +114,11 @@ class Situation:
             [
                 1.0,
                 np.log(rows - self.must + _CHOSEN_LEAST * n),
-                np.log(n),
                 rows / n,
                 max(0, self.worth - rows) / n,
                 self.exact / n,
-                self.fuzzy / n,
                 self.new / n,
                 np.sqrt(self.runs / n),
-                np.sqrt(self.seams / n),
                 self.question / n,
                 np.log(max(self.references, 1)),
                 1.0 - self.similarity,

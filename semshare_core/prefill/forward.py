@@ -22,7 +22,7 @@ from semshare_core.prefill.anatomy import Anatomy
 from semshare_core.prefill.cache import MergedCache, StopForward
 from semshare_core.prefill.query_blocks import query_blocks
 
-CHUNK_ROWS = 512
+CHUNK_ROWS = 768
 
 
 class RowForward:

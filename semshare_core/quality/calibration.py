@@ -152,7 +152,7 @@ class Calibration(BaseModel):
     def pays(self, situation: Situation, ratio: float) -> bool:
         """Whether reuse is predicted to take less time than computing everything behind the prefix."""
         prefix = situation.tokens - situation.window
-        full = self.cost.full(situation.tokens) - self.cost.full(prefix)
+        full = self.cost.full(situation.tokens) - self.cost.full(prefix) + self.cost.laid * prefix  # laid by both
         return self.cost.reuse(situation.tokens, situation.computed(ratio)) < full
 
     def to_json(self) -> str:

@@ -32,8 +32,9 @@ class Spread(BaseModel):
     def fit(cls, tokens: NDArray[np.float64], errors: NDArray[np.float64]) -> Spread:
         """From the prompts' ``tokens`` [prompts] and the forecasts' ``errors`` [prompts, ratios] on them."""
         size = np.log(np.abs(errors) + _LEAST).mean(axis=1)
-        slope, level = np.polyfit(np.log(tokens), size, 1)
-        return cls(level=float(level), slope=float(slope), least=float(tokens.min()), most=float(tokens.max()))
+        least, most = float(tokens.min()), float(tokens.max())
+        slope, level = np.polyfit(np.log(tokens), size, 1) if least < most else (0.0, size.mean())
+        return cls(level=float(level), slope=float(slope), least=least, most=most)
 
     def of(self, tokens: NDArray[np.float64] | float) -> NDArray[np.float64]:
         """[...] for ``tokens`` [...]."""

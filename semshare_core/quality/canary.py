@@ -91,7 +91,7 @@ class CanaryWatch:
     def served_level(self, level: str) -> str:
         """What calls that ask for ``level`` are served at now: a stricter level if its promise was broken too often.
 
-        Of policies that leave the method as it is: every other method (:attr:`Tally.method`) has a promise of its own.
+        Of policies that leave the method as it is: every other method (``Tally.method``) has a promise of its own.
         """
         return self._promises.served_level(level)
 

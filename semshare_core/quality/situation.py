@@ -100,7 +100,7 @@ class Situation:
 
     @property
     def shares(self) -> dict[str, float]:
-        """Of the prompt, by how it is served: what makes it another kind of prompt than those that were measured."""
+        """Parts of the prompt, by name, that make it another kind of prompt where they exceed all that was measured."""
         return {"served fuzzily": self.fuzzy / self.tokens, "new": self.new / self.tokens}
 
     def computed(self, ratio: float) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -109,6 +110,14 @@ def test_what_does_not_pay_is_computed() -> None:
     decision = decide(plan_of(1000), ReusePolicy(level="fast"), 980, calibration=slow)
     assert decision.budget is None
     assert "would take longer" in decision.reason
+
+
+def test_a_prefix_is_laid_either_way_and_counts_for_neither() -> None:
+    cost = CostModel(fixed=0.0, row=1.0, pair=0.0, laid=0.5)
+    calibration = made(60).model_copy(update={"cost": cost})
+    plan = situation(1, tokens=1000, window=100, must=40, worth=40)
+    assert calibration.pays(plan, 0.04), "40 rows and 60 laid are less than 100 rows"
+    assert not calibration.pays(replace(plan, must=100), 0.04)
 
 
 @pytest.mark.parametrize(

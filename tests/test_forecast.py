@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from math import comb
 
 import numpy as np
@@ -66,6 +67,15 @@ def test_the_usual_error_stays_what_it_is_at_the_ends_of_what_was_measured() -> 
     assert (found.least, found.most) == (tokens.min(), tokens.max())
     assert abs(found.slope) > 0.5, "noise, which a line that went on would make much of"
     assert found.of(np.array([50.0, 4000.0])) == pytest.approx(found.of(np.array([found.least, found.most])))
+
+
+def test_prompts_of_one_length_have_one_usual_error() -> None:
+    errors = np.random.default_rng(2).normal(0, 1, (60, 4))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        found = Spread.fit(np.full(60, 800.0), errors)
+    assert found.slope == 0
+    assert found.of(np.array([100.0, 800.0, 9000.0])) == pytest.approx(float(found.of(800.0)))
 
 
 def test_features_are_named_and_what_must_be_computed_counts_as_computed() -> None:

@@ -49,7 +49,7 @@ class Forecast:
     def log_kl(self, features: NDArray[np.float64]) -> NDArray[np.float64]:
         """Expected log KL [...] of ``features`` [..., features]."""
         flat = self._scaled(features.reshape(-1, features.shape[-1]))
-        found = self._level + self._covariance(flat) @ self._weights
+        found = self._level + product(self._covariance(flat), self._weights[:, None])
         return np.asarray(found.reshape(features.shape[:-1]))
 
     def _scaled(self, features: NDArray[np.float64]) -> NDArray[np.float64]:

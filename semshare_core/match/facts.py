@@ -82,14 +82,15 @@ class FactTokens:
             references: those the plan draws on.
         """
         stale = np.zeros(len(target), bool)
-        if not (plan.source <= Source.FUZZY).any():
+        fuzzy, new, identical = plan.source == Source.FUZZY, plan.source == Source.NEW, plan.source >= Source.EXACT
+        if not fuzzy.any() and not (new[:-1] & identical[1:]).any():
             return stale
         target_kinds = self._kinds(target)
         within = target_kinds.facts | target_kinds.continues
         naming = self._naming(target, target_kinds)
         by_id = {reference.id: reference.tokens for reference in references}
         for number, name in enumerate(plan.reference_ids):
-            places = np.flatnonzero((plan.source == Source.FUZZY) & (plan.reference == number))
+            places = np.flatnonzero(fuzzy & (plan.reference == number))
             if len(places):
                 text, at = by_id[name], plan.position[places]
                 kinds = self._kinds(text)
@@ -99,14 +100,13 @@ class FactTokens:
                     capital[place] = not self._begins_sentence(target, int(places[place]))
                 stale[places] = target_kinds.digits[places] | capital
         # what follows within a fact whose begin no row serves was read as the end of another one
-        identical = plan.source >= Source.EXACT
-        stale |= identical & _reached((plan.source == Source.NEW) & target_kinds.facts, within & identical)
+        stale |= identical & _reached(new & target_kinds.facts, within & identical)
         if not stale.any():
             return stale
         # numbers and names are several tokens: those that follow within one have read the wrong begin
         fact = _reached(stale, within)
         # and those before it that were matched one by one, not as part of what stands around them
-        loose = target_kinds.facts & (plan.source == Source.FUZZY)
+        loose = target_kinds.facts & fuzzy
         fact |= _reached(fact[::-1], loose[::-1])[::-1]
         stale = _reached(fact, within)
         return np.asarray(since_last(stale) <= min(halo, len(target) - 1))

@@ -144,10 +144,16 @@ class Calibration(BaseModel):
     def unlike(self, situation: Situation) -> str:
         """In what a prompt is unlike all that was measured, in words; empty if in nothing that matters."""
         for name, value in situation.shares.items():
-            highest = max(item.situation.shares[name] for item in self.observations)
+            highest = self._highest_shares[name]
             if value > highest + _UNLIKE:
                 return f"share {name} {value:.0%}, at most {highest:.0%} when calibrated"
         return ""
+
+    @functools.cached_property
+    def _highest_shares(self) -> dict[str, float]:
+        """Of all that was measured."""
+        shares = [item.situation.shares for item in self.observations]
+        return {name: max(each[name] for each in shares) for name in shares[0]}
 
     def pays(self, situation: Situation, ratio: float) -> bool:
         """Whether reuse is predicted to take less time than computing everything behind the prefix."""

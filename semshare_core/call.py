@@ -31,7 +31,7 @@ from semshare_core.prefill.grouped_attention import grouped_attention, uses_sdpa
 from semshare_core.prefill.observe import tail_attention
 from semshare_core.prefill.selective import Prefilled, SelectivePrefill
 from semshare_core.prompt import EncodedPrompt, Prompt, encode
-from semshare_core.quality.bounds import level_of
+from semshare_core.quality.bounds import bound_of, level_of
 from semshare_core.quality.calibration import Calibration
 from semshare_core.quality.governor import Decision, decide, situation_of
 from semshare_core.quality.situation import Situation
@@ -290,9 +290,16 @@ class Served:
             cache.rows(len(tokens)),
             depth,
             self.call.embed(tokens),
+            kl_bound=self._kl_bound,
             pinned=self.call.pinned,
         )
         return self.call.pool.add(entry, copy=copy)
+
+    @property
+    def _kl_bound(self) -> float:
+        """The laxest bound that its approximate rows were made under, in nats: the policy's or that of what it read."""
+        own = 0.0 if self.decision.budget is None else bound_of(self.call.policy)
+        return max(own, self.found.kl_bound)
 
     def _with_answer(self, generated: list[int]) -> Tokens:
         """The tokens that the cache has rows of, all but the last, as they will be spelled when they come back."""

@@ -18,6 +18,7 @@ from semshare_core.match.runs import kgram_hashes
 from semshare_core.match.token_table import TokenTable
 from semshare_core.pool.entry import Entry, View
 from semshare_core.pool.pool import ReferencePool
+from semshare_core.quality.bounds import bound_of
 
 
 @dataclass(frozen=True)
@@ -27,8 +28,8 @@ class Found:
     Attributes:
         embedding: float32 [dim] of the prompt; None where only the prefix was looked up.
         similarity: of the nearest entry, in [0, 1]; None where no search was made or the pool was empty.
-        barred: by how much more of the tokens behind the prefix some one prompt holds, could its rows that are too deep
-            serve, than any one whose rows may; as a share.
+        barred: by how much more of the tokens behind the prefix some one prompt holds, could its rows that are too
+            deep or too lax serve, than any one whose rows may; as a share.
     """
 
     plan: ReusePlan
@@ -44,6 +45,17 @@ class Found:
         """The entries that serve some token."""
         drawn_on = set(self.plan.drawn_on)
         return [view for view in self.entries if view.id in drawn_on]
+
+    @property
+    def kl_bound(self) -> float:
+        """The laxest bound, in nats, that approximate rows which serve were made under; 0: there are none."""
+        bound = 0.0
+        by_id = {entry.id: entry for entry in self.entries}
+        for number, name in enumerate(self.plan.reference_ids):
+            rows = self.plan.position[self.plan.served & (self.plan.reference == number)]
+            if by_id[name].depth[rows].any():
+                bound = max(bound, by_id[name].kl_bound)
+        return bound
 
     def depths(self, recomputed: NDArray[np.bool_]) -> NDArray[np.uint8]:
         """Approximate reuses behind each row [n], once the rows in ``recomputed`` were computed afresh.
@@ -72,7 +84,8 @@ def find(
     """Look up ``tokens`` [n] in one namespace and plan their reuse. The last token is never served as prefix."""
     started = time.perf_counter()
     lossless = policy.level == "exact"
-    prefix = pool.longest_prefix(namespace, tokens[:-1], 0 if lossless else policy.max_depth)
+    bound = bound_of(policy)
+    prefix = pool.longest_prefix(namespace, tokens[:-1], 0 if lossless else policy.max_depth, bound)
     chosen: dict[str, Entry] = {prefix[0].id: prefix[0]} if prefix else {}
     partners: list[Entry] = []  # who may serve fuzzy tokens, best first
     embedding, similarity, barred = None, None, 0.0
@@ -96,17 +109,17 @@ def find(
         alone = one_partner and policy.max_references == 1  # it is the reference then, of the prefix, too
         for entry in nearest if one_partner else (scored or nearest[:1]):
             allowed = alone or entry.id in chosen or len(chosen) < policy.max_references
-            if allowed and entry.id in close and entry.usable(policy.max_depth - 1):
+            if allowed and entry.id in close and entry.usable(policy.max_depth - 1, bound):
                 partners.append(entry)
                 if one_partner:
                     break
         if partners and alone:
             chosen = {}
-            length = partners[0].usable_prefix(tokens[:-1], policy.max_depth) if prefix else 0
+            length = partners[0].usable_prefix(tokens[:-1], policy.max_depth, bound) if prefix else 0
             prefix = (partners[0], length) if length else None
         chosen |= {entry.id: entry for entry in partners}
     looked_up = time.perf_counter()
-    views = [View(entry, 0 if lossless else entry.usable(policy.max_depth - 1)) for entry in chosen.values()]
+    views = [View(entry, 0 if lossless else entry.usable(policy.max_depth - 1, bound)) for entry in chosen.values()]
     plan = build_plan(
         tokens,
         views,
@@ -135,7 +148,8 @@ def _sparing(
     """The prefix out of a reference that serves anyway, where another would cost a place for a handful of tokens."""
     if prefix is None or len(scored) < policy.max_references or prefix[0] in scored:
         return prefix
-    lengths = [entry.usable_prefix(tokens[:-1], policy.max_depth) for entry in scored]
+    bound = bound_of(policy)
+    lengths = [entry.usable_prefix(tokens[:-1], policy.max_depth, bound) for entry in scored]
     longest = max(lengths)
     return (scored[lengths.index(longest)], longest) if longest > prefix[1] - policy.min_run else prefix
 
@@ -155,7 +169,8 @@ def _score(tokens: Tokens, candidates: Sequence[Entry], policy: ReusePolicy) -> 
     grams = kgram_hashes(np.concatenate([entry.tokens for entry in entries]), k)  # of all in one go
     place = np.minimum(np.searchsorted(wanted, grams), len(wanted) - 1)
     hit = (wanted[place] == grams) & (owner[: len(grams)] == owner[k - 1 :])  # those across two texts are nobody's
-    ends = np.cumsum(lengths) - lengths + [entry.usable(policy.max_depth - 1) for entry in entries]
+    bound = bound_of(policy)
+    ends = np.cumsum(lengths) - lengths + [entry.usable(policy.max_depth - 1, bound) for entry in entries]
     usable = hit & (np.arange(len(grams)) + k <= ends[owner[: len(grams)]])
     held, stand = (_by_entry(owner[: len(grams)], place, mask, len(entries), len(wanted)) for mask in (usable, hit))
     barred = max(0.0, float((stand @ counts).max() - (held @ counts).max()) / int(counts.sum()))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 
 import numpy as np
@@ -26,6 +27,7 @@ def entry(
     depth: Iterable[int] | int = 0,
     seed: int = 0,
     *,
+    kl_bound: float = math.inf,
     pinned: bool = False,
 ) -> Entry:
     """An entry whose keys are its tokens and whose values are its positions."""
@@ -33,7 +35,7 @@ def entry(
     keys, values = torch.as_tensor(ids).float(), torch.arange(len(ids)).float()
     rows = [(keys[None, None, :, None].clone(), values[None, None, :, None].clone())]
     depths = np.full(len(ids), depth, np.uint8) if isinstance(depth, int) else np.array(list(depth), np.uint8)
-    return Entry.of_rows(namespace, ids, rows, depths, direction(seed), pinned=pinned)
+    return Entry.of_rows(namespace, ids, rows, depths, direction(seed), kl_bound=kl_bound, pinned=pinned)
 
 
 def text(seed: int, n: int = 40) -> list[int]:

@@ -40,6 +40,7 @@ def make_record(entry: str, segments: tuple[tuple[str, int], ...], namespace: st
         segments=segments,
         created=1.0e9 + random.random(),
         expires=None if random.random() < 0.5 else 2.0e9,
+        kl_bound=float(random.choice([0.0, 0.05, np.inf])),
         pinned=bool(random.random() < 0.5),
         uses=int(random.integers(0, 100)),
     )
@@ -59,7 +60,7 @@ def same_record(a: Record, b: Record) -> bool:
         np.array_equal(getattr(a, name), getattr(b, name)) and getattr(a, name).dtype == getattr(b, name).dtype
         for name in ("tokens", "depth", "embedding")
     )
-    others = ("namespace", "id", "segments", "created", "expires", "pinned", "uses")
+    others = ("namespace", "id", "segments", "created", "expires", "kl_bound", "pinned", "uses")
     return arrays and all(getattr(a, name) == getattr(b, name) for name in others)
 
 

@@ -115,7 +115,7 @@ def test_a_prompt_that_fills_the_context_is_checked_as_far_as_it_goes() -> None:
 def test_approximate_rows_in_a_prefix_are_checked() -> None:
     engine = engine_of(recompute_ratio=0.3)
     engine.generate(reordered(QUESTIONS[0]), max_new_tokens=4)
-    again = engine.generate(reordered(QUESTIONS[0]), max_new_tokens=4, reuse=ReusePolicy(level="fast", canary=1.0))
+    again = engine.generate(reordered(QUESTIONS[0]), max_new_tokens=4)
     assert (again.report.outcome, again.report.depth) == ("prefix", 1)
     assert engine.canary.wait()
     assert again.report.canary is not None

@@ -84,15 +84,48 @@ def test_depth_never_outgrows_its_type() -> None:
         ReusePolicy(max_depth=255)
 
 
-def test_a_stricter_level_takes_an_approximate_prefix_unless_it_asks_for_lossless_rows(engine: SemShareEngine) -> None:
-    """``max_depth=0`` is lossless altogether: neither approximate prefixes nor moved rows, as ``exact``."""
+def test_a_level_takes_no_approximate_prefix_of_a_laxer_one(engine: SemShareEngine) -> None:
+    """It would inherit a distance that its own promise does not cover."""
     engine.warm(["\n\n".join(PARAGRAPHS)])
     begun = "\n\n".join(PARAGRAPHS[::-1]) + "\n\nWhat is it about?"
-    assert engine.prefill(begun, reuse="fast").report.depth == 1
+    assert engine.prefill(begun, reuse="balanced").report.depth == 1
     continued = f"{begun} And why?"
-    inherited = engine.prefill(continued, reuse="high", store=False).report
-    assert (inherited.outcome, inherited.prefix_tokens, inherited.depth) == ("prefix", len(begun), 1)
-    assert (inherited.calibration, inherited.expected_kl) == (None, None), "nothing is forecast of it"
+    for reuse in ("balanced", "fast", ReusePolicy(recompute_ratio=0.3)):
+        report = engine.prefill(continued, reuse=reuse, store=False).report
+        assert (report.outcome, report.prefix_tokens, report.depth) == ("prefix", len(begun), 1), reuse
+        assert (report.calibration, report.expected_kl) == (None, None), "nothing is forecast of it"
+    strict = engine.prefill(continued, reuse="high").report
+    assert (strict.outcome, strict.depth) == ("semantic", 1), "from the lossless prompt"
+    assert strict.prefix_tokens < 64
+    assert engine.prefill(f"{continued} So?", reuse="high", store=False).report.prefix_tokens == len(continued)
+
+
+def test_what_fixed_ratios_left_serves_no_level_as_a_prefix(engine: SemShareEngine) -> None:
+    """Nothing was promised of it."""
+    engine.warm(["\n\n".join(PARAGRAPHS)])
+    begun = "\n\n".join(PARAGRAPHS[::-1]) + "\n\nWhat is it about?"
+    fixed = ReusePolicy(recompute_ratio=0.2)
+    assert engine.prefill(begun, reuse=fixed).report.depth == 1
+    assert engine.prefill(f"{begun} And why?", reuse="fast", store=False).report.prefix_tokens < 64
+    assert engine.prefill(f"{begun} And why?", reuse=fixed).report.prefix_tokens == len(begun)
+    assert engine.prefill(f"{begun} And why? So?", reuse="fast", store=False).report.prefix_tokens < 64
+
+
+def test_another_method_leaves_no_level_a_prefix(engine: SemShareEngine) -> None:
+    engine.warm(["\n\n".join(PARAGRAPHS)])
+    begun = "\n\n".join(PARAGRAPHS[::-1]) + "\n\nWhat is it about?"
+    runs = ReusePolicy(level="balanced", matching="runs")
+    assert engine.prefill(begun, reuse=runs).report.depth == 1
+    assert engine.prefill(f"{begun} And why?", reuse="balanced", store=False).report.prefix_tokens < 64
+    assert engine.prefill(f"{begun} And why?", reuse=runs, store=False).report.prefix_tokens == len(begun)
+
+
+def test_max_depth_zero_is_lossless_altogether(engine: SemShareEngine) -> None:
+    """Neither approximate prefixes nor moved rows, as ``exact``."""
+    engine.warm(["\n\n".join(PARAGRAPHS)])
+    begun = "\n\n".join(PARAGRAPHS[::-1]) + "\n\nWhat is it about?"
+    assert engine.prefill(begun, reuse="high").report.depth == 1
+    continued = f"{begun} And why?"
     for prompt in (continued, "\n\n".join(PARAGRAPHS) + " And why?", "\n\n".join(PARAGRAPHS[1:]) + " And why?"):
         lossless = ReusePolicy(level="high", max_depth=0)
         answer = engine.generate(prompt, max_new_tokens=8, reuse=lossless, store=False)

@@ -141,6 +141,42 @@ def test_an_approximate_entry_does_not_replace_an_exact_one() -> None:
     assert (found[0], found[1]) == (exact, 36)
 
 
+def test_of_two_approximate_entries_the_one_made_under_the_stricter_bound_stays() -> None:
+    pool = pool_of()
+    lax, strict, longer = (entry(text(0)[:n], depth=1, kl_bound=kl) for n, kl in ((36, 0.15), (36, 0.02), (40, 0.15)))
+    assert pool.add(lax)
+    assert pool.add(strict), "the same text in better rows"
+    assert not pool.add(lax)
+    assert pool.add(longer)
+    assert pool.stats().entries == 2, "it covers what the longer one adds to, and is not covered by it"
+    tokens = np.array(text(0))
+    assert pool.longest_prefix("here", tokens, 1) == (longer, 40)
+    assert pool.longest_prefix("here", tokens, 1, 0.15) == (longer, 40)
+    assert pool.longest_prefix("here", tokens, 1, 0.05) == (strict, 36)
+    assert pool.longest_prefix("here", tokens, 1, 0.01) is None
+    assert pool.add(entry(text(0), depth=1, kl_bound=0.02))
+    assert pool.stats().entries == 1
+
+
+def test_a_bound_says_nothing_of_lossless_rows() -> None:
+    pool = pool_of(min_tokens=1)
+    half = entry(text(0), depth=[0] * 20 + [1] * 20, kl_bound=0.15)
+    pool.add(half)
+    assert pool.longest_prefix("here", np.array(text(0)), 1, 0.02) == (half, 20)
+    assert not pool.add(entry(text(0)[:20], kl_bound=0.0)), "lossless either way"
+
+
+def test_of_equally_long_prefixes_the_least_approximate_serves() -> None:
+    for order in (1, -1):
+        pool = pool_of()
+        begun = text(0)
+        for end, depth, kl in [(1, 1, 0.15), (2, 1, 0.02), (3, 0, 1.0), (4, 1, 0.05)][::order]:
+            pool.add(entry([*begun, *text(end)], depth=depth, kl_bound=kl))
+        found = pool.longest_prefix("here", np.array(begun), 1)
+        assert found is not None
+        assert (found[1], found[0].usable(0)) == (40, 80)
+
+
 def test_an_exact_entry_replaces_an_approximate_one() -> None:
     pool = pool_of()
     pool.add(entry(text(0)[:36], depth=1))

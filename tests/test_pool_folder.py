@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import stat
@@ -24,6 +25,8 @@ from semshare_core.errors import (
     PoolWarning,
 )
 from semshare_core.pool.disk import Fingerprint, PoolFolder, Record, fingerprint
+from semshare_core.pool.disk.checked_file import About, encode
+from semshare_core.pool.disk.record import read_record
 from stored_entries import MODEL, OTHER_MODEL, files, keep, make_record, make_rows, same_bits, same_record, verify
 from tiny_models import tiny_model, tiny_tokenizer
 
@@ -88,6 +91,8 @@ def test_rows_of_other_shapes_are_refused(tmp_path: Path, rows: list[Any]) -> No
         {"segments": (("a", 3), ("b", 0))},
         {"created": float("nan")},
         {"expires": float("inf")},
+        {"kl_bound": float("nan")},
+        {"kl_bound": -0.1},
     ],
     ids=lambda change: next(iter(change)),
 )
@@ -95,6 +100,27 @@ def test_a_record_that_does_not_add_up_is_refused(change: dict[str, Any]) -> Non
     whole = vars(make_record("one", (("a", 3),)))
     with pytest.raises(ValueError, match=next(iter(change))):
         Record(**(whole | change))
+
+
+class _Format1(About):
+    format: int = 1
+    segments: list[tuple[str, int]]
+    created: float
+    expires: float | None
+    pinned: bool
+    uses: int
+
+
+def test_records_of_format_1_say_nothing_of_a_bound(tmp_path: Path) -> None:
+    """Approximate rows may have been made under any, so that no level trusts them."""
+    new = make_record("one", (("a", 3),))
+    arrays = {name: torch.from_numpy(getattr(new, name)) for name in ("tokens", "depth", "embedding")}
+    told = {name: getattr(new, name) for name in ("id", "created", "expires", "pinned", "uses")}
+    old = encode(arrays, _Format1(fingerprint="of the model", segments=list(new.segments), **told))
+    (tmp_path / "one.entry").write_bytes(old)
+    found = read_record(tmp_path / "one.entry", "default", "of the model")
+    assert found.kl_bound == float("inf")
+    assert same_record(found, dataclasses.replace(new, kl_bound=float("inf")))
 
 
 def test_written_again_replaces_and_removed_is_gone(tmp_path: Path) -> None:

@@ -18,6 +18,7 @@ from semshare_core.errors import (
     PoolWarning,
 )
 from semshare_core.pool.disk import PoolFolder
+from semshare_core.pool.disk.checked_file import FORMAT
 from stored_entries import MODEL, OTHER_MODEL, files, keep, make_record, make_rows, same_record, verify
 
 pytestmark = pytest.mark.filterwarnings("error::semshare_core.errors.PoolWarning")
@@ -113,12 +114,12 @@ def test_a_manifest_from_the_future(tmp_path: Path) -> None:
         keep(folder, "one", (("a", 3),))
         keep(folder, "two", (("a", 3),), namespace="other")
     space = files(tmp_path, "namespace.json")[0]
-    space.write_text(json.dumps(json.loads(space.read_text()) | {"format": 2, "more": []}))
+    space.write_text(json.dumps(json.loads(space.read_text()) | {"format": FORMAT + 1, "more": []}))
     with pytest.warns(PoolWarning, match="newer") as told, PoolFolder(tmp_path, MODEL) as folder:
         assert len(folder.records()) == 1
     assert len(told) == 1
     (pool,) = files(tmp_path, "pool.json")
-    pool.write_text(json.dumps(json.loads(pool.read_text()) | {"format": 2}))
+    pool.write_text(json.dumps(json.loads(pool.read_text()) | {"format": FORMAT + 1}))
     content = pool.read_text()
     for read_only in (True, False):
         with pytest.raises(NewerFileError, match="update SemShare"):

@@ -165,6 +165,18 @@ def test_everything_comes_back(tmp_path: Path) -> None:
     assert again.sharing("a", kept[0].tokens, 1) != []
 
 
+def test_the_bound_of_approximate_rows_comes_back(tmp_path: Path) -> None:
+    pool = pool_at(tmp_path)
+    pool.add(entry(text(0), depth=1, kl_bound=0.02))
+    pool.close()
+    again = pool_at(tmp_path)
+    assert again.longest_prefix("here", np.array(text(0)), 1, 0.01) is None
+    prefix = again.longest_prefix("here", np.array(text(0)), 1, 0.02)
+    assert prefix is not None
+    assert (prefix[0].kl_bound, prefix[1]) == (0.02, 40)
+    again.close()
+
+
 def test_what_is_divided_after_a_restart_comes_back_divided(tmp_path: Path) -> None:
     pool = pool_at(tmp_path)
     one = entry(text(0, 64) + text(1))

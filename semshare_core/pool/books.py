@@ -180,10 +180,11 @@ class Books:
 
 
 def _covers(longer: Entry, shorter: Entry) -> bool:
-    """True if ``longer`` begins with ``shorter``'s tokens, no row being deeper."""
+    """True if ``longer`` begins with ``shorter``'s tokens, no row being deeper or made under a laxer bound."""
     n = len(shorter)
     return (
         len(longer) >= n
         and common_prefix(longer.tokens, shorter.tokens) == n
         and bool((longer.depth[:n] <= shorter.depth).all())
+        and (longer.kl_bound <= shorter.kl_bound or not longer.depth[:n].any())
     )

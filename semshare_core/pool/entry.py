@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -25,6 +26,7 @@ class Entry:
         segments: rows of all tokens, in text order. Replaced as a whole.
         depth: uint8 [n], approximate reuses behind each row; 0: what a full prefill computes.
         embedding: float32 [m, dim], unit rows, one for each part of the text that was embedded.
+        kl_bound: in nats, the laxest bound that rows of a depth above 0 were made under; infinite: under none.
         pinned: never evicted.
         created: seconds of Unix time.
         expires: when it is no longer used, likewise; None: never.
@@ -35,6 +37,7 @@ class Entry:
     segments: tuple[Segment, ...]
     depth: NDArray[np.uint8]
     embedding: NDArray[np.float32]
+    kl_bound: float = math.inf
     pinned: bool = False
     created: float = field(default_factory=time.time)
     expires: float | None = None
@@ -53,12 +56,13 @@ class Entry:
         depth: NDArray[np.uint8],
         embedding: NDArray[np.float32],
         *,
+        kl_bound: float = math.inf,
         pinned: bool = False,
     ) -> Entry:
         """An entry that is not in a pool yet, from per-layer keys and values [1, kv_heads, n, head_dim]."""
         held = MemoryRows(rows)
         segment = Segment(namespace, 0, len(tokens), held, held.n_bytes)
-        return cls(namespace, tokens, (segment,), depth, embedding, pinned)
+        return cls(namespace, tokens, (segment,), depth, embedding, kl_bound, pinned)
 
     def __len__(self) -> int:
         return len(self.tokens)
@@ -76,13 +80,13 @@ class Entry:
     def expired(self, now: float) -> bool:
         return self.expires is not None and now >= self.expires
 
-    def usable_prefix(self, tokens: Tokens, max_depth: int) -> int:
-        """Length of the common prefix with ``tokens`` whose rows are no deeper than ``max_depth``."""
-        return min(common_prefix(self.tokens, tokens), self.usable(max_depth))
+    def usable_prefix(self, tokens: Tokens, max_depth: int, kl_bound: float = math.inf) -> int:
+        """Length of the common prefix with ``tokens`` whose rows are :meth:`usable`."""
+        return min(common_prefix(self.tokens, tokens), self.usable(max_depth, kl_bound))
 
-    def usable(self, max_depth: int) -> int:
-        """Number of leading rows that are no deeper than ``max_depth``."""
-        deeper = np.flatnonzero(self.depth > max_depth)
+    def usable(self, max_depth: int, kl_bound: float = math.inf) -> int:
+        """Number of leading rows that are no deeper than ``max_depth``; of depth 0, if the others' bound is laxer."""
+        deeper = np.flatnonzero(self.depth > (max_depth if self.kl_bound <= kl_bound else 0))
         return int(deeper[0]) if deeper.size else len(self.tokens)
 
 
@@ -102,7 +106,7 @@ class Piece:
 
 
 class View:
-    """The leading rows of an entry that a policy's depth allows: what matching and rearranging get to see.
+    """The leading rows of an entry that a policy allows: what matching and rearranging get to see.
 
     It holds the rows themselves, so that they can be read however the pool moves or drops them meanwhile.
     """
@@ -112,4 +116,5 @@ class View:
         self.namespace = entry.namespace
         self.tokens: Tokens = entry.tokens[:length]
         self.depth = entry.depth
+        self.kl_bound = entry.kl_bound
         self.pieces = [Piece(segment.start, segment.length, segment.rows) for segment in entry.segments]

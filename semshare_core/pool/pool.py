@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 import warnings
@@ -92,7 +93,7 @@ class ReferencePool:
 
         What it begins with, if another entry holds the same lossless rows, is shared; of the rest a copy is kept if
         ``copy`` says so or its rows are views of a larger buffer. An entry that this one continues, at no greater
-        depth, is covered and leaves: the longer one serves for both.
+        depth and under no laxer bound, is covered and leaves: the longer one serves for both.
         """
         with self._storage.making_room:
             with self._lock:
@@ -202,22 +203,29 @@ class ReferencePool:
 
     # --- looking up --------------------------------------------------------------------------------------------------
 
-    def longest_prefix(self, namespace: str, tokens: Tokens, max_depth: int) -> tuple[Entry, int] | None:
-        """The entry with the longest usable common prefix, and its length; None if there is none."""
-        return self._longest_prefix(self._readable(namespace), tokens, max_depth)
+    def longest_prefix(
+        self, namespace: str, tokens: Tokens, max_depth: int, kl_bound: float = math.inf
+    ) -> tuple[Entry, int] | None:
+        """The entry with the longest common prefix that is :meth:`Entry.usable`, and its length; None if none is."""
+        return self._longest_prefix(self._readable(namespace), tokens, max_depth, kl_bound)
 
-    def _longest_prefix(self, spaces: Iterable[Space], tokens: Tokens, max_depth: int) -> tuple[Entry, int] | None:
-        best: tuple[int, str, Entry] | None = None
+    def _longest_prefix(
+        self, spaces: Iterable[Space], tokens: Tokens, max_depth: int, kl_bound: float = math.inf
+    ) -> tuple[Entry, int] | None:
+        best: tuple[int, float, str, Entry] | None = None  # of equally long ones the least approximate
         for space in spaces:
             # longest agreement first; its rows may be too deep to use, so go on until no shorter one can serve more
             for name, blocks in space.prefix.agreeing(tokens).items():
                 if best is not None and -best[0] >= (blocks + 1) * self.config.block_tokens:
                     break
                 entry = self._live(space, name)
-                length = entry.usable_prefix(tokens, max_depth) if entry is not None else 0
-                if entry is not None and length > 0 and (best is None or (-length, entry.id) < best[:2]):
-                    best = (-length, entry.id, entry)
-        return (best[2], -best[0]) if best else None
+                length = entry.usable_prefix(tokens, max_depth, kl_bound) if entry is not None else 0
+                if entry is None or length == 0:
+                    continue
+                key = (-length, entry.kl_bound if length > entry.usable(0) else 0.0, entry.id)
+                if best is None or key < best[:3]:
+                    best = (*key, entry)
+        return (best[3], -best[0]) if best else None
 
     def similar(self, namespace: str, embedding: Vectors) -> list[tuple[Entry, float]]:
         """The entries most like ``embedding`` [m, dim] that serve the namespace, with similarities in [0, 1]."""

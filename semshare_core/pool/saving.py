@@ -101,6 +101,7 @@ def _record(entry: Entry, segments: Sequence[Segment]) -> Record:
         segments=tuple((segment.id, segment.length) for segment in segments),
         created=entry.created,
         expires=entry.expires,
+        kl_bound=entry.kl_bound,
         pinned=entry.pinned,
         uses=segments[-1].uses,
     )
@@ -130,6 +131,7 @@ def restored(folder: PoolFolder, embed: Callable[[Tokens], Vectors] | None) -> I
             tuple(segments),
             record.depth,
             record.embedding if embed is None else embed(record.tokens),
+            record.kl_bound,
             record.pinned,
             record.created,
         )

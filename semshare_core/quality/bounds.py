@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 from semshare_core.config import ReusePolicy
+from semshare_core.quality.method import method_of
 
 MEASURED_TOKENS = 32
 """The divergence of a call is the mean over so many first tokens of its answer."""
@@ -38,6 +40,14 @@ def promised(policy: ReusePolicy) -> bool:
     """Whether answers under ``policy`` are bound to a level's promise: the governor chooses what is recomputed."""
     governed = policy.level is not None or policy.schedule == "constant"  # the published schedule brings its own amount
     return policy.recompute_ratio is None and governed and level_of(policy) in BOUNDS
+
+
+def bound_of(policy: ReusePolicy) -> float:
+    """The KL in nats that ``policy`` keeps approximate answers within; infinite where no level vouches for it.
+
+    None does for another method than it was calibrated with.
+    """
+    return BOUNDS[level_of(policy)].kl if promised(policy) and not method_of(policy) else math.inf
 
 
 def stricter(level: str) -> str:

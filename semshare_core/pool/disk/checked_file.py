@@ -25,8 +25,11 @@ from xxhash import xxh3_64_hexdigest
 from semshare_core.errors import DamagedFileError, ForeignFileError, NewerFileError, PoolFileError
 from semshare_core.pool.disk.atomic import cannot
 
-FORMAT = 1
-"""Version of everything in a pool's folder. A change that older versions would misread needs a higher number."""
+FORMAT = 2
+"""Version of everything in a pool's folder. A change that older versions would misread needs a higher number.
+
+2: records say under what bound approximate rows were made; of those in format 1 nobody knows.
+"""
 
 _ABOUT, _CHECK = "semshare", "check"
 Layout = dict[str, tuple[str, tuple[int, ...]]]
@@ -148,7 +151,7 @@ def parse(kind: type[M], text: str | bytes, path: Path) -> M:
                 f"{path} has format {version}, and this version of SemShare reads up to {FORMAT}: update SemShare, "
                 f"or choose another folder."
             )
-        if version != FORMAT:
+        if version < 1:
             raise damaged(path, f"there is no format {version}")
         return kind.model_validate_json(text)
     except ValidationError as error:

@@ -28,6 +28,7 @@ class Record:
         segments: id and number of tokens of each piece of rows, in the order of the text; n in total.
         created: seconds since the epoch.
         expires: the same, or None: never.
+        kl_bound: in nats, the laxest bound that rows of a depth above 0 were made under; infinite: none, or not known.
         pinned: whether it is exempt from eviction.
         uses: how often it served a prompt.
 
@@ -43,6 +44,7 @@ class Record:
     segments: tuple[tuple[str, int], ...]
     created: float
     expires: float | None = None
+    kl_bound: float = math.inf
     pinned: bool = False
     uses: int = 0
 
@@ -58,6 +60,8 @@ class Record:
             raise ValueError(f"segments {self.segments} do not add up to {n} tokens.")
         if not math.isfinite(self.created) or not math.isfinite(self.expires or 0) or self.uses < 0:
             raise ValueError("created, expires and uses are not all finite and not negative.")
+        if not self.kl_bound >= 0:
+            raise ValueError(f"kl_bound is {self.kl_bound}, not a number of nats.")
 
 
 class EntryAbout(About):
@@ -68,6 +72,7 @@ class EntryAbout(About):
     expires: float | None
     pinned: bool
     uses: int
+    kl_bound: float | None = None  # JSON has no infinity
 
 
 def encode_record(record: Record, fingerprint: str) -> bytes:
@@ -81,6 +86,7 @@ def encode_record(record: Record, fingerprint: str) -> bytes:
         expires=None if record.expires is None else float(record.expires),
         pinned=record.pinned,
         uses=record.uses,
+        kl_bound=None if math.isinf(record.kl_bound) else record.kl_bound,
     )
     return encode({name: torch.from_numpy(np.array(array, order="C")) for name, array in arrays.items()}, about)
 
@@ -107,6 +113,7 @@ def read_record(path: Path, namespace: str, fingerprint: str) -> Record:
             segments=tuple(about.segments),
             created=about.created,
             expires=about.expires,
+            kl_bound=math.inf if about.kl_bound is None else about.kl_bound,
             pinned=about.pinned,
             uses=about.uses,
         )

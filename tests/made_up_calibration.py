@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 
 from semshare_core.match.plan import ReusePlan, Source
-from semshare_core.quality.calibration import RATIOS, Calibration, Observation
+from semshare_core.quality.calibration import RATIOS, Calibration, Observation, tried
 from semshare_core.quality.situation import Situation
 
 PARTS = {"architecture": "a", "config": "b", "weights": "c", "tokenizer": "d", "dtype": "float32"}
@@ -49,8 +49,8 @@ def observations(count: int, noise: float = 0.3, scale: float = 0.2) -> list[Obs
                 prompts=str(number),
                 kind="ab"[number % 2],
                 situation=plan,
-                kl=[scale * factor * (1 - ratio) ** 4 for ratio in RATIOS],
-                seconds=[0.02 + 2e-3 * plan.computed(ratio) + 1e-5 * plan.tokens for ratio in RATIOS],
+                kl=[scale * factor * (1 - ratio) ** 4 for ratio in tried(plan)],
+                seconds=[0.02 + 2e-3 * plan.computed(ratio) + 1e-5 * plan.tokens for ratio in tried(plan)],
                 full_seconds=2e-3 * plan.tokens,
             )
         )

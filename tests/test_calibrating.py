@@ -18,7 +18,7 @@ from semshare_core.errors import ConfigError, QualityWarning
 from semshare_core.quality import calibrating, calibration
 from semshare_core.quality.bounds import BOUNDS
 from semshare_core.quality.calibrating import observe, observe_all
-from semshare_core.quality.calibration import RATIOS, Calibration, Observation
+from semshare_core.quality.calibration import RATIOS, Calibration, Observation, tried
 from semshare_core.quality.calibration_prompts import CalibrationPair, default_pairs, read_pairs
 from semshare_core.quality.calibrations import calibration_file, find_calibration, identity, write_calibration
 from semshare_core.quality.governor import UNCALIBRATED
@@ -50,7 +50,7 @@ def test_a_pair_is_measured_beside_the_full_prefill_and_leaves_nothing_behind() 
     before = engine.pool.stats().entries
     found = observe(engine, pair(1))
     assert found is not None
-    assert len(found.kl) == len(found.seconds) == len(RATIOS)
+    assert len(found.kl) == len(found.seconds) == len(tried(found.situation))
     assert found.kl[0] > 0
     assert min(found.kl) >= -1e-6
     assert found.situation.tokens == len(engine.token_ids(pair(1).target))

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from made_up_calibration import made, plan_of, situation
+from made_up_calibration import PARTS, made, observations, plan_of, situation
 from semshare_core import ReusePolicy
 from semshare_core.config import Retention
 from semshare_core.errors import ConfigError
 from semshare_core.match.plan import ReusePlan
 from semshare_core.quality import calibrations
 from semshare_core.quality.bounds import BOUNDS
+from semshare_core.quality.calibration import RATIOS, Calibration
 from semshare_core.quality.calibrations import write_calibration
 from semshare_core.quality.cost import CostModel
 from semshare_core.quality.governor import UNCALIBRATED, decide, situation_of
@@ -60,11 +62,21 @@ def test_what_is_no_calibration_is_said_to_be_none(tmp_path: Path, text: str) ->
         calibrations.read_calibration(path)
 
 
+def test_what_was_measured_at_other_ratios_or_is_no_number_is_refused() -> None:
+    known = observations(60)
+    known[7] = known[7].model_copy(update={"kl": known[7].kl[:4], "seconds": known[7].seconds[:4]})
+    with pytest.raises(ConfigError, match="Pair 7 was measured at other ratios"):
+        Calibration.of(known, PARTS, "made up", RATIOS)
+    known[7] = known[8].model_copy(update={"kl": [math.nan] * len(known[8].kl)})
+    with pytest.raises(ConfigError, match="pair 8 is not a number"):
+        Calibration.of(known, PARTS, "made up", RATIOS)
+
+
 def test_margins_chosen_by_another_forecast_are_not_read(tmp_path: Path) -> None:
     path = tmp_path / "old.json"
     text = made(60).to_json()
-    assert '"format": 7' in text
-    path.write_text(text.replace('"format": 7', '"format": 6'))
+    assert '"format": 8' in text
+    path.write_text(text.replace('"format": 8', '"format": 7'))
     with pytest.raises(ConfigError, match="Make it again"):
         calibrations.read_calibration(path)
 
@@ -95,6 +107,24 @@ def test_what_is_not_expected_to_keep_the_promise_is_computed() -> None:
     assert decision.budget is None
     assert decision.bypassed
     assert "not expected to keep" in decision.reason
+
+
+def test_of_a_prompt_much_of_which_differs_more_is_computed_before_reuse_is_given_up() -> None:
+    found = made(scale=2.0)
+    ratios = {
+        new: found.ratio_for(
+            "balanced", situation(3, tokens=1000, window=1000, new=new, must=new + 20, exact=980 - new, fuzzy=0)
+        )
+        for new in (60, 300)
+    }
+    assert ratios[60] is None, "the same words in another order: what half of it leaves open the rest leaves open"
+    assert ratios[300] is not None
+    assert 0.5 < ratios[300] < 1
+
+
+def test_where_too_little_is_left_to_reuse_all_is_computed() -> None:
+    plan = situation(3, tokens=2000, window=2000, must=1700, worth=1800, exact=280, new=1680, fuzzy=0)
+    assert made(scale=1e-6).ratio_for("fast", plan) is None
 
 
 @pytest.mark.parametrize("plan", [plan_of(500, fuzzy=600), plan_of(500, new=600)], ids=["fuzzy", "new"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from dataclasses import replace
 from math import comb
 
 import numpy as np
@@ -11,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from made_up_calibration import situation
-from semshare_core.quality.calibration import RATIOS
+from semshare_core.quality.calibration import RATIOS, choices, cross_fitted, tried
 from semshare_core.quality.cost import CostModel
 from semshare_core.quality.forecast import Forecast, log_kl
 from semshare_core.quality.risk import RISK, binomial_tail, chosen, margin_for
@@ -48,6 +49,44 @@ def test_what_one_prompt_alone_shows_at_all_ratios_moves_forecasts_less_than_as_
     plain = float(Forecast(one, kl).log_kl(asked))
     moved = float(Forecast(one, surprising).log_kl(asked)) - plain
     assert 0 < moved < 0.6 * float(log_kl(1.0) - log_kl(0.02))
+
+
+def test_a_ratio_that_was_not_tried_is_not_forecast_from_and_not_chosen() -> None:
+    features = np.stack([[situation(seed).features(ratio) for ratio in (0.1, 0.3, 0.6)] for seed in range(30)])
+    kl = np.exp(features[..., 2] - 4) * np.linspace(0.5, 2, 30)[:, None]
+    untried = kl.copy()
+    untried[:, 2] = np.nan
+    asked = features[3, :2]
+    fewer = Forecast(features[:, :2], kl[:, :2]).log_kl(asked)
+    assert Forecast(features, untried).log_kl(asked) == pytest.approx(fewer)
+    forecast, spread, errors = cross_fitted([situation(seed) for seed in range(30)], untried, (0.1, 0.3, 0.6))
+    assert np.isinf(forecast[:, 2]).all()
+    assert np.isnan(errors[:, 2]).all()
+    assert np.isfinite(errors[:, :2]).all()
+    assert np.isfinite(spread).all()
+    plans = [situation(seed) for seed in range(30)]
+    offered = [choices(plan, (0.1, 0.3)) for plan in plans]
+    firsts = [(0.1, 0.3).index(ratios[0]) for ratios in offered]
+    assert chosen(forecast, spread, 1e3, 0.0).tolist() == firsts
+    assert set(firsts) == {0, 1}, "some may not take the smallest"
+
+
+def test_large_ratios_are_tried_where_much_differs() -> None:
+    same = situation(1, window=1000, exact=900, must=60)
+    differs = replace(same, exact=700, must=260)
+    assert max(tried(same)) == 0.5
+    assert tried(differs) == list(RATIOS)
+    assert tried(differs, (0.1, 0.4)) == [0.1, 0.4]
+
+
+def test_where_much_differs_a_level_computes_what_is_worth_it_or_a_part_beyond_what_must_be() -> None:
+    same = situation(1, tokens=1000, window=1000, exact=900, must=60, worth=300)
+    assert choices(same) == tried(same)
+    few, many = (replace(same, exact=500, must=400, worth=worth) for worth in (450, 900))
+    assert min(choices(few)) == 0.5
+    assert min(choices(many)) == 0.58
+    assert choices(replace(many, must=700, worth=900)) == [], "too little is left to reuse"
+    assert choices(replace(many, must=700, worth=780)) == [0.8]
 
 
 def test_the_usual_error_falls_with_the_length_where_it_does() -> None:
@@ -161,6 +200,12 @@ def test_a_cost_model_finds_what_made_the_times() -> None:
     found = CostModel.fit(np.floor(tokens), np.array([true.full(int(n)) for n in tokens]), np.floor(rows), seconds)
     assert found.reuse(3000, 300) == pytest.approx(true.reuse(3000, 300), rel=0.02)
     assert found.full(3000) == pytest.approx(true.full(3000), rel=0.02)
+    untried = seconds.copy()
+    untried[::2, -1] = np.nan
+    fulls = np.array([true.full(int(n)) for n in tokens])
+    assert CostModel.fit(np.floor(tokens), fulls, np.floor(rows), untried).reuse(3000, 300) == pytest.approx(
+        true.reuse(3000, 300), rel=0.02
+    )
 
 
 def test_no_coefficient_is_below_zero() -> None:

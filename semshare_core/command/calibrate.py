@@ -13,12 +13,11 @@ from rich.console import Console
 from rich.table import Table
 
 from semshare_core.quality.bounds import BOUNDS
-from semshare_core.quality.calibration import RATIOS, Calibration, check_enough, cross_fitted
+from semshare_core.quality.calibration import RATIOS, Calibration, check_enough, cross_fitted, measured
 from semshare_core.quality.calibration_prompts import default_pairs, read_pairs
 from semshare_core.quality.calibrations import calibration_file, identity, write_calibration
 from semshare_core.quality.forecast import log_kl
 from semshare_core.quality.risk import beyond, chosen
-from semshare_core.quality.situation import features_of
 
 console = Console(soft_wrap=True, highlight=False, markup=False)
 _POOL_BYTES = 4 * 2**30
@@ -38,8 +37,8 @@ def calibrate(
 ) -> None:
     """Measure how far reused answers lie from the full prefill's, and what each level has to recompute for its promise.
 
-    Takes about five full prefills per pair: with the built-in ones, 40 turns of seven kinds of work, some two and
-    a half hours for the demo model on one thread of a busy CPU. A run that is broken off goes on where it stopped.
+    Takes five to eight full prefills per pair: with the built-in ones, 40 turns of seven kinds of work, some
+    three hours for the demo model on one thread of a busy CPU. A run that is broken off goes on where it stopped.
     """
     from semshare_core.config import PoolConfig
     from semshare_core.engine import SemShareEngine
@@ -79,9 +78,8 @@ def _table(made: Calibration) -> Table:
     for column in ("level", "bound (KL)", "margin", "mean ratio", "computed in full", "beyond the bound"):
         table.add_column(column)
     situations = [item.situation for item in made.observations]
-    kl = np.array([item.kl for item in made.observations])
-    tokens = np.array([float(situation.tokens) for situation in situations])
-    forecast, spread = cross_fitted(features_of(situations, made.ratios), kl, tokens)
+    kl = measured(made.observations, made.ratios)
+    forecast, spread, _ = cross_fitted(situations, kl, made.ratios)
     for level, bound in BOUNDS.items():
         margin = made.margins[level]
         if margin is None:

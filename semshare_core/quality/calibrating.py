@@ -7,6 +7,7 @@ on where it stopped: what is measured is written to a file at once.
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable, Iterable, Sequence
 from hashlib import blake2b
 
@@ -14,9 +15,9 @@ import torch
 
 from semshare_core.config import ReusePolicy
 from semshare_core.engine import SemShareEngine
-from semshare_core.errors import PromptError
+from semshare_core.errors import NumericalError, PromptError
 from semshare_core.quality.bounds import MEASURED_TOKENS
-from semshare_core.quality.calibration import RATIOS, Observation
+from semshare_core.quality.calibration import Observation, tried
 from semshare_core.quality.calibration_prompts import CalibrationPair
 from semshare_core.quality.divergence import Continuation, Divergence
 from semshare_core.quality.journal import Journal
@@ -26,11 +27,14 @@ _NAMESPACE = "calibration"
 Tell = Callable[[str], None]
 
 
-def observe(engine: SemShareEngine, pair: CalibrationPair, ratios: Sequence[float] = RATIOS) -> Observation | None:
+def observe(engine: SemShareEngine, pair: CalibrationPair, ratios: Sequence[float] | None = None) -> Observation | None:
     """Measure one pair in a namespace of its own; None if nothing of its target could be reused.
+
+    ``ratios``: other ones than prompts like its target are measured at.
 
     Raises:
         PromptError: a prompt is empty, or too long for the model.
+        NumericalError: the model's logits are not numbers.
     """
     engine.pool.clear(_NAMESPACE)
     try:
@@ -43,12 +47,14 @@ def observe(engine: SemShareEngine, pair: CalibrationPair, ratios: Sequence[floa
         with torch.no_grad():
             answer, expected = Continuation(engine.model, full.cache).greedy(full.logits, min(MEASURED_TOKENS, room))
         kl, seconds = [], []
-        for ratio in ratios:
+        for ratio in tried(situation) if ratios is None else ratios:
             reused = engine.prefill(
                 pair.target, reuse=ReusePolicy(recompute_ratio=ratio), store=False, namespace=_NAMESPACE
             )
             found = Divergence.between(expected, Continuation(engine.model, reused.cache).follow(reused.logits, answer))
             kl.append(float(found.kl.mean()))
+            if not math.isfinite(kl[-1]):
+                raise NumericalError(f"{pair.id} at a ratio of {ratio}: the KL is {kl[-1]}. Use another dtype.")
             seconds.append(reused.report.ttft_ms / 1e3)
     finally:
         engine.pool.clear(_NAMESPACE)

@@ -20,8 +20,11 @@ from semshare_core.quality.risk import chosen, margin_for
 from semshare_core.quality.situation import Situation, features_of
 from semshare_core.quality.spread import Spread
 
-RATIOS = (0.05, 0.065, 0.085, 0.11, 0.14, 0.18, 0.25, 0.35, 0.5)
-"""Recompute ratios that are tried on every pair, and that levels choose from."""
+RATIOS = (0.05, 0.065, 0.085, 0.11, 0.14, 0.18, 0.25, 0.35, 0.5, 0.58, 0.68, 0.8)
+"""Recompute ratios: :func:`tried` says which of them are measured on a pair, :func:`choices` which a level may take."""
+
+_HALF, _ALIKE = 0.5, 0.8
+_AT_LEAST = 0.15  # chosen by cross-validation: from 0.12 to 0.25 levels spend the same
 
 LEAST_PAIRS = 45
 """Fewer cannot show a promise of 5 % kept: not one broken call among them would be proof enough."""
@@ -36,8 +39,8 @@ class Observation(BaseModel):
     Attributes:
         id: of the pair; ``prompts``: a digest of its texts; ``kind`` of work.
         situation: what was known beforehand.
-        kl: KL(full prefill || reuse) in nats at each of the ratios, mean over the first 32 tokens of the answer.
-        seconds: TTFT at each of the ratios; ``full_seconds`` of the full prefill.
+        kl: KL(full prefill || reuse) in nats at each of the ratios tried, mean over the first 32 tokens of the answer.
+        seconds: TTFT at each of them; ``full_seconds`` of the full prefill.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, ser_json_inf_nan="constants")
@@ -59,7 +62,7 @@ class Calibration(BaseModel):
             selection, too, because margins belong to those they were chosen by.
         fingerprint: of model, tokenizer and dtype.
         prompts: what it was calibrated on, in words.
-        ratios: that were tried.
+        ratios: that were tried, not all of them on every pair.
         margins: by level, in usual errors of the forecast; None: no margin keeps that promise, and such calls reuse
             nothing but prefixes.
         spread: the usual errors.
@@ -69,7 +72,7 @@ class Calibration(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    format: Literal[7] = 7
+    format: Literal[8] = 8
     fingerprint: dict[str, str]
     prompts: str
     ratios: list[float]
@@ -89,9 +92,9 @@ class Calibration(BaseModel):
         """
         check_enough(len(observations))
         situations = [item.situation for item in observations]
-        features, kl = features_of(situations, ratios), np.array([item.kl for item in observations])
-        tokens = np.array([float(situation.tokens) for situation in situations])
-        forecast, spread = cross_fitted(features, kl, tokens)
+        kl = measured(observations, ratios)
+        tokens = _tokens(situations)
+        forecast, spread, errors = cross_fitted(situations, kl, ratios)
         kinds = [item.kind for item in observations]
         margins = {
             level: margin_for(forecast, spread, log_kl(kl), float(log_kl(bound.kl)), bound.share, kinds)
@@ -101,14 +104,14 @@ class Calibration(BaseModel):
             tokens,
             np.array([item.full_seconds for item in observations]),
             np.array([[float(situation.computed(ratio)) for ratio in ratios] for situation in situations]),
-            np.array([item.seconds for item in observations]),
+            _padded([item.seconds for item in observations], len(ratios)),
         )
         return cls(
             fingerprint=dict(fingerprint),
             prompts=prompts,
             ratios=list(ratios),
             margins=margins,
-            spread=Spread.fit(tokens, log_kl(kl) - forecast),
+            spread=Spread.fit(tokens, errors),
             cost=cost,
             observations=list(observations),
         )
@@ -117,7 +120,7 @@ class Calibration(BaseModel):
     def forecast(self) -> Forecast:
         """Fitted to all observations."""
         features = features_of([item.situation for item in self.observations], self.ratios)
-        return Forecast(features, np.array([item.kl for item in self.observations]))
+        return Forecast(features, measured(self.observations, self.ratios))
 
     def prepare(self) -> None:
         """Fit the forecast now, and not within the first call that asks for it: it takes some tenths of a second."""
@@ -133,9 +136,16 @@ class Calibration(BaseModel):
         margin = self.margins.get(level)
         if margin is None:
             return None
-        expected = self.forecast.log_kl(features_of([situation], self.ratios))
+        ratios = self.choices(situation)
+        if not ratios:
+            return None
+        expected = self.forecast.log_kl(features_of([situation], ratios))
         index = chosen(expected, self.spread.of(np.array([situation.tokens])), float(log_kl(BOUNDS[level].kl)), margin)
-        return self.ratios[index[0]] if index[0] >= 0 else None
+        return ratios[index[0]] if index[0] >= 0 else None
+
+    def choices(self, situation: Situation) -> list[float]:
+        """The ratios that a level may take for such a prompt, ascending; none where too little is left to reuse."""
+        return choices(situation, self.ratios)
 
     def expected_kl(self, situation: Situation, ratio: float) -> float:
         """The forecast KL in nats: half of such calls lie beyond it."""
@@ -169,6 +179,61 @@ class Calibration(BaseModel):
         return text[:-2] + ',\n "observations": [\n  ' + ",\n  ".join(rows) + "\n ]\n}\n"
 
 
+def tried(situation: Situation, ratios: Sequence[float] = RATIOS) -> list[float]:
+    """Those of ``ratios``, ascending, that are measured on a prompt: those above a half only where much of what stands
+    behind its prefix is in no identical run.
+
+    More than half of such a prompt may have to be computed in any case, so that small ratios choose nothing beyond it;
+    of a prompt that is the same but for its order the rows chosen last no longer matter.
+    """
+    return [ratio for ratio in ratios if ratio <= _HALF or not _alike(situation)]
+
+
+def choices(situation: Situation, ratios: Sequence[float] = RATIOS) -> list[float]:
+    """Those of the ratios tried that a level may take, ascending; none where too little is left to reuse.
+
+    Where passages stand among much that is new, it depends on a few rows of theirs how far the answer lies from the
+    full prefill's, and no forecast sees by how much: as many rows are computed as the strategy finds worth it by the
+    plan, or 15 % beyond those that must be.
+    """
+    offered = tried(situation, ratios)
+    if _alike(situation):
+        return offered
+    least = min(situation.worth, situation.must + _AT_LEAST * situation.window)
+    return [ratio for ratio in offered if situation.computed(ratio) >= least]
+
+
+def _alike(situation: Situation) -> bool:
+    return situation.exact >= _ALIKE * situation.window
+
+
+def _tokens(situations: Sequence[Situation]) -> NDArray[np.float64]:
+    return np.array([float(situation.tokens) for situation in situations])
+
+
+def measured(observations: Sequence[Observation], ratios: Sequence[float]) -> NDArray[np.float64]:
+    """KL in nats [observations, ratios]; NaN where a ratio was not tried.
+
+    Raises:
+        ConfigError: an observation is of other ratios, or holds what is not a number.
+    """
+    for item in observations:
+        if not len(item.kl) == len(item.seconds) == len(tried(item.situation, ratios)):
+            raise ConfigError(f"Pair {item.id} was measured at other ratios. Measure it again.")
+        if not np.isfinite([*item.kl, *item.seconds]).all():
+            raise ConfigError(
+                f"What was measured of pair {item.id} is not a number. Leave it out, or use another dtype."
+            )
+    return _padded([item.kl for item in observations], len(ratios))
+
+
+def _padded(rows: Sequence[Sequence[float]], width: int) -> NDArray[np.float64]:
+    table = np.full((len(rows), width), np.nan)
+    for line, row in zip(table, rows, strict=True):
+        line[: len(row)] = row
+    return table
+
+
 def check_enough(pairs: int) -> None:
     """Raises ConfigError if so many pairs of prompts cannot show that a promise is kept."""
     if pairs < LEAST_PAIRS:
@@ -179,12 +244,14 @@ def check_enough(pairs: int) -> None:
 
 
 def cross_fitted(
-    features: NDArray[np.float64], kl: NDArray[np.float64], tokens: NDArray[np.float64]
-) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Forecast log KL [calls, ratios] and its usual error [calls], by fits to the folds that the call is not in.
+    situations: Sequence[Situation], kl: NDArray[np.float64], ratios: Sequence[float]
+) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
+    """Forecast log KL [calls, ratios], its usual error [calls] and its error [calls, ratios], by fits to other folds.
 
-    As in CV+ (arXiv 1905.02928).
+    As in CV+ (arXiv 1905.02928). The forecast is infinite where a level may not choose a ratio, the error NaN where
+    ``kl`` [calls, ratios] is.
     """
+    features, tokens = features_of(situations, ratios), _tokens(situations)
     fold = np.arange(len(kl)) % _FOLDS
     forecast, spread = np.empty_like(kl), np.empty(len(kl))
     for number in range(_FOLDS):
@@ -194,4 +261,5 @@ def cross_fitted(
     for number in range(_FOLDS):
         out = fold == number
         spread[out] = Spread.fit(tokens[~out], errors[~out]).of(tokens[out])
-    return forecast, spread
+    offered = np.array([np.isin(ratios, choices(situation, ratios)) for situation in situations])
+    return np.where(offered & ~np.isnan(kl), forecast, np.inf), spread, errors

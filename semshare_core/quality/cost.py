@@ -38,16 +38,14 @@ class CostModel(BaseModel):
 
         Args:
             tokens: [calls], of the prompts, and ``full_seconds`` [calls] of their full prefills.
-            rows: [calls, ratios] computed at each ratio, and ``seconds`` [calls, ratios] with everything counted.
+            rows: [calls, ratios] computed at each ratio, and ``seconds`` [calls, ratios] with everything counted, NaN
+                where it was not tried.
         """
-        n = np.repeat(tokens[:, None], rows.shape[1], axis=1)
-        design = np.concatenate(
-            [
-                _design(np.zeros_like(tokens), tokens, tokens / 2, np.zeros_like(tokens)),
-                _design(np.ones_like(n), rows, n, n - rows).reshape(-1, 4),
-            ]
-        )
-        target = np.concatenate([full_seconds, seconds.ravel()])
+        known = ~np.isnan(seconds)
+        n, rows = np.repeat(tokens[:, None], rows.shape[1], axis=1)[known], rows[known]
+        full = _design(np.zeros_like(tokens), tokens, tokens / 2, np.zeros_like(tokens))
+        design = np.concatenate([full, _design(np.ones_like(n), rows, n, n - rows)])
+        target = np.concatenate([full_seconds, seconds[known]])
         return cls(**dict(zip(cls.model_fields, _non_negative(design, target).tolist(), strict=True)))
 
     def full(self, tokens: int) -> float:

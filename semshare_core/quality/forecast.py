@@ -24,7 +24,8 @@ _PROMPT, _NOISE = 0.8, 0.2
 
 
 class Forecast:
-    """Fitted to ``features`` [prompts, ratios, features], the first of which is constant, and ``kl`` [prompts, ratios].
+    """Fitted to ``features`` [prompts, ratios, features], the first of which is constant, and ``kl`` [prompts, ratios],
+    where that is not NaN.
 
     What lies outside the features' range when fitted is taken for its end, because a line that goes on for ever
     promises what nobody measured.
@@ -34,14 +35,13 @@ class Forecast:
     """
 
     def __init__(self, features: NDArray[np.float64], kl: NDArray[np.float64]) -> None:
-        prompts, ratios, width = features.shape
-        known = features.reshape(-1, width)
+        prompt, ratio = np.nonzero(~np.isnan(kl))
+        known = features[prompt, ratio]
         self.lowest, self.highest = known.min(axis=0), known.max(axis=0)
         self._mean, self._spread = known.mean(axis=0), known.std(axis=0) + 1e-9
         self._known = self._scaled(known)
-        target = log_kl(kl).ravel()
+        target = log_kl(kl[prompt, ratio])
         self._level = float(target.mean())
-        prompt = np.repeat(np.arange(prompts), ratios)
         covariance = self._covariance(self._known) + _PROMPT * (prompt[:, None] == prompt)
         covariance[np.diag_indices(len(target))] += _NOISE
         self._weights = np.linalg.solve(covariance, target - self._level)

@@ -119,8 +119,9 @@ def _by_calibration(situation: Situation, level: str, calibration: Calibration) 
         return _too_different(situation, unlike)
     ratio = calibration.ratio_for(level, situation)
     if ratio is None:
-        most = calibration.ratios[-1]
-        reason = f"to recompute {most:.0%} is not expected to keep the KL of {level!r} within {BOUNDS[level].kl}"
+        most = max((situation.computed(each) for each in calibration.choices(situation)), default=situation.must)
+        share = most / situation.tokens
+        reason = f"to recompute {share:.0%} is not expected to keep the KL of {level!r} within {BOUNDS[level].kl}"
         return Decision(None, reason, bypassed=True)
     saved = situation.window - situation.computed(ratio)
     if saved < _MIN_SAVED_TOKENS:

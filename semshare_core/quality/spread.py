@@ -30,8 +30,8 @@ class Spread(BaseModel):
 
     @classmethod
     def fit(cls, tokens: NDArray[np.float64], errors: NDArray[np.float64]) -> Spread:
-        """From the prompts' ``tokens`` [prompts] and the forecasts' ``errors`` [prompts, ratios] on them."""
-        size = np.log(np.abs(errors) + _LEAST).mean(axis=1)
+        """From the prompts' ``tokens`` [prompts] and the forecasts' ``errors`` [prompts, ratios], NaN where none is."""
+        size = np.nanmean(np.log(np.abs(errors) + _LEAST), axis=1)
         least, most = float(tokens.min()), float(tokens.max())
         slope, level = np.polyfit(np.log(tokens), size, 1) if least < most else (0.0, size.mean())
         return cls(level=float(level), slope=float(slope), least=least, most=most)

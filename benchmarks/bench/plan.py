@@ -76,7 +76,7 @@ PLAN = (
     Part("drift", (BALANCED,), cases=DRIFT_TURNS, minutes=2, quick=4, tokens=32, text=False, chained=True),
     Part("misses", (*PLAIN, *LEVEL), cases=3, minutes=0.75, tokens=32, text=False),
     Part("overlapping", LEVEL, cases=58, minutes=5.5, tokens=32, text=False),
-    Part("codes", LEVEL, cases=110, minutes=9.75, first=40, tokens=32),
+    Part("codes", LEVEL, cases=110, minutes=8.75, first=40, tokens=32),
     Part("short paraphrase", LEVEL, cases=50, minutes=4.5, tokens=32, text=False),
 )
 

@@ -89,7 +89,8 @@ def _run(runner: Runner, part: Part, console: Console, systems: Sequence[str]) -
 
 def _parts(options: argparse.Namespace) -> list[Part]:
     wanted = options.only if options.only or options.rows else list(WORKLOADS)
-    return [_sized(part, options) for part in PLAN if part.workload in wanted]
+    parts = [_sized(part, options) for part in PLAN if part.workload in wanted]
+    return [part for part in parts if part.cases]
 
 
 def _sized(part: AnyPart, options: argparse.Namespace) -> AnyPart:

@@ -1,7 +1,7 @@
 """What is measured: which systems on which workload, on how many cases, for how long at most.
 
-Sized for two threads of a quiet machine: all parts together take about 71 minutes, and with `--quick`, which takes
-the first case or two of each, at most 10. A part whose minutes are used up takes no further case.
+Sized for two threads of a quiet machine: all parts together take about 69 minutes, and with `--quick`, which takes
+the first case or two of most, at most 10. A part whose minutes are used up takes no further case.
 """
 
 from __future__ import annotations
@@ -33,6 +33,7 @@ class Part:
         minutes: no further case is begun when they are used up.
         first: so many cases of the workload are another part's.
         quick: cases with ``--quick``.
+        peaks: each system is called untimed before the first case, for its peak memory.
         repeats: TTFTs timed of each system, where several more of short ones; the median counts.
         tokens: continued along the full prefill, and at most in an answer.
         text: whether the systems' own answers are asked for.
@@ -47,36 +48,37 @@ class Part:
     first: int = 0
     quick: int = 1
     repeats: int = 1
+    peaks: bool = True
     tokens: int = 48
     text: bool = True
     screened: bool = False
     chained: bool = False
 
     def shortened(self) -> Part:
-        return replace(self, cases=min(self.cases, self.quick), repeats=1, minutes=self.minutes / 12)
+        return replace(self, cases=min(self.cases, self.quick), repeats=1, minutes=self.minutes / 12, peaks=False)
 
 
 PLAN = (
     Part("paraphrase", (*QUALITY, "ours 0.25", *(system.name for system in ABLATIONS)), cases=6, minutes=3.5),
-    Part("paraphrase", (*FRONTIER, "ours 0.7"), cases=6, minutes=2.5, text=False),
-    Part("paraphrase", (*LEVEL, "ours 0.25"), cases=14, minutes=2.5, first=6, text=False),
+    Part("paraphrase", (*FRONTIER, "ours 0.7"), cases=6, minutes=2.5, quick=0, text=False),
+    Part("paraphrase", (*LEVEL, "ours 0.25"), cases=14, minutes=2.5, first=6, quick=0, text=False),
     Part("reordered", REUSING, cases=6, minutes=2.25, tokens=32),
-    Part("reordered", LEVEL, cases=REORDERED_CASES - 6, minutes=2.5, first=6, tokens=32, text=False),
-    Part("reordered", (*FRONTIER, "ours 0.7"), cases=REORDERED_CASES, minutes=2, tokens=32, text=False),
+    Part("reordered", LEVEL, cases=REORDERED_CASES - 6, minutes=2.5, first=6, quick=0, tokens=32, text=False),
+    Part("reordered", (*FRONTIER, "ours 0.7"), cases=REORDERED_CASES, minutes=2, quick=0, tokens=32, text=False),
     Part("answered", CURVE, cases=150, minutes=4.75, tokens=32, screened=True),
     Part("many sources", REUSING, cases=6, minutes=2.5),
-    Part("many sources", FRONTIER, cases=6, minutes=2, text=False),
+    Part("many sources", FRONTIER, cases=6, minutes=2, quick=0, text=False),
     Part("editions", (*LOOK_UP, "ours 0.15"), cases=40, minutes=3, tokens=32),
     Part("codes", (*LOOK_UP, "ours 0.15"), cases=40, minutes=2.5, tokens=32),
     Part("agent replay", REUSING, cases=10, minutes=2.5),
     Part("shared context", REUSING, cases=6, minutes=1.5, tokens=32),
     Part("similarity sweep", (BALANCED,), cases=SETTINGS, minutes=4.5, quick=2, tokens=32, text=False, repeats=2),
-    Part("length sweep", (BALANCED,), cases=12, minutes=5, quick=3, tokens=32, text=False, repeats=2),
+    Part("length sweep", (BALANCED,), cases=12, minutes=5, quick=2, tokens=32, text=False, repeats=2),
     Part("retention sweep", ("ours 0.25", *(system.name for system in RETENTION)), cases=5, minutes=1),
     Part("drift", (BALANCED,), cases=DRIFT_TURNS, minutes=2, quick=4, tokens=32, text=False, chained=True),
     Part("misses", (*PLAIN, *LEVEL), cases=3, minutes=0.75, tokens=32, text=False),
     Part("overlapping", LEVEL, cases=58, minutes=5.5, tokens=32, text=False),
-    Part("codes", LEVEL, cases=110, minutes=8.75, first=40, tokens=32),
+    Part("codes", LEVEL, cases=110, minutes=8.75, first=40, quick=0, tokens=32),
     Part("short paraphrase", LEVEL, cases=50, minutes=4.5, tokens=32, text=False),
 )
 
@@ -96,7 +98,7 @@ class PeersPart:
     minutes: float = 9
 
     def shortened(self) -> PeersPart:
-        return replace(self, workloads=self.workloads[:1], minutes=4)
+        return replace(self, workloads=self.workloads[:1], minutes=2.5)
 
 
 PEERS_PART = PeersPart()

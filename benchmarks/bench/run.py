@@ -123,7 +123,7 @@ class Runner:
             self.engine.pool.clear()
             self.engine.warm(list(case.references))
         peaks: dict[str, int | None] = {}
-        if first:
+        if first and part.peaks:
             peaks = {system.name: system.peak_bytes(subject) for system in systems}
             full_prefill(self.engine.model, subject.base.ids)  # takes back the memory that was given back for them
         clock = FullClock(self.engine, subject.base)

@@ -99,8 +99,8 @@ def find(
         if not one_partner:
             behind = tokens[prefix[1] if prefix else 0 :]
             sharing = pool.sharing(namespace, behind, policy.max_references)
-            scored, barred = _score(behind, [*chosen.values(), *sharing, *nearest], policy)
-            prefix = _sparing(prefix, scored, tokens, policy)
+            scored, barred = _score(behind, [*chosen.values(), *sharing, *nearest], policy, bound)
+            prefix = _sparing(prefix, scored, tokens, policy, bound)
             chosen = {prefix[0].id: prefix[0]} if prefix else {}
         for entry in scored:
             if len(chosen) < policy.max_references:
@@ -143,18 +143,17 @@ def find(
 
 
 def _sparing(
-    prefix: tuple[Entry, int] | None, scored: Sequence[Entry], tokens: Tokens, policy: ReusePolicy
+    prefix: tuple[Entry, int] | None, scored: Sequence[Entry], tokens: Tokens, policy: ReusePolicy, bound: float
 ) -> tuple[Entry, int] | None:
     """The prefix out of a reference that serves anyway, where another would cost a place for a handful of tokens."""
     if prefix is None or len(scored) < policy.max_references or prefix[0] in scored:
         return prefix
-    bound = bound_of(policy)
     lengths = [entry.usable_prefix(tokens[:-1], policy.max_depth, bound) for entry in scored]
     longest = max(lengths)
     return (scored[lengths.index(longest)], longest) if longest > prefix[1] - policy.min_run else prefix
 
 
-def _score(tokens: Tokens, candidates: Sequence[Entry], policy: ReusePolicy) -> tuple[list[Entry], float]:
+def _score(tokens: Tokens, candidates: Sequence[Entry], policy: ReusePolicy, bound: float) -> tuple[list[Entry], float]:
     """The candidates that would serve most of ``tokens``, each counted for what the ones before it leave.
 
     And how much larger a share of ``tokens`` the best single candidate holds if rows too deep to serve count.
@@ -169,7 +168,6 @@ def _score(tokens: Tokens, candidates: Sequence[Entry], policy: ReusePolicy) -> 
     grams = kgram_hashes(np.concatenate([entry.tokens for entry in entries]), k)  # of all in one go
     place = np.minimum(np.searchsorted(wanted, grams), len(wanted) - 1)
     hit = (wanted[place] == grams) & (owner[: len(grams)] == owner[k - 1 :])  # those across two texts are nobody's
-    bound = bound_of(policy)
     ends = np.cumsum(lengths) - lengths + [entry.usable(policy.max_depth - 1, bound) for entry in entries]
     usable = hit & (np.arange(len(grams)) + k <= ends[owner[: len(grams)]])
     held, stand = (_by_entry(owner[: len(grams)], place, mask, len(entries), len(wanted)) for mask in (usable, hit))

@@ -16,7 +16,7 @@ from semshare_core.product import product
 KL_FLOOR = 3e-3
 """Added to a KL before its logarithm is taken: smaller differences are no differences."""
 
-# chosen by cross-validation on SmolLM2-135M-Instruct (lengths from 2 to 4 forecast equally well, and 2.5 spends least);
+# chosen by cross-validation on SmolLM2-135M-Instruct (lengths from 2 to 4 forecast equally well);
 # lengths are in spreads of the features, the rest in squares of the log KL
 _LENGTH = 2.5
 _SMOOTH, _LINEAR = 1.0, 0.3

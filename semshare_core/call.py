@@ -95,18 +95,26 @@ class Call:
             found, movable = self._find(reserve)
             decision = self._decide(found, movable)
             try:
-                with self._attention(found, decision):
-                    served = self._serve(found, decision, movable, reserve)
-                    with served.distrust():
-                        return served, use(served)
+                return self._attempt(found, decision, movable, reserve, use)
             except DamagedFileError as error:
                 if not self._discard_stored(found):
                     raise
                 warnings.warn(f"{error} The prompts that need it are left out.", PoolWarning, stacklevel=2)
 
+    def _attempt(
+        self, found: Found, decision: Decision, movable: bool, reserve: int, use: Callable[[Served], T]
+    ) -> tuple[Served, T]:
+        """Serve the prompt once. Should it fail, its cache is gone before another is made."""
+        with self._attention(found, decision):
+            served = self._serve(found, decision, movable, reserve)
+            for view in found.entries:  # the cache holds the rows of what it still has to lay
+                view.release()
+            with served.distrust():
+                return served, use(served)
+
     def _discard_stored(self, found: Found) -> bool:
         """The references drawn on whose rows are on disk leave the pool; False if there are none."""
-        stored = [view for view in found.used if not all(piece.rows.in_memory for piece in view.pieces)]
+        stored = [view for view in found.used if view.stored]
         self.pool.discard(stored)
         return bool(stored)
 

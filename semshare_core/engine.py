@@ -20,6 +20,7 @@ from semshare_core.config import PoolConfig, ReusePolicy, resolve_policy
 from semshare_core.decode import FinishReason, Sampling, check_logits, cut_at_stop, decode, settled_length
 from semshare_core.embedding import Embed, EmbeddingSource, prompt_embedding
 from semshare_core.errors import ConfigError
+from semshare_core.kept_errors import keeps_no_rows
 from semshare_core.match.facts import FactTokens
 from semshare_core.match.token_table import TokenTable
 from semshare_core.model_turns import turns_of
@@ -227,6 +228,7 @@ class SemShareEngine:
             for prompt in prompts
         ]
 
+    @keeps_no_rows
     def _prefilled(self, call: Call, store: bool) -> Prefill:
         def logits_of(served: Served) -> Tensor:
             logits = self._prefill.last_logits(served.cache, served.ids, served.pending)
@@ -254,6 +256,7 @@ class SemShareEngine:
             self.canary.spare(report, asked)
         return report
 
+    @keeps_no_rows
     def situation(self, prompt: Prompt, *, namespace: str | None = None) -> Situation | None:
         """What the governor would see of a prompt: looked up and matched, nothing computed; None: nothing to reuse."""
         return self._call(prompt, "balanced", namespace).situation()
@@ -306,6 +309,7 @@ class SemShareEngine:
             pinned=pinned,
         )
 
+    @keeps_no_rows
     def _answer(
         self,
         prompt: Prompt,
@@ -329,6 +333,7 @@ class SemShareEngine:
                 ),
             )
             report = self._finish(served, decoded.first_token_at, decoded.token_ids, store=store)
+            del served  # its rows leave memory before the next call's turn
         text = self.tokenizer.decode(decoded.token_ids, skip_special_tokens=True)
         return Generation(cut_at_stop(text, sampling.stop), decoded.token_ids, decoded.finish_reason, report)
 
@@ -360,7 +365,10 @@ class SemShareEngine:
                 if isinstance(item, _Cancelled):
                     return
                 if isinstance(item, BaseException):
-                    raise item
+                    try:
+                        raise item
+                    finally:
+                        del item  # this frame is in its traceback
                 if isinstance(item, Generation):
                     yield Piece(item.text[sent:], item.report, item.finish_reason, item.token_ids)
                     return

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
@@ -22,7 +21,9 @@ from transformers import (
 from transformers.cache_utils import Cache
 from transformers.generation.streamers import BaseStreamer
 
-from semshare_core.errors import ConfigError, NumericalError
+from semshare_core.errors import CallCancelledError, CallTimeoutError, ConfigError, NumericalError
+from semshare_core.interrupt import NEVER, Interrupt
+from semshare_core.prefill.cache import MergedCache
 
 FinishReason = Literal["stop", "length", "cancelled"]
 
@@ -112,38 +113,49 @@ def decode(
     ids: Tensor,
     sampling: Sampling,
     *,
-    cancel: threading.Event | None = None,
+    interrupt: Interrupt = NEVER,
     on_token: Callable[[int], None] | None = None,
 ) -> Decoded:
     """Generate behind ``ids`` [n]; those whose rows ``cache`` does not hold yet are computed in the first step.
 
+    An answer that was cancelled is what was generated until then, and ``cache`` holds whole rows of it.
+
     Raises:
         NumericalError: the model's logits are not numbers.
+        CallCancelledError: the call was cancelled before the first token was there.
+        CallTimeoutError: its time was up before the answer was complete.
     """
     feed = _Feed(on_token)
-    ending = _Ending(tokenizer, len(ids), sampling.stop, cancel)
+    ending = _Ending(tokenizer, len(ids), sampling.stop, interrupt)
+    config = sampling.config(model)
+    interrupted: CallCancelledError | CallTimeoutError | None = None
     seeded: Any = nullcontext()
     if sampling.seed is not None:
         seeded = torch.random.fork_rng(devices=[ids.device] if ids.device.type == "cuda" else [])
     with torch.no_grad(), seeded, _no_other_cache(model):
         if sampling.seed is not None:
             torch.manual_seed(sampling.seed)
-        model.generate(
-            input_ids=ids[None],
-            attention_mask=torch.ones_like(ids)[None],
-            past_key_values=cache,
-            generation_config=sampling.config(model),
-            stopping_criteria=[ending],
-            streamer=feed,
-            logits_processor=LogitsProcessorList([_Checked(), *(sampling.extra.get("logits_processor") or ())]),
-        )
-    reason: FinishReason = "stop"
-    if cancel is not None and cancel.is_set() and not ending.stopped:
-        reason = "cancelled"
-    elif len(feed.token_ids) >= sampling.max_new_tokens and not ending.stopped:
-        ends = end_tokens(sampling.config(model).eos_token_id)
-        reason = "stop" if feed.token_ids[-1] in ends else "length"
-    return Decoded(feed.token_ids, reason, feed.first_token_at)
+        try:
+            model.generate(
+                input_ids=ids[None],
+                attention_mask=torch.ones_like(ids)[None],
+                past_key_values=cache,
+                generation_config=config,
+                stopping_criteria=[ending],
+                streamer=feed,
+                logits_processor=LogitsProcessorList([_Checked(), *(sampling.extra.get("logits_processor") or ())]),
+            )
+        except (CallCancelledError, CallTimeoutError) as error:
+            interrupted = error
+    ended = ending.stopped or feed.token_ids[-1:] in [[end] for end in end_tokens(config.eos_token_id)]
+    complete = ended or len(feed.token_ids) >= sampling.max_new_tokens
+    if interrupted is not None and not complete:
+        if isinstance(interrupted, CallTimeoutError) or not feed.token_ids:
+            raise interrupted
+        if isinstance(cache, MergedCache):  # some layers may be a row ahead of the others
+            cache.finish(len(ids) + len(feed.token_ids) - 1)
+        return Decoded(feed.token_ids, "cancelled", feed.first_token_at)
+    return Decoded(feed.token_ids, "stop" if ended else "length", feed.first_token_at)
 
 
 def end_tokens(told: int | list[int] | None) -> list[int]:
@@ -205,7 +217,7 @@ class _Feed(BaseStreamer):
 
 
 class _Ending(StoppingCriteria):
-    """Ends at a stop string in the *generated* text, or when cancelled.
+    """Ends at a stop string in the *generated* text; raises if the call must end.
 
     transformers' own ``stop_strings`` also matches a string that begins in the prompt, which would end an answer whose
     text does not contain it.
@@ -216,20 +228,21 @@ class _Ending(StoppingCriteria):
         tokenizer: PreTrainedTokenizerBase,
         prompt_tokens: int,
         stop: Sequence[str],
-        cancel: threading.Event | None,
+        interrupt: Interrupt,
     ) -> None:
         self._tokenizer = tokenizer
         self._start = prompt_tokens
         self._stop = stop
-        self._cancel = cancel
+        self._interrupt = interrupt
         self.stopped = False
 
     def __call__(self, input_ids: Tensor, scores: Any, **kwargs: Any) -> Tensor:
         if self._stop:
             text = self._tokenizer.decode(input_ids[0, self._start :], skip_special_tokens=True)
             self.stopped = any(end in text for end in self._stop)
-        done = self.stopped or (self._cancel is not None and self._cancel.is_set())
-        return torch.full((input_ids.shape[0],), done, dtype=torch.bool, device=input_ids.device)
+        if not self.stopped:
+            self._interrupt.check()
+        return torch.full((input_ids.shape[0],), self.stopped, dtype=torch.bool, device=input_ids.device)
 
 
 def cut_at_stop(text: str, stop: Sequence[str]) -> str:

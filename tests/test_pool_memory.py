@@ -6,14 +6,13 @@ import gc
 import random
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
-from benchmarks.live_tensors import held, since
 from pooled import BYTES_PER_TOKEN, books_balance, entry, pool_of, text
 from semshare_core import PoolConfig
 from semshare_core.pool import Entry, ReferencePool, View
@@ -22,16 +21,6 @@ from semshare_core.pool.segment import MemoryRows
 from test_pool_tiers import pool_at
 
 Live = Callable[[], int]
-
-
-@pytest.fixture
-def live() -> Iterator[Live]:
-    """Bytes of all tensors made since; only what nothing refers to is gone, for nobody collects cycles."""
-    gc.disable()
-    gc.freeze()  # what is older is not looked through time and again
-    yield since(held())
-    gc.unfreeze()
-    gc.enable()
 
 
 def filled(pool: ReferencePool, count: int, namespace: str = "here") -> ReferencePool:

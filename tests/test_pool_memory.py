@@ -1,4 +1,4 @@
-"""What left the pool has left memory at once: storages of living tensors are counted, with the garbage collector off."""
+"""What left the pool has left memory at once: storages of living tensors are counted, and nobody collects garbage."""
 
 from __future__ import annotations
 
@@ -219,7 +219,11 @@ def test_what_waits_to_come_back_to_the_device_is_not_held(live: Live) -> None:
     pool = ReferencePool(PoolConfig(max_bytes=100 * BYTES_PER_TOKEN, host_bytes=200 * BYTES_PER_TOKEN))
     filled(pool, 6)
     busy = threading.Event()
-    pool._keeper.ask(lambda: None if busy.wait(60) else None)
+
+    def wait() -> None:
+        assert busy.wait(60)
+
+    pool._keeper.ask(wait)
     pool.touch(list(pool._books.chosen(None)))
     pool.clear()
     assert live() == 0

@@ -196,7 +196,7 @@ def _numbers(vector: Any) -> NDArray[np.float64]:
 
 def _opener(source: EmbeddingSource) -> Callable[[], _Encoder]:
     if isinstance(source, str | os.PathLike):
-        return partial(_load, _checked_folder(Path(source)))
+        return partial(_load, _checked_folder(Path(source)).absolute())  # it is loaded later
     encoder = _recognise(source)
     return lambda: encoder
 

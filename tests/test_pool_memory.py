@@ -1,4 +1,4 @@
-"""What left the pool has left memory at once: storages of living tensors are counted, with the garbage collector off."""
+"""What left the pool has left memory at once: storages of living tensors are counted, and nobody collects garbage."""
 
 from __future__ import annotations
 
@@ -6,14 +6,13 @@ import gc
 import random
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
-from benchmarks.live_tensors import held, since
 from pooled import BYTES_PER_TOKEN, books_balance, entry, pool_of, text
 from semshare_core import PoolConfig
 from semshare_core.pool import Entry, ReferencePool, View
@@ -22,16 +21,6 @@ from semshare_core.pool.segment import MemoryRows
 from test_pool_tiers import pool_at
 
 Live = Callable[[], int]
-
-
-@pytest.fixture
-def live() -> Iterator[Live]:
-    """Bytes of all tensors made since; only what nothing refers to is gone, for nobody collects cycles."""
-    gc.disable()
-    gc.freeze()  # what is older is not looked through time and again
-    yield since(held())
-    gc.unfreeze()
-    gc.enable()
 
 
 def filled(pool: ReferencePool, count: int, namespace: str = "here") -> ReferencePool:
@@ -230,7 +219,11 @@ def test_what_waits_to_come_back_to_the_device_is_not_held(live: Live) -> None:
     pool = ReferencePool(PoolConfig(max_bytes=100 * BYTES_PER_TOKEN, host_bytes=200 * BYTES_PER_TOKEN))
     filled(pool, 6)
     busy = threading.Event()
-    pool._keeper.ask(lambda: None if busy.wait(60) else None)
+
+    def wait() -> None:
+        assert busy.wait(60)
+
+    pool._keeper.ask(wait)
     pool.touch(list(pool._books.chosen(None)))
     pool.clear()
     assert live() == 0

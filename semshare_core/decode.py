@@ -120,7 +120,11 @@ def decode(
     feed = _Feed(on_token)
     ending = _Ending(AnswerText(tokenizer, sampling.stop), len(ids), interrupt)
     config = sampling.config(model, tokenizer)
-    interrupted: CallCancelledError | CallTimeoutError | None = None
+    cancelled = False
+
+    def ended() -> bool:
+        return ending.stopped or (bool(feed.token_ids) and feed.token_ids[-1] in end_tokens(config.eos_token_id))
+
     seeded: Any = nullcontext()
     if sampling.seed is not None:
         seeded = torch.random.fork_rng(devices=[ids.device] if ids.device.type == "cuda" else [])
@@ -138,21 +142,19 @@ def decode(
                 logits_processor=LogitsProcessorList([_Checked(), *(sampling.extra.get("logits_processor") or ())]),
             )
         except (CallCancelledError, CallTimeoutError) as error:
-            interrupted = error
+            if not ended() and len(feed.token_ids) < sampling.max_new_tokens:
+                if isinstance(error, CallTimeoutError) or not feed.token_ids:
+                    raise
+                cancelled = True
         except ValueError as error:
             if isinstance(error, SemShareError) or feed.token_ids:
                 raise
             raise ConfigError(f"transformers could not begin the answer with these settings: {error}") from error
-    last = feed.token_ids[-1] if feed.token_ids else None
-    ended = ending.stopped or last in end_tokens(config.eos_token_id)
-    complete = ended or len(feed.token_ids) >= sampling.max_new_tokens
-    if interrupted is not None and not complete:
-        if isinstance(interrupted, CallTimeoutError) or not feed.token_ids:
-            raise interrupted
-        if isinstance(cache, MergedCache):  # some layers may be a row ahead of the others
-            cache.finish(len(ids) + len(feed.token_ids) - 1)
-        return Decoded(feed.token_ids, "cancelled", feed.first_token_at)
-    return Decoded(feed.token_ids, "stop" if ended else "length", feed.first_token_at)
+    if not cancelled:
+        return Decoded(feed.token_ids, "stop" if ended() else "length", feed.first_token_at)
+    if isinstance(cache, MergedCache):  # some layers may be a row ahead of the others
+        cache.finish(len(ids) + len(feed.token_ids) - 1)
+    return Decoded(feed.token_ids, "cancelled", feed.first_token_at)
 
 
 def end_tokens(told: int | list[int] | None) -> list[int]:

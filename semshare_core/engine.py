@@ -21,7 +21,7 @@ from semshare_core.call import Call, Served
 from semshare_core.config import PoolConfig, ReusePolicy, resolve_policy
 from semshare_core.decode import FinishReason, Sampling, check_logits, decode
 from semshare_core.embedding import EmbeddingSource, prompt_embedding
-from semshare_core.errors import CallCancelledError, ConfigError
+from semshare_core.errors import CallCancelledError, CallTimeoutError, ConfigError
 from semshare_core.generation_settings import own_stop_strings, warn_of_overridden
 from semshare_core.interrupt import NEVER, Interrupt, check_limits
 from semshare_core.match.facts import FactTokens
@@ -273,10 +273,13 @@ class SemShareEngine:
             check_logits(logits)
             return logits
 
-        with call.turn(self._lock, 1):
-            served, logits = call.answer(1, logits_of)
-            served.hand_over()
-            report, check = self._finish(served, time.perf_counter(), [], store=store, copy=True)
+        try:
+            with call.turn(self._lock, 1):
+                served, logits = call.answer(1, logits_of)
+                served.hand_over()
+                report, check = self._finish(served, time.perf_counter(), [], store=store, copy=True)
+        except (CallCancelledError, CallTimeoutError) as error:
+            raise error.with_traceback(None) from None  # its frames hold the rows of the call
         check()
         call.embed_kept()
         return Prefill(logits, served.cache, report)
@@ -368,20 +371,23 @@ class SemShareEngine:
     ) -> Generation:
         call = self._call(prompt, reuse, namespace, store=store, interrupt=interrupt)
         sampling = call.fit(sampling)
-        with call.turn(self._lock, sampling.max_new_tokens):
-            served, decoded = call.answer(
-                sampling.max_new_tokens,
-                lambda served: decode(
-                    self.model,
-                    self.tokenizer,
-                    served.cache,
-                    served.ids,
-                    sampling,
-                    interrupt=interrupt,
-                    on_token=on_token,
-                ),
-            )
-            report, check = self._finish(served, decoded.first_token_at, decoded.token_ids, store=store)
+        try:
+            with call.turn(self._lock, sampling.max_new_tokens):
+                served, decoded = call.answer(
+                    sampling.max_new_tokens,
+                    lambda served: decode(
+                        self.model,
+                        self.tokenizer,
+                        served.cache,
+                        served.ids,
+                        sampling,
+                        interrupt=interrupt,
+                        on_token=on_token,
+                    ),
+                )
+                report, check = self._finish(served, decoded.first_token_at, decoded.token_ids, store=store)
+        except (CallCancelledError, CallTimeoutError) as error:
+            raise error.with_traceback(None) from None  # its frames hold the rows of the call
         check()
         call.embed_kept()
         text = AnswerText(self.tokenizer, sampling.stop).of(decoded.token_ids)
@@ -419,7 +425,10 @@ class SemShareEngine:
                 if isinstance(item, CallCancelledError):
                     return
                 if isinstance(item, BaseException):
-                    raise item
+                    try:
+                        raise item
+                    finally:
+                        del item  # else its traceback would keep it alive, and it the rows of the call
                 if isinstance(item, Generation):
                     yield Piece(item.text[sent:], item.report, item.finish_reason, item.token_ids)
                     return

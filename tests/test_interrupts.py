@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import copy
+import gc
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -23,6 +24,7 @@ from model_gates import WAIT, Gate, gate_in
 from pooled import books_balance, rows_of
 from semshare_core import PoolConfig, ReusePolicy, SemShareEngine, interrupt
 from semshare_core.errors import CallCancelledError, CallTimeoutError, ConfigError
+from semshare_core.prefill.cache import MergedCache
 from semshare_integrations.adapter import in_thread
 from semshare_integrations.langchain import ChatSemShare, SemShareLLM
 from semshare_integrations.llama_index import SemShareLLM as LlamaIndexLLM
@@ -170,6 +172,26 @@ def assert_rows_are_right(engine: SemShareEngine) -> None:
             torch.testing.assert_close(kept[1], computed[1], atol=1e-4, rtol=0)
 
 
+@pytest.mark.parametrize("stage", STAGES)
+def test_the_rows_of_a_call_go_with_it_although_its_error_is_kept(
+    engine: SemShareEngine, clock: Clock, stage: str
+) -> None:
+    """An error holds the frames that it went through, and they the cache: gigabytes in a list of failed calls."""
+    engine.warm(["\n\n".join(PARAGRAPHS[:3])])
+    gc.collect()
+    gc.disable()
+    try:
+        with (
+            layers_counted(engine.model, 3, lambda: setattr(clock, "ahead", 100.0)),
+            pytest.raises(CallTimeoutError) as kept,
+        ):
+            STAGES[stage](engine, timeout=50)
+        assert kept.value
+        assert not [each for each in gc.get_objects() if type(each) is MergedCache]
+    finally:
+        gc.enable()
+
+
 # In the queue
 
 
@@ -261,6 +283,9 @@ def test_a_timeout_is_some_seconds(engine: SemShareEngine, timeout: Any) -> None
             call(TEXT, timeout=timeout)
     with pytest.raises(ConfigError, match=r"threading\.Event"):
         engine.generate(TEXT, cancel=True)  # type: ignore[arg-type]
+    for llm in (SemShareLLM(engine=engine), ChatSemShare(engine=engine)):
+        with pytest.raises(ConfigError, match="for the engine"):
+            llm.invoke(TEXT, cancel=threading.Event())
 
 
 # Through the frameworks

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 import warnings
+import weakref
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, replace
@@ -94,7 +95,7 @@ class Call:
         self.interrupt = interrupt
         self.warming = warming
         self.queue_ms = self.embed_ms = 0.0  # waited for the model; for foreign code to embed the prompt
-        self.kept: Entry | None = None
+        self.kept: weakref.ref[Entry] | None = None  # weakly: should it leave the pool, its rows leave memory
         self._embedding: NDArray[np.float32] | None = None
         self.encoded: EncodedPrompt = encode(prompt, tokenizer, model.get_input_embeddings().num_embeddings, context)
 
@@ -120,13 +121,19 @@ class Call:
 
         A call that must end now, or whose encoder fails, does not wait for the answer's part: the prompt's must do.
         """
-        prompt = self._embedding
-        if self.kept is None or not self.vectors.foreign or (prompt is not None and not len(prompt)):
+        prompt, kept = self._embedding, self.kept() if self.kept is not None else None
+        if kept is None or not self.vectors.foreign or (prompt is not None and not len(prompt)):
             return
-        whole = NO_VECTORS if self.interrupt.due else self.vectors.of_kept(self.kept.tokens, self.interrupt)
+        tokens = kept.tokens
+        del kept
+        whole = NO_VECTORS if self.interrupt.due else self.vectors.of_kept(tokens, self.interrupt)
         vectors = prompt if prompt is not None and not len(whole) else whole
+        assert self.kept is not None
+        kept = self.kept()
+        if kept is None:
+            return
         try:
-            self.pool.embed(self.kept, vectors)
+            self.pool.embed(kept, vectors)
         except ConfigError as error:  # of another length than those in the pool; the answer must not be lost for it
             self.vectors.warn(error)
 
@@ -141,18 +148,26 @@ class Call:
             decision = self._decide(found, movable)
             self.interrupt.check()
             try:
-                with self._attention(found, decision):
-                    served = self._serve(found, decision, movable, reserve)
-                    with served.distrust():
-                        return served, use(served)
+                return self._attempt(found, decision, movable, reserve, use)
             except DamagedFileError as error:
                 if not self._discard_stored(found):
                     raise
                 warnings.warn(f"{error} The prompts that need it are left out.", PoolWarning, stacklevel=2)
 
+    def _attempt(
+        self, found: Found, decision: Decision, movable: bool, reserve: int, use: Callable[[Served], T]
+    ) -> tuple[Served, T]:
+        """Serve the prompt once. Should it fail, its cache is gone before another is made."""
+        with self._attention(found, decision):
+            served = self._serve(found, decision, movable, reserve)
+            for view in found.entries:  # the cache holds the rows of what it still has to lay
+                view.release()
+            with served.distrust():
+                return served, use(served)
+
     def _discard_stored(self, found: Found) -> bool:
         """The references drawn on whose rows are on disk leave the pool; False if there are none."""
-        stored = [view for view in found.used if not all(piece.rows.in_memory for piece in view.pieces)]
+        stored = [view for view in found.used if view.stored]
         self.pool.discard(stored)
         return bool(stored)
 
@@ -361,7 +376,7 @@ class Served:
         )
         kept = self.call.pool.add(entry, copy=copy)
         if kept:
-            self.call.kept = entry
+            self.call.kept = weakref.ref(entry)
         return kept
 
     @property

@@ -21,9 +21,10 @@ from semshare_core.call import Call, Served
 from semshare_core.config import PoolConfig, ReusePolicy, resolve_policy
 from semshare_core.decode import FinishReason, Sampling, check_logits, decode
 from semshare_core.embedding import EmbeddingSource, prompt_embedding
-from semshare_core.errors import CallCancelledError, CallTimeoutError, ConfigError
+from semshare_core.errors import CallCancelledError, ConfigError
 from semshare_core.generation_settings import own_stop_strings, warn_of_overridden
 from semshare_core.interrupt import NEVER, Interrupt, check_limits
+from semshare_core.kept_errors import keeps_no_rows
 from semshare_core.match.facts import FactTokens
 from semshare_core.match.token_table import TokenTable
 from semshare_core.model_turns import turns_of
@@ -267,19 +268,17 @@ class SemShareEngine:
             for prompt in prompts
         ]
 
+    @keeps_no_rows
     def _prefilled(self, call: Call, store: bool) -> Prefill:
         def logits_of(served: Served) -> Tensor:
             logits = self._prefill.last_logits(served.cache, served.ids, served.pending)
             check_logits(logits)
             return logits
 
-        try:
-            with call.turn(self._lock, 1):
-                served, logits = call.answer(1, logits_of)
-                served.hand_over()
-                report, check = self._finish(served, time.perf_counter(), [], store=store, copy=True)
-        except (CallCancelledError, CallTimeoutError) as error:
-            raise error.with_traceback(None) from None  # its frames hold the rows of the call
+        with call.turn(self._lock, 1):
+            served, logits = call.answer(1, logits_of)
+            served.hand_over()
+            report, check = self._finish(served, time.perf_counter(), [], store=store, copy=True)
         check()
         call.embed_kept()
         return Prefill(logits, served.cache, report)
@@ -303,6 +302,7 @@ class SemShareEngine:
             return report, partial(self.canary.check, report, asked, replay)
         return report, partial(self.canary.spare, report, asked)
 
+    @keeps_no_rows
     def situation(self, prompt: Prompt, *, namespace: str | None = None) -> Situation | None:
         """What the governor would see of a prompt: looked up and matched, nothing computed; None: nothing to reuse."""
         return self._call(prompt, "balanced", namespace).situation()
@@ -358,6 +358,7 @@ class SemShareEngine:
             interrupt=interrupt,
         )
 
+    @keeps_no_rows
     def _answer(
         self,
         prompt: Prompt,
@@ -371,23 +372,21 @@ class SemShareEngine:
     ) -> Generation:
         call = self._call(prompt, reuse, namespace, store=store, interrupt=interrupt)
         sampling = call.fit(sampling)
-        try:
-            with call.turn(self._lock, sampling.max_new_tokens):
-                served, decoded = call.answer(
-                    sampling.max_new_tokens,
-                    lambda served: decode(
-                        self.model,
-                        self.tokenizer,
-                        served.cache,
-                        served.ids,
-                        sampling,
-                        interrupt=interrupt,
-                        on_token=on_token,
-                    ),
-                )
-                report, check = self._finish(served, decoded.first_token_at, decoded.token_ids, store=store)
-        except (CallCancelledError, CallTimeoutError) as error:
-            raise error.with_traceback(None) from None  # its frames hold the rows of the call
+        with call.turn(self._lock, sampling.max_new_tokens):
+            served, decoded = call.answer(
+                sampling.max_new_tokens,
+                lambda served: decode(
+                    self.model,
+                    self.tokenizer,
+                    served.cache,
+                    served.ids,
+                    sampling,
+                    interrupt=interrupt,
+                    on_token=on_token,
+                ),
+            )
+            report, check = self._finish(served, decoded.first_token_at, decoded.token_ids, store=store)
+            del served  # its rows leave memory before the next call's turn
         check()
         call.embed_kept()
         text = AnswerText(self.tokenizer, sampling.stop).of(decoded.token_ids)
@@ -428,7 +427,7 @@ class SemShareEngine:
                     try:
                         raise item
                     finally:
-                        del item  # else its traceback would keep it alive, and it the rows of the call
+                        del item  # this frame is in its traceback
                 if isinstance(item, Generation):
                     yield Piece(item.text[sent:], item.report, item.finish_reason, item.token_ids)
                     return

@@ -236,6 +236,6 @@ def kv_bytes(rows: list[tuple[Tensor, Tensor]]) -> int:
     return sum(tensor.numel() * tensor.element_size() for pair in rows for tensor in pair)
 
 
-def to_torch(rows: object, device: torch.device | str | None = None) -> Tensor:
-    """Row indices as an int64 tensor on ``device``."""
+def to_torch(rows: object, device: torch.device | str = "cpu") -> Tensor:
+    """Row indices as an int64 tensor on ``device``, whatever torch's default device is."""
     return torch.as_tensor(rows, dtype=torch.int64, device=device)

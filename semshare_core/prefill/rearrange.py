@@ -38,6 +38,10 @@ class Rows(Protocol):
         """Tensors with the layer's dtype, heads and sizes, got without reading rows."""
         ...
 
+    def opened(self) -> Rows:
+        """The same rows, to be held by whoever reads several layers: a file is open as long."""
+        ...
+
 
 class Piece(Protocol):
     """Consecutive rows of a pooled prompt, from its token ``start`` on."""
@@ -102,7 +106,7 @@ def _moves(plan: ReusePlan, references: Sequence[ReferenceRows], wanted: NDArray
         for piece in by_id[name].pieces if len(target) else ():
             here = (position >= piece.start) & (position < piece.start + piece.length)
             if here.any():
-                moves.append(_Move(piece.rows, target[here], position[here], piece.start))
+                moves.append(_Move(piece.rows.opened(), target[here], position[here], piece.start))
     return moves
 
 

@@ -14,8 +14,10 @@ from langchain_core.callbacks import (
     Callbacks,
 )
 from langchain_core.language_models import BaseLLM
-from langchain_core.language_models.base import LangSmithParams
+from langchain_core.language_models.base import LangSmithParams, LanguageModelInput
 from langchain_core.outputs import Generation, GenerationChunk, LLMResult
+from langchain_core.runnables import Runnable, RunnableConfig
+from langchain_core.runnables.config import get_config_list
 from pydantic import Field
 from typing_extensions import Self
 
@@ -97,6 +99,32 @@ class SemShareLLM(LangChainFields, BaseLLM):
         with _saying(kwargs):
             return await super().agenerate(prompts, stop, callbacks, **kwargs)
 
+    def batch(
+        self,
+        inputs: list[LanguageModelInput],
+        config: RunnableConfig | list[RunnableConfig] | None = None,
+        *,
+        return_exceptions: bool = False,
+        **kwargs: Any,
+    ) -> list[str]:
+        """LangChain's ``batch``; with ``return_exceptions`` a prompt that fails takes no other's answer with it."""
+        if return_exceptions:
+            return Runnable.batch(self, inputs, _in_turn(config, inputs), return_exceptions=True, **kwargs)
+        return super().batch(inputs, config, **kwargs)
+
+    async def abatch(
+        self,
+        inputs: list[LanguageModelInput],
+        config: RunnableConfig | list[RunnableConfig] | None = None,
+        *,
+        return_exceptions: bool = False,
+        **kwargs: Any,
+    ) -> list[str]:
+        """LangChain's ``abatch``; see :meth:`batch`."""
+        if return_exceptions:
+            return await Runnable.abatch(self, inputs, _in_turn(config, inputs), return_exceptions=True, **kwargs)
+        return await super().abatch(inputs, config, **kwargs)
+
     def _generate(
         self,
         prompts: list[str],
@@ -170,6 +198,13 @@ class SemShareLLM(LangChainFields, BaseLLM):
             generations=[[Generation(text=text, generation_info=info)] for text, info in answers],
             llm_output={"token_usage": usage, "model_name": self.model_id},
         )
+
+
+def _in_turn(
+    config: RunnableConfig | list[RunnableConfig] | None, inputs: list[LanguageModelInput]
+) -> list[RunnableConfig]:
+    """One prompt at a time, in their order, so that each can reuse those before it."""
+    return [{**each, "max_concurrency": 1} for each in get_config_list(config, len(inputs))]
 
 
 @contextmanager

@@ -101,6 +101,20 @@ def test_a_finished_answer_is_kept_without_a_vector_where_the_service_is_down(wa
     assert engine.pool.clear() == 1
 
 
+@pytest.mark.parametrize("way", ["warm", "generate"])
+def test_what_was_kept_without_a_vector_gets_one_when_it_comes_again(way: str) -> None:
+    service = Service(down=True)
+    engine = engine_with(service)
+    keep: dict[str, Callable[[], Any]] = {"warm": lambda: engine.warm([TEXT]), "generate": lambda: answer(engine)}
+    with pytest.warns(EmbeddingWarning):
+        keep[way]()
+    service.down = False
+    assert answer(engine, PARAGRAPHS[3], store=False).report.similarity is None
+    keep[way]()
+    assert engine.pool.stats().entries == 1
+    assert answer(engine, TEXT, store=False).report.similarity > 0.99
+
+
 def test_a_service_that_fails_behind_the_answer_leaves_it_findable_by_the_prompt() -> None:
     service = Service()
     engine = engine_with(service)

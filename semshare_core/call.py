@@ -375,8 +375,9 @@ class Served:
             pinned=self.call.pinned,
         )
         kept = self.call.pool.add(entry, copy=copy)
-        if kept:
-            self.call.kept = weakref.ref(entry)
+        held = entry if kept else self.call.pool.unembedded(entry)
+        if held is not None:
+            self.call.kept = weakref.ref(held)
         return kept
 
     @property

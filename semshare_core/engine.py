@@ -19,9 +19,10 @@ from transformers.cache_utils import Cache
 from semshare_core import models
 from semshare_core.call import Call, Served
 from semshare_core.config import PoolConfig, ReusePolicy, resolve_policy
-from semshare_core.decode import FinishReason, Sampling, check_logits, cut_at_stop, decode, settled_length
+from semshare_core.decode import FinishReason, Sampling, check_logits, decode
 from semshare_core.embedding import EmbeddingSource, prompt_embedding
 from semshare_core.errors import CallCancelledError, ConfigError
+from semshare_core.generation_settings import own_stop_strings, warn_of_overridden
 from semshare_core.interrupt import NEVER, Interrupt, check_limits
 from semshare_core.kept_errors import keeps_no_rows
 from semshare_core.match.facts import FactTokens
@@ -39,6 +40,7 @@ from semshare_core.quality.canary import CanaryWatch
 from semshare_core.quality.replay import Replay
 from semshare_core.quality.situation import Situation
 from semshare_core.report import ReuseReport
+from semshare_core.stop_strings import AnswerText
 
 DEFAULT_NAMESPACE = "default"
 
@@ -118,6 +120,7 @@ class SemShareEngine:
             models.check_servable(model)
             anatomy = try_out(model, examine(model))
         models.check_pair(model, tokenizer)
+        warn_of_overridden(model)
         self.model = model
         self.tokenizer = tokenizer
         self.policy = policy or ReusePolicy(level="balanced")
@@ -176,7 +179,7 @@ class SemShareEngine:
             prompt: text (taken as it is), chat messages (through the chat template) or token ids.
             max_new_tokens: at most so many tokens are generated.
             temperature: 0 is greedy, otherwise sampling.
-            stop: the answer ends before the first of these strings.
+            stop: the answer ends before the first of these strings, which may be or contain special tokens.
             seed: makes sampling repeatable.
             reuse: a level or a :class:`ReusePolicy`; default: the engine's policy.
             namespace: whose references may serve, and who may be served by this prompt later.
@@ -184,7 +187,8 @@ class SemShareEngine:
             timeout: seconds after which the call is given up, wherever it is; within the time of one layer.
             cancel: set from any thread, it ends the call as soon; what was generated until then is the answer, with
                 ``finish_reason`` ``cancelled``.
-            **generation: other fields of transformers' ``GenerationConfig``.
+            **generation: other fields of transformers' ``GenerationConfig``; what becomes of each is in the table of
+                ``semshare_core.generation_settings``.
 
         Raises:
             PromptError: empty or too long a prompt. ConfigError: a setting that cannot be honoured.
@@ -192,7 +196,7 @@ class SemShareEngine:
             CallCancelledError: ``cancel`` was set before the answer began.
         """
         interrupt = Interrupt(cancel, timeout)
-        sampling = _sampling(max_new_tokens, temperature, stop, seed, generation)
+        sampling = self._sampling(max_new_tokens, temperature, stop, seed, generation)
         return self._answer(prompt, sampling, reuse, namespace, store, interrupt)
 
     def stream(
@@ -217,7 +221,7 @@ class SemShareEngine:
         slowly pieces are taken.
         """
         check_limits(cancel, timeout)
-        sampling = _sampling(max_new_tokens, temperature, stop, seed, generation)
+        sampling = self._sampling(max_new_tokens, temperature, stop, seed, generation)
         return self._stream(prompt, sampling, reuse, namespace, store, timeout, cancel or threading.Event())
 
     def prefill(
@@ -385,8 +389,8 @@ class SemShareEngine:
             del served  # its rows leave memory before the next call's turn
         check()
         call.embed_kept()
-        text = self.tokenizer.decode(decoded.token_ids, skip_special_tokens=True)
-        return Generation(cut_at_stop(text, sampling.stop), decoded.token_ids, decoded.finish_reason, report)
+        text = AnswerText(self.tokenizer, sampling.stop).of(decoded.token_ids)
+        return Generation(text, decoded.token_ids, decoded.finish_reason, report)
 
     def _stream(
         self,
@@ -412,6 +416,7 @@ class SemShareEngine:
         worker = threading.Thread(target=context.run, args=(work,), name="semshare-stream", daemon=True)
         worker.start()
         try:
+            text = AnswerText(self.tokenizer, sampling.stop)
             ids: list[int] = []
             sent = 0
             while True:
@@ -427,19 +432,23 @@ class SemShareEngine:
                     yield Piece(item.text[sent:], item.report, item.finish_reason, item.token_ids)
                     return
                 ids.append(item)
-                text = self.tokenizer.decode(ids, skip_special_tokens=True)
-                settled = settled_length(text, sampling.stop)
-                if settled > sent:
-                    yield Piece(text[sent:settled])
-                    sent = settled
+                settled = text.settled(ids)
+                if len(settled) > sent:
+                    yield Piece(settled[sent:])
+                    sent = len(settled)
         finally:
             cancel.set()
             worker.join()
 
-
-def _sampling(
-    max_new_tokens: int, temperature: float, stop: Sequence[str] | None, seed: int | None, extra: dict[str, Any]
-) -> Sampling:
-    if isinstance(stop, str):
-        raise ConfigError(f"stop={stop!r} must be a list of strings: stop=[{stop!r}].")
-    return Sampling(max_new_tokens, temperature, tuple(stop or ()), seed, extra)
+    def _sampling(
+        self,
+        max_new_tokens: int,
+        temperature: float,
+        stop: Sequence[str] | None,
+        seed: int | None,
+        extra: dict[str, Any],
+    ) -> Sampling:
+        if isinstance(stop, str):
+            raise ConfigError(f"stop={stop!r} must be a list of strings: stop=[{stop!r}].")
+        stops = dict.fromkeys((*(stop or ()), *own_stop_strings(self.model)))
+        return Sampling(max_new_tokens, temperature, tuple(stops), seed, extra)

@@ -46,10 +46,10 @@ class Interrupt:
     def check(self) -> None:
         """Raises :class:`CallCancelledError` or :class:`CallTimeoutError` if the call must end now."""
         if self._cancel is not None and self._cancel.is_set():
-            raise CallCancelledError("the call was cancelled before its answer began. Nothing of it was kept.")
+            raise CallCancelledError("the call was cancelled, and nothing of it was kept.")
         if self._ends_at is not None and time.monotonic() >= self._ends_at:
             raise CallTimeoutError(
-                f"the call took longer than timeout={self._timeout:g} seconds and was given up. Nothing of it was kept."
+                f"the call took longer than timeout={self._timeout:g} seconds and was given up; nothing of it was kept."
             )
 
     @property
@@ -85,7 +85,7 @@ class Interrupt:
         while not done.wait(self.patience):
             self.check()
         if errors:
-            raise errors[0]
+            raise errors.pop()  # a list that still held it would keep it alive by its traceback
         return results[0]
 
 

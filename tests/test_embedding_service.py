@@ -86,19 +86,33 @@ def test_a_service_that_is_down_at_the_look_up(recwarn: pytest.WarningsRecorder)
 @pytest.mark.parametrize("level", ["exact", "off", "balanced"])
 def test_a_finished_answer_is_kept_without_a_vector_where_the_service_is_down(way: str, level: str) -> None:
     engine = engine_with(Service(down=True))
+    ways: dict[str, Callable[[], Any]] = {
+        "generate": lambda: answer(engine, reuse=level),
+        "stream": lambda: list(engine.stream(TEXT, max_new_tokens=3, reuse=level))[-1],
+        "prefill": lambda: engine.prefill(TEXT, reuse=level),
+        "warm": lambda: engine.warm([TEXT]),
+    }
     with pytest.warns(EmbeddingWarning, match="no service"):
-        if way == "generate":
-            assert len(answer(engine, reuse=level).token_ids) == 3
-        elif way == "stream":
-            assert list(engine.stream(TEXT, max_new_tokens=3, reuse=level))[-1].report.stored
-        elif way == "prefill":
-            assert engine.prefill(TEXT, reuse=level).report.stored
-        else:
-            engine.warm([TEXT])
+        made = ways[way]()
+    assert (made[0] if way == "warm" else made.report).stored
     assert engine.pool.stats().entries == 1
     assert answer(engine, TEXT + " Why?", reuse="exact", store=False).report.prefix_tokens >= len(TEXT)
     assert books_balance(engine.pool)
     assert engine.pool.clear() == 1
+
+
+@pytest.mark.parametrize("way", ["warm", "generate"])
+def test_what_was_kept_without_a_vector_gets_one_when_it_comes_again(way: str) -> None:
+    service = Service(down=True)
+    engine = engine_with(service)
+    keep: dict[str, Callable[[], Any]] = {"warm": lambda: engine.warm([TEXT]), "generate": lambda: answer(engine)}
+    with pytest.warns(EmbeddingWarning):
+        keep[way]()
+    service.down = False
+    assert answer(engine, PARAGRAPHS[3], store=False).report.similarity is None
+    keep[way]()
+    assert engine.pool.stats().entries == 1
+    assert answer(engine, TEXT, store=False).report.similarity > 0.99
 
 
 def test_a_service_that_fails_behind_the_answer_leaves_it_findable_by_the_prompt() -> None:

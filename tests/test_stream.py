@@ -10,9 +10,10 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from semshare_core import Piece, ReusePolicy, SemShareEngine
-from semshare_core.decode import Sampling, cut_at_stop, settled_length
+from semshare_core.decode import Sampling
 from semshare_core.errors import CallCancelledError, ConfigError, PromptError
 from semshare_core.interrupt import Interrupt
+from semshare_core.stop_strings import cut_at_stop, settled_length
 from tiny_models import tiny_model, tiny_tokenizer
 from tiny_reuse import PARAGRAPHS
 

@@ -195,6 +195,12 @@ class ReferencePool:
             self._books.counts[entry.namespace].rejected += 1
         return False
 
+    def unembedded(self, entry: Entry) -> Entry | None:
+        """The entry of the same text, if it is there and was kept while it could not be embedded."""
+        with self._lock:
+            same = self._books.get(entry.namespace, entry.id)
+        return same if same is not None and not len(same.embedding) else None
+
     def embed(self, entry: Entry, vectors: Vectors) -> bool:
         """Make an entry that was added without vectors findable by its likeness; False if it has left meanwhile."""
         with self._lock:

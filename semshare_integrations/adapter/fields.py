@@ -104,6 +104,8 @@ class EngineFields(BaseModel):
         The engine checks the values, and names those that it does not know.
         """
         said = self.one_name(overrides)
+        if "cancel" in said:
+            raise ConfigError("cancel= is for the engine: close the stream, cancel the task, or pass timeout=.")
         if stop is not None:
             said["stop"] = stop
         fields = {

@@ -38,7 +38,7 @@ class SemShareLLM(LangChainFields, BaseLLM):
     >>> llm.invoke("Once upon a time", temperature=0.7, seed=1, reuse="exact", namespace="alice")
 
     Prompts are taken as they are, without a chat template. Settings of a call (``max_new_tokens``, ``temperature``,
-    ``top_p``, ``seed``, ``stop``, ``reuse``, ``namespace``, ``store``, any other field of transformers'
+    ``top_p``, ``seed``, ``stop``, ``reuse``, ``namespace``, ``store``, ``timeout``, any other field of transformers'
     ``GenerationConfig``) go before the fields; an unknown one is an error. What a call reused is in its
     ``generation_info["semshare"]`` (a :class:`~semshare_core.ReuseReport` as a dict; when streaming, in the
     last chunk) and is collected by :class:`SemShareCallbackHandler`.

@@ -15,6 +15,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from transformers.cache_utils import Cache
 
 from semshare_core import models
+from semshare_core.autocast import OFF, Autocast, outside_autocast
 from semshare_core.call import Call, Served
 from semshare_core.config import PoolConfig, ReusePolicy, resolve_policy
 from semshare_core.decode import FinishReason, Sampling, check_logits, cut_at_stop, decode, settled_length
@@ -34,6 +35,7 @@ from semshare_core.quality.canary import CanaryWatch
 from semshare_core.quality.replay import Replay
 from semshare_core.quality.situation import Situation
 from semshare_core.report import ReuseReport
+from semshare_core.weights import Weights, without_wrapper
 
 DEFAULT_NAMESPACE = "default"
 
@@ -75,10 +77,12 @@ class SemShareEngine:
     """Serves one model, reusing keys and values of earlier prompts. Thread-safe: calls take turns at the model.
 
     ``pool`` holds the earlier prompts; ``canary`` (:class:`~semshare_core.quality.canary.CanaryWatch`) what background
-    checks found, if the policy asks for some.
+    checks found, if the policy asks for some; ``weights`` (:class:`~semshare_core.weights.Weights`) names what computes
+    rows now: those of other weights, adapters or numerics never serve.
 
     Args:
-        model: a decoder-only transformers model whose cache keeps one row per token.
+        model: a decoder-only transformers model whose cache keeps one row per token. Of PEFT's ``PeftModel`` the model
+            inside is served, with its adapters; switch, merge and add them as you like.
         tokenizer: its tokenizer.
         pool: how much is kept of earlier prompts.
         policy: what calls may reuse unless they say otherwise; default level ``balanced``.
@@ -106,8 +110,9 @@ class SemShareEngine:
         embedding: EmbeddingSource | None = None,
         calibration: Calibration | Literal["auto"] | None = "auto",
     ) -> None:
+        model = without_wrapper(model)
         self._lock = turns_of(model)
-        with self._lock:  # the checks run the model, too
+        with self._lock, OFF.again():  # the checks run the model, too
             model.eval()  # dropout would look like a model that cannot be served
             models.check_servable(model)
             anatomy = try_out(model, examine(model))
@@ -121,10 +126,12 @@ class SemShareEngine:
         if self.calibration is not None:
             self.calibration.prepare()
         self._prefill = SelectivePrefill(model, anatomy)
-        self._table = TokenTable(model.get_input_embeddings().weight)
-        self._facts = FactTokens(tokenizer, model.get_input_embeddings().num_embeddings)
-        self._embed: Embed = prompt_embedding(embedding, tokenizer, self._table)
-        self.pool = open_pool(pool or PoolConfig(), model, tokenizer, anatomy.devices, embedding, self._embed)
+        self._table = TokenTable(lambda: model.get_input_embeddings().weight)
+        self._facts = FactTokens(tokenizer, lambda: len(model.get_input_embeddings().weight))
+        self._embed: Embed = outside_autocast(prompt_embedding(embedding, tokenizer, self._table))
+        pool = pool or PoolConfig()
+        self.weights = Weights(model, thorough=pool.path is not None, moving=anatomy.static_until is not None)
+        self.pool = open_pool(pool, model, tokenizer, anatomy.devices, embedding, self._embed, self.weights)
 
     @classmethod
     def from_pretrained(
@@ -199,7 +206,7 @@ class SemShareEngine:
         Setting ``cancel`` does so too, from any thread and while the consumer waits for a piece.
         """
         sampling = _sampling(max_new_tokens, temperature, stop, seed, generation)
-        return self._stream(prompt, sampling, reuse, namespace, store, cancel or threading.Event())
+        return self._stream(prompt, sampling, reuse, namespace, store, cancel or threading.Event(), Autocast.here())
 
     def prefill(
         self,
@@ -256,7 +263,9 @@ class SemShareEngine:
 
     def situation(self, prompt: Prompt, *, namespace: str | None = None) -> Situation | None:
         """What the governor would see of a prompt: looked up and matched, nothing computed; None: nothing to reuse."""
-        return self._call(prompt, "balanced", namespace).situation()
+        call = self._call(prompt, "balanced", namespace)
+        with self._lock:  # the hooks of a call that runs would be taken for a change of the model
+            return call.situation()
 
     def token_ids(self, prompt: Prompt) -> list[int]:
         """The ids that a prompt becomes: what the other methods see of it, checked as they check it."""
@@ -302,6 +311,7 @@ class SemShareEngine:
             table=self._table,
             embed=self._embed,
             facts=self._facts,
+            weights=self.weights,
             calibration=self.calibration,
             pinned=pinned,
         )
@@ -340,13 +350,16 @@ class SemShareEngine:
         namespace: str | None,
         store: bool,
         cancel: threading.Event,
+        autocast: Autocast,
     ) -> Generator[Piece, None, None]:
         """The model runs in a worker thread; this generator turns its tokens into settled text."""
         tokens: queue.SimpleQueue[int | Generation | BaseException] = queue.SimpleQueue()
 
         def work() -> None:
             try:
-                tokens.put(self._answer(prompt, sampling, reuse, namespace, store, cancel=cancel, on_token=tokens.put))
+                with autocast.again():
+                    put = tokens.put
+                    put(self._answer(prompt, sampling, reuse, namespace, store, cancel=cancel, on_token=put))
             except BaseException as error:  # handed to the consumer, whose thread it belongs to
                 tokens.put(error)
 

@@ -104,6 +104,7 @@ def _record(entry: Entry, segments: Sequence[Segment]) -> Record:
         kl_bound=entry.kl_bound,
         pinned=entry.pinned,
         uses=segments[-1].uses,
+        weights=entry.weights,
     )
 
 
@@ -134,6 +135,7 @@ def restored(folder: PoolFolder, embed: Callable[[Tokens], Vectors] | None) -> I
             record.kl_bound,
             record.pinned,
             record.created,
+            record.expires,
+            record.weights,
         )
-        entry.expires = record.expires
         yield entry

@@ -121,7 +121,9 @@ class SemShareEngine:
         self.tokenizer = tokenizer
         self.policy = policy or ReusePolicy(level="balanced")
         self.context = models.max_context(model)
-        self.canary = CanaryWatch(model, self._lock, self.policy.seed)
+        pool = pool or PoolConfig()
+        self.weights = Weights(model, thorough=pool.path is not None, moving=anatomy.static_until is not None)
+        self.canary = CanaryWatch(model, self._lock, self.policy.seed, self.weights)
         self.calibration = calibration_for(model, tokenizer, calibration)
         if self.calibration is not None:
             self.calibration.prepare()
@@ -129,8 +131,6 @@ class SemShareEngine:
         self._table = TokenTable(lambda: model.get_input_embeddings().weight)
         self._facts = FactTokens(tokenizer, lambda: len(model.get_input_embeddings().weight))
         self._embed: Embed = outside_autocast(prompt_embedding(embedding, tokenizer, self._table))
-        pool = pool or PoolConfig()
-        self.weights = Weights(model, thorough=pool.path is not None, moving=anatomy.static_until is not None)
         self.pool = open_pool(pool, model, tokenizer, anatomy.devices, embedding, self._embed, self.weights)
 
     @classmethod
@@ -253,7 +253,7 @@ class SemShareEngine:
         chosen = self.canary.chooses(asked.canary)
         replay = None
         if chosen and served.approximate and self.canary.has_room:  # copied before the pool takes the rows
-            replay = Replay.of(served.ids, generated, served.cache, served.room)
+            replay = Replay.of(served.ids, generated, served.cache, served.room, served.call.computed_by)
         report = served.finish(first_token_at, generated, store=store, copy=copy)
         if chosen and served.approximate:
             self.canary.check(report, asked, replay)

@@ -30,7 +30,11 @@ def is_layer(module: nn.Module) -> bool:
 
 def settings(layer: nn.Module) -> list[str]:
     """Attributes of an adapting layer that say what it computes: switches, and settings by adapter's name."""
-    return [name for name in (*_SWITCHES, *_of_adapters(layer)) if not isinstance(getattr(layer, name), nn.Module)]
+    return [
+        name
+        for name in (*_SWITCHES, *_of_adapters(layer))
+        if isinstance(getattr(layer, name), str | bool | list | dict)
+    ]
 
 
 def state(module: nn.Module) -> str | None:
@@ -41,7 +45,9 @@ def state(module: nn.Module) -> str | None:
     if not active:
         return OFF
     tables = {name: table for name in _of_adapters(module) if isinstance(table := getattr(module, name), dict)}
-    chosen = {name: {key: table[key] for key in active if key in table} for name, table in sorted(tables.items())}
+    chosen = {
+        name: {key: table[key] for key in active if _plain(table.get(key))} for name, table in sorted(tables.items())
+    }
     return f"{active} {chosen}"
 
 
@@ -64,6 +70,10 @@ def _active(layer: Any) -> list[str]:
     named = [named] if isinstance(named, str) else list(named)
     held = {key for name in layer.adapter_layer_names for key in _keys(getattr(layer, name, None))}
     return [name for name in named if name in held]
+
+
+def _plain(value: object) -> bool:
+    return isinstance(value, str | bool | int | float)
 
 
 def _keys(container: object) -> list[str]:

@@ -70,15 +70,15 @@ class Weights:
             self._seen, self._identity = seen, self._named(digest(told))
         return self._identity
 
-    def _named(self, digest: str) -> str:
+    def _named(self, told: str) -> str:
         """Where addresses are told, names that tell no more than the order in which they came."""
         if self._thorough:
-            return digest
-        if digest not in self._names:
-            self._names[digest] = str(next(self._numbers))
+            return told
+        if told not in self._names:
+            self._names[told] = str(next(self._numbers))
             if len(self._names) > _REMEMBERED:
                 del self._names[next(iter(self._names))]
-        return self._names[digest]
+        return self._names[told]
 
     @torch.no_grad()
     def base(self) -> str:
@@ -96,15 +96,17 @@ class Weights:
     def _told(self, names: list[str], tensors: list[Tensor], marks: list[Mark]) -> Iterator[str]:
         known = self._hashes
         if self._thorough:  # what left is forgotten
-            self._hashes = {mark: known[mark] for mark in marks if mark in known}
+            keys = [_key(tensor, mark) for tensor, mark in zip(tensors, marks, strict=True)]
+            self._hashes = {key: known[key] for key in keys if key in known}
         for name, tensor, mark in zip(names, tensors, marks, strict=True):
             content = self._hash(tensor, mark) if self._thorough else repr(mark)
             yield f"{name} {tensor.dtype} {list(tensor.shape)} {tensor.device.type} {content}"
 
     def _hash(self, tensor: Tensor, mark: Mark) -> str:
-        if mark not in self._hashes:
-            self._hashes[mark] = _content(tensor)
-        return self._hashes[mark]
+        key = _key(tensor, mark)
+        if key not in self._hashes:
+            self._hashes[key] = _content(tensor)
+        return self._hashes[key]
 
     def _foreign_code(self, modules: list[nn.Module]) -> tuple[list[Any], list[Any]]:
         """The hooks of others, and ``forward`` methods that were replaced, each by a number that never comes again."""
@@ -131,6 +133,10 @@ class Weights:
         config = self._model.config.get_text_config(decoder=True)
         attention = (self._model.config._attn_implementation, config._attn_implementation)
         return attention, torch.get_float32_matmul_precision(), Autocast.here()
+
+
+def _key(tensor: Tensor, mark: Mark) -> tuple[Any, ...]:
+    return tensor.device, tensor.dtype, tensor.shape, mark
 
 
 def _content(tensor: Tensor) -> str:

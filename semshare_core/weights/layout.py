@@ -60,7 +60,7 @@ class Layout:
                 keys = [key for key in module.__dict__[kind] if only is None or key in only]
                 slots += [(place, kind, key, f"{name}.{key}") for key in keys]
         values = _values(list(all_modules(model)), settings)
-        return cls(types, counts, slots, settings, copy.deepcopy(values), digest(told))
+        return cls(types, counts, slots, settings, [*map(_copied, values)], digest(told))
 
     def fits(self, modules: list[nn.Module]) -> bool:
         """Whether the model has still these modules with these settings."""
@@ -151,7 +151,12 @@ def _is_plain(value: object) -> bool:
 
 def _values(modules: list[nn.Module], settings: list[tuple[int, str]]) -> list[Any]:
     dicts = [module.__dict__ for module in modules]
-    return [[values["training"] for values in dicts], [dicts[place].get(name) for place, name in settings]]
+    return [*(values["training"] for values in dicts), *(dicts[place].get(name) for place, name in settings)]
+
+
+def _copied(value: Any) -> Any:
+    """As it is now, whatever is done to it later."""
+    return copy.deepcopy(value) if _is_plain(value) else copy.copy(value)
 
 
 def _drops(module: nn.Module) -> bool:

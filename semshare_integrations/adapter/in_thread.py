@@ -9,6 +9,8 @@ from contextlib import closing, suppress
 from dataclasses import dataclass
 from typing import TypeVar
 
+from semshare_core.autocast import Autocast
+
 T = TypeVar("T")
 
 
@@ -20,13 +22,15 @@ class _End:
 async def in_thread(make: Callable[[threading.Event], Generator[T, None, None]]) -> AsyncGenerator[T, None]:
     """Run the generator that ``make`` returns in one thread of its own and hand its items to the event loop.
 
-    One thread for the whole run: torch's grad and inference modes belong to a thread. Closing this generator, or
+    One thread for the whole run: torch's grad and inference modes belong to a thread, and the autocast of whoever awaits
+    is entered there, too. Closing this generator, or
     cancelling the task that awaits it, returns at once and sets the event that ``make`` got; the thread closes its
     generator at the next item and ends.
     """
     loop = asyncio.get_running_loop()
     arrived: asyncio.Queue[T | _End] = asyncio.Queue()
     closed = threading.Event()
+    autocast = Autocast.here()
 
     def post(item: T | _End) -> None:
         with suppress(RuntimeError):  # the loop is closed: nobody waits any more
@@ -34,7 +38,7 @@ async def in_thread(make: Callable[[threading.Event], Generator[T, None, None]])
 
     def work() -> None:
         try:
-            with closing(make(closed)) as items:
+            with autocast.again(), closing(make(closed)) as items:
                 while not closed.is_set():
                     item = next(items, _End())
                     post(item)

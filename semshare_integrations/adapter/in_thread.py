@@ -22,10 +22,9 @@ class _End:
 async def in_thread(make: Callable[[threading.Event], Generator[T, None, None]]) -> AsyncGenerator[T, None]:
     """Run the generator that ``make`` returns in one thread of its own and hand its items to the event loop.
 
-    One thread for the whole run: torch's grad and inference modes belong to a thread, and the autocast of whoever awaits
-    is entered there, too. Closing this generator, or
-    cancelling the task that awaits it, returns at once and sets the event that ``make`` got; the thread closes its
-    generator at the next item and ends.
+    One thread for the whole run: torch's grad and inference modes belong to a thread, and the autocast of whoever
+    awaits is entered there. Closing this generator, or cancelling the task that awaits it, returns at once and sets the
+    event that ``make`` got; the thread closes its generator at the next item and ends.
     """
     loop = asyncio.get_running_loop()
     arrived: asyncio.Queue[T | _End] = asyncio.Queue()

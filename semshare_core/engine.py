@@ -5,7 +5,7 @@ from __future__ import annotations
 import queue
 import threading
 import time
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -147,10 +147,20 @@ class SemShareEngine:
         policy: ReusePolicy | None = None,
         embedding: EmbeddingSource | None = None,
         calibration: Calibration | Literal["auto"] | None = "auto",
+        model_kwargs: Mapping[str, Any] | None = None,
     ) -> SemShareEngine:
-        """Load a model by hub id, local folder, GGUF file or ``"demo"`` and serve it; see ``semshare_core.models``."""
+        """Load a model by hub id, local folder, GGUF file or ``"demo"`` and serve it; see ``semshare_core.models``.
+
+        ``model_kwargs`` are further settings of transformers' ``from_pretrained``, such as ``quantization_config``.
+        """
         model, loaded = models.load_model(
-            model_id, gguf_file=gguf_file, tokenizer=tokenizer, dtype=dtype, device=device, device_map=device_map
+            model_id,
+            gguf_file=gguf_file,
+            tokenizer=tokenizer,
+            dtype=dtype,
+            device=device,
+            device_map=device_map,
+            model_kwargs=model_kwargs,
         )
         return cls(model, loaded, pool=pool, policy=policy, embedding=embedding, calibration=calibration)
 

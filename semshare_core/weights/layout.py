@@ -9,16 +9,15 @@ from hashlib import blake2b
 from typing import Any
 
 from torch import Tensor, nn
-from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 from transformers import PreTrainedModel
 
 from semshare_core.weights import adapters
+from semshare_core.weights.parts import plain_parts
 
 _MOST_ITEMS = 64  # of a setting that is a list or dict
 _PLAIN = (float, bool, str)
 _OF_TRAINING = ("training", "gradient_checkpointing")  # dropout, which training switches on, is seen on its own
 _TENSORS = ("_parameters", "_buffers")
-_ORDINARY = (Tensor, nn.Parameter, nn.Buffer)
 
 
 @dataclass(frozen=True, eq=False)
@@ -76,12 +75,12 @@ class Layout:
     def tensors(self, modules: list[nn.Module]) -> list[Tensor]:
         """Parameters and buffers; of quantised ones the tensors that they are made of."""
         found = (modules[place].__dict__[kind].get(key) for place, kind, key, _ in self.slots)
-        return [part for tensor in found if tensor is not None for _, part in _parts(tensor)]
+        return [part for tensor in found if tensor is not None for _, part in plain_parts(tensor)]
 
     def names(self, modules: list[nn.Module]) -> list[str]:
         """The names of :meth:`tensors`."""
         found = ((name, modules[place].__dict__[kind].get(key)) for place, kind, key, name in self.slots)
-        return [name + suffix for name, tensor in found if tensor is not None for suffix, _ in _parts(tensor)]
+        return [name + suffix for name, tensor in found if tensor is not None for suffix, _ in plain_parts(tensor)]
 
 
 def all_modules(model: nn.Module) -> Iterator[nn.Module]:
@@ -119,15 +118,6 @@ def _named_modules(
 def _count(module: nn.Module) -> int:
     values = module.__dict__
     return len(values["_parameters"]) + len(values["_buffers"])
-
-
-def _parts(tensor: Tensor) -> list[tuple[str, Tensor]]:
-    """The plain tensors that hold a tensor's values: itself, or what a quantised one is made of."""
-    made: Any = tensor
-    if type(tensor) in _ORDINARY or not is_traceable_wrapper_subclass(made):
-        return [("", tensor)]
-    found = ((name, getattr(made, name)) for name in made.__tensor_flatten__()[0])
-    return [(f".{name}{suffix}", part) for name, inner in found for suffix, part in _parts(inner)]
 
 
 def _settings(module: nn.Module) -> list[str]:

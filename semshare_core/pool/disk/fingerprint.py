@@ -12,6 +12,7 @@ from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from semshare_core.pool.disk.checked_file import FORMAT
+from semshare_core.weights.parts import plain_parts
 
 _SAMPLED = 1024  # values of each weight tensor
 
@@ -69,9 +70,10 @@ def _weights(model: PreTrainedModel) -> str:
     for name, tensor in model.state_dict().items():
         if not isinstance(tensor, Tensor):
             continue
-        found.update(f"{name} {tensor.dtype} {list(tensor.shape)}\n".encode())
-        if tensor.device.type != "meta":
-            found.update(_sample(tensor))
+        for suffix, part in plain_parts(tensor):
+            found.update(f"{name}{suffix} {part.dtype} {list(part.shape)}\n".encode())
+            if part.device.type != "meta":
+                found.update(_sample(part))
     return found.hexdigest()
 
 

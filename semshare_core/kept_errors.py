@@ -13,6 +13,8 @@ import traceback
 from collections.abc import Callable
 from typing import ParamSpec, TypeVar
 
+from semshare_core.errors import CallCancelledError, CallTimeoutError
+
 P = ParamSpec("P")
 T = TypeVar("T")
 
@@ -25,6 +27,10 @@ def keeps_no_rows(call: Callable[P, T]) -> Callable[P, T]:
         others = sys.exc_info()[1]  # being handled by whoever calls: not ours
         try:
             return call(*args, **kwargs)
+        except (CallCancelledError, CallTimeoutError) as error:
+            # a layer with hooks runs in a closure, whose variables no clearing reaches; and where a call happened to be
+            # when its time was up tells nobody anything
+            raise error.with_traceback(None) from None
         except BaseException as error:
             cause: BaseException | None = error
             while cause is not None and cause is not others:

@@ -1,4 +1,4 @@
-"""What all tests share: no network, two threads, and the real model loaded at most once."""
+"""What all tests share: no network, two threads in all, and the real model loaded at most once a process."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from semshare_core import SemShareEngine
 from tiny_canary import planted
 from tiny_models import tiny_model, tiny_tokenizer
 
-torch.set_num_threads(2)
+torch.set_num_threads(max(1, 2 // int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))))
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -195,9 +195,27 @@ class ReferencePool:
             self._books.counts[entry.namespace].rejected += 1
         return False
 
-    def _restore(self, folder: PoolFolder, embed: Callable[[Tokens], Vectors] | None) -> None:
+    def unembedded(self, entry: Entry) -> Entry | None:
+        """The entry of the same text, if it is there and was kept while it could not be embedded."""
         with self._lock:
-            for entry in restored(folder, embed):
+            same = self._books.get(entry.namespace, entry.id)
+        return same if same is not None and not len(same.embedding) else None
+
+    def embed(self, entry: Entry, vectors: Vectors) -> bool:
+        """Make an entry that was added without vectors findable by its likeness; False if it has left meanwhile."""
+        with self._lock:
+            if self._books.get(entry.namespace, entry.id) is not entry or len(entry.embedding) or not len(vectors):
+                return False
+            self._books.spaces[entry.namespace].semantic.add(entry.id, vectors)
+            entry.embedding = vectors
+        if self._saving is not None:
+            self._saving.save(entry)
+        return True
+
+    def _restore(self, folder: PoolFolder, embed: Callable[[Tokens], Vectors] | None) -> None:
+        entries = list(restored(folder, embed))
+        with self._lock:
+            for entry in entries:
                 for segment in entry.segments:
                     if not segment.holders:
                         self._storage.enter(segment, None)
@@ -236,7 +254,7 @@ class ReferencePool:
     def similar(self, namespace: str, embedding: Vectors) -> list[tuple[Entry, float]]:
         """The entries most like ``embedding`` [m, dim] that serve the namespace, with similarities in [0, 1]."""
         found = []
-        for space in self._readable(namespace):
+        for space in self._readable(namespace) if len(embedding) else ():
             names = space.semantic.search(embedding, self.config.candidates)
             found += [(entry, value) for name, value in names if (entry := self._live(space, name)) is not None]
         return sorted(found, key=lambda item: (-item[1], item[0].id))[: self.config.candidates]

@@ -105,6 +105,7 @@ def _record(entry: Entry, segments: Sequence[Segment]) -> Record:
         pinned=entry.pinned,
         uses=segments[-1].uses,
         weights=entry.weights,
+        steady=entry.steady,
     )
 
 
@@ -137,5 +138,6 @@ def restored(folder: PoolFolder, embed: Callable[[Tokens], Vectors] | None) -> I
             record.created,
             record.expires,
             record.weights,
+            record.steady,
         )
         yield entry

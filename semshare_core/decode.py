@@ -22,6 +22,7 @@ from transformers import (
 from transformers.cache_utils import Cache
 from transformers.generation.streamers import BaseStreamer
 
+from semshare_core.answer_text import AnswerText
 from semshare_core.errors import ConfigError, NumericalError
 
 FinishReason = Literal["stop", "length", "cancelled"]
@@ -121,7 +122,7 @@ def decode(
         NumericalError: the model's logits are not numbers.
     """
     feed = _Feed(on_token)
-    ending = _Ending(tokenizer, len(ids), sampling.stop, cancel)
+    ending = _Ending(AnswerText(tokenizer, ids.tolist()), len(ids), sampling.stop, cancel)
     seeded: Any = nullcontext()
     if sampling.seed is not None:
         seeded = torch.random.fork_rng(devices=[ids.device] if ids.device.type == "cuda" else [])
@@ -213,12 +214,12 @@ class _Ending(StoppingCriteria):
 
     def __init__(
         self,
-        tokenizer: PreTrainedTokenizerBase,
+        text_of: AnswerText,
         prompt_tokens: int,
         stop: Sequence[str],
         cancel: threading.Event | None,
     ) -> None:
-        self._tokenizer = tokenizer
+        self._text_of = text_of
         self._start = prompt_tokens
         self._stop = stop
         self._cancel = cancel
@@ -226,7 +227,7 @@ class _Ending(StoppingCriteria):
 
     def __call__(self, input_ids: Tensor, scores: Any, **kwargs: Any) -> Tensor:
         if self._stop:
-            text = self._tokenizer.decode(input_ids[0, self._start :], skip_special_tokens=True)
+            text = self._text_of(input_ids[0, self._start :].tolist())
             self.stopped = any(end in text for end in self._stop)
         done = self.stopped or (self._cancel is not None and self._cancel.is_set())
         return torch.full((input_ids.shape[0],), done, dtype=torch.bool, device=input_ids.device)

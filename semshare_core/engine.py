@@ -15,6 +15,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from transformers.cache_utils import Cache
 
 from semshare_core import models
+from semshare_core.answer_text import AnswerText
 from semshare_core.call import Call, Served
 from semshare_core.config import PoolConfig, ReusePolicy, resolve_policy
 from semshare_core.decode import FinishReason, Sampling, check_logits, cut_at_stop, decode, settled_length
@@ -163,7 +164,9 @@ class SemShareEngine:
         """Answer a prompt.
 
         Args:
-            prompt: text (taken as it is), chat messages (through the chat template) or token ids.
+            prompt: text (taken as it is), chat messages (through the chat template) or token ids. What messages spell
+                like control tokens is text, unless they stand in a ``Chat(..., control_tokens=True)``; messages that
+                end with the assistant's are the beginning of the answer.
             max_new_tokens: at most so many tokens are generated.
             temperature: 0 is greedy, otherwise sampling.
             stop: the answer ends before the first of these strings.
@@ -316,8 +319,12 @@ class SemShareEngine:
         *,
         cancel: threading.Event | None = None,
         on_token: Callable[[int], None] | None = None,
+        on_prompt: Callable[[AnswerText], None] | None = None,
     ) -> Generation:
         call = self._call(prompt, reuse, namespace, store=store)
+        text_of = AnswerText(self.tokenizer, call.encoded.ids.tolist())
+        if on_prompt is not None:
+            on_prompt(text_of)
         sampling = call.fit(sampling)
         with self._lock:
             if cancel is not None and cancel.is_set():  # given up while waiting for its turn
@@ -329,7 +336,7 @@ class SemShareEngine:
                 ),
             )
             report = self._finish(served, decoded.first_token_at, decoded.token_ids, store=store)
-        text = self.tokenizer.decode(decoded.token_ids, skip_special_tokens=True)
+        text = text_of(decoded.token_ids)
         return Generation(cut_at_stop(text, sampling.stop), decoded.token_ids, decoded.finish_reason, report)
 
     def _stream(
@@ -342,11 +349,15 @@ class SemShareEngine:
         cancel: threading.Event,
     ) -> Generator[Piece, None, None]:
         """The model runs in a worker thread; this generator turns its tokens into settled text."""
-        tokens: queue.SimpleQueue[int | Generation | BaseException] = queue.SimpleQueue()
+        tokens: queue.SimpleQueue[int | AnswerText | Generation | BaseException] = queue.SimpleQueue()
+        put = tokens.put
 
         def work() -> None:
             try:
-                tokens.put(self._answer(prompt, sampling, reuse, namespace, store, cancel=cancel, on_token=tokens.put))
+                told = self._answer(
+                    prompt, sampling, reuse, namespace, store, cancel=cancel, on_token=put, on_prompt=put
+                )
+                put(told)
             except BaseException as error:  # handed to the consumer, whose thread it belongs to
                 tokens.put(error)
 
@@ -364,8 +375,11 @@ class SemShareEngine:
                 if isinstance(item, Generation):
                     yield Piece(item.text[sent:], item.report, item.finish_reason, item.token_ids)
                     return
+                if isinstance(item, AnswerText):
+                    text_of = item
+                    continue
                 ids.append(item)
-                text = self.tokenizer.decode(ids, skip_special_tokens=True)
+                text = text_of(ids)
                 settled = settled_length(text, sampling.stop)
                 if settled > sent:
                     yield Piece(text[sent:settled])

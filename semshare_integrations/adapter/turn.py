@@ -11,6 +11,7 @@ from uuid import uuid4
 
 from semshare_core import Chat, Piece, SemShareEngine
 from semshare_core.decode import end_tokens
+from semshare_core.own_tokenizer import decode_ids, encode_text
 from semshare_core.prompt import Prompt
 from semshare_integrations.tools import (
     CallFormat,
@@ -115,7 +116,7 @@ class Turn:
         if self.grammar is not None:
             model, tokenizer = self.engine.model, self.engine.tokenizer
             with _preparing:
-                reserve = _RESERVE + len(tokenizer(self.ending, add_special_tokens=False)["input_ids"])
+                reserve = _RESERVE + len(encode_text(tokenizer, self.ending))
                 holding = constraint(self.grammar, model, tokenizer, settings["max_new_tokens"], reserve)
             held["logits_processor"] = [*(settings.get("logits_processor") or ()), holding]
         yield from self.engine.stream(self.prompt, **{**settings, **held}, cancel=cancel)
@@ -145,7 +146,10 @@ class Turn:
         ends = {tokenizer.eos_token_id, *end_tokens(self.engine.model.generation_config.eos_token_id)}
         while ids and ids[-1] in ends:
             ids.pop()
-        reply = parse_reply(str(tokenizer.decode(ids, skip_special_tokens=False)), self.form, self.names)
+        text = decode_ids(tokenizer, ids, special=True)
+        if self._arrived[:1] == " " != text[:1]:  # decoded alone, it loses the space that it begins with
+            text = " " + text
+        reply = parse_reply(text, self.form, self.names)
         return reply if reply.calls or reply.invalid else Reply(self._arrived)
 
 

@@ -1,0 +1,40 @@
+"""The text of an answer: what it adds to the prompt's.
+
+Decoded alone, an answer loses a space at its beginning with tokenizers that put one before every text (SentencePiece),
+and the half of a character that the prompt began. So it is decoded behind the end of the prompt.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from transformers import PreTrainedTokenizerBase
+
+from semshare_core.own_tokenizer import decode_ids
+
+_BEFORE = 16  # tokens of the prompt; more where these are special ones, which text leaves out
+
+
+class AnswerText:
+    """What generated ids add to the text of ``prompt``."""
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, prompt: Sequence[int]) -> None:
+        self._tokenizer = tokenizer
+        size = min(_BEFORE, len(prompt))
+        self._tail = [int(token) for token in prompt[len(prompt) - size :]]
+        self._known = self._decode([])
+        while not self._known and size < len(prompt):
+            size = min(4 * size, len(prompt))
+            self._tail = [int(token) for token in prompt[len(prompt) - size :]]
+            self._known = self._decode([])
+
+    def __call__(self, generated: Sequence[int], *, special: bool = False) -> str:
+        """The text of ``generated``, behind the prompt; ``special``: with special tokens."""
+        known = self._decode([], special=True) if special else self._known
+        whole = self._decode(generated, special=special)
+        if not whole.startswith(known):  # the answer finishes a character of the prompt
+            known = known.rstrip("\ufffd")
+        return whole[len(known) :]
+
+    def _decode(self, generated: Sequence[int], *, special: bool = False) -> str:
+        return decode_ids(self._tokenizer, [*self._tail, *map(int, generated)], special=special)

@@ -24,6 +24,7 @@ from transformers.generation.streamers import BaseStreamer
 
 from semshare_core.answer_text import AnswerText
 from semshare_core.errors import ConfigError, NumericalError
+from semshare_core.suggestion import did_you_mean
 
 FinishReason = Literal["stop", "length", "cancelled"]
 
@@ -39,16 +40,20 @@ class Sampling:
     extra: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        for name, value in self._numbers().items():
+            if isinstance(value, str | bool):
+                raise ConfigError(f"{name}={value!r} is a {type(value).__name__}, but must be a number.")
         if not isinstance(self.max_new_tokens, int) or self.max_new_tokens < 1:
-            raise ConfigError(f"max_new_tokens={self.max_new_tokens} must be a whole number of at least 1.")
+            raise ConfigError(f"max_new_tokens={self.max_new_tokens!r} must be a whole number of at least 1.")
         if not isinstance(self.temperature, (int, float)) or not 0 <= self.temperature < float("inf"):
-            raise ConfigError(f"temperature={self.temperature} must be a finite number, 0 (greedy) or more.")
+            raise ConfigError(f"temperature={self.temperature!r} must be a finite number, 0 (greedy) or more.")
         if any(not isinstance(text, str) or not text for text in self.stop):
             raise ConfigError(f"stop={self.stop!r} must be a list of non-empty strings.")
         known = GenerationConfig().to_dict()
         unknown = sorted(set(self.extra) - set(known) - set(_NOT_HONOURED) - set(_MODEL_KWARGS))
         if unknown:
-            raise ConfigError(f"unknown generation settings: {', '.join(unknown)}.")
+            hint = did_you_mean(unknown, {*known, *_SETTINGS})
+            raise ConfigError(f"unknown generation settings: {', '.join(unknown)}.{hint}")
         for name, remedy in _NOT_HONOURED.items():
             value = self.extra.get(name)
             if value is not None and value is not False and not (value == 1 and name in _ONE_IS_DEFAULT):
@@ -61,6 +66,10 @@ class Sampling:
         top_p = self.extra.get("top_p")
         if top_p is not None and not 0 < top_p <= 1:
             raise ConfigError(f"top_p={top_p!r} must lie in (0, 1].")
+
+    def _numbers(self) -> dict[str, Any]:
+        told = {"max_new_tokens": self.max_new_tokens, "temperature": self.temperature, "seed": self.seed}
+        return told | {name: self.extra[name] for name in _NUMBERS if name in self.extra}
 
     def config(self, model: PreTrainedModel) -> GenerationConfig:
         """The model's own generation config with these settings on top."""
@@ -93,6 +102,8 @@ _NOT_HONOURED = {
     "max_time": "set a limit of tokens, or cancel the stream",
     "remove_invalid_values": "logits that are not numbers end the call, and their rows are not kept",
 }
+_NUMBERS = ("top_p", "top_k", "min_p", "typical_p", "repetition_penalty", "no_repeat_ngram_size", "min_new_tokens")
+_SETTINGS = ("max_new_tokens", "temperature", "stop", "seed", "reuse", "namespace", "store")  # of a call, beside extra
 _ONE_IS_DEFAULT = ("num_beams", "num_return_sequences")
 _MODEL_KWARGS = ("logits_processor",)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import queue
 import threading
 import time
@@ -130,10 +131,10 @@ class SemShareEngine:
     @classmethod
     def from_pretrained(
         cls,
-        model_id: str,
+        model_id: str | os.PathLike[str],
         *,
-        gguf_file: str | None = None,
-        tokenizer: PreTrainedTokenizerBase | str | None = None,
+        gguf_file: str | os.PathLike[str] | None = None,
+        tokenizer: PreTrainedTokenizerBase | str | os.PathLike[str] | None = None,
         dtype: str | torch.dtype = "auto",
         device: str | torch.device | None = None,
         device_map: Any = None,

@@ -25,7 +25,7 @@ DeviceMap = str | int | torch.device | Mapping[str, int | str | torch.device]
 def load_model(
     model_id: str | os.PathLike[str],
     *,
-    gguf_file: str | None = None,
+    gguf_file: str | os.PathLike[str] | None = None,
     tokenizer: str | os.PathLike[str] | PreTrainedTokenizerBase | None = None,
     dtype: str | torch.dtype = "auto",
     device: str | torch.device | None = None,
@@ -51,7 +51,7 @@ def load_model(
     """
     placement = _placement(device, device_map)
     precision = _dtype(dtype)
-    source, options = _resolve(os.fspath(model_id), gguf_file)
+    source, options = _resolve(os.fspath(model_id), None if gguf_file is None else os.fspath(gguf_file))
     try:
         config = AutoConfig.from_pretrained(source, **options)
         check_config(config)

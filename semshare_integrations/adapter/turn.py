@@ -74,7 +74,7 @@ class Turn:
         Args:
             engine: who is asked.
             messages: with ``role``, ``content`` and, where there are some, ``tool_calls`` (arguments as mappings) or
-                the ``tool_call_id`` that a tool's result belongs to.
+                the ``tool_call_id`` that a tool's result belongs to. If the last is the assistant's, it goes on.
             tools: what the model may call.
             tool_choice: see :func:`which_tool`.
             parallel_tool_calls: several calls in one answer, if the model's template can write them.
@@ -86,6 +86,13 @@ class Turn:
         _check(messages)
         names = tool_names(tools)
         choice = which_tool(tool_choice, names)
+        if messages[-1]["role"] == "assistant" and (
+            response_format is not None or (tools and choice not in ("auto", "none"))
+        ):
+            raise ValueError(
+                "the last message is the assistant's, and what it began cannot be held to a form: end with a user's "
+                "message, or leave tool_choice and response_format out."
+            )
         grammar, ending = None, ""
         with _preparing:
             form = call_format(engine.tokenizer)
@@ -185,7 +192,7 @@ def told_call(name: str, arguments: Mapping[str, Any] | str, call: str) -> dict[
 
 
 def _check(messages: Sequence[Mapping[str, Any]]) -> None:
-    """Raises :class:`ValueError` if there are no messages, or a tool's result stands before its call."""
+    """Raises :class:`ValueError` if there are no messages, or a tool's result stands before its call or is missing."""
     if not messages:
         raise ValueError("there are no messages: pass at least one, such as a user's.")
     called: set[str] = set()
@@ -196,6 +203,8 @@ def _check(messages: Sequence[Mapping[str, Any]]) -> None:
                 f"the result of tool call {message.get('tool_call_id')!r} has no call: the assistant's message that "
                 "made it must stand before its result."
             )
+    if messages[-1].get("tool_calls"):
+        raise ValueError("the last message calls tools: put their results behind it, as messages of tools.")
 
 
 def _response_schema(response: Mapping[str, Any]) -> Mapping[str, Any] | None:

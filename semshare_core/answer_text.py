@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 from transformers import PreTrainedTokenizerBase
 
-from semshare_core.own_tokenizer import decode_ids
+from semshare_core.own_tokenizer import own_tokenizer
 
 _BEFORE = 16  # tokens of the prompt; more where these are special ones, which text leaves out
 
@@ -19,7 +19,7 @@ class AnswerText:
     """What generated ids add to the text of ``prompt``."""
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, prompt: Sequence[int]) -> None:
-        self._tokenizer = tokenizer
+        self._own = own_tokenizer(tokenizer)  # asked for once: text is told at every token
         size = min(_BEFORE, len(prompt))
         self._tail = [int(token) for token in prompt[len(prompt) - size :]]
         self._known = self._decode([])
@@ -37,4 +37,5 @@ class AnswerText:
         return whole[len(known) :]
 
     def _decode(self, generated: Sequence[int], *, special: bool = False) -> str:
-        return decode_ids(self._tokenizer, [*self._tail, *map(int, generated)], special=special)
+        ids = [*self._tail, *map(int, generated)]
+        return str(self._own.decode(ids, skip_special_tokens=not special, clean_up_tokenization_spaces=False))

@@ -7,8 +7,9 @@ puts beside it. The marks are taken out again before the string is spelled, and 
 not the template's: there the text is spelled as though the tokenizer had no such token. A prompt without one is spelled
 as ever.
 
-The assistant's own words keep the tags that are no special tokens (``<think>``, ``<tool_call>`` and the like): in the
-text of an answer they are tokens that the model wrote, while special tokens are left out of it.
+The assistant's own words keep the tags that come in pairs (``<think>`` and ``</think>``, ``<tool_call>`` and the like):
+there they are the tokens that the model wrote. Other special tokens are left out of the text of an answer, so what
+spells one in it was text.
 """
 
 from __future__ import annotations
@@ -33,8 +34,6 @@ from semshare_core.own_tokenizer import backend_copy, encode_text, own_tokenizer
 
 Messages = Sequence[Mapping[str, Any]]
 
-_NEVER_MARKED = ("role", "type")  # words of the protocol, which templates compare
-
 
 class ControlTokens:
     """The control tokens of a tokenizer under one chat template.
@@ -52,11 +51,13 @@ class ControlTokens:
         told |= {pair for text in told if (pair := _counterpart(text)) is not None}
         self._texts = frozenset(text for text in special | told if text in added and text.strip())
         self._ids = frozenset(added[text][0] for text in self._texts)
-        turns = {text for text in self._texts if text in around_turns and _counterpart(text) not in added}
+        turns = {text for text in self._texts if text in around_turns or text in special}
+        tags = {text for text in self._texts if _counterpart(text) in added}
+        tags -= {text for text in special if text in around_turns}  # [INST] and [/INST]
         normalized = any(added[text][1].normalized for text in self._texts)
         normalize = _normalizer(tokenizer) if normalized else None
         self._anywhere = _Spellings(self._texts, normalize)
-        self._of_the_assistant = _Spellings((special & self._texts) | turns, normalize)
+        self._of_the_assistant = _Spellings(turns - tags, normalize)
         self._plain: _PlainBackend | None = None
         self._making = threading.Lock()
 
@@ -73,9 +74,9 @@ class ControlTokens:
         own = self._of_the_assistant if message.get("role") == "assistant" else self._anywhere
 
         def marked(name: str, value: Any) -> Any:
-            if name in _NEVER_MARKED:
+            if name == "role" and value.isidentifier():  # "user", which templates compare
                 return value
-            spellings = self._anywhere if name == "tool_calls" else own
+            spellings = self._anywhere if name in ("tool_calls", "role") else own
             return _each_text(value, lambda text: spellings.marked(text, mark))
 
         return {name: marked(name, value) for name, value in message.items()}
@@ -273,7 +274,7 @@ def _texts(value: Any) -> Iterator[str]:
 def _each_text(value: Any, change: Callable[[str], str], name: Any = None) -> Any:
     """``value`` with each text in it changed, names of mappings too."""
     if isinstance(value, str):
-        return value if name in _NEVER_MARKED else change(value)
+        return value if name == "type" else change(value)  # "text" and "function", which templates compare
     if isinstance(value, Mapping):
         return {_each_text(key, change): _each_text(held, change, key) for key, held in value.items()}
     if isinstance(value, list | tuple):

@@ -72,7 +72,9 @@ def backend_copy(core: Tokenizer, without: Collection[str] = ()) -> Tokenizer:
 
 def _state(tokenizer: PreTrainedTokenizerFast) -> Hashable:
     """What changes, beside the backend itself, where a tokenizer comes to spell otherwise; asked for at every call."""
+    core = tokenizer.backend_tokenizer
     return (
+        *(repr(getattr(core, part)) for part in _PARTS),
         len(tokenizer),
         tuple(tokenizer.all_special_tokens),
         getattr(tokenizer, "_add_bos_token", None),

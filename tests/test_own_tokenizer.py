@@ -6,7 +6,7 @@ import threading
 from typing import Any
 
 import pytest
-from tokenizers import AddedToken
+from tokenizers import AddedToken, processors
 from transformers import PreTrainedTokenizerFast
 
 from chat_tokenizers import chat_tokenizer, sentencepiece_tokenizer
@@ -75,6 +75,16 @@ def test_tokens_that_are_added_later_are_known() -> None:
     assert own_tokenizer(tokenizer).decode([97, 259], skip_special_tokens=True) == "a"
     ids = encode([{"role": "user", "content": "<one>"}], tokenizer, 260, 4096).ids.tolist()
     assert 259 not in ids, "a control token now"
+
+
+def test_a_bos_that_the_owner_puts_before_texts_later() -> None:
+    tokenizer = tiny_tokenizer()
+    assert encode_text(tokenizer, "a", special=True) == [97]
+    tokenizer.backend_tokenizer.post_processor = processors.TemplateProcessing(
+        single="<|start|> $A", special_tokens=[("<|start|>", 257)]
+    )
+    assert encode_text(tokenizer, "a", special=True) == [257, 97]
+    assert encode_text(tokenizer, "a") == [97]
 
 
 def test_a_template_that_is_set_later_is_used() -> None:

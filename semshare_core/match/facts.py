@@ -54,7 +54,8 @@ class FactTokens:
         self._kinds_of = np.zeros((3, size), bool)
         self._small = np.full(size, -1, np.int64)
         self._is_part = np.zeros(size, bool)
-        self._text_of = functools.cache(lambda token: own_tokenizer(tokenizer).decode([token]))
+        own = own_tokenizer(tokenizer)
+        self._text_of = functools.cache(lambda token: own.decode([token]))
         vocabulary = tokenizer.get_vocab()
         # where no spelling begins with a space, none shows where words begin
         self._spaced = any(spelling.startswith(_SPACES) for spelling in vocabulary)

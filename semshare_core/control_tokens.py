@@ -66,7 +66,7 @@ class ControlTokens:
         mark = _mark_absent_from([messages, tools])
         told = [self._marked_message(message, mark) for message in messages]
         told_tools = [_each_text(tool, lambda text: self._anywhere.marked(text, mark)) for tool in tools]
-        if any(mark in text for text in _texts([told, told_tools])):
+        if any(mark in text for text in texts_of([told, told_tools])):
             return told, told_tools, mark
         return messages, tools, ""
 
@@ -259,16 +259,17 @@ def _within(span: tuple[int, int], marks: list[int]) -> bool:
     return at < len(marks) and marks[at] <= span[1]
 
 
-def _texts(value: Any) -> Iterator[str]:
+def texts_of(value: Any) -> Iterator[str]:
+    """Each text in ``value``, names of mappings too."""
     if isinstance(value, str):
         yield value
     elif isinstance(value, Mapping):
         for name, held in value.items():
-            yield from _texts(name)
-            yield from _texts(held)
+            yield from texts_of(name)
+            yield from texts_of(held)
     elif isinstance(value, list | tuple):
         for held in value:
-            yield from _texts(held)
+            yield from texts_of(held)
 
 
 def _each_text(value: Any, change: Callable[[str], str], name: Any = None) -> Any:
@@ -284,7 +285,7 @@ def _each_text(value: Any, change: Callable[[str], str], name: Any = None) -> An
 
 def _mark_absent_from(value: Any) -> str:
     """A character of a private plane that is nowhere in ``value``, drawn by lot so that nobody can write it."""
-    told = "".join(_texts(value))
+    told = "".join(texts_of(value))
     while (mark := chr(0xF0000 + secrets.randbelow(0xFFFE))) in told:
         pass
     return mark

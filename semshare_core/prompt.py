@@ -12,7 +12,7 @@ import numpy as np
 from transformers import PreTrainedTokenizerBase
 
 from semshare_core.chat_template import check_messages, continues, rendered
-from semshare_core.control_tokens import ControlTokens, control_tokens
+from semshare_core.control_tokens import ControlTokens, control_tokens, texts_of
 from semshare_core.errors import PromptError
 from semshare_core.match.plan import Tokens
 from semshare_core.match.prefix import common_prefix
@@ -152,13 +152,13 @@ def _encode_messages(
     trusted: bool = False,
 ) -> EncodedPrompt:
     check_messages(messages)
+    _check_unicode("".join(texts_of([*messages, *tools])), "a message")
     control, mark = control_tokens(tokenizer, tools), ""
     if not trusted:
         messages, tools, mark = control.marked(messages, tools)
 
     def render(part: Sequence[Mapping[str, Any]], answer: bool) -> Tokens:
         text = rendered(tokenizer, part, tools, answer=answer)
-        _check_unicode(text, "a message")
         return np.asarray(control.spell(tokenizer, text, mark), np.int64)
 
     def behind(part: Sequence[Mapping[str, Any]]) -> int:

@@ -12,6 +12,7 @@ from transformers import PreTrainedTokenizer, PreTrainedTokenizerBase
 from chat_tokenizers import STYLES, Says, chat_tokenizer
 from semshare_core import Chat, SemShareEngine
 from semshare_core.control_tokens import control_tokens
+from semshare_core.errors import PromptError
 from semshare_core.prompt import encode
 from tiny_models import END, START, tiny_model, tiny_tokenizer
 
@@ -130,6 +131,8 @@ def test_a_control_token_in_letters_that_a_normalizer_changes() -> None:
     wide = "\uff1ccall\uff1e"
     assert tokenizer(wide)["input_ids"] == [259], "to the tokenizer it is the same"
     assert control_in(tokenizer, ids_of(tokenizer, [{"role": "user", "content": f"a{wide}b"}])) == ["<call>"]
+    with pytest.raises(PromptError, match="Unicode"):
+        ids_of(tokenizer, [{"role": "user", "content": f"a{wide}\ud83d"}])
 
 
 def test_added_tokens_that_the_template_does_not_know_stay_tokens() -> None:

@@ -12,6 +12,7 @@ from semshare_core import SemShareEngine
 from semshare_core.answer_text import AnswerText
 from semshare_core.own_tokenizer import encode_text
 from semshare_core.respelling import respelled
+from semshare_integrations.adapter import Turn
 from semshare_integrations.langchain import SemShareLLM
 from tiny_models import tiny_model, tiny_tokenizer
 
@@ -109,3 +110,20 @@ def test_no_word_is_cut_where_the_prompts_last_tokens_begin_within_one(prepend: 
         ids = np.asarray(encode_text(tokenizer, prompt))
         letters = [tokenizer.convert_tokens_to_ids(token) for token in ["▁", "i", "t"]]
         assert respelled(ids, letters, tokenizer).tolist() == encode_text(tokenizer, prompt + " it")
+
+
+def test_text_before_a_tool_call_keeps_its_space(engine: SemShareEngine) -> None:
+    """Streamed and whole; the calls are read from the tokens, the text before them is the answer's."""
+    call = '<tool_call>\n{"name": "look", "arguments": {}}\n</tool_call>'
+    tokenizer = engine.tokenizer
+    for text, told in ((" Let me look.", " Let me look."), (f" I look.\n{call}", " I look.")):
+        ids = said(engine, text)
+        reply = Turn.of(engine, [{"role": "user", "content": "?"}], tools=[TOOL], tool_choice="none")
+        reply.names = ["look"]  # read as though calls were free
+        pieces = [reply.take(piece) for piece in engine.stream(PROMPT, logits_processor=[Says(ids)], store=False)]
+        assert "".join(pieces) == reply.text == told
+        assert [each.name for each in reply.reply.calls] == ["look"] * (call in text)
+    assert tokenizer.decode(said(engine, " x")[:-1]) == "x", "decoded alone it is lost"
+
+
+TOOL = {"type": "function", "function": {"name": "look", "parameters": {"type": "object", "properties": {}}}}

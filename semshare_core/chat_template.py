@@ -61,25 +61,44 @@ def rendered(tokenizer: PreTrainedTokenizerBase, messages: Messages, tools: Mess
     wordless = [bool(message.get("tool_calls")) and not message.get("content") for message in messages]
     if not any(wordless):
         return _rendered(tokenizer, messages, tools, answer)
-    names = [name for message in messages for name in _called(message)]
-    first: str | PromptError | None = None
-    for fill in ({"content": ""}, {"content": None}, {}):
-        told = [
-            {**{name: value for name, value in message.items() if name != "content"}, **fill} if empty else message
+    names = {name for message in messages for name in _called(message)}
+    silent = [{**_without("tool_calls", message), "content": message.get("content") or ""} for message in messages]
+    bare = _attempt(tokenizer, silent, tools, answer)
+    said = bare if isinstance(bare, str) else ""
+    told: list[str] = []
+    refusals: list[PromptError] = []
+    for fill in _NO_WORDS:
+        filled = [
+            {**_without("content", message), **fill} if empty else message
             for message, empty in zip(messages, wordless, strict=True)
         ]
-        try:
-            text = _rendered(tokenizer, told, tools, answer)
-        except PromptError as error:
-            first = error if first is None else first
-            continue
-        if all(name in text for name in names):
+        text = _attempt(tokenizer, filled, tools, answer)
+        if isinstance(text, PromptError):
+            refusals.append(text)
+        elif all(text.count(name) > said.count(name) for name in names):
             return text
-        first = text if not isinstance(first, str) else first
-    if isinstance(first, str):  # a template that tells of no calls
-        return first
-    assert first is not None
-    raise first
+        else:
+            told.append(text)
+    if not told:
+        raise refusals[0]
+    return told[0]  # a template that tells of no calls
+
+
+_NO_WORDS: tuple[dict[str, Any], ...] = ({"content": ""}, {"content": None}, {})
+
+
+def _without(name: str, message: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in message.items() if key != name}
+
+
+def _attempt(
+    tokenizer: PreTrainedTokenizerBase, messages: Messages, tools: Messages, answer: bool
+) -> str | PromptError:
+    """The text of ``messages``, or why there is none."""
+    try:
+        return _rendered(tokenizer, messages, tools, answer)
+    except PromptError as error:
+        return error
 
 
 def _rendered(tokenizer: PreTrainedTokenizerBase, messages: Messages, tools: Messages, answer: bool) -> str:

@@ -111,6 +111,15 @@ def test_calls_without_words_reach_every_template(template: str, content: dict[s
     assert told.replace("assistant:", "") == "user:Where is Vinga?[look]tool:Far west."
 
 
+def test_a_tool_whose_name_the_user_said() -> None:
+    tokenizer = tiny_tokenizer()
+    tokenizer.chat_template = ONLY_NONE
+    asked = [{"role": "user", "content": "Please look."}]
+    called = {"role": "assistant", "content": "", "tool_calls": [CALL]}
+    told = text_of(tokenizer, [*asked, called, {"role": "tool", "content": "Far west."}])
+    assert told == "user:Please look.[look]tool:Far west."
+
+
 def test_a_template_that_tells_of_no_calls_takes_them(engine: SemShareEngine) -> None:
     called = {"role": "assistant", "content": None, "tool_calls": [CALL]}
     prompt = [*ASKED, called, {"role": "tool", "content": "Far west."}]

@@ -20,7 +20,10 @@ def template_of(tokenizer: PreTrainedTokenizerBase, tools: Messages) -> str:
         raise PromptError(
             "the tokenizer has no chat template: pass text instead of messages, or set tokenizer.chat_template."
         )
-    return str(tokenizer.get_chat_template(None, list(tools) or None))
+    try:
+        return str(tokenizer.get_chat_template(None, list(tools) or None))
+    except ValueError as error:  # several templates, and none of them the default
+        raise PromptError(f"the tokenizer's chat templates fit no prompt: {error}") from error
 
 
 def check_messages(messages: Messages) -> None:

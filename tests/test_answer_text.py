@@ -99,6 +99,7 @@ def test_a_character_that_the_prompt_began_is_the_answers() -> None:
 def test_a_prompt_of_special_tokens_only() -> None:
     tokenizer = tiny_tokenizer()
     assert AnswerText(tokenizer, [257] * 40)([104, 105, 256]) == "hi"
+    assert AnswerText(tokenizer, [257] * 40)([104, 105, 256], special=True) == "hi<|end|>"
     assert AnswerText(tokenizer, [104, *[257] * 40])([105]) == "i"
 
 

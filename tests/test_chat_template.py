@@ -171,3 +171,6 @@ def test_a_template_for_tools_of_its_own() -> None:
     }
     assert text_of(tokenizer, Chat(ASKED)) == "plainWhere is Vinga?"
     assert text_of(tokenizer, Chat(ASKED, tools)) == "toolsWhere is Vinga?"
+    tokenizer.chat_template = {"rag": "{{ messages[0].content }}"}
+    with pytest.raises(PromptError, match="chat templates fit no prompt"):
+        text_of(tokenizer, ASKED)

@@ -9,14 +9,9 @@ _MEANT = {
     "model": "model_id",
     "model_name": "model_id",
     "model_path": "model_id",
-    "max_length": "max_new_tokens",
     "max_completion_tokens": "max_new_tokens",
     "num_predict": "max_new_tokens",
     "stop_sequences": "stop",
-    "top_k_sampling": "top_k",
-    "user": "namespace",
-    "level": "reuse",
-    "policy": "reuse",
 }
 """What other libraries call our settings."""
 

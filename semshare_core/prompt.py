@@ -16,7 +16,7 @@ from semshare_core.control_tokens import ControlTokens, control_tokens, texts_of
 from semshare_core.errors import PromptError
 from semshare_core.match.plan import Tokens
 from semshare_core.match.prefix import common_prefix
-from semshare_core.own_tokenizer import decode_ids, encode_text
+from semshare_core.own_tokenizer import encode_text, own_tokenizer
 
 
 @dataclass(frozen=True)
@@ -131,10 +131,10 @@ def _encode_text(text: str, tokenizer: PreTrainedTokenizerBase) -> EncodedPrompt
 
 def _question_of(ids: Tokens, tokenizer: PreTrainedTokenizerBase) -> int:
     """Where the shortest end of ``ids`` begins that decodes to the question's text."""
-    n = len(ids)
+    n, own = len(ids), own_tokenizer(tokenizer)
 
     def text_of(start: int) -> str:
-        return decode_ids(tokenizer, ids[start:].tolist(), special=False)
+        return str(own.decode(ids[start:], skip_special_tokens=True, clean_up_tokenization_spaces=False))
 
     text = text_of(0)
     start = question_start(text)

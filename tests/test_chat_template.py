@@ -154,6 +154,9 @@ def test_what_was_begun_is_held_to_no_form(engine: SemShareEngine) -> None:
     with pytest.raises(ValueError, match="cannot be held to a form"):
         llm.bind_tools([chat_look], tool_choice="any").invoke(begun)
     assert llm.bind_tools([chat_look], tool_choice="none").invoke(begun, max_tokens=1)
+    assert llm.invoke(begun, response_format={"type": "text"}, max_tokens=1)
+    free = llm.bind_tools([chat_look]).invoke(begun, max_tokens=5, logits_processor=[Says(list(b" lies west"))])
+    assert free.content == " lies", "words go on, held to what may follow words"
 
 
 def chat_look(at: str) -> str:

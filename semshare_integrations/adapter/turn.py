@@ -86,13 +86,6 @@ class Turn:
         _check(messages)
         names = tool_names(tools)
         choice = which_tool(tool_choice, names)
-        if messages[-1]["role"] == "assistant" and (
-            response_format is not None or (tools and choice not in ("auto", "none"))
-        ):
-            raise ValueError(
-                "the last message is the assistant's, and what it began cannot be held to a form: end with a user's "
-                "message, or leave tool_choice and response_format out."
-            )
         grammar, ending = None, ""
         with _preparing:
             form = call_format(engine.tokenizer)
@@ -108,6 +101,11 @@ class Turn:
                 schema = _response_schema(response_format)
                 grammar = None if schema is None else json_grammar(schema)
                 ending = json.dumps(smallest(schema))
+        if grammar is not None and messages[-1]["role"] == "assistant" and not (tools and choice == "auto"):
+            raise ValueError(
+                "the last message is the assistant's, and what it began cannot be held to a form: end with a user's "
+                "message, or leave tool_choice and response_format out."
+            )
         return cls(engine, prompt, grammar, ending, form, names if choice != "none" else [])
 
     @classmethod

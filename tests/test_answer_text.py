@@ -9,9 +9,9 @@ import pytest
 
 from chat_tokenizers import Says, sentencepiece_tokenizer
 from semshare_core import SemShareEngine
-from semshare_core.answer_text import AnswerText
 from semshare_core.own_tokenizer import encode_text
 from semshare_core.respelling import respelled
+from semshare_core.text_behind import TextBehind
 from semshare_integrations.adapter import Turn
 from semshare_integrations.langchain import SemShareLLM
 from tiny_models import tiny_model, tiny_tokenizer
@@ -89,18 +89,18 @@ def test_a_character_that_the_prompt_began_is_the_answers() -> None:
     tokenizer = tiny_tokenizer()
     hedgehog = list("🦔!".encode())
     for known in range(1, 4):
-        text_of = AnswerText(tokenizer, [97, *hedgehog[:known]])
+        text_of = TextBehind(tokenizer, [97, *hedgehog[:known]])
         told = [text_of(hedgehog[known:size]) for size in range(known, 6)]
         assert [text.rstrip("\ufffd") for text in told] == [""] * (4 - known) + ["🦔", "🦔!"]
-    assert AnswerText(tokenizer, [97, 0xF0])([98]) == "b", "never finished"
-    assert AnswerText(tokenizer, list("real \ufffd".encode()))([98]) == "b"
+    assert TextBehind(tokenizer, [97, 0xF0])([98]) == "b", "never finished"
+    assert TextBehind(tokenizer, list("real \ufffd".encode()))([98]) == "b"
 
 
 def test_a_prompt_of_special_tokens_only() -> None:
     tokenizer = tiny_tokenizer()
-    assert AnswerText(tokenizer, [257] * 40)([104, 105, 256]) == "hi"
-    assert AnswerText(tokenizer, [257] * 40)([104, 105, 256], special=True) == "hi<|end|>"
-    assert AnswerText(tokenizer, [104, *[257] * 40])([105]) == "i"
+    assert TextBehind(tokenizer, [257] * 40)([104, 105, 256]) == "hi"
+    assert TextBehind(tokenizer, [257] * 40)([104, 105, 256], special=True) == "hi<|end|>"
+    assert TextBehind(tokenizer, [104, *[257] * 40])([105]) == "i"
 
 
 @pytest.mark.parametrize("prepend", ["first", "always"])

@@ -15,7 +15,7 @@ from semshare_core.own_tokenizer import own_tokenizer
 _BEFORE = 16  # tokens of the prompt; more where these are special ones, which text leaves out
 
 
-class AnswerText:
+class TextBehind:
     """What generated ids add to the text of ``prompt``."""
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, prompt: Sequence[int]) -> None:

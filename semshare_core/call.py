@@ -430,7 +430,7 @@ class Served:
         tokens = np.concatenate((prompt, np.asarray(generated, np.int64)))[:length]
         if not generated or call.encoded.from_ids:
             return tokens
-        again = respelled(prompt, generated, call.tokenizer)[:-1]
+        again = respelled(prompt, generated, call.tokenizer, call.encoded.control)[:-1]
         known = common_prefix(tokens, again)
         limit = call.prefill.anatomy.static_until
         room = call.context if limit is None else min(limit, call.context)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextvars
+import os
 import queue
 import threading
 import time
@@ -146,10 +147,10 @@ class SemShareEngine:
     @classmethod
     def from_pretrained(
         cls,
-        model_id: str,
+        model_id: str | os.PathLike[str],
         *,
-        gguf_file: str | None = None,
-        tokenizer: PreTrainedTokenizerBase | str | None = None,
+        gguf_file: str | os.PathLike[str] | None = None,
+        tokenizer: PreTrainedTokenizerBase | str | os.PathLike[str] | None = None,
         dtype: str | torch.dtype = "auto",
         device: str | torch.device | None = None,
         device_map: Any = None,
@@ -192,7 +193,9 @@ class SemShareEngine:
         """Answer a prompt.
 
         Args:
-            prompt: text (taken as it is), chat messages (through the chat template) or token ids.
+            prompt: text (taken as it is), chat messages (through the chat template) or token ids. What messages spell
+                like control tokens is text, unless they stand in a ``Chat(..., control_tokens=True)``; messages that
+                end with the assistant's are the beginning of the answer.
             max_new_tokens: at most so many tokens are generated.
             temperature: 0 is greedy, otherwise sampling.
             stop: the answer ends before the first of these strings, which may be or contain special tokens.
@@ -389,9 +392,13 @@ class SemShareEngine:
         interrupt: Interrupt,
         *,
         on_token: Callable[[int], None] | None = None,
+        on_prompt: Callable[[AnswerText], None] | None = None,
     ) -> Generation:
         call = self._call(prompt, reuse, namespace, store=store, interrupt=interrupt)
         sampling = call.fit(sampling)
+        text = AnswerText(self.tokenizer, sampling.stop, call.encoded.ids.tolist())
+        if on_prompt is not None:
+            on_prompt(text)
         with call.turn(self._lock, sampling.max_new_tokens):
             served, decoded = call.answer(
                 sampling.max_new_tokens,
@@ -409,8 +416,7 @@ class SemShareEngine:
             del served  # its rows leave memory before the next call's turn
         check()
         call.embed_kept()
-        text = AnswerText(self.tokenizer, sampling.stop).of(decoded.token_ids)
-        return Generation(text, decoded.token_ids, decoded.finish_reason, report)
+        return Generation(text.of(decoded.token_ids), decoded.token_ids, decoded.finish_reason, report)
 
     def _stream(
         self,
@@ -424,22 +430,21 @@ class SemShareEngine:
         autocast: Autocast,
     ) -> Generator[Piece, None, None]:
         """The model runs in a worker thread; this generator turns its tokens into settled text."""
-        tokens: queue.SimpleQueue[int | Generation | BaseException] = queue.SimpleQueue()
+        tokens: queue.SimpleQueue[int | AnswerText | Generation | BaseException] = queue.SimpleQueue()
+        put = tokens.put
         interrupt = Interrupt(cancel, timeout)
 
         def work() -> None:
             try:
                 with autocast.again():
-                    put = tokens.put
-                    put(self._answer(prompt, sampling, reuse, namespace, store, interrupt, on_token=put))
+                    put(self._answer(prompt, sampling, reuse, namespace, store, interrupt, on_token=put, on_prompt=put))
             except BaseException as error:  # handed to the consumer, whose thread it belongs to
-                tokens.put(error)
+                put(error)
 
         context = contextvars.copy_context()
         worker = threading.Thread(target=context.run, args=(work,), name="semshare-stream", daemon=True)
         worker.start()
         try:
-            text = AnswerText(self.tokenizer, sampling.stop)
             ids: list[int] = []
             sent = 0
             while True:
@@ -454,6 +459,9 @@ class SemShareEngine:
                 if isinstance(item, Generation):
                     yield Piece(item.text[sent:], item.report, item.finish_reason, item.token_ids)
                     return
+                if isinstance(item, AnswerText):
+                    text = item
+                    continue
                 ids.append(item)
                 settled = text.settled(ids)
                 if len(settled) > sent:

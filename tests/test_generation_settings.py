@@ -326,7 +326,7 @@ def test_a_token_that_reaches_into_a_stop_string_with_a_special_token() -> None:
     tokenizer.add_tokens(["s.\n"])
     ids = tokenizer("Yes.\n<|start|>user")["input_ids"]
     assert len(ids) == 8
-    text = AnswerText(tokenizer, ["\n<|start|>user"])
+    text = AnswerText(tokenizer, ["\n<|start|>user"], [])
     assert [text.settled(ids[:length]) for length in range(9)] == ["", "Y", "Ye", *["Yes."] * 6]
     assert [text.stopped(ids[:length]) for length in range(9)] == [False] * 8 + [True]
     assert text.of(ids) == "Yes."

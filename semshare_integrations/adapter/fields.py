@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
-from pydantic import AliasChoices, BaseModel, ConfigDict, Field, field_validator
+from pydantic import AliasChoices, BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from semshare_core import PoolConfig, ReusePolicy, SemShareEngine
@@ -16,8 +16,10 @@ from semshare_core.config import Level, resolve_policy
 from semshare_core.engine import DEFAULT_NAMESPACE
 from semshare_core.errors import ConfigError
 from semshare_core.loading import unknown_loading
+from semshare_core.suggestion import did_you_mean
 from semshare_integrations.adapter.source import EngineSource
 
+_NUMBERS = ("max_new_tokens", "temperature", "top_p", "seed", "timeout", "max_retries", "batch_size", "context_window")
 _LOADING = ("gguf_file", "dtype", "device", "device_map", "pool")
 
 
@@ -79,9 +81,43 @@ class EngineFields(BaseModel):
         tokenizer: PreTrainedTokenizerBase | str | None = None,
         **settings: Any,
     ) -> None:
+        if isinstance(model, str | os.PathLike):
+            raise ConfigError(
+                f"model={os.fspath(model)!r} is a name, and model= takes a transformers object. Did you mean "
+                f"model_id={os.fspath(model)!r}?"
+            )
+        tokenizer = os.fspath(tokenizer) if isinstance(tokenizer, os.PathLike) else tokenizer
         super().__init__(**settings)
         self.source = self._find_source(engine, model, tokenizer)
         self.model_id = self.model_id or self.source.name
+
+    @model_validator(mode="before")
+    @classmethod
+    def _names_are_known(cls, settings: Any) -> Any:
+        if not isinstance(settings, dict):
+            return settings
+        known = set(cls.model_fields)
+        for field in cls.model_fields.values():
+            known |= {field.alias} if field.alias else set()
+            if isinstance(field.validation_alias, AliasChoices):
+                known |= {name for name in field.validation_alias.choices if isinstance(name, str)}
+        if unknown := sorted(set(settings) - known):
+            hint = did_you_mean(unknown, known)
+            raise ValueError(f"{cls.__name__} has no setting {', '.join(unknown)}.{hint}")
+        return settings
+
+    @field_validator("model_id", "gguf_file", mode="before")
+    @classmethod
+    def _is_a_name(cls, name: Any) -> Any:
+        return os.fspath(name) if isinstance(name, os.PathLike) else name
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _is_a_number(cls, value: Any, info: ValidationInfo) -> Any:
+        """A text such as ``"5"`` is refused as the engine refuses it in a call, and not read as the number."""
+        if info.field_name in _NUMBERS and isinstance(value, str | bool):
+            raise ValueError(f"{info.field_name}={value!r} is a {type(value).__name__}, but must be a number")
+        return value
 
     @field_validator("stop", mode="before")
     @classmethod

@@ -63,7 +63,7 @@ def reply_grammar(
         begin = {"never": "", "may": "thought? ", "begun": "thought "}[form.thinks]
         lines += [f"start: {begin}{_named(opening)} {calls}", *thought]
         tags += [added[THOUGHT_END]] if thought else []
-    elif not form.opening:  # a reply that begins as an object does is a call
+    elif not form.opening.strip():  # a reply that begins as an object does is a call
         lines += [f"start: (WORDS ({_text(special, tokenizer)})*)? | {calls}"]
         lines += [r"WORDS: /[ \t\r\n]*[^ \t\r\n{](.|\n)*/"]
     else:
@@ -141,11 +141,14 @@ def _thought(form: CallFormat, added: Mapping[str, int], special: Mapping[str, i
 
 
 def _trigger(opening: Sequence[str | int]) -> tuple[str | int, Sequence[str | int]]:
-    """What tells that a call begins, and the rest of the opening; white space before it is none of it."""
+    """What tells that a call begins, and the rest of the opening; white space around it tells nothing."""
     if isinstance(opening[0], str) and not opening[0].strip() and len(opening) > 1:
         opening = opening[1:]
-    first = opening[0]
-    return first.lstrip() if isinstance(first, str) else first, opening[1:]
+    first, rest = opening[0], opening[1:]
+    if isinstance(first, int):
+        return first, rest
+    behind = first[len(first.rstrip()) :]
+    return first.strip(), [behind, *rest] if behind else rest
 
 
 def _text(special: Mapping[str, int], tokenizer: PreTrainedTokenizerBase, *but: str | int) -> str:

@@ -29,7 +29,7 @@ _TOOL: dict[str, Any] = {
         "parameters": {"type": "object", "properties": {_KEY: {"type": "string", "description": "A key."}}},
     },
 }
-_THOUGHT = re.compile(rf"{THOUGHT}.*?{THOUGHT_END}\s*", re.DOTALL)
+_THOUGHT = re.compile(rf"^.*{THOUGHT_END}\s*", re.DOTALL)
 
 
 def call_format(tokenizer: PreTrainedTokenizerBase) -> CallFormat:
@@ -61,7 +61,7 @@ def _learn(tokenizer: PreTrainedTokenizerBase) -> CallFormat:
 
 def _thinking(form: CallFormat, tokenizer: PreTrainedTokenizerBase) -> CallFormat:
     """``form`` with what is known of thoughts: their marks are added tokens, and the prompt may end within one."""
-    if not form.opening or not {THOUGHT, THOUGHT_END} <= set(added_tokens(tokenizer)):
+    if not form.opening.strip() or not {THOUGHT, THOUGHT_END} <= set(added_tokens(tokenizer)):
         return form
     prompt = _render(tokenizer, [_ASKED], add_generation_prompt=True)
     return replace(form, thinks="begun" if prompt.rstrip().endswith(THOUGHT) else "may")
@@ -104,7 +104,7 @@ def _rendered_calls(tokenizer: PreTrainedTokenizerBase, count: int) -> CallForma
     said = _render(tokenizer, [_ASKED, {"role": "assistant", "content": _VALUE}], tools=[_TOOL])
     end = said.rpartition(_VALUE)[2]
     same = next((at for at, (a, b) in enumerate(zip(before, whole, strict=False)) if a != b), len(before))
-    form = _around(_THOUGHT.sub("", whole[same:]), count, end, tokenizer)
+    form = _around(whole[same:], count, end, tokenizer)
     if form is None:
         raise _NotLearnedError("the model's chat template writes calls as something else than JSON objects")
     return form
@@ -133,7 +133,7 @@ def _around(text: str, count: int, end: str, tokenizer: PreTrainedTokenizerBase)
     between = text[spans[0][1] : spans[1][0]] if count > 1 else None
     if between is not None and end.strip() and end.strip() in between:
         between = None  # every call is a turn of its own
-    opening = text[: spans[0][0]]
+    opening = _THOUGHT.sub("", text[: spans[0][0]])
     hidden = any(token in opening for token in special_tokens(tokenizer))
     closing = _before_end(text[spans[-1][1] :], end, tokenizer)
     return CallFormat(opening, between, closing.rstrip("\n") or closing, *keys, native=True, hidden=hidden)

@@ -13,7 +13,6 @@ from typing import Any
 
 import pytest
 from langchain_core.messages import AIMessage, HumanMessage, SystemMessage, ToolMessage
-from langchain_core.tools import tool
 from llama_index.core.tools import FunctionTool
 from pydantic import BaseModel
 

@@ -17,7 +17,10 @@ _AR_HEADER = 60
 
 
 def unpack(archive: Path, into: Path, under: str = "") -> None:
-    """Unpack `archive` (.deb, .whl, .zip, .tar.*, .tgz) into the new folder `into`; of a tarball only what is `under`."""
+    """Unpack `archive` (.deb, .whl, .zip, .tar.*, .tgz) into the new folder `into`.
+
+    Of a tarball only what is `under`, if something is named.
+    """
     into.mkdir(parents=True)
     try:
         if archive.suffix == ".deb":

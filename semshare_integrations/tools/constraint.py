@@ -39,6 +39,7 @@ except ModuleNotFoundError as error:
 _NEAR = 512  # tokens left, beyond some times the shortest answer's, from which on a way to the end is always known
 _FAR = 8192  # how long a shortest answer may be to be told in an error
 _CHECKED = 8  # of the likeliest tokens it is checked whether they leave room for an end
+_REPLACED = 4  # steps of a known way that one token may take the place of
 _SCARCE = 16  # tokens to spare; below, no others are allowed than those that were checked
 _SPARE = 128  # the same where one of them needs another way to the end, for then others may need a long one
 
@@ -155,7 +156,7 @@ class Constraint(LogitsProcessor):
     def _with_room(self, scores: Tensor) -> Tensor:
         """``scores`` [1, vocabulary] without tokens behind which no end fits."""
         if self._way is None:
-            self._way = way_to_end(self._matcher, self._held.spelling, self._left, self._tags)
+            self._way = shortest_way_to_end(self._matcher, self._held.spelling, self._left, self._tags)
             if self._way is None:
                 raise self._no_room(f"{self._left} tokens are left of it")
         best = scores[0].topk(min(_CHECKED, scores.shape[-1]))
@@ -165,7 +166,7 @@ class Constraint(LogitsProcessor):
             if score == -torch.inf:
                 break
             way = self._way_behind(token)
-            other_way |= way is not self._way
+            other_way |= way not in (self._way, self._way[1:])
             if way is None:
                 refused.append(token)
             else:
@@ -179,17 +180,20 @@ class Constraint(LogitsProcessor):
         return fewer
 
     def _way_behind(self, token: int) -> list[int] | None:
-        """A way to the end behind ``token`` that fits: the known one itself, if it still is one."""
+        """A way to the end behind ``token`` that fits: if possible the known one, or that without its first steps.
+
+        The known one still leads on behind one letter more of a free string. Where a pattern counts its letters, the
+        token takes the place of some.
+        """
         way = self._way
         assert way is not None
         if token in self._held.ends:
             return way
-        if way and way[0] == token:
-            return way[1:]
         after = self._matcher.deep_copy()
         after.consume_token(token)
-        if len(way) < self._left and leads_to_end(after, way):
-            return way
+        for saved in range(min(_REPLACED, len(way)) + 1):
+            if len(way) - saved < self._left and leads_to_end(after, way[saved:]):
+                return way[saved:]
         return way_to_end(after, self._held.spelling, self._left - 1, self._tags)
 
     def _no_room(self, problem: str) -> ConfigError:
@@ -238,8 +242,10 @@ def _held(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> _Held:
 
 
 def _make(tokenizer: PreTrainedTokenizerFast, size: int, ends: list[int]) -> _Held:
+    special = set(special_tokens(tokenizer).values())
+    text = [token for token in tokenizer.added_tokens_decoder if token not in special]
     try:
-        plain = llguidance.hf.from_tokenizer(tokenizer, n_vocab=size, eos_token=ends)
+        plain = llguidance.hf.from_tokenizer(tokenizer, n_vocab=size, eos_token=ends, slices=[] if text else None)
     except ValueError as error:
         raise ConfigError(
             f"the tokenizer cannot be held to a grammar, which tool calls and structured output need: {error}. Use a "
@@ -247,19 +253,11 @@ def _make(tokenizer: PreTrainedTokenizerFast, size: int, ends: list[int]) -> _He
         ) from error
     known = set(tokenizer.get_vocab().values())
     spelled = [plain.decode_bytes([token]) if token in known else b"" for token in range(size)]
-    special = set(special_tokens(tokenizer).values())
-    text = [token for token in tokenizer.added_tokens_decoder if token not in special]
-    if not any(plain.is_special_token(token) for token in text if token < size):
-        return _Held(plain, ends, Spelling.of(_ordinary(spelled, special)))
-    # llguidance takes every added token in angle brackets for a special one, which no text may hold
-    view = _View(plain, spelled, sorted(special), ends)
-    return _Held(
-        llguidance.LLTokenizer(view, n_vocab=size, eos_token=ends), ends, Spelling.of(_ordinary(spelled, special))
-    )
-
-
-def _ordinary(spelled: Sequence[bytes], special: set[int]) -> list[bytes]:
-    return [b"" if token in special else text for token, text in enumerate(spelled)]
+    view = plain
+    if text:  # llguidance takes every added token in angle brackets for a special one, which no text may hold
+        view = llguidance.LLTokenizer(_View(plain, spelled, sorted(special), ends), n_vocab=size, eos_token=ends)
+    tried = Spelling.of([b"" if token in special else spelling for token, spelling in enumerate(spelled)])
+    return _Held(view, ends, tried)
 
 
 class _View:

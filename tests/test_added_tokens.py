@@ -25,7 +25,7 @@ from tiny_models import tiny_model, tiny_tokenizer
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 TAGS = ["<tool_call>", "</tool_call>", "<think>", "</think>", "<b>"]
-RAIN = {"place": "<b>Vinga</b> <tool_call>", "days": 2}
+RAIN = {"place": "<b>Vinga</b>", "days": 2}
 
 
 def weather(place: str, days: int) -> str:
@@ -114,6 +114,15 @@ def test_a_free_answer_may_hold_any_token_but_the_tag(engine: SemShareEngine) ->
     assert free.tool_calls == []
 
 
+def test_an_argument_may_hold_a_tag_that_is_text() -> None:
+    engine = engine_with(HERMES)
+    text = call_format(engine.tokenizer).write([("weather", {"place": "a <tool_call> </tool_call>", "days": 1})])
+    for choice in ("any", "auto"):
+        bound = ChatSemShare(engine=engine, max_tokens=150).bind_tools([weather], tool_choice=choice)
+        [call] = bound.invoke("Rain?", **said(engine.tokenizer, text)).tool_calls
+        assert call["args"]["place"] == "a <tool_call> </tool_call>"
+
+
 def test_an_argument_may_hold_added_tokens(engine: SemShareEngine) -> None:
     """A model that writes HTML says the token of ``<b>``, if there is one."""
     text = call_format(engine.tokenizer).write([("weather", {"place": "<b>x", "days": 1})])
@@ -185,7 +194,9 @@ def test_how_tools_are_told_and_called_is_told() -> None:
     assert generic.endswith("because the model's chat template tells the model of no tools.")
     lines = HERMES.replace('{"name": "{{ call.function.name }}", "arguments": ', "{{ call.function.name }}(")
     assert "writes calls as something else than JSON objects" in ChatSemShare(engine=engine_with(lines)).tool_call_form
-    refusing = HERMES.replace("{% for call in message", "{{ message.tool_calls.nothing.at_all }}{% for call in message")
+    refusing = HERMES.replace(
+        "{% for call in", "{% if message.tool_calls %}{{ raise_exception('no') }}{% endif %}{% for call in"
+    )
     assert "does not take calls and their results" in ChatSemShare(engine=engine_with(refusing)).tool_call_form
 
 

@@ -255,7 +255,8 @@ def _make(tokenizer: PreTrainedTokenizerFast, size: int, ends: list[int]) -> _He
     spelled = [plain.decode_bytes([token]) if token in known else b"" for token in range(size)]
     view = plain
     if text:  # llguidance takes every added token in angle brackets for a special one, which no text may hold
-        view = llguidance.LLTokenizer(_View(plain, spelled, sorted(special), ends), n_vocab=size, eos_token=ends)
+        told: Any = _View(plain, spelled, sorted(special), ends)
+        view = llguidance.LLTokenizer(told, n_vocab=size, eos_token=ends)
     tried = Spelling.of([b"" if token in special else spelling for token, spelling in enumerate(spelled)])
     return _Held(view, ends, tried)
 

@@ -63,7 +63,10 @@ def _thinking(form: CallFormat, tokenizer: PreTrainedTokenizerBase) -> CallForma
     """``form`` with what is known of thoughts: their marks are added tokens, and the prompt may end within one."""
     if not form.opening.strip() or not {THOUGHT, THOUGHT_END} <= set(added_tokens(tokenizer)):
         return form
-    prompt = _render(tokenizer, [_ASKED], add_generation_prompt=True)
+    try:
+        prompt = _render(tokenizer, [_ASKED], add_generation_prompt=True)
+    except _NotLearnedError:
+        return form
     return replace(form, thinks="begun" if prompt.rstrip().endswith(THOUGHT) else "may")
 
 

@@ -314,6 +314,24 @@ def test_an_error_of_the_callers_own_is_left_as_it_is(engine: SemShareEngine) ->
     assert caught.traceback[-1].frame.f_locals["detail"] == "kept"
 
 
+def test_an_answer_is_not_lost_where_there_is_no_memory_to_keep_it(
+    engine: SemShareEngine, live: Live, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The budget is larger than what the device has left."""
+
+    def full(*arguments: Any, **settings: Any) -> Any:
+        raise torch.OutOfMemoryError("out of memory.")
+
+    engine.warm([TEXT])
+    monkeypatch.setattr(pool_module, "own_rows", full)
+    with pytest.warns(PoolWarning, match="not kept: out of memory"):
+        answer = engine.generate(reordered("Which?"), max_new_tokens=4, reuse="exact")
+    assert len(answer.token_ids) == 4
+    assert answer.report.stored is False
+    assert engine.pool.stats().entries == 1
+    assert nothing_else(engine, live)
+
+
 def test_an_interrupt_while_the_prompt_is_computed(
     engine: SemShareEngine, live: Live, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -15,6 +15,7 @@ import torch
 
 from pooled import BYTES_PER_TOKEN, books_balance, entry, pool_of, text
 from semshare_core import PoolConfig
+from semshare_core.errors import PoolWarning
 from semshare_core.pool import Entry, ReferencePool, View
 from semshare_core.pool.disk.folder import PoolFolder
 from semshare_core.pool.segment import MemoryRows
@@ -161,6 +162,30 @@ def test_demotion_to_the_host(live: Live, monkeypatch: pytest.MonkeyPatch) -> No
     assert books_balance(pool)
     pool.clear()
     assert live() == 0
+
+
+def test_a_device_that_has_less_memory_than_the_budget(live: Live, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What was used does not come back there, is still served from the host, and the thread lives on."""
+    pool = ReferencePool(
+        PoolConfig(max_bytes=100 * BYTES_PER_TOKEN, host_bytes=200 * BYTES_PER_TOKEN), devices=[torch.device("cpu")]
+    )
+    filled(pool, 4)
+
+    def full(*_: Any) -> MemoryRows:
+        raise torch.OutOfMemoryError("out of memory")
+
+    monkeypatch.setattr("semshare_core.pool.storage.to_devices", full)
+
+    def use_all() -> None:
+        for each in list(pool._books.chosen(None)):
+            pool.touch([each])
+            pool.flush()
+
+    with pytest.warns(PoolWarning, match="out of memory"):
+        use_all()
+    assert pool.stats().entries == 4
+    assert live() == pool.stats().bytes
+    assert books_balance(pool)
 
 
 def test_demotion_to_disk_and_back(live: Live, tmp_path: Path) -> None:

@@ -271,15 +271,27 @@ def test_what_expires_in_an_idle_pool_without_a_folder_leaves_memory(live: Live)
     assert pool.stats().entries == 0
 
 
-def test_what_is_pinned_and_what_came_again_does_not_expire_with_the_rest(live: Live) -> None:
-    pool = pool_of(1000, ttl_seconds=1.0)
+def test_what_is_pinned_and_what_came_again_does_not_expire_with_the_rest(
+    live: Live, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = [time.time()]
+    monkeypatch.setattr(time, "time", lambda: clock[0])
+    pool = pool_of(1000, ttl_seconds=1000)
+
+    def later(seconds: float) -> int:
+        """What is in memory when so much time has passed and the thread has looked."""
+        clock[0] += seconds
+        pool._keeper.wake()
+        pool.flush()
+        return live()
+
     pool.add(entry(text(0), pinned=True))
     pool.add(entry(text(1)))
-    time.sleep(0.6)
+    assert later(600) == 80 * BYTES_PER_TOKEN
     assert not pool.add(entry(text(1))), "it comes again, and lives on"
-    time.sleep(0.6)
-    assert live() == 80 * BYTES_PER_TOKEN
-    assert comes_true(lambda: live() == 40 * BYTES_PER_TOKEN)
+    assert later(600) == 80 * BYTES_PER_TOKEN
+    assert later(500) == 40 * BYTES_PER_TOKEN
+    pool.close()
 
 
 def test_a_pool_that_is_dropped_ends_its_thread() -> None:

@@ -8,6 +8,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from semshare_core.errors import ConfigError
+from semshare_core.suggestion import did_you_mean
 
 Level = Literal["off", "exact", "high", "balanced", "fast"]
 Matching = Literal["ordered", "lsh", "runs", "random"]
@@ -30,7 +31,9 @@ class Settings(BaseModel):
                 f"{'.'.join(str(part) for part in item['loc']) or 'value'}={item.get('input')!r}: {item['msg']}"
                 for item in error.errors()
             )
-            raise ConfigError(f"{type(self).__name__} cannot be built: {details}") from error
+            unknown = [str(item["loc"][-1]) for item in error.errors() if item["type"] == "extra_forbidden"]
+            hint = did_you_mean(unknown, type(self).model_fields)
+            raise ConfigError(f"{type(self).__name__} cannot be built: {details}.{hint}") from error
 
 
 class PoolConfig(Settings):

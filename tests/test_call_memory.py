@@ -69,22 +69,22 @@ def generated(engine: SemShareEngine, prompt: str, **settings: Any) -> None:
 
 
 def streamed(engine: SemShareEngine, prompt: str, **settings: Any) -> None:
-    assert len(list(engine.stream(prompt, max_new_tokens=200, **settings))) > 1
+    assert len(list(engine.stream(prompt, max_new_tokens=40, **settings))) > 1
 
 
 def left_early(engine: SemShareEngine, prompt: str, **settings: Any) -> None:
-    pieces = engine.stream(prompt, max_new_tokens=200, **settings)
+    pieces = engine.stream(prompt, max_new_tokens=40, **settings)
     next(pieces)
     pieces.close()
 
 
 def left_before_it_began(engine: SemShareEngine, prompt: str, **settings: Any) -> None:
-    engine.stream(prompt, max_new_tokens=200, **settings)
+    engine.stream(prompt, max_new_tokens=40, **settings)
 
 
 def cancelled(engine: SemShareEngine, prompt: str, **settings: Any) -> None:
     cancel = threading.Event()
-    for _ in engine.stream(prompt, max_new_tokens=200, cancel=cancel, **settings):
+    for _ in engine.stream(prompt, max_new_tokens=40, cancel=cancel, **settings):
         cancel.set()
 
 

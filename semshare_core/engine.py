@@ -258,8 +258,10 @@ class SemShareEngine:
 
         ``timeout`` and ``cancel`` end it as they end :meth:`generate`, with an error each.
         """
-        interrupt = Interrupt(cancel, timeout)
-        return self._prefilled(self._call(prompt, reuse, namespace, store=store, interrupt=interrupt), store)
+        call = self._call(prompt, reuse, namespace, store=store, interrupt=Interrupt(cancel, timeout))
+        prefilled = self._prefilled(call, store)
+        call.embed_kept()
+        return prefilled
 
     def warm(
         self,
@@ -281,12 +283,12 @@ class SemShareEngine:
         interrupt = Interrupt(cancel, timeout)
         if isinstance(prompts, str):
             raise ConfigError("warm() takes a list of prompts; wrap the one you have: warm([prompt]).")
-        return [
-            self._prefilled(
-                self._call(prompt, "exact", namespace, warming=True, pinned=pin, interrupt=interrupt), store=True
-            ).report
-            for prompt in prompts
-        ]
+        reports = []
+        for prompt in prompts:
+            call = self._call(prompt, "exact", namespace, warming=True, pinned=pin, interrupt=interrupt)
+            reports.append(self._prefilled(call, store=True).report)
+            call.embed_kept()  # which may take its time, and needs no cache
+        return reports
 
     @keeps_no_rows
     def _prefilled(self, call: Call, store: bool) -> Prefill:
@@ -300,7 +302,6 @@ class SemShareEngine:
             served.hand_over()
             report, check = self._finish(served, time.perf_counter(), [], store=store, copy=True)
         check()
-        call.embed_kept()
         return Prefill(logits, served.cache, report)
 
     def _finish(

@@ -69,22 +69,22 @@ def generated(engine: SemShareEngine, prompt: str, **settings: Any) -> None:
 
 
 def streamed(engine: SemShareEngine, prompt: str, **settings: Any) -> None:
-    assert len(list(engine.stream(prompt, max_new_tokens=200, **settings))) > 1
+    assert len(list(engine.stream(prompt, max_new_tokens=40, **settings))) > 1
 
 
 def left_early(engine: SemShareEngine, prompt: str, **settings: Any) -> None:
-    pieces = engine.stream(prompt, max_new_tokens=200, **settings)
+    pieces = engine.stream(prompt, max_new_tokens=40, **settings)
     next(pieces)
     pieces.close()
 
 
 def left_before_it_began(engine: SemShareEngine, prompt: str, **settings: Any) -> None:
-    engine.stream(prompt, max_new_tokens=200, **settings)
+    engine.stream(prompt, max_new_tokens=40, **settings)
 
 
 def cancelled(engine: SemShareEngine, prompt: str, **settings: Any) -> None:
     cancel = threading.Event()
-    for _ in engine.stream(prompt, max_new_tokens=200, cancel=cancel, **settings):
+    for _ in engine.stream(prompt, max_new_tokens=40, cancel=cancel, **settings):
         cancel.set()
 
 
@@ -312,6 +312,24 @@ def test_an_error_of_the_callers_own_is_left_as_it_is(engine: SemShareEngine) ->
     with pytest.raises(ValueError, match="kept") as caught:
         handling()
     assert caught.traceback[-1].frame.f_locals["detail"] == "kept"
+
+
+def test_an_answer_is_not_lost_where_there_is_no_memory_to_keep_it(
+    engine: SemShareEngine, live: Live, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The budget is larger than what the device has left."""
+
+    def full(*arguments: Any, **settings: Any) -> Any:
+        raise torch.OutOfMemoryError("out of memory.")
+
+    engine.warm([TEXT])
+    monkeypatch.setattr(pool_module, "own_rows", full)
+    with pytest.warns(PoolWarning, match="not kept: out of memory"):
+        answer = engine.generate(reordered("Which?"), max_new_tokens=4, reuse="exact")
+    assert len(answer.token_ids) == 4
+    assert answer.report.stored is False
+    assert engine.pool.stats().entries == 1
+    assert nothing_else(engine, live)
 
 
 def test_an_interrupt_while_the_prompt_is_computed(

@@ -15,6 +15,7 @@ import torch
 
 from pooled import BYTES_PER_TOKEN, books_balance, entry, pool_of, text
 from semshare_core import PoolConfig
+from semshare_core.errors import PoolWarning
 from semshare_core.pool import Entry, ReferencePool, View
 from semshare_core.pool.disk.folder import PoolFolder
 from semshare_core.pool.segment import MemoryRows
@@ -163,6 +164,30 @@ def test_demotion_to_the_host(live: Live, monkeypatch: pytest.MonkeyPatch) -> No
     assert live() == 0
 
 
+def test_a_device_that_has_less_memory_than_the_budget(live: Live, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What was used does not come back there, is still served from the host, and the thread lives on."""
+    pool = ReferencePool(
+        PoolConfig(max_bytes=100 * BYTES_PER_TOKEN, host_bytes=200 * BYTES_PER_TOKEN), devices=[torch.device("cpu")]
+    )
+    filled(pool, 4)
+
+    def full(*_: Any) -> MemoryRows:
+        raise torch.OutOfMemoryError("out of memory")
+
+    monkeypatch.setattr("semshare_core.pool.storage.to_devices", full)
+
+    def use_all() -> None:
+        for each in list(pool._books.chosen(None)):
+            pool.touch([each])
+            pool.flush()
+
+    with pytest.warns(PoolWarning, match="out of memory"):
+        use_all()
+    assert pool.stats().entries == 4
+    assert live() == pool.stats().bytes
+    assert books_balance(pool)
+
+
 def test_demotion_to_disk_and_back(live: Live, tmp_path: Path) -> None:
     pool = filled(pool_at(tmp_path, 100), 20)
     pool.flush()
@@ -246,15 +271,27 @@ def test_what_expires_in_an_idle_pool_without_a_folder_leaves_memory(live: Live)
     assert pool.stats().entries == 0
 
 
-def test_what_is_pinned_and_what_came_again_does_not_expire_with_the_rest(live: Live) -> None:
-    pool = pool_of(1000, ttl_seconds=1.0)
+def test_what_is_pinned_and_what_came_again_does_not_expire_with_the_rest(
+    live: Live, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = [time.time()]
+    monkeypatch.setattr(time, "time", lambda: clock[0])
+    pool = pool_of(1000, ttl_seconds=1000)
+
+    def later(seconds: float) -> int:
+        """What is in memory when so much time has passed and the thread has looked."""
+        clock[0] += seconds
+        pool._keeper.wake()
+        pool.flush()
+        return live()
+
     pool.add(entry(text(0), pinned=True))
     pool.add(entry(text(1)))
-    time.sleep(0.6)
+    assert later(600) == 80 * BYTES_PER_TOKEN
     assert not pool.add(entry(text(1))), "it comes again, and lives on"
-    time.sleep(0.6)
-    assert live() == 80 * BYTES_PER_TOKEN
-    assert comes_true(lambda: live() == 40 * BYTES_PER_TOKEN)
+    assert later(600) == 80 * BYTES_PER_TOKEN
+    assert later(500) == 40 * BYTES_PER_TOKEN
+    pool.close()
 
 
 def test_a_pool_that_is_dropped_ends_its_thread() -> None:

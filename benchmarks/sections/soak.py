@@ -124,8 +124,8 @@ def failed(ground: Ground, dice: random.Random) -> str | None:
 
 def prefill(ground: Ground, dice: random.Random) -> str | None:
     case = ground.case(dice)
-    found = ground.engine.prefill(case.ids, reuse="exact", namespace=ground.namespace(dice))
-    first = int(found.logits.argmax())
+    logits = ground.engine.prefill(case.ids, reuse="exact", namespace=ground.namespace(dice)).logits
+    first = int(logits.argmax())
     return None if first == case.answer[0] else f"{first} instead of {case.answer[0]}"
 
 
@@ -256,7 +256,8 @@ class _Watch:
 
     def look(self) -> None:
         self.resident.append(self._process.memory_info().rss)
-        with self._engine._lock, self._engine.pool._storage.making_room:
+        storage = self._engine.pool._storage
+        with self._engine._lock, storage.making_room, storage._storing:  # what is being moved or written is in flight
             time.sleep(0.01)  # the call before may not have returned yet
             self.rows.append(live_rows())
 

@@ -99,6 +99,14 @@ class ReferencePool:
         ``copy`` says so or its rows are views of a larger buffer. An entry that this one continues, at no greater
         depth and under no laxer bound, is covered and leaves: the longer one serves for both.
         """
+        try:
+            return self._add(entry, copy=copy)
+        except torch.OutOfMemoryError as error:  # the budget is larger than what the device has left
+            told = f"A prompt is not kept: {error} Give the pool a smaller max_bytes."
+            warnings.warn(told, PoolWarning, stacklevel=2)
+            return self._reject(entry)
+
+    def _add(self, entry: Entry, *, copy: bool) -> bool:
         with self._storage.making_room:
             with self._lock:
                 self._books.drop_expired()

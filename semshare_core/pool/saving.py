@@ -55,8 +55,12 @@ class Saving:
             for each in changed:
                 self._store(each)
             written = [self._write_record(each) for each in changed]
-            if all(written):  # otherwise a record still names the old rows: they stay for the next start
+            if not all(written):  # a record still names the old rows: they stay for the next start
+                return
+            try:
                 self._folder.remove_rows(namespace, name)
+            except PoolFileError as error:
+                self._warn(error)
 
         self._keeper.ask(job)
 

@@ -177,6 +177,8 @@ class Storage:
                 continue
             try:
                 self.to_device(segment, segments, pinned)
+            except torch.OutOfMemoryError as error:  # the budget is larger than what the device has left
+                self._warn(error)
             except DamagedFileError as error:
                 self._warn(error)
                 with self._lock:
@@ -187,14 +189,20 @@ class Storage:
 
         Raises:
             DamagedFileError: they lie on disk and cannot be read.
+            torch.OutOfMemoryError: the device has less memory than the budget; they stay where they were.
         """
         with self.making_room:
             rows = segment.rows
             self._lift(segment)  # its own place on the host is there for what makes room for it
             fits = self.make_room("device", segment.n_bytes, {*keep, segment}, pinned)
-            if fits:  # room first: until then nothing is in memory twice
-                rows = rows if isinstance(rows, MemoryRows) else read_rows(rows)
-                rows = to_devices(rows, self._devices) if self._devices else rows
+            try:
+                if fits:  # room first: until then nothing is in memory twice
+                    rows = rows if isinstance(rows, MemoryRows) else read_rows(rows)
+                    rows = to_devices(rows, self._devices) if self._devices else rows
+            except torch.OutOfMemoryError:
+                if isinstance(segment.rows, MemoryRows):
+                    self._move(segment, segment.rows, "host")
+                raise
             if isinstance(rows, MemoryRows):
                 self._move(segment, rows, "device" if fits else "host")
         return fits

@@ -17,6 +17,7 @@ from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from transformers.cache_utils import Cache
 
+from semshare_core import autocast
 from semshare_core.compress.retention import retain
 from semshare_core.config import ReusePolicy
 from semshare_core.decode import Sampling
@@ -49,6 +50,7 @@ from semshare_core.quality.governor import Decision, decide, situation_of
 from semshare_core.quality.situation import Situation
 from semshare_core.report import Outcome, ReuseReport
 from semshare_core.respelling import respelled
+from semshare_core.weights import Weights
 
 T = TypeVar("T")
 
@@ -72,6 +74,7 @@ class Call:
         table: TokenTable,
         vectors: PromptVectors,
         facts: FactTokens,
+        weights: Weights,
         calibration: Calibration | None = None,
         pinned: bool = False,
         warming: bool = False,
@@ -90,6 +93,8 @@ class Call:
         self.table = table
         self.vectors = vectors
         self.facts = facts
+        self.weights = weights
+        self.computed_by = ""  # set when the call has its turn
         self.calibration = calibration
         self.pinned = pinned
         self.interrupt = interrupt
@@ -143,6 +148,7 @@ class Call:
         Rows on disk are read while the prompt is computed, before its first token is out, so ``use`` may be called
         again.
         """
+        self.computed_by = self.weights.identity()
         while True:
             found, movable = self._find(reserve)
             decision = self._decide(found, movable)
@@ -183,8 +189,18 @@ class Call:
         return limit is None or len(self.encoded.ids) + reserve <= limit
 
     def look_up(self) -> Found:
-        """What the pool has for the prompt under the policy."""
-        return find(self.pool, self.namespace, self.encoded.ids, self.policy, self.table, self._embed, self.facts)
+        """What the pool has for the prompt under the policy, of the weights that would compute it now."""
+        with autocast.OFF.again():
+            return find(
+                self.pool,
+                self.namespace,
+                self.encoded.ids,
+                self.policy,
+                self.table,
+                self._embed,
+                self.facts,
+                weights=self.computed_by,
+            )
 
     def _embed(self, tokens: Tokens) -> NDArray[np.float32]:
         if self._embedding is None:
@@ -241,7 +257,11 @@ class Call:
         return decide(found.plan, self.policy, fresh_from, barred=found.barred, calibration=self.calibration)
 
     def situation(self) -> Situation | None:
-        """What the governor sees of the prompt, nothing of which is computed; None: there is nothing to reuse."""
+        """What the governor sees of the prompt, nothing of which is computed; None: there is nothing to reuse.
+
+        Needs the model's lock.
+        """
+        self.computed_by = self.weights.identity()
         return situation_of(self.look_up().plan, self.policy, self.encoded.fresh_from(self.policy.fresh_tail))
 
     def _retain(self, ids: Tensor, prefilled: Prefilled) -> InterruptibleCache:
@@ -357,6 +377,8 @@ class Served:
         deepest = self._depths.max(initial=0)
         if not self.movable or deepest > self.call.policy.max_depth:
             return False
+        if self.call.weights.identity() != self.call.computed_by:  # another thread changed them meanwhile
+            return False
         cache = self.prefilled.cache
         tokens = (
             self._with_answer(generated) if self.cache is cache else self.call.encoded.ids[: cache.layers[0].length]
@@ -373,6 +395,7 @@ class Served:
             NO_VECTORS if vectors.foreign else vectors.of(tokens),  # foreign code is asked after the model's turn
             kl_bound=self._kl_bound,
             pinned=self.call.pinned,
+            weights=self.call.computed_by,
         )
         kept = self.call.pool.add(entry, copy=copy)
         held = entry if kept else self.call.pool.unembedded(entry)

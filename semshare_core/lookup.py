@@ -86,25 +86,30 @@ def find(
     table: TokenTable,
     embed: Embed,
     facts: FactTokens,
+    *,
+    weights: str = "",
 ) -> Found:
-    """Look up ``tokens`` [n] in one namespace and plan their reuse. The last token is never served as prefix."""
+    """Look up ``tokens`` [n] in one namespace and plan their reuse. The last token is never served as prefix.
+
+    Only what ``weights`` computed is found (:meth:`semshare_core.weights.Weights.identity`).
+    """
     started = time.perf_counter()
     lossless = policy.level == "exact"
     bound = bound_of(policy)
-    prefix = pool.longest_prefix(namespace, tokens[:-1], 0 if lossless else policy.max_depth, bound)
+    prefix = pool.longest_prefix(namespace, tokens[:-1], 0 if lossless else policy.max_depth, bound, weights=weights)
     chosen: dict[str, Entry] = {prefix[0].id: prefix[0]} if prefix else {}
     partners: list[Entry] = []  # who may serve fuzzy tokens, best first
     embedding, similarity, barred = None, None, 0.0
     if searches(policy):
         embedding = embed(tokens)
-        similar = pool.similar(namespace, embedding)
+        similar = pool.similar(namespace, embedding, weights=weights)
         similarity = similar[0][1] if similar else None
         nearest = [entry for entry, _ in similar]
         one_partner = policy.matching in ("lsh", "random")  # the paper's choice: the most similar prompt
         scored: list[Entry] = []
         if not one_partner:
             behind = tokens[prefix[1] if prefix else 0 :]
-            sharing = pool.sharing(namespace, behind, policy.max_references)
+            sharing = pool.sharing(namespace, behind, policy.max_references, weights=weights)
             scored, barred = _score(behind, [*chosen.values(), *sharing, *nearest], policy, bound)
             prefix = _sparing(prefix, scored, tokens, policy, bound)
             chosen = {prefix[0].id: prefix[0]} if prefix else {}

@@ -31,6 +31,7 @@ class Entry:
         pinned: never evicted.
         created: seconds of Unix time.
         expires: when it is no longer used, likewise; None: never.
+        weights: names the weights that computed the rows (``semshare_core.weights``); it serves under no others.
     """
 
     namespace: str
@@ -42,10 +43,11 @@ class Entry:
     pinned: bool = False
     created: float = field(default_factory=time.time)
     expires: float | None = None
+    weights: str = ""
     id: str = field(init=False)
 
     def __post_init__(self) -> None:
-        self.id = entry_id(self.namespace, self.tokens)
+        self.id = entry_id(self.namespace, self.tokens, self.weights)
         self.embedding = np.atleast_2d(self.embedding)
 
     @classmethod
@@ -59,11 +61,12 @@ class Entry:
         *,
         kl_bound: float = math.inf,
         pinned: bool = False,
+        weights: str = "",
     ) -> Entry:
         """An entry that is not in a pool yet, from per-layer keys and values [1, kv_heads, n, head_dim]."""
         held = MemoryRows(rows)
         segment = Segment(namespace, 0, len(tokens), held, held.n_bytes)
-        return cls(namespace, tokens, (segment,), depth, embedding, kl_bound, pinned)
+        return cls(namespace, tokens, (segment,), depth, embedding, kl_bound, pinned, weights=weights)
 
     def __len__(self) -> int:
         return len(self.tokens)
@@ -91,9 +94,9 @@ class Entry:
         return int(deeper[0]) if deeper.size else len(self.tokens)
 
 
-def entry_id(namespace: str, tokens: Tokens) -> str:
-    """Names a text within a namespace: the same text has another id in another one."""
-    key = hashlib.blake2b(namespace.encode(), digest_size=32).digest()
+def entry_id(namespace: str, tokens: Tokens, weights: str = "") -> str:
+    """Names a text's rows within a namespace: the same text has another id in another one, and under other weights."""
+    key = hashlib.blake2b(namespace.encode(), digest_size=32, key=weights.encode()).digest()
     return hashlib.blake2b(tokens.tobytes(), digest_size=12, key=key).hexdigest()
 
 

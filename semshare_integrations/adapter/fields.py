@@ -15,6 +15,7 @@ from semshare_core import PoolConfig, ReusePolicy, SemShareEngine
 from semshare_core.config import Level, resolve_policy
 from semshare_core.engine import DEFAULT_NAMESPACE
 from semshare_core.errors import ConfigError
+from semshare_core.loading import unknown_loading
 from semshare_core.suggestion import did_you_mean
 from semshare_integrations.adapter.source import EngineSource
 
@@ -32,7 +33,8 @@ class EngineFields(BaseModel):
         model_id: hub id, local folder, ``.gguf`` file or ``"demo"``; beside ``engine=`` or ``model=`` only a name.
         gguf_file: name of a GGUF file inside the folder or hub repository ``model_id``.
         model_kwargs: other settings of :meth:`~semshare_core.SemShareEngine.from_pretrained`, such as ``embedding``:
-            the framework's own embedding object, a folder or a function.
+            the framework's own embedding object, a folder or a function; and of transformers' loading, such as
+            ``quantization_config``, ``attn_implementation``, ``revision`` or ``trust_remote_code``.
         device: where the whole model goes; default: CUDA, else MPS, else the CPU.
         device_map: accelerate's placement over several devices, instead of ``device``.
         dtype: ``"bfloat16"``, a torch dtype, ...; default: as the model was saved.
@@ -178,7 +180,11 @@ class EngineFields(BaseModel):
             "model_id": self.model_id,
             "gguf_file": self.gguf_file,
             "dtype": self._engine_source.dtype,
-            "model_kwargs": {name: _told(value) for name, value in sorted(self.model_kwargs.items())},
+            "model_kwargs": {
+                name: _told(value)
+                for name, value in sorted(self.model_kwargs.items())
+                if name != "token"  # a secret
+            },
             # LangChain writes the stop strings of the call over "stop", even if there are none
             "default_stop": settings.pop("stop"),
             "reuse": policy.model_dump(mode="json"),
@@ -212,15 +218,16 @@ class EngineFields(BaseModel):
         return EngineSource.load(self.model_id, settings, policy)
 
     def _checked_model_kwargs(self) -> dict[str, Any]:
-        """``model_kwargs``, which may hold what loading takes and no field says."""
+        """``model_kwargs``, which may hold what loading takes and no field says; transformers' own in their place."""
         taken = inspect.signature(SemShareEngine.from_pretrained).parameters
-        known = sorted(set(taken) - {*_LOADING, "model_id", "policy"})
-        if unknown := sorted(set(self.model_kwargs) - set(known)):
-            raise ConfigError(
-                f"model_kwargs cannot hold {', '.join(unknown)}, only {', '.join(known)}. What has a field of its own "
-                f"is set there: dtype, device, device_map, pool, reuse, ...{did_you_mean(unknown, known)}"
-            )
-        return self.model_kwargs
+        ours = set(taken) - {*_LOADING, "model_id", "policy", "model_kwargs"}
+        error = unknown_loading(self.model_kwargs, (*ours, "torch_dtype"))
+        if error is not None:
+            raise error
+        settings = {name: value for name, value in self.model_kwargs.items() if name in ours}
+        if loading := {name: value for name, value in self.model_kwargs.items() if name not in ours}:
+            settings["model_kwargs"] = loading
+        return settings
 
 
 def token_usage(prompt_tokens: int, completion_tokens: int) -> dict[str, int]:
@@ -233,6 +240,8 @@ def token_usage(prompt_tokens: int, completion_tokens: int) -> dict[str, int]:
 
 
 def _told(value: Any) -> str:
-    if isinstance(value, str | os.PathLike):
+    if isinstance(value, str | os.PathLike | bool | int | float | dict | list):
         return str(value)
+    if callable(to_dict := getattr(value, "to_dict", None)) and not isinstance(value, type):
+        return str(to_dict())  # two ways to quantise a model are two models
     return getattr(value, "__qualname__", type(value).__qualname__)

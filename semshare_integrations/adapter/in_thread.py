@@ -10,6 +10,8 @@ from contextlib import closing, suppress
 from dataclasses import dataclass
 from typing import TypeVar
 
+from semshare_core.autocast import Autocast
+
 T = TypeVar("T")
 
 
@@ -21,13 +23,15 @@ class _End:
 async def in_thread(make: Callable[[threading.Event], Generator[T, None, None]]) -> AsyncGenerator[T, None]:
     """Run the generator that ``make`` returns in one thread of its own and hand its items to the event loop.
 
-    One thread for the whole run: torch's grad and inference modes belong to a thread. Closing this generator, or
-    cancelling the task that awaits it, returns at once and sets the event that ``make`` got; the thread closes its
-    generator at the next item and ends. Whoever else sets that event ends the items, too.
+    One thread for the whole run: torch's grad and inference modes belong to a thread, and the autocast of whoever
+    awaits is entered there. Closing this generator, or cancelling the task that awaits it, returns at once and sets the
+    event that ``make`` got; the thread closes its generator at the next item and ends. Whoever else sets that event
+    ends the items, too.
     """
     loop = asyncio.get_running_loop()
     arrived: asyncio.Queue[T | _End] = asyncio.Queue()
     closed = threading.Event()
+    autocast = Autocast.here()
 
     def post(item: T | _End) -> None:
         with suppress(RuntimeError):  # the loop is closed: nobody waits any more
@@ -35,7 +39,7 @@ async def in_thread(make: Callable[[threading.Event], Generator[T, None, None]])
 
     def work() -> None:
         try:
-            with closing(make(closed)) as items:
+            with autocast.again(), closing(make(closed)) as items:
                 while not closed.is_set() and not isinstance(item := next(items, _End()), _End):
                     post(item)
             post(_End())

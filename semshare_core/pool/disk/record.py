@@ -31,6 +31,7 @@ class Record:
         kl_bound: in nats, the laxest bound that rows of a depth above 0 were made under; infinite: none, or not known.
         pinned: whether it is exempt from eviction.
         uses: how often it served a prompt.
+        weights: names the weights that computed the rows.
 
     Raises:
         ValueError: one of these does not hold.
@@ -47,6 +48,7 @@ class Record:
     kl_bound: float = math.inf
     pinned: bool = False
     uses: int = 0
+    weights: str = ""
 
     def __post_init__(self) -> None:
         n = len(self.tokens)
@@ -73,6 +75,7 @@ class EntryAbout(About):
     pinned: bool
     uses: int
     kl_bound: float | None = None  # JSON has no infinity
+    weights: str = ""
 
 
 def encode_record(record: Record, fingerprint: str) -> bytes:
@@ -87,6 +90,7 @@ def encode_record(record: Record, fingerprint: str) -> bytes:
         pinned=record.pinned,
         uses=record.uses,
         kl_bound=None if math.isinf(record.kl_bound) else record.kl_bound,
+        weights=record.weights,
     )
     return encode({name: torch.from_numpy(np.array(array, order="C")) for name, array in arrays.items()}, about)
 
@@ -116,6 +120,7 @@ def read_record(path: Path, namespace: str, fingerprint: str) -> Record:
             kl_bound=math.inf if about.kl_bound is None else about.kl_bound,
             pinned=about.pinned,
             uses=about.uses,
+            weights=about.weights,
         )
     except (ValueError, TypeError) as error:  # TypeError: a dtype that numpy lacks, or tokens that are one number
         raise damaged(path, str(error)) from error

@@ -38,6 +38,7 @@ from semshare_core.match.prefix import common_prefix
 from semshare_core.match.token_table import TokenTable
 from semshare_core.model_turns import ModelTurns
 from semshare_core.pool import Entry, ReferencePool
+from semshare_core.prefill.bit_blocks import block_of, whole_blocks
 from semshare_core.prefill.cache import InterruptibleCache, kv_bytes, to_torch
 from semshare_core.prefill.grouped_attention import grouped_attention, uses_sdpa
 from semshare_core.prefill.observe import tail_attention
@@ -200,6 +201,7 @@ class Call:
                 self._embed,
                 self.facts,
                 weights=self.computed_by,
+                block=block_of(self.model),
             )
 
     def _embed(self, tokens: Tokens) -> NDArray[np.float32]:
@@ -396,12 +398,24 @@ class Served:
             kl_bound=self._kl_bound,
             pinned=self.call.pinned,
             weights=self.call.computed_by,
+            steady=self._steady,
         )
         kept = self.call.pool.add(entry, copy=copy)
         held = entry if kept else self.call.pool.unembedded(entry)
         if held is not None:
             self.call.kept = weakref.ref(held)
         return kept
+
+    @property
+    def _steady(self) -> int | None:
+        """Leading rows whose bits do not depend on where this prompt ended; None: no row's do."""
+        block, n = block_of(self.call.model), len(self.ids)
+        if block == 1:
+            return None
+        reused = self.found.steady
+        if self.decision.budget is not None or reused < self.found.plan.prefix_tokens:
+            return reused
+        return whole_blocks(n - 1 if self.pending == 1 else n, block)
 
     @property
     def _kl_bound(self) -> float:

@@ -47,7 +47,8 @@ class PoolConfig(Settings):
             begins with ``~``, becomes absolute here: a later ``os.chdir`` does not move the pool.
         disk_bytes: budget for that folder. Everything is written there, so it should be larger than ``max_bytes``.
         read_only: serve from ``path``, which another process may own, and write nothing there.
-        ttl_seconds: prompts are forgotten so long after they were stored; None: when room is needed.
+        ttl_seconds: prompts are forgotten so long after they were stored, also while no call comes; None: when room is
+            needed.
         namespace_bytes: budget of each single namespace, all tiers together; None: the tiers' budgets are shared.
         public_namespace: its prompts serve every namespace. Only ``engine.warm()`` writes there.
         min_tokens: shorter prompts are not stored; below a few dozen tokens a lookup costs more than it saves.

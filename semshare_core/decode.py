@@ -226,7 +226,7 @@ class _Ending(StoppingCriteria):
         self.stopped = False
 
     def __call__(self, input_ids: Tensor, scores: Any, **kwargs: Any) -> Tensor:
-        self.stopped = self._text.stopped(input_ids[0, self._start :].tolist())
+        self.stopped = self._text.may_stop and self._text.stopped(input_ids[0, self._start :].tolist())
         if not self.stopped:
             self._interrupt.check()
         return torch.full((input_ids.shape[0],), self.stopped, dtype=torch.bool, device=input_ids.device)

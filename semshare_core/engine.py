@@ -142,8 +142,6 @@ class SemShareEngine:
         self._facts = FactTokens(tokenizer, lambda: len(model.get_input_embeddings().weight))
         embed = outside_autocast(prompt_embedding(embedding, tokenizer, self._table))
         self._vectors = PromptVectors(embed, foreign=embedding is not None)
-        pool = pool or PoolConfig()
-        self.weights = Weights(model, thorough=pool.path is not None, moving=anatomy.static_until is not None)
         self.pool = open_pool(pool, model, tokenizer, anatomy.devices, embedding, self._vectors.of, self.weights)
 
     @classmethod

@@ -18,6 +18,7 @@ from semshare_core.match.runs import kgram_hashes
 from semshare_core.match.token_table import TokenTable
 from semshare_core.pool.entry import Entry, View
 from semshare_core.pool.pool import ReferencePool
+from semshare_core.prefill.bit_blocks import whole_blocks
 from semshare_core.quality.bounds import bound_of
 
 
@@ -46,6 +47,15 @@ class Found:
         """The entries that serve some token."""
         drawn_on = set(self.plan.drawn_on)
         return [view for view in self.entries if view.id in drawn_on]
+
+    @property
+    def steady(self) -> int:
+        """Leading tokens whose prefix rows have the bits of any longer prompt's own pass."""
+        known = {view.id: view.steady for view in self.entries}
+        plan = self.plan
+        prefix = plan.prefix_tokens
+        steady = known[plan.reference_ids[plan.reference[0]]] if prefix else None
+        return prefix if steady is None else min(prefix, steady)
 
     @property
     def kl_bound(self) -> float:
@@ -88,15 +98,18 @@ def find(
     facts: FactTokens,
     *,
     weights: str = "",
+    block: int = 1,
 ) -> Found:
     """Look up ``tokens`` [n] in one namespace and plan their reuse. The last token is never served as prefix.
 
-    Only what ``weights`` computed is found (:meth:`semshare_core.weights.Weights.identity`).
+    Only what ``weights`` computed is found (:meth:`semshare_core.weights.Weights.identity`); of a lossless prefix only
+    what does not stand in the last ``block`` of the prompt (:mod:`semshare_core.prefill.bit_blocks`).
     """
     started = time.perf_counter()
     lossless = policy.level == "exact"
     bound = bound_of(policy)
-    prefix = pool.longest_prefix(namespace, tokens[:-1], 0 if lossless else policy.max_depth, bound, weights=weights)
+    begin = tokens[: min(len(tokens) - 1, whole_blocks(len(tokens), block))] if lossless else tokens[:-1]
+    prefix = pool.longest_prefix(namespace, begin, 0 if lossless else policy.max_depth, bound, weights=weights)
     chosen: dict[str, Entry] = {prefix[0].id: prefix[0]} if prefix else {}
     partners: list[Entry] = []  # who may serve fuzzy tokens, best first
     embedding, similarity, barred = None, None, 0.0

@@ -21,6 +21,11 @@ class AnswerText:
         self._with_special = [text for text in stop if any(token in text for token in special)]
         self._plain = [text for text in stop if text not in self._with_special]
 
+    @property
+    def may_stop(self) -> bool:
+        """Whether there is any stop string."""
+        return bool(self._plain or self._with_special)
+
     def of(self, ids: Sequence[int]) -> str:
         """The text of ``ids``, up to the first stop string, which is left out."""
         text = self._until(ids, len(cut_at_stop(self._whole(ids), self._with_special))) if self._with_special else None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -207,6 +208,12 @@ def test_the_table_knows_every_field(name: str) -> None:
         with pytest.raises(ConfigError, match=f"{name}=.* is not supported: "):
             engine.generate("x", **{name: 7})
         assert engine.generate("x", max_new_tokens=1, **{name: setting.instead}).token_ids
+
+
+def test_the_guide_names_what_is_refused() -> None:
+    page = (Path(__file__).parent.parent / "docs" / "generation.md").read_text()
+    refused = [name for name, setting in SETTINGS.items() if setting.treatment == "refused"]
+    assert not [name for name in refused if f"`{name}`" not in page]
 
 
 @cache

@@ -374,7 +374,7 @@ def test_a_task_that_is_cancelled_in_the_midst_of_a_prefill_frees_the_model(engi
         return await llm.ainvoke(TEXT, **NO_END)
 
     async def main() -> None:
-        task = asyncio.create_task(ask() if way != "wait_for" else asyncio.wait_for(ask(), 0.1))
+        task = asyncio.create_task(ask() if way != "wait_for" else asyncio.wait_for(ask(), 1.0))
         await gate.until_reached()
         if way != "wait_for":
             task.cancel()

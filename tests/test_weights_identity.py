@@ -251,9 +251,9 @@ def test_a_changed_model_is_noticed_by_the_next_call(change: Callable[[Any], Non
     change(engine.model)
     assert not hit(engine)
     engine.warm([TEXT])
-    assert hit(engine), "what is computed since serves"
-    if change is not _bfloat16:
-        answer_is_the_models_own(engine)
+    if change is not _bfloat16:  # whose rows serve in blocks that are longer than the text
+        assert hit(engine), "what is computed since serves"
+    answer_is_the_models_own(engine)
 
 
 def _merge(layer: Any) -> None:

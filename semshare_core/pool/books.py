@@ -207,4 +207,5 @@ def _covers(longer: Entry, shorter: Entry) -> bool:
         and common_prefix(longer.tokens, shorter.tokens) == n
         and bool((longer.depth[:n] <= shorter.depth).all())
         and (longer.kl_bound <= shorter.kl_bound or not longer.depth[:n].any())
+        and (longer.steady is None or longer.steady >= min(n, shorter.steady or 0))
     )

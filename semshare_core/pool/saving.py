@@ -134,6 +134,7 @@ def _record(entry: Entry) -> Record | None:
         pinned=entry.pinned,
         uses=entry.segments[-1].uses,
         weights=entry.weights,
+        steady=entry.steady,
     )
 
 
@@ -166,5 +167,6 @@ def restored(folder: PoolFolder, embed: Callable[[Tokens], Vectors] | None) -> I
             record.created,
             record.expires,
             record.weights,
+            record.steady,
         )
         yield entry

@@ -32,6 +32,7 @@ class Record:
         pinned: whether it is exempt from eviction.
         uses: how often it served a prompt.
         weights: names the weights that computed the rows.
+        steady: leading rows that have the bits of any longer prompt's own pass; None: all that are lossless.
 
     Raises:
         ValueError: one of these does not hold.
@@ -49,6 +50,7 @@ class Record:
     pinned: bool = False
     uses: int = 0
     weights: str = ""
+    steady: int | None = None
 
     def __post_init__(self) -> None:
         n = len(self.tokens)
@@ -62,6 +64,8 @@ class Record:
             raise ValueError(f"segments {self.segments} do not add up to {n} tokens.")
         if not math.isfinite(self.created) or not math.isfinite(self.expires or 0) or self.uses < 0:
             raise ValueError("created, expires and uses are not all finite and not negative.")
+        if self.steady is not None and self.steady < 0:
+            raise ValueError(f"steady is {self.steady}, not a number of rows.")
         if not self.kl_bound >= 0:
             raise ValueError(f"kl_bound is {self.kl_bound}, not a number of nats.")
 
@@ -76,6 +80,7 @@ class EntryAbout(About):
     uses: int
     kl_bound: float | None = None  # JSON has no infinity
     weights: str = ""
+    steady: int | None = None
 
 
 def encode_record(record: Record, fingerprint: str) -> bytes:
@@ -91,6 +96,7 @@ def encode_record(record: Record, fingerprint: str) -> bytes:
         uses=record.uses,
         kl_bound=None if math.isinf(record.kl_bound) else record.kl_bound,
         weights=record.weights,
+        steady=record.steady,
     )
     return encode({name: torch.from_numpy(np.array(array, order="C")) for name, array in arrays.items()}, about)
 
@@ -121,6 +127,7 @@ def read_record(path: Path, namespace: str, fingerprint: str) -> Record:
             pinned=about.pinned,
             uses=about.uses,
             weights=about.weights,
+            steady=about.steady,
         )
     except (ValueError, TypeError) as error:  # TypeError: a dtype that numpy lacks, or tokens that are one number
         raise damaged(path, str(error)) from error

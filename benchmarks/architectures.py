@@ -1,6 +1,6 @@
 """Which of transformers' causal language models are served: each as a tiny random model, tried and compared.
 
-``python -m benchmarks.architectures [--out docs/models.md]`` tries every one that ``AutoModelForCausalLM`` knows and
+``python -m benchmarks.architectures [--out docs/architectures.md]`` tries every one that ``AutoModelForCausalLM`` knows and
 writes the page, in about a minute. An architecture counts as served if the engine takes it, and if
 
 - level ``exact`` answers behind a reused prefix with the tokens of greedy decoding without any cache,
@@ -177,7 +177,7 @@ def page(found: list[Verdict]) -> str:
         by_kind[verdict.kind].append(verdict)
     served = ", ".join(f"`{verdict.architecture}`" for verdict in by_kind["served"])
     parts = [
-        "# Models",
+        "# Architectures",
         "A model that cannot be served is refused when the engine is made, with the reason. This page is "
         f"what `python -m benchmarks.architectures` found: transformers {transformers.__version__} names {len(found)} "
         "causal language models, and each was built with four small layers of random weights and tried on the CPU in "
@@ -208,7 +208,7 @@ def _cell(reason: str) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser("benchmarks.architectures", description=__doc__)
-    parser.add_argument("--out", type=Path, default=Path("docs/models.md"))
+    parser.add_argument("--out", type=Path, default=Path("docs/architectures.md"))
     out = parser.parse_args().out
     os.environ["HF_HUB_OFFLINE"] = "1"
     transformers.logging.set_verbosity_error()

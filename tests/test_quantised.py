@@ -11,9 +11,11 @@ import torch
 from transformers import AutoModelForCausalLM, BitsAndBytesConfig, PreTrainedModel
 from transformers.utils.quantization_config import QuantizationMethod
 
+from benchmarks import model_memory
 from semshare_core import PoolConfig, ReusePolicy, SemShareEngine
 from semshare_core.errors import ConfigError
 from semshare_core.models import load_model
+from semshare_core.weights.parts import plain_parts
 from tiny_models import tiny_model, tiny_tokenizer
 
 TEXT = "A lighthouse stood on the cape, and its keeper lit the lamp every evening at six o'clock. " * 4
@@ -51,9 +53,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def engine_of(folder: Path, kind: Callable[[], Any], **more: Any) -> SemShareEngine:
-    return SemShareEngine.from_pretrained(
-        str(folder), dtype="float32", device="cpu", model_kwargs=settings(kind), **more
-    )
+    fields = {"dtype": "float32", "device": "cpu", "model_kwargs": settings(kind), **more}
+    return SemShareEngine.from_pretrained(str(folder), **fields)
 
 
 def full_logits(engine: SemShareEngine, prompt: str) -> torch.Tensor:
@@ -80,6 +81,17 @@ def test_the_invariants_hold_with_quantised_weights(folder: Path, kind: Callable
     ids = torch.tensor([engine.token_ids(ASKED + " And why?")])
     expected = engine.model.generate(ids, attention_mask=torch.ones_like(ids), max_new_tokens=12, do_sample=False)
     assert out.token_ids == expected[0, ids.shape[1] :].tolist()
+
+
+def test_the_table_of_the_docs_is_what_the_command_prints() -> None:
+    page = (Path(__file__).parent.parent / "docs" / "models.md").read_text()
+    assert model_memory.table() in page
+
+
+def test_the_bytes_in_the_table_are_those_that_quantised_weights_take(folder: Path) -> None:
+    engine = engine_of(folder, int8, dtype="bfloat16")
+    parts = [part for weight in engine.model.parameters() for _, part in plain_parts(weight)]
+    assert sum(part.nbytes for part in parts) == model_memory.weight_bytes(tiny_model("llama"), "int8")
 
 
 @pytest.mark.parametrize("kind", KINDS)

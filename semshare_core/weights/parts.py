@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
@@ -13,6 +14,8 @@ _ORDINARY = (Tensor, nn.Parameter, nn.Buffer)
 def plain_parts(tensor: Tensor) -> list[tuple[str, Tensor]]:
     """The plain tensors that hold a tensor's values, each with a name: itself, or what a quantised one is made of."""
     made: Any = tensor
+    if tensor.layout is not torch.strided:  # it has no address, and no model that is served here has any
+        return []
     if type(tensor) in _ORDINARY or not is_traceable_wrapper_subclass(made):
         return [("", tensor)]
     found = ((name, getattr(made, name)) for name in made.__tensor_flatten__()[0])

@@ -23,6 +23,7 @@ from transformers.cache_utils import Cache
 from transformers.generation.streamers import BaseStreamer
 
 from semshare_core.errors import ConfigError, NumericalError
+from semshare_core.forking import undone
 
 FinishReason = Literal["stop", "length", "cancelled"]
 
@@ -173,11 +174,14 @@ class _Checked(LogitsProcessor):
 def _no_other_cache(model: PreTrainedModel) -> Iterator[None]:
     """``generate()`` takes what a config leaves open from the model's own, and refuses two caches."""
     own = model.generation_config
-    before, own.cache_implementation = own.cache_implementation, None
-    try:
-        yield
-    finally:
+    before = own.cache_implementation
+
+    def undo() -> None:
         own.cache_implementation = before
+
+    with undone(undo):
+        own.cache_implementation = None
+        yield
 
 
 class _Feed(BaseStreamer):

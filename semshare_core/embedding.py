@@ -19,6 +19,7 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from semshare_core.errors import ConfigError, MissingDependencyError, ModelError
+from semshare_core.forking import free
 from semshare_core.match.plan import Tokens
 from semshare_core.match.token_table import TokenTable
 
@@ -109,7 +110,7 @@ class _SegmentEmbedding:
     def __init__(self, open_encoder: Callable[[], _Encoder], tokenizer: PreTrainedTokenizerBase) -> None:
         self._open = open_encoder
         self._tokenizer = tokenizer
-        self._lock = threading.Lock()
+        self._lock = free(threading.Lock())
         self._encoder: _Encoder | None = None
         self._dim: int | None = None
         self._last: dict[str, NDArray[np.float64]] = {}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import queue
 import threading
 import time
@@ -14,12 +15,13 @@ from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from transformers.cache_utils import Cache
 
-from semshare_core import models
+from semshare_core import forking, models
 from semshare_core.call import Call, Served
 from semshare_core.config import PoolConfig, ReusePolicy, resolve_policy
 from semshare_core.decode import FinishReason, Sampling, check_logits, cut_at_stop, decode, settled_length
 from semshare_core.embedding import Embed, EmbeddingSource, prompt_embedding
-from semshare_core.errors import ConfigError
+from semshare_core.errors import ConfigError, ProcessError
+from semshare_core.faiss_import import one_thread
 from semshare_core.match.facts import FactTokens
 from semshare_core.match.token_table import TokenTable
 from semshare_core.model_turns import turns_of
@@ -125,6 +127,8 @@ class SemShareEngine:
         self._facts = FactTokens(tokenizer, model.get_input_embeddings().num_embeddings)
         self._embed: Embed = prompt_embedding(embedding, tokenizer, self._table)
         self.pool = open_pool(pool or PoolConfig(), model, tokenizer, anatomy.devices, embedding, self._embed)
+        self._stranded: str | None = None
+        forking.renewed(self._after_fork)
 
     @classmethod
     def from_pretrained(
@@ -272,6 +276,8 @@ class SemShareEngine:
         warming: bool = False,
         pinned: bool = False,
     ) -> Call:
+        if self._stranded is not None:
+            raise ProcessError(self._stranded)
         if namespace is None:
             namespace = DEFAULT_NAMESPACE
         elif not isinstance(namespace, str) or not namespace:  # an empty name must not become one that all share
@@ -305,6 +311,15 @@ class SemShareEngine:
             calibration=self.calibration,
             pinned=pinned,
         )
+
+    def _after_fork(self) -> None:
+        """In a forked child an accelerator's driver does not work."""
+        devices = sorted({str(place.device) for place in self.model.parameters() if place.device.type != "cpu"})
+        if devices:
+            self._stranded = (
+                f"the model is on {', '.join(devices)}, which a forked process cannot use: make the engine in that "
+                "process, and start processes by 'spawn' (multiprocessing.get_context('spawn')) instead of by fork."
+            )
 
     def _answer(
         self,
@@ -355,7 +370,10 @@ class SemShareEngine:
         try:
             ids: list[int] = []
             sent = 0
+            process = os.getpid()
             while True:
+                if os.getpid() != process:
+                    raise ProcessError("this stream is read in a forked process, but its parent computes it: ask anew.")
                 item = tokens.get()
                 if isinstance(item, _Cancelled):
                     return
@@ -373,6 +391,16 @@ class SemShareEngine:
         finally:
             cancel.set()
             worker.join()
+
+
+def _compute_alone() -> None:
+    """In a forked child, whose engine may be its parent's or its own."""
+    torch.set_num_threads(1)  # OpenMP would wait for threads that the child does not have
+    one_thread()
+    torch.default_generator.seed()  # or all children would sample the same answers
+
+
+forking.in_children(_compute_alone)
 
 
 class _Cancelled(Exception):

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from functools import cached_property
-
 from semshare_core.errors import DamagedFileError
 from semshare_core.pool.disk.folder import PoolFolder
 from semshare_core.pool.disk.stored_rows import StoredRows
@@ -23,22 +21,26 @@ class FolderRows:
         self._namespace = namespace
         self._segment = segment
         self._length = length
+        self._opened: StoredRows | None = None
 
-    @cached_property
     def _open(self) -> StoredRows:
+        # without a lock (functools.cached_property has one until Python 3.12): a fork would find it held for ever
+        if self._opened is not None:
+            return self._opened
         rows = self._folder.rows(self._namespace, self._segment)
         if rows.n_tokens != self._length:
             raise DamagedFileError(f"{rows.path} is damaged: it holds {rows.n_tokens} rows instead of {self._length}.")
+        self._opened = rows
         return rows
 
     @property
     def n_layers(self) -> int:
-        return self._open.n_layers
+        return self._open().n_layers
 
     def layer(self, index: int) -> Pair:
         """Keys and values [1, kv_heads, tokens, head_dim] of one layer, memory-mapped."""
-        return self._open.layer(index)
+        return self._open().layer(index)
 
     def like(self, index: int) -> Pair:
         """The layer's dtype, heads and sizes in tensors without rows."""
-        return self._open.like(index)
+        return self._open().like(index)

@@ -7,6 +7,8 @@ import threading
 import weakref
 from collections.abc import Callable
 
+from semshare_core import forking
+
 Job = Callable[[], None]
 
 _EXIT_SECONDS = 60  # at the end of the program so long is waited for what is still to be written
@@ -18,7 +20,9 @@ class Keeper:
     def __init__(self) -> None:
         self._jobs: queue.SimpleQueue[Job | None] = queue.SimpleQueue()
         self._thread: threading.Thread | None = None
-        self._starting = threading.Lock()
+        self._ending: weakref.finalize[[queue.SimpleQueue[Job | None], threading.Thread], Keeper] | None = None
+        self._starting = forking.whole(threading.Lock())
+        forking.renewed(self._after_fork)
 
     def ask(self, job: Job) -> None:
         """Have ``job`` done behind all that was asked before."""
@@ -27,7 +31,7 @@ class Keeper:
                 self._thread = threading.Thread(target=_work, args=(self._jobs,), name="semshare-pool", daemon=True)
                 self._thread.start()
                 # also run when the program ends, where a daemon would be cut off in the middle of its work
-                weakref.finalize(self, _end, self._jobs, self._thread)
+                self._ending = weakref.finalize(self, _end, self._jobs, self._thread)
             self._jobs.put(job)
 
     def flush(self) -> None:
@@ -40,6 +44,12 @@ class Keeper:
         while not done.wait(0.1):
             if not thread.is_alive():
                 raise RuntimeError("the pool's background thread has died; its traceback was printed.")
+
+    def _after_fork(self) -> None:
+        """In a forked child there is no thread, and what was asked is the parent's to do."""
+        self._jobs, self._thread = queue.SimpleQueue(), None
+        if self._ending is not None:
+            self._ending.detach()
 
 
 def _work(jobs: queue.SimpleQueue[Job | None]) -> None:

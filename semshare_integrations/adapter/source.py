@@ -11,6 +11,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from semshare_core import ReusePolicy, SemShareEngine
 from semshare_core.errors import ConfigError
+from semshare_core.forking import free
 from semshare_core.models import max_context
 
 _OF_A_LOADED_MODEL = ("pool", "embedding")
@@ -47,7 +48,7 @@ class EngineSource:
         self._make = make
         self.loaded = loaded
         self._engine: SemShareEngine | None = None
-        self._lock = threading.Lock()
+        self._lock = free(threading.Lock())
 
     @classmethod
     def load(cls, model_id: str, settings: Mapping[str, Any], policy: ReusePolicy) -> EngineSource:

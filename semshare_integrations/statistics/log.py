@@ -7,7 +7,7 @@ import threading
 from collections.abc import Iterable, Sequence
 from functools import partial
 
-from semshare_core import Canary, ReuseReport
+from semshare_core import Canary, ReuseReport, forking
 from semshare_core.errors import MissingDependencyError
 from semshare_core.quality.news import when_done
 from semshare_integrations.statistics.totals import ReuseTotals
@@ -26,7 +26,7 @@ class ReuseLog:
 
     def __init__(self) -> None:
         super().__init__()
-        self._lock = threading.Lock()
+        self._lock = forking.whole(threading.Lock())
         self._reports: list[ReuseReport] = []
 
     @property

@@ -15,6 +15,7 @@ from transformers import LogitsProcessor, PreTrainedModel, PreTrainedTokenizerBa
 
 from semshare_core.decode import end_tokens
 from semshare_core.errors import ConfigError, MissingDependencyError
+from semshare_core.forking import free
 
 try:
     import llguidance
@@ -133,7 +134,7 @@ def _allowed(matcher: Any, size: int) -> Tensor:
 
 
 _known: WeakKeyDictionary[PreTrainedTokenizerBase, _Held] = WeakKeyDictionary()
-_making = threading.Lock()
+_making = free(threading.Lock())
 
 
 def prepare(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:

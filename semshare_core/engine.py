@@ -8,7 +8,7 @@ import threading
 import time
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, NoReturn
 
 import torch
 from torch import Tensor
@@ -20,7 +20,7 @@ from semshare_core.call import Call, Served
 from semshare_core.config import PoolConfig, ReusePolicy, resolve_policy
 from semshare_core.decode import FinishReason, Sampling, check_logits, cut_at_stop, decode, settled_length
 from semshare_core.embedding import Embed, EmbeddingSource, prompt_embedding
-from semshare_core.errors import ConfigError, ProcessError
+from semshare_core.errors import ConfigError, NotPicklableError, ProcessError
 from semshare_core.faiss_import import one_thread
 from semshare_core.match.facts import FactTokens
 from semshare_core.match.token_table import TokenTable
@@ -196,14 +196,16 @@ class SemShareEngine:
         namespace: str | None = None,
         store: bool = True,
         cancel: threading.Event | None = None,
+        on_left: Callable[[ReuseReport], None] | None = None,
         **generation: Any,
     ) -> Generator[Piece, None, None]:
         """Like :meth:`generate`, piece by piece; closing the iterator ends generation within a token.
 
-        Setting ``cancel`` does so too, from any thread and while the consumer waits for a piece.
+        Setting ``cancel`` does so too, from any thread and while the consumer waits for a piece. ``on_left`` is called
+        with the report of a stream that was closed before its last piece was taken.
         """
         sampling = _sampling(max_new_tokens, temperature, stop, seed, generation)
-        return self._stream(prompt, sampling, reuse, namespace, store, cancel or threading.Event())
+        return self._stream(prompt, sampling, reuse, namespace, store, cancel or threading.Event(), on_left)
 
     def prefill(
         self,
@@ -312,6 +314,12 @@ class SemShareEngine:
             pinned=pinned,
         )
 
+    def __reduce__(self) -> NoReturn:
+        raise NotPicklableError(
+            "an engine cannot be pickled or copied: it holds a loaded model, locks and threads of this process. Make "
+            "one in each process (SemShareEngine.from_pretrained); within a process share this one."
+        )
+
     def _after_fork(self) -> None:
         """In a forked child an accelerator's driver does not work."""
         devices = sorted({str(place.device) for place in self.model.parameters() if place.device.type != "cpu"})
@@ -355,6 +363,7 @@ class SemShareEngine:
         namespace: str | None,
         store: bool,
         cancel: threading.Event,
+        on_left: Callable[[ReuseReport], None] | None,
     ) -> Generator[Piece, None, None]:
         """The model runs in a worker thread; this generator turns its tokens into settled text."""
         tokens: queue.SimpleQueue[int | Generation | BaseException] = queue.SimpleQueue()
@@ -380,6 +389,7 @@ class SemShareEngine:
                 if isinstance(item, BaseException):
                     raise item
                 if isinstance(item, Generation):
+                    on_left = None  # it takes the report with it
                     yield Piece(item.text[sent:], item.report, item.finish_reason, item.token_ids)
                     return
                 ids.append(item)
@@ -391,6 +401,9 @@ class SemShareEngine:
         finally:
             cancel.set()
             worker.join()
+            while on_left is not None and not tokens.empty():
+                if isinstance(item := tokens.get(), Generation):
+                    on_left(item.report)
 
 
 def _compute_alone() -> None:

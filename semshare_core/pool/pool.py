@@ -8,12 +8,13 @@ import time
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import NoReturn
 
 import torch
 
 from semshare_core import forking
 from semshare_core.config import PoolConfig
-from semshare_core.errors import DamagedFileError, PoolWarning
+from semshare_core.errors import DamagedFileError, NotPicklableError, PoolWarning
 from semshare_core.match.plan import Tokens
 from semshare_core.pool.books import Books
 from semshare_core.pool.disk.folder import PoolFolder
@@ -97,6 +98,12 @@ class ReferencePool:
         self._keeper = Keeper()
         self._saving: Saving | None = None
         self._owner_elsewhere = False
+
+    def __reduce__(self) -> NoReturn:
+        raise NotPicklableError(
+            "a pool cannot be pickled or copied. To take its entries elsewhere give it a folder, PoolConfig(path=...), "
+            "and use `semshare pool export`."
+        )
 
     def _after_fork(self) -> None:
         """In a forked child the folder is the parent's. What a thread of the parent was in the middle of is dropped."""

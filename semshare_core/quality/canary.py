@@ -12,12 +12,13 @@ from collections import Counter, deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import NoReturn
 
 from transformers import PreTrainedModel
 
 from semshare_core import forking
 from semshare_core.config import ReusePolicy
-from semshare_core.errors import NumericalError, QualityWarning
+from semshare_core.errors import NotPicklableError, NumericalError, QualityWarning
 from semshare_core.model_turns import ModelTurns
 from semshare_core.prefill.grouped_attention import grouped_attention
 from semshare_core.quality import news
@@ -183,6 +184,9 @@ class CanaryWatch:
             self._counts["unneeded"] += 1
         if promised(policy) and self.has_room:
             self._promises.count(_begun(report, policy).model_copy(update={"kl": 0.0, "broken": False}))
+
+    def __reduce__(self) -> NoReturn:
+        raise NotPicklableError("an engine's canary cannot be pickled or copied: results() and tallies() can.")
 
     def _after_fork(self) -> None:
         """In a forked child the checks that were under way are left undone: the parent does them."""

@@ -10,6 +10,7 @@ from typing import Any
 
 from langchain_core.callbacks import (
     AsyncCallbackManagerForLLMRun,
+    BaseRunManager,
     CallbackManagerForLLMRun,
     Callbacks,
 )
@@ -21,7 +22,9 @@ from typing_extensions import Self
 
 from semshare_core import Piece, ReuseReport
 from semshare_integrations.adapter import in_thread, token_usage
+from semshare_integrations.langchain.callbacks import left_early
 from semshare_integrations.langchain.fields import LangChainFields
+from semshare_integrations.statistics.recent import brief
 
 _OF_LANGCHAIN = ("tags", "metadata", "run_name", "run_id")
 
@@ -118,7 +121,7 @@ class SemShareLLM(LangChainFields, BaseLLM):
         answers = []
         for prompt in prompts:
             # streamed, so that a cancelled task frees the engine
-            async with aclosing(self._apieces(prompt, stop, kwargs)) as pieces:
+            async with aclosing(self._apieces(prompt, stop, kwargs, run_manager)) as pieces:
                 chunks = [_chunk(piece) async for piece in pieces]
             answers.append(("".join(chunk.text for chunk in chunks), chunks[-1].generation_info or {}))
         return self._result(answers)
@@ -130,7 +133,7 @@ class SemShareLLM(LangChainFields, BaseLLM):
         run_manager: CallbackManagerForLLMRun | None = None,
         **kwargs: Any,
     ) -> Iterator[GenerationChunk]:
-        with closing(self._pieces(prompt, stop, kwargs)) as pieces:
+        with closing(self._pieces(prompt, stop, kwargs, run_manager)) as pieces:
             for piece in pieces:
                 chunk = _chunk(piece)
                 if run_manager is not None:
@@ -144,7 +147,7 @@ class SemShareLLM(LangChainFields, BaseLLM):
         run_manager: AsyncCallbackManagerForLLMRun | None = None,
         **kwargs: Any,
     ) -> AsyncIterator[GenerationChunk]:
-        async with aclosing(self._apieces(prompt, stop, kwargs)) as pieces:
+        async with aclosing(self._apieces(prompt, stop, kwargs, run_manager)) as pieces:
             async for piece in pieces:
                 chunk = _chunk(piece)
                 if run_manager is not None:
@@ -152,14 +155,20 @@ class SemShareLLM(LangChainFields, BaseLLM):
                 yield chunk
 
     def _pieces(
-        self, prompt: str, stop: list[str] | None, overrides: Mapping[str, Any], cancel: threading.Event | None = None
+        self,
+        prompt: str,
+        stop: list[str] | None,
+        overrides: Mapping[str, Any],
+        run: BaseRunManager | None,
+        cancel: threading.Event | None = None,
     ) -> Generator[Piece, None, None]:
-        yield from self.engine.stream(prompt, **self.call_settings(stop, overrides), cancel=cancel)
+        settings = self.call_settings(stop, overrides)
+        yield from self.engine.stream(prompt, **settings, cancel=cancel, on_left=left_early(run))
 
     def _apieces(
-        self, prompt: str, stop: list[str] | None, overrides: Mapping[str, Any]
+        self, prompt: str, stop: list[str] | None, overrides: Mapping[str, Any], run: BaseRunManager | None
     ) -> AsyncGenerator[Piece, None]:
-        return in_thread(lambda closed: self._pieces(prompt, stop, overrides, closed))
+        return in_thread(lambda closed: self._pieces(prompt, stop, overrides, run, closed))
 
     def _result(self, answers: list[tuple[str, dict[str, Any]]]) -> LLMResult:
         reports = [info["semshare"] for _, info in answers]
@@ -187,7 +196,7 @@ def _saying(kwargs: Mapping[str, Any]) -> Iterator[None]:
 
 
 def _info(report: ReuseReport, finish_reason: str | None) -> dict[str, Any]:
-    return {"semshare": report.model_dump(mode="json"), "finish_reason": finish_reason}
+    return {"semshare": brief(report), "finish_reason": finish_reason}
 
 
 def _chunk(piece: Piece) -> GenerationChunk:

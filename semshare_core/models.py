@@ -152,11 +152,21 @@ def _load_tokenizer(
     if isinstance(tokenizer, PreTrainedTokenizerBase):
         return tokenizer
     if tokenizer is None:
+        folder = Path(source)
+        if folder.is_dir() and "gguf_file" not in options and not any(map(_is_of_a_tokenizer, os.listdir(folder))):
+            raise ModelError(
+                f"{folder} holds no tokenizer (no tokenizer.json, tokenizer_config.json or vocabulary): save the model's "
+                "there with tokenizer.save_pretrained(folder), or pass tokenizer= another folder or hub id."
+            )
         return AutoTokenizer.from_pretrained(source, **options)
     try:
         return AutoTokenizer.from_pretrained(os.fspath(tokenizer))
     except Exception as error:  # tokenizer files come from outside and fail in any way
         raise ModelError(f"The tokenizer {os.fspath(tokenizer)!r} cannot be loaded: {_first_line(error)}") from error
+
+
+def _is_of_a_tokenizer(name: str) -> bool:
+    return name.startswith(("tokenizer", "vocab", "spiece", "sentencepiece", "tekken")) or name.endswith(".tiktoken")
 
 
 def _load_weights(

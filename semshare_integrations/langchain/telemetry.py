@@ -11,7 +11,6 @@ from langchain_core.callbacks import BaseCallbackHandler
 from langchain_core.outputs import LLMResult
 
 from semshare_core import ReuseReport
-
 from semshare_integrations.langchain.callbacks import reports_of
 from semshare_integrations.statistics import Operation
 from semshare_integrations.statistics.telemetry import Telemetry

@@ -44,6 +44,8 @@ class EngineFields(BaseModel):
             :class:`~semshare_core.ReusePolicy`; default: the engine's policy, which is ``balanced`` unless the engine
             was given with another.
         namespace: whose reference prompts may serve, and who may be served by these prompts later.
+        timeout: seconds after which a call is given up with :class:`TimeoutError`, wherever it is; the model is free
+            again within the time of one layer. Loading the model is not counted.
         source: where the engine comes from. Frameworks rebuild objects from their fields (``configurable_fields``);
             handing this one on keeps the model from being loaded again.
     """
@@ -64,6 +66,7 @@ class EngineFields(BaseModel):
     stop: list[str] | None = None
     reuse: Level | ReusePolicy | None = None
     namespace: str = Field(default=DEFAULT_NAMESPACE, min_length=1)
+    timeout: float | None = Field(default=None, gt=0, allow_inf_nan=False)
     source: EngineSource | None = Field(default=None, exclude=True, repr=False)
 
     def __init__(
@@ -113,6 +116,8 @@ class EngineFields(BaseModel):
         The engine checks the values, and names those that it does not know.
         """
         said = self.one_name(overrides)
+        if "cancel" in said:
+            raise ConfigError("cancel= is for the engine: close the stream, cancel the task, or pass timeout=.")
         if stop is not None:
             said["stop"] = stop
         fields = {
@@ -123,6 +128,7 @@ class EngineFields(BaseModel):
             "stop": self.stop,
             "reuse": self.reuse,
             "namespace": self.namespace,
+            "timeout": self.timeout,
         }
         settings = fields | {name: value for name, value in said.items() if value is not None or name not in fields}
         if settings["top_p"] is None or settings["temperature"] == 0:
@@ -142,6 +148,7 @@ class EngineFields(BaseModel):
     def identity(self, overrides: Mapping[str, Any]) -> dict[str, Any]:
         """Everything that an answer depends on besides the prompt, JSON-able, without loading the model."""
         settings = self.call_settings(None, overrides)
+        del settings["timeout"]  # an answer that comes does not depend on it
         policy = resolve_policy(settings.pop("reuse"), self._engine_source.policy)
         return {
             "model_id": self.model_id,

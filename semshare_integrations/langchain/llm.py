@@ -15,8 +15,10 @@ from langchain_core.callbacks import (
     Callbacks,
 )
 from langchain_core.language_models import BaseLLM
-from langchain_core.language_models.base import LangSmithParams
+from langchain_core.language_models.base import LangSmithParams, LanguageModelInput
 from langchain_core.outputs import Generation, GenerationChunk, LLMResult
+from langchain_core.runnables import Runnable, RunnableConfig
+from langchain_core.runnables.config import get_config_list
 from pydantic import Field
 from typing_extensions import Self
 
@@ -39,7 +41,7 @@ class SemShareLLM(LangChainFields, BaseLLM):
     >>> llm.invoke("Once upon a time", temperature=0.7, seed=1, reuse="exact", namespace="alice")
 
     Prompts are taken as they are, without a chat template. Settings of a call (``max_new_tokens``, ``temperature``,
-    ``top_p``, ``seed``, ``stop``, ``reuse``, ``namespace``, ``store``, any other field of transformers'
+    ``top_p``, ``seed``, ``stop``, ``reuse``, ``namespace``, ``store``, ``timeout``, any other field of transformers'
     ``GenerationConfig``) go before the fields; an unknown one is an error. What a call reused is in its
     ``generation_info["semshare"]`` (a :class:`~semshare_core.ReuseReport` as a dict; when streaming, in the
     last chunk) and is collected by :class:`SemShareCallbackHandler`.
@@ -99,6 +101,32 @@ class SemShareLLM(LangChainFields, BaseLLM):
         """LangChain's ``agenerate``, with the settings of the call in the key of the response cache."""
         with _saying(kwargs):
             return await super().agenerate(prompts, stop, callbacks, **kwargs)
+
+    def batch(
+        self,
+        inputs: list[LanguageModelInput],
+        config: RunnableConfig | list[RunnableConfig] | None = None,
+        *,
+        return_exceptions: bool = False,
+        **kwargs: Any,
+    ) -> list[str]:
+        """LangChain's ``batch``; with ``return_exceptions`` a prompt that fails takes no other's answer with it."""
+        if return_exceptions:
+            return Runnable.batch(self, inputs, _in_turn(config, inputs), return_exceptions=True, **kwargs)
+        return super().batch(inputs, config, **kwargs)
+
+    async def abatch(
+        self,
+        inputs: list[LanguageModelInput],
+        config: RunnableConfig | list[RunnableConfig] | None = None,
+        *,
+        return_exceptions: bool = False,
+        **kwargs: Any,
+    ) -> list[str]:
+        """LangChain's ``abatch``; see :meth:`batch`."""
+        if return_exceptions:
+            return await Runnable.abatch(self, inputs, _in_turn(config, inputs), return_exceptions=True, **kwargs)
+        return await super().abatch(inputs, config, **kwargs)
 
     def _generate(
         self,
@@ -168,7 +196,13 @@ class SemShareLLM(LangChainFields, BaseLLM):
     def _apieces(
         self, prompt: str, stop: list[str] | None, overrides: Mapping[str, Any], run: BaseRunManager | None
     ) -> AsyncGenerator[Piece, None]:
-        return in_thread(lambda closed: self._pieces(prompt, stop, overrides, run, closed))
+        tell = left_early(run)
+
+        def unread(piece: Piece) -> None:
+            if piece.report is not None:
+                tell(piece.report)
+
+        return in_thread(lambda closed: self._pieces(prompt, stop, overrides, run, closed), unread)
 
     def _result(self, answers: list[tuple[str, dict[str, Any]]]) -> LLMResult:
         reports = [info["semshare"] for _, info in answers]
@@ -179,6 +213,13 @@ class SemShareLLM(LangChainFields, BaseLLM):
             generations=[[Generation(text=text, generation_info=info)] for text, info in answers],
             llm_output={"token_usage": usage, "model_name": self.model_id},
         )
+
+
+def _in_turn(
+    config: RunnableConfig | list[RunnableConfig] | None, inputs: list[LanguageModelInput]
+) -> list[RunnableConfig]:
+    """One prompt at a time, in their order, so that each can reuse those before it."""
+    return [{**each, "max_concurrency": 1} for each in get_config_list(config, len(inputs))]
 
 
 @contextmanager

@@ -85,7 +85,7 @@ def import_entries(path: Path, archive: Path) -> Copied:
     try:
         with tempfile.TemporaryDirectory(dir=path, prefix="import.", suffix=".part") as stage:
             _unpack(archive, Path(stage))
-            if os.listdir(stage):  # otherwise nothing was exported
+            if any(Path(stage).iterdir()):  # otherwise nothing was exported
                 _copy_all(Path(stage), path, counts)
     except tarfile.TarError as error:
         raise PoolFileError(f"{archive} is damaged, or no uncompressed tar file: {error}.") from error

@@ -1,8 +1,8 @@
 """What becomes of locks, threads and half-done work when the process forks (gunicorn --preload, multiprocessing).
 
 The child has one thread, the one that forked. What other threads held in the parent nobody would ever give back there,
-and what they were in the middle of stays as it was. So a fork waits a moment until state is whole (:func:`whole`), locks
-are free in the child (:func:`free`), and whoever has threads or work under way begins anew (:func:`renewed`).
+and what they were in the middle of stays as it was. So a fork waits a moment until state is whole (:func:`whole`),
+locks are free in the child (:func:`free`), and whoever has threads or work under way begins anew (:func:`renewed`).
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Models, reports and logs are pickled and copied: settings travel, a loaded model does not, and nothing is destroyed."""
+"""Models, reports and logs are pickled and copied: settings travel, a loaded model does not, nothing is lost."""
 
 from __future__ import annotations
 

@@ -10,10 +10,7 @@ from semshare_core import ReusePolicy, SemShareEngine
 from semshare_core.errors import QualityWarning
 from tiny_models import tiny_model, tiny_tokenizer
 
-pytestmark = [
-    pytest.mark.usefixtures("one_thread"),
-    pytest.mark.filterwarnings("always::semshare_core.errors.QualityWarning"),
-]
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 TEXT = "The river ran past the old mill and the miller's daughter counted the boats. " * 8
 

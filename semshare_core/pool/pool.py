@@ -83,6 +83,8 @@ class ReferencePool:
         self._lock = forking.whole(threading.RLock())
         self._devices = devices
         self._attention_equals = attention_equals
+        self._saving: Saving | None = None
+        self._owner_elsewhere = False
         self._begin(folder)
         if folder is not None and not folder.read_only:
             self._saving = Saving(folder, self._storage, self._keeper, self._lock)
@@ -100,8 +102,6 @@ class ReferencePool:
         self._storage = Storage(config, self._lock, worth, self._books.evict, folder=folder, devices=self._devices)
         self._books.know(self._storage)
         self._keeper = Keeper(partial(_drop_expired, weakref.ref(self)))
-        self._saving: Saving | None = None
-        self._owner_elsewhere = False
 
     def __reduce__(self) -> NoReturn:
         raise NotPicklableError(

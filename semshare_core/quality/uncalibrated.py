@@ -23,9 +23,9 @@ def say_once(model: PreTrainedModel, level: str) -> None:
         _said.add(model)
     name = model.name_or_path or type(model).__name__
     warnings.warn(
-        f"this model is not calibrated: level {level!r} recomputes fixed shares of each prompt, and how far answers of "
-        f"{name!r} lie from the full prefill's was never measured. Calibrate it with `semshare calibrate MODEL`, or ask "
-        "for level 'exact', which needs no calibration.",
+        f"this model is not calibrated: level {level!r} recomputes fixed shares of each prompt, and how far answers "
+        f"of {name!r} lie from the full prefill's was never measured. Calibrate it with `semshare calibrate MODEL`, or "
+        "ask for level 'exact', which needs no calibration.",
         QualityWarning,
         stacklevel=2,
     )

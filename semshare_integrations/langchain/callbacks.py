@@ -43,14 +43,20 @@ class SemShareCallbackHandler(BaseCallbackHandler, ReuseLog):
         with self._lock:
             self._runs.clear()
 
+    def on_chat_model_start(self, serialized: Any, messages: Any, *, run_id: UUID, **kwargs: Any) -> None:
+        """Called by LangChain when a chat model is asked."""
+        begins(self, run_id)
+
     def on_llm_end(self, response: LLMResult, *, run_id: UUID, **kwargs: Any) -> None:
         """Called by LangChain when a prompt is answered, streamed or not."""
+        ends(run_id)
         self._hear(run_id, reports_of(response))
 
     def on_llm_error(
         self, error: BaseException, *, run_id: UUID, response: LLMResult | None = None, **kwargs: Any
     ) -> None:
         """Called by LangChain when a call failed, or the consumer of a stream left, be it after the last piece."""
+        ends(run_id)
         if response is not None:
             self._hear(run_id, reports_of(response))
 
@@ -68,13 +74,30 @@ class SemShareCallbackHandler(BaseCallbackHandler, ReuseLog):
             self._outer._hear(run_id, reports)
 
 
+_begun: ContextVar[tuple[UUID | None, tuple[BaseCallbackHandler, ...]]] = ContextVar("semshare_run", default=(None, ()))
+
+
+def begins(handler: BaseCallbackHandler, run_id: UUID) -> None:
+    """``handler`` is told of a chat model's run that begins in this context: LangChain streams it without a manager."""
+    current, handlers = _begun.get()
+    _begun.set((run_id, (*handlers, handler) if current == run_id else (handler,)))
+
+
+def ends(run_id: UUID) -> None:
+    """The run is over: another in this context has handlers of its own, or none."""
+    if _begun.get()[0] == run_id:
+        _begun.set((None, ()))
+
+
 def left_early(manager: BaseRunManager | None) -> Callable[[ReuseReport], None]:
     """Tells the handlers of a run that are ours of a call that was left, which LangChain has no event for."""
 
+    run_id, handlers = _begun.get() if manager is None else (manager.run_id, tuple(manager.handlers))
+
     def tell(report: ReuseReport) -> None:
-        for handler in manager.handlers if manager is not None else ():
+        for handler in handlers:
             if (told := getattr(handler, "on_left", None)) is not None:
-                told(report, run_id=manager.run_id)
+                told(report, run_id=run_id)
 
     return tell
 

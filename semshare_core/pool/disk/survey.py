@@ -25,8 +25,8 @@ def survey(path: Path) -> tuple[list[Fingerprint], list[Skipped]]:
     """
     if path.is_file():
         raise PoolFileError(
-            f"{path} is a file and no pool's folder. The entries of an export are looked at in the folder that they were "
-            "imported to (semshare pool import FOLDER ARCHIVE)."
+            f"{path} is a file and no pool's folder. The entries of an export are looked at in the folder "
+            "that they were imported to (semshare pool import FOLDER ARCHIVE)."
         )
     if not path.is_dir():
         raise PoolFileError(f"There is no pool folder {path}: name one that a pool has written to.")

@@ -92,7 +92,7 @@ def test_a_short_prefix_of_a_long_prompt_is_a_hit_that_served_little() -> None:
     )
     totals = ReuseTotals.of([little])
     assert totals.hit_rate == 1.0
-    assert totals.share_served == 0.01
+    assert totals.share_served == pytest.approx(0.01)
     assert "hit rate 100%, rows served 1%" in totals.summary()
     assert ReuseTotals.of([]).share_served is None
 

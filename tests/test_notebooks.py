@@ -45,9 +45,7 @@ def test_words_speak_of_the_levels_that_the_code_sets(notebook: Path) -> None:
     for cell in cells(notebook):
         if cell["cell_type"] == "markdown":
             for level in re.findall(r"(?<!\w)[Ll]evel `(\w+)`", "".join(cell["source"])):
-                assert level in levels_set(code), (
-                    f"{notebook.name} speaks of level {level!r}, which its code does not set"
-                )
+                assert level in levels_set(code), f"{notebook.name} speaks of {level!r}, its code sets another"
 
 
 @pytest.mark.parametrize("notebook", sorted(_COOKBOOK.glob("*.ipynb")), ids=lambda path: path.stem)

@@ -111,7 +111,8 @@ class ReferencePool:
 
     def _after_fork(self) -> None:
         """In a forked child the folder is the parent's. What a thread of the parent was in the middle of is dropped."""
-        self._owner_elsewhere, self._saving = self._saving is not None, None
+        self._owner_elsewhere |= self._saving is not None
+        self._saving = None
         self._books.tell(None)
         if forking.torn(self._lock) or forking.torn(self._storage.making_room):
             self._begin(None)

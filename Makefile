@@ -56,7 +56,7 @@ bench-quick: $(STAMP) ## The same with a case or two of each, into out/bench-qui
 bench-prefill: $(STAMP) ## Selective against full prefill, on the demo model
 	$(BIN)/python -m benchmarks.prefill
 
-bench-pool: $(STAMP) ## The pool: size, speed, several sources, drift, kills, threads, tenants
+bench-pool: $(STAMP) ## The pool: size, speed, several sources, drift, kills, threads, memory, tenants; `soak` by its name only
 	$(BIN)/python -m benchmarks.pool
 
 clean: ## Remove .venv and everything that tools left behind

@@ -17,6 +17,7 @@ from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from transformers.cache_utils import Cache
 
+from semshare_core import autocast
 from semshare_core.compress.retention import retain
 from semshare_core.config import ReusePolicy
 from semshare_core.decode import Sampling
@@ -37,6 +38,7 @@ from semshare_core.match.prefix import common_prefix
 from semshare_core.match.token_table import TokenTable
 from semshare_core.model_turns import ModelTurns
 from semshare_core.pool import Entry, ReferencePool
+from semshare_core.prefill.bit_blocks import block_of, whole_blocks
 from semshare_core.prefill.cache import InterruptibleCache, kv_bytes, to_torch
 from semshare_core.prefill.grouped_attention import grouped_attention, uses_sdpa
 from semshare_core.prefill.observe import tail_attention
@@ -50,6 +52,7 @@ from semshare_core.quality.situation import Situation
 from semshare_core.quality.uncalibrated import say_once
 from semshare_core.report import Outcome, ReuseReport
 from semshare_core.respelling import respelled
+from semshare_core.weights import Weights
 
 T = TypeVar("T")
 
@@ -73,6 +76,7 @@ class Call:
         table: TokenTable,
         vectors: PromptVectors,
         facts: FactTokens,
+        weights: Weights,
         calibration: Calibration | None = None,
         pinned: bool = False,
         warming: bool = False,
@@ -91,6 +95,8 @@ class Call:
         self.table = table
         self.vectors = vectors
         self.facts = facts
+        self.weights = weights
+        self.computed_by = ""  # set when the call has its turn
         self.calibration = calibration
         self.pinned = pinned
         self.interrupt = interrupt
@@ -144,6 +150,7 @@ class Call:
         Rows on disk are read while the prompt is computed, before its first token is out, so ``use`` may be called
         again.
         """
+        self.computed_by = self.weights.identity()
         while True:
             found, movable = self._find(reserve)
             decision = self._decide(found, movable)
@@ -184,8 +191,19 @@ class Call:
         return limit is None or len(self.encoded.ids) + reserve <= limit
 
     def look_up(self) -> Found:
-        """What the pool has for the prompt under the policy."""
-        return find(self.pool, self.namespace, self.encoded.ids, self.policy, self.table, self._embed, self.facts)
+        """What the pool has for the prompt under the policy, of the weights that would compute it now."""
+        with autocast.OFF.again():
+            return find(
+                self.pool,
+                self.namespace,
+                self.encoded.ids,
+                self.policy,
+                self.table,
+                self._embed,
+                self.facts,
+                weights=self.computed_by,
+                block=block_of(self.model),
+            )
 
     def _embed(self, tokens: Tokens) -> NDArray[np.float32]:
         if self._embedding is None:
@@ -245,7 +263,11 @@ class Call:
         return made
 
     def situation(self) -> Situation | None:
-        """What the governor sees of the prompt, nothing of which is computed; None: there is nothing to reuse."""
+        """What the governor sees of the prompt, nothing of which is computed; None: there is nothing to reuse.
+
+        Needs the model's lock.
+        """
+        self.computed_by = self.weights.identity()
         return situation_of(self.look_up().plan, self.policy, self.encoded.fresh_from(self.policy.fresh_tail))
 
     def _retain(self, ids: Tensor, prefilled: Prefilled) -> InterruptibleCache:
@@ -361,6 +383,8 @@ class Served:
         deepest = self._depths.max(initial=0)
         if not self.movable or deepest > self.call.policy.max_depth:
             return False
+        if self.call.weights.identity() != self.call.computed_by:  # another thread changed them meanwhile
+            return False
         cache = self.prefilled.cache
         tokens = (
             self._with_answer(generated) if self.cache is cache else self.call.encoded.ids[: cache.layers[0].length]
@@ -377,12 +401,25 @@ class Served:
             NO_VECTORS if vectors.foreign else vectors.of(tokens),  # foreign code is asked after the model's turn
             kl_bound=self._kl_bound,
             pinned=self.call.pinned,
+            weights=self.call.computed_by,
+            steady=self._steady,
         )
         kept = self.call.pool.add(entry, copy=copy)
         held = entry if kept else self.call.pool.unembedded(entry)
         if held is not None:
             self.call.kept = weakref.ref(held)
         return kept
+
+    @property
+    def _steady(self) -> int | None:
+        """Leading rows whose bits do not depend on where this prompt ended; None: no row's do."""
+        block, n = block_of(self.call.model), len(self.ids)
+        if block == 1:
+            return None
+        reused = self.found.steady
+        if self.decision.budget is not None or reused < self.found.plan.prefix_tokens:
+            return reused
+        return whole_blocks(n - 1 if self.pending == 1 else n, block)
 
     @property
     def _kl_bound(self) -> float:
@@ -397,7 +434,7 @@ class Served:
         tokens = np.concatenate((prompt, np.asarray(generated, np.int64)))[:length]
         if not generated or call.encoded.from_ids:
             return tokens
-        again = respelled(prompt, generated, call.tokenizer)[:-1]
+        again = respelled(prompt, generated, call.tokenizer, call.encoded.control)[:-1]
         known = common_prefix(tokens, again)
         limit = call.prefill.anatomy.static_until
         room = call.context if limit is None else min(limit, call.context)

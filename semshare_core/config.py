@@ -8,6 +8,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from semshare_core.errors import ConfigError
+from semshare_core.suggestion import did_you_mean
 
 Level = Literal["off", "exact", "high", "balanced", "fast"]
 Matching = Literal["ordered", "lsh", "runs", "random"]
@@ -30,7 +31,9 @@ class Settings(BaseModel):
                 f"{'.'.join(str(part) for part in item['loc']) or 'value'}={item.get('input')!r}: {item['msg']}"
                 for item in error.errors()
             )
-            raise ConfigError(f"{type(self).__name__} cannot be built: {details}") from error
+            unknown = [str(item["loc"][-1]) for item in error.errors() if item["type"] == "extra_forbidden"]
+            hint = did_you_mean(unknown, type(self).model_fields)
+            raise ConfigError(f"{type(self).__name__} cannot be built: {details}.{hint}") from error
 
 
 class PoolConfig(Settings):
@@ -44,7 +47,8 @@ class PoolConfig(Settings):
             begins with ``~``, becomes absolute here: a later ``os.chdir`` does not move the pool.
         disk_bytes: budget for that folder. Everything is written there, so it should be larger than ``max_bytes``.
         read_only: serve from ``path``, which another process may own, and write nothing there.
-        ttl_seconds: prompts are forgotten so long after they were stored; None: when room is needed.
+        ttl_seconds: prompts are forgotten so long after they were stored, also while no call comes; None: when room is
+            needed.
         namespace_bytes: budget of each single namespace, all tiers together; None: the tiers' budgets are shared.
         public_namespace: its prompts serve every namespace. Only ``engine.warm()`` writes there.
         min_tokens: shorter prompts are not stored; below a few dozen tokens a lookup costs more than it saves.

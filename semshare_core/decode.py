@@ -41,10 +41,13 @@ class Sampling:
     extra: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        for name, value in self._numbers().items():
+            if isinstance(value, str | bool):
+                raise ConfigError(f"{name}={value!r} is a {type(value).__name__}, but must be a number.")
         if not isinstance(self.max_new_tokens, int) or self.max_new_tokens < 1:
-            raise ConfigError(f"max_new_tokens={self.max_new_tokens} must be a whole number of at least 1.")
+            raise ConfigError(f"max_new_tokens={self.max_new_tokens!r} must be a whole number of at least 1.")
         if not isinstance(self.temperature, (int, float)) or not 0 <= self.temperature < float("inf"):
-            raise ConfigError(f"temperature={self.temperature} must be a finite number, 0 (greedy) or more.")
+            raise ConfigError(f"temperature={self.temperature!r} must be a finite number, 0 (greedy) or more.")
         if any(not isinstance(text, str) or not text for text in self.stop):
             raise ConfigError(f"stop={self.stop!r} must be a list of non-empty strings.")
         check_settings(self.extra, _MODEL_KWARGS)
@@ -67,6 +70,10 @@ class Sampling:
         if top_p is not None and not 0 < top_p <= 1:
             raise ConfigError(f"top_p={top_p!r} must lie in (0, 1].")
 
+    def _numbers(self) -> dict[str, Any]:
+        told = {"max_new_tokens": self.max_new_tokens, "temperature": self.temperature, "seed": self.seed}
+        return told | {name: self.extra[name] for name in _NUMBERS if name in self.extra}
+
     def config(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> GenerationConfig:
         """The model's own generation config with these settings on top, as ``SETTINGS`` says of each.
 
@@ -87,6 +94,7 @@ class Sampling:
 
 
 _MODEL_KWARGS = ("logits_processor",)
+_NUMBERS = ("top_p", "top_k", "min_p", "typical_p", "repetition_penalty", "no_repeat_ngram_size", "min_new_tokens")
 
 
 @dataclass
@@ -118,7 +126,7 @@ def decode(
         CallTimeoutError: its time was up before the answer was complete.
     """
     feed = _Feed(on_token)
-    ending = _Ending(AnswerText(tokenizer, sampling.stop), len(ids), interrupt)
+    ending = _Ending(AnswerText(tokenizer, sampling.stop, ids.tolist()), len(ids), interrupt)
     config = sampling.config(model, tokenizer)
     cancelled = False
 
@@ -218,7 +226,7 @@ class _Ending(StoppingCriteria):
         self.stopped = False
 
     def __call__(self, input_ids: Tensor, scores: Any, **kwargs: Any) -> Tensor:
-        self.stopped = self._text.stopped(input_ids[0, self._start :].tolist())
+        self.stopped = self._text.may_stop and self._text.stopped(input_ids[0, self._start :].tolist())
         if not self.stopped:
             self._interrupt.check()
         return torch.full((input_ids.shape[0],), self.stopped, dtype=torch.bool, device=input_ids.device)

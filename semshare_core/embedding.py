@@ -23,6 +23,7 @@ from semshare_core.errors import ConfigError, MissingDependencyError, ModelError
 from semshare_core.forking import free
 from semshare_core.match.plan import Tokens
 from semshare_core.match.token_table import TokenTable
+from semshare_core.own_tokenizer import decode_ids, encode_text
 
 Embed = Callable[[Tokens], NDArray[np.float32]]
 """From a prompt's ids, int64 [n], to float32 [m, dim]: at least one row, all of unit length."""
@@ -150,7 +151,7 @@ class _SegmentEmbedding:
 
     def _fitting(self, tokens: Tokens, encoder: _Encoder) -> list[str]:
         """The text of ``tokens``, halved as often as the encoder would otherwise cut something off."""
-        text = str(self._tokenizer.decode(tokens.tolist()))
+        text = decode_ids(self._tokenizer, tokens.tolist(), special=True)
         if len(tokens) <= 1 or not encoder.cuts_off(text):
             return [text]
         half = len(tokens) // 2
@@ -229,7 +230,7 @@ def _recognise(source: object) -> _Encoder:
 
 
 def _count(tokenizer: PreTrainedTokenizerBase, text: str) -> int:
-    return len(tokenizer(text, truncation=False, verbose=False)["input_ids"])
+    return len(encode_text(tokenizer, text, special=True))
 
 
 def _checked_folder(folder: Path) -> Path:

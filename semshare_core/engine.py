@@ -7,7 +7,7 @@ import os
 import queue
 import threading
 import time
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Literal, NoReturn
@@ -18,6 +18,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from transformers.cache_utils import Cache
 
 from semshare_core import forking, models
+from semshare_core.autocast import OFF, Autocast, outside_autocast
 from semshare_core.call import Call, Served
 from semshare_core.config import PoolConfig, ReusePolicy, resolve_policy
 from semshare_core.decode import FinishReason, Sampling, check_logits, decode
@@ -43,6 +44,7 @@ from semshare_core.quality.replay import Replay
 from semshare_core.quality.situation import Situation
 from semshare_core.report import ReuseReport
 from semshare_core.stop_strings import AnswerText
+from semshare_core.weights import Weights, without_wrapper
 
 DEFAULT_NAMESPACE = "default"
 
@@ -84,10 +86,12 @@ class SemShareEngine:
     """Serves one model, reusing keys and values of earlier prompts. Thread-safe: calls take turns at the model.
 
     ``pool`` holds the earlier prompts; ``canary`` (:class:`~semshare_core.quality.canary.CanaryWatch`) what background
-    checks found, if the policy asks for some.
+    checks found, if the policy asks for some; ``weights`` (:class:`~semshare_core.weights.Weights`) names what computes
+    rows now: those of other weights, adapters or numerics never serve.
 
     Args:
-        model: a decoder-only transformers model whose cache keeps one row per token.
+        model: a decoder-only transformers model whose cache keeps one row per token. Of PEFT's ``PeftModel`` the model
+            inside is served, with its adapters; switch, merge and add them as you like.
         tokenizer: its tokenizer.
         pool: how much is kept of earlier prompts.
         policy: what calls may reuse unless they say otherwise; default level ``balanced``.
@@ -116,8 +120,9 @@ class SemShareEngine:
         embedding: EmbeddingSource | None = None,
         calibration: Calibration | Literal["auto"] | None = "auto",
     ) -> None:
+        model = without_wrapper(model)
         self._lock = turns_of(model)
-        with self._lock:  # the checks run the model, too
+        with self._lock, OFF.again():  # the checks run the model, too
             model.eval()  # dropout would look like a model that cannot be served
             models.check_servable(model)
             anatomy = try_out(model, examine(model))
@@ -127,27 +132,28 @@ class SemShareEngine:
         self.tokenizer = tokenizer
         self.policy = policy or ReusePolicy(level="balanced")
         self.context = models.max_context(model)
-        self.canary = CanaryWatch(model, self._lock, self.policy.seed)
+        pool = pool or PoolConfig()
+        self.weights = Weights(model, thorough=pool.path is not None, moving=anatomy.static_until is not None)
+        self.canary = CanaryWatch(model, self._lock, self.policy.seed, self.weights)
         self.calibration = calibration_for(model, tokenizer, calibration)
         if self.calibration is not None:
             self.calibration.prepare()
         self._prefill = SelectivePrefill(model, anatomy)
-        self._table = TokenTable(model.get_input_embeddings().weight)
-        self._facts = FactTokens(tokenizer, model.get_input_embeddings().num_embeddings)
-        self._vectors = PromptVectors(
-            prompt_embedding(embedding, tokenizer, self._table), foreign=embedding is not None
-        )
-        self.pool = open_pool(pool or PoolConfig(), model, tokenizer, anatomy.devices, embedding, self._vectors.of)
+        self._table = TokenTable(lambda: model.get_input_embeddings().weight)
+        self._facts = FactTokens(tokenizer, lambda: len(model.get_input_embeddings().weight))
+        embed = outside_autocast(prompt_embedding(embedding, tokenizer, self._table))
+        self._vectors = PromptVectors(embed, foreign=embedding is not None)
+        self.pool = open_pool(pool, model, tokenizer, anatomy.devices, embedding, self._vectors.of, self.weights)
         self._stranded: str | None = None
         forking.renewed(self._after_fork)
 
     @classmethod
     def from_pretrained(
         cls,
-        model_id: str,
+        model_id: str | os.PathLike[str],
         *,
-        gguf_file: str | None = None,
-        tokenizer: PreTrainedTokenizerBase | str | None = None,
+        gguf_file: str | os.PathLike[str] | None = None,
+        tokenizer: PreTrainedTokenizerBase | str | os.PathLike[str] | None = None,
         dtype: str | torch.dtype = "auto",
         device: str | torch.device | None = None,
         device_map: Any = None,
@@ -155,10 +161,20 @@ class SemShareEngine:
         policy: ReusePolicy | None = None,
         embedding: EmbeddingSource | None = None,
         calibration: Calibration | Literal["auto"] | None = "auto",
+        model_kwargs: Mapping[str, Any] | None = None,
     ) -> SemShareEngine:
-        """Load a model by hub id, local folder, GGUF file or ``"demo"`` and serve it; see ``semshare_core.models``."""
+        """Load a model by hub id, local folder, GGUF file or ``"demo"`` and serve it; see ``semshare_core.models``.
+
+        ``model_kwargs`` are further settings of transformers' ``from_pretrained``, such as ``quantization_config``.
+        """
         model, loaded = models.load_model(
-            model_id, gguf_file=gguf_file, tokenizer=tokenizer, dtype=dtype, device=device, device_map=device_map
+            model_id,
+            gguf_file=gguf_file,
+            tokenizer=tokenizer,
+            dtype=dtype,
+            device=device,
+            device_map=device_map,
+            model_kwargs=model_kwargs,
         )
         return cls(model, loaded, pool=pool, policy=policy, embedding=embedding, calibration=calibration)
 
@@ -180,7 +196,9 @@ class SemShareEngine:
         """Answer a prompt.
 
         Args:
-            prompt: text (taken as it is), chat messages (through the chat template) or token ids.
+            prompt: text (taken as it is), chat messages (through the chat template) or token ids. What messages spell
+                like control tokens is text, unless they stand in a ``Chat(..., control_tokens=True)``; messages that
+                end with the assistant's are the beginning of the answer.
             max_new_tokens: at most so many tokens are generated.
             temperature: 0 is greedy, otherwise sampling.
             stop: the answer ends before the first of these strings, which may be or contain special tokens.
@@ -228,7 +246,9 @@ class SemShareEngine:
         """
         check_limits(cancel, timeout)
         sampling = self._sampling(max_new_tokens, temperature, stop, seed, generation)
-        return self._stream(prompt, sampling, reuse, namespace, store, timeout, cancel or threading.Event(), on_left)
+        cancel = cancel or threading.Event()
+        here = Autocast.here()
+        return self._stream(prompt, sampling, reuse, namespace, store, timeout, cancel, here, on_left)
 
     def prefill(
         self,
@@ -300,7 +320,7 @@ class SemShareEngine:
         chosen = self.canary.chooses(asked.canary)
         replay = None
         if chosen and served.approximate and self.canary.has_room:  # copied before the pool takes the rows
-            replay = Replay.of(served.ids, generated, served.cache, served.room)
+            replay = Replay.of(served.ids, generated, served.cache, served.room, served.call.computed_by)
         report = served.finish(first_token_at, generated, store=store, copy=copy)
         if not chosen:
             return report, lambda: None
@@ -311,7 +331,9 @@ class SemShareEngine:
     @keeps_no_rows
     def situation(self, prompt: Prompt, *, namespace: str | None = None) -> Situation | None:
         """What the governor would see of a prompt: looked up and matched, nothing computed; None: nothing to reuse."""
-        return self._call(prompt, "balanced", namespace).situation()
+        call = self._call(prompt, "balanced", namespace)
+        with self._lock:  # the hooks of a call that runs would be taken for a change of the model
+            return call.situation()
 
     def token_ids(self, prompt: Prompt) -> list[int]:
         """The ids that a prompt becomes: what the other methods see of it, checked as they check it."""
@@ -360,6 +382,7 @@ class SemShareEngine:
             table=self._table,
             vectors=self._vectors,
             facts=self._facts,
+            weights=self.weights,
             calibration=self.calibration,
             pinned=pinned,
             warming=warming,
@@ -392,9 +415,13 @@ class SemShareEngine:
         interrupt: Interrupt,
         *,
         on_token: Callable[[int], None] | None = None,
+        on_prompt: Callable[[AnswerText], None] | None = None,
     ) -> Generation:
         call = self._call(prompt, reuse, namespace, store=store, interrupt=interrupt)
         sampling = call.fit(sampling)
+        text = AnswerText(self.tokenizer, sampling.stop, call.encoded.ids.tolist())
+        if on_prompt is not None:
+            on_prompt(text)
         with call.turn(self._lock, sampling.max_new_tokens):
             served, decoded = call.answer(
                 sampling.max_new_tokens,
@@ -412,8 +439,7 @@ class SemShareEngine:
             del served  # its rows leave memory before the next call's turn
         check()
         call.embed_kept()
-        text = AnswerText(self.tokenizer, sampling.stop).of(decoded.token_ids)
-        return Generation(text, decoded.token_ids, decoded.finish_reason, report)
+        return Generation(text.of(decoded.token_ids), decoded.token_ids, decoded.finish_reason, report)
 
     def _stream(
         self,
@@ -424,23 +450,25 @@ class SemShareEngine:
         store: bool,
         timeout: float | None,
         cancel: threading.Event,
+        autocast: Autocast,
         on_left: Callable[[ReuseReport], None] | None,
     ) -> Generator[Piece, None, None]:
         """The model runs in a worker thread; this generator turns its tokens into settled text."""
-        tokens: queue.SimpleQueue[int | Generation | BaseException] = queue.SimpleQueue()
+        tokens: queue.SimpleQueue[int | AnswerText | Generation | BaseException] = queue.SimpleQueue()
+        put = tokens.put
         interrupt = Interrupt(cancel, timeout)
 
         def work() -> None:
             try:
-                tokens.put(self._answer(prompt, sampling, reuse, namespace, store, interrupt, on_token=tokens.put))
+                with autocast.again():
+                    put(self._answer(prompt, sampling, reuse, namespace, store, interrupt, on_token=put, on_prompt=put))
             except BaseException as error:  # handed to the consumer, whose thread it belongs to
-                tokens.put(error)
+                put(error)
 
         context = contextvars.copy_context()
         worker = threading.Thread(target=context.run, args=(work,), name="semshare-stream", daemon=True)
         worker.start()
         try:
-            text = AnswerText(self.tokenizer, sampling.stop)
             ids: list[int] = []
             sent = 0
             process = os.getpid()
@@ -459,6 +487,9 @@ class SemShareEngine:
                     on_left = None  # it takes the report with it
                     yield Piece(item.text[sent:], item.report, item.finish_reason, item.token_ids)
                     return
+                if isinstance(item, AnswerText):
+                    text = item
+                    continue
                 ids.append(item)
                 settled = text.settled(ids)
                 if len(settled) > sent:

@@ -14,6 +14,7 @@ from typing import Any, Literal
 from transformers import GenerationConfig, PreTrainedModel
 
 from semshare_core.errors import ConfigError, GenerationWarning
+from semshare_core.suggestion import did_you_mean
 
 Treatment = Literal["argument", "honoured", "sampling", "overridden", "refused"]
 
@@ -147,12 +148,16 @@ class SettledConfig(GenerationConfig):
         return dict(super().update(defaults_only=defaults_only, allow_custom_entries=allow_custom_entries, **values))
 
 
+_OF_A_CALL = ("max_new_tokens", "temperature", "stop", "seed", "reuse", "namespace", "store", "timeout")
+
+
 def check_settings(settings: dict[str, Any], also: Iterable[str]) -> None:
     """Raises :class:`ConfigError` if a call asks for what is unknown or refused. ``also``: other known names."""
     fields = SETTINGS.keys() & GenerationConfig().to_dict().keys()
     unknown = sorted(settings.keys() - fields - _NO_FIELDS.keys() - set(also))
     if unknown:
-        raise ConfigError(f"unknown generation settings: {', '.join(unknown)}.")
+        hint = did_you_mean(unknown, {*fields, *_OF_A_CALL})
+        raise ConfigError(f"unknown generation settings: {', '.join(unknown)}.{hint}")
     for name, setting in (SETTINGS | _NO_FIELDS).items():
         if setting.treatment == "refused" and setting.asks(value := settings.get(name)):
             raise ConfigError(f"{name}={value!r} is not supported: {setting.why}.")

@@ -18,6 +18,7 @@ from semshare_core.match.runs import kgram_hashes
 from semshare_core.match.token_table import TokenTable
 from semshare_core.pool.entry import Entry, View
 from semshare_core.pool.pool import ReferencePool
+from semshare_core.prefill.bit_blocks import whole_blocks
 from semshare_core.quality.bounds import bound_of
 
 
@@ -46,6 +47,15 @@ class Found:
         """The entries that serve some token."""
         drawn_on = set(self.plan.drawn_on)
         return [view for view in self.entries if view.id in drawn_on]
+
+    @property
+    def steady(self) -> int:
+        """Leading tokens whose prefix rows have the bits of any longer prompt's own pass."""
+        known = {view.id: view.steady for view in self.entries}
+        plan = self.plan
+        prefix = plan.prefix_tokens
+        steady = known[plan.reference_ids[plan.reference[0]]] if prefix else None
+        return prefix if steady is None else min(prefix, steady)
 
     @property
     def kl_bound(self) -> float:
@@ -86,25 +96,33 @@ def find(
     table: TokenTable,
     embed: Embed,
     facts: FactTokens,
+    *,
+    weights: str = "",
+    block: int = 1,
 ) -> Found:
-    """Look up ``tokens`` [n] in one namespace and plan their reuse. The last token is never served as prefix."""
+    """Look up ``tokens`` [n] in one namespace and plan their reuse. The last token is never served as prefix.
+
+    Only what ``weights`` computed is found (:meth:`semshare_core.weights.Weights.identity`); of a lossless prefix only
+    what does not stand in the last ``block`` of the prompt (:mod:`semshare_core.prefill.bit_blocks`).
+    """
     started = time.perf_counter()
     lossless = policy.level == "exact"
     bound = bound_of(policy)
-    prefix = pool.longest_prefix(namespace, tokens[:-1], 0 if lossless else policy.max_depth, bound)
+    begin = tokens[: min(len(tokens) - 1, whole_blocks(len(tokens), block))] if lossless else tokens[:-1]
+    prefix = pool.longest_prefix(namespace, begin, 0 if lossless else policy.max_depth, bound, weights=weights)
     chosen: dict[str, Entry] = {prefix[0].id: prefix[0]} if prefix else {}
     partners: list[Entry] = []  # who may serve fuzzy tokens, best first
     embedding, similarity, barred = None, None, 0.0
     if searches(policy):
         embedding = embed(tokens)
-        similar = pool.similar(namespace, embedding)
+        similar = pool.similar(namespace, embedding, weights=weights)
         similarity = similar[0][1] if similar else None
         nearest = [entry for entry, _ in similar]
         one_partner = policy.matching in ("lsh", "random")  # the paper's choice: the most similar prompt
         scored: list[Entry] = []
         if not one_partner:
             behind = tokens[prefix[1] if prefix else 0 :]
-            sharing = pool.sharing(namespace, behind, policy.max_references)
+            sharing = pool.sharing(namespace, behind, policy.max_references, weights=weights)
             scored, barred = _score(behind, [*chosen.values(), *sharing, *nearest], policy, bound)
             prefix = _sparing(prefix, scored, tokens, policy, bound)
             chosen = {prefix[0].id: prefix[0]} if prefix else {}

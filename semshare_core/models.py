@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
+from semshare_core import loading
 from semshare_core.demo_model import demo_folder
 from semshare_core.errors import ConfigError, ModelError, ModelNotFoundError, SemShareError
 from semshare_core.gguf_file import gguf_architecture
@@ -25,11 +26,12 @@ DeviceMap = str | int | torch.device | Mapping[str, int | str | torch.device]
 def load_model(
     model_id: str | os.PathLike[str],
     *,
-    gguf_file: str | None = None,
+    gguf_file: str | os.PathLike[str] | None = None,
     tokenizer: str | os.PathLike[str] | PreTrainedTokenizerBase | None = None,
     dtype: str | torch.dtype = "auto",
     device: str | torch.device | None = None,
     device_map: DeviceMap | None = None,
+    model_kwargs: Mapping[str, Any] | None = None,
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """Load a model that can be served, ready to answer (eval mode, no gradients), and its tokenizer.
 
@@ -41,27 +43,34 @@ def load_model(
         dtype: ``"auto"`` (as the model was saved), a name such as ``"bfloat16"``, or a torch dtype.
         device: where the whole model goes. ``None``: the first CUDA device, else Apple's MPS, else the CPU.
         device_map: accelerate's placement over several devices, instead of ``device``.
+        model_kwargs: further settings of transformers' ``from_pretrained``: ``quantization_config``,
+            ``attn_implementation``, ``revision``, ``token``, ``trust_remote_code``, ... (``semshare_core.loading``).
 
     Raises:
         ModelNotFoundError: nothing is there under that name.
         ModelError: it is there but cannot be read.
         UnsupportedModelError: its KV cache cannot be rearranged; refused before the weights are read where possible.
         TokenizerMismatchError: the tokenizer makes ids that the model has no embedding for.
-        ConfigError: an unknown dtype or device, or both ``device`` and ``device_map``.
+        ConfigError: an unknown dtype, device or setting, or both ``device`` and ``device_map``.
     """
     placement = _placement(device, device_map)
-    precision = _dtype(dtype)
-    source, options = _resolve(os.fspath(model_id), gguf_file)
+    settings = dict(model_kwargs or {})
+    precision = _dtype(_one_dtype(dtype, settings.pop("torch_dtype", None)))
+    common, of_weights = loading.split(settings)
+    source, options = _resolve(os.fspath(model_id), None if gguf_file is None else os.fspath(gguf_file))
+    options = common | options
     try:
         config = AutoConfig.from_pretrained(source, **options)
-        check_config(config)
+        check_config(config, brings_code=bool(options.get("trust_remote_code")))
         loaded_tokenizer = _load_tokenizer(tokenizer, source, options)
-        model = _load_weights(source, options, precision, device_map)
+        if placement is not None and loading.is_quantised(config, of_weights):  # it cannot be moved afterwards
+            device_map = loading.on_one_device(placement)
+        model = _load_weights(source, options, precision, device_map, of_weights)
     except SemShareError:
         raise
     except Exception as error:  # configuration, weights and tokenizer come from outside and fail in any way
         raise _explain(error, source, options) from error
-    if placement is not None:
+    if placement is not None and not loading.placed_by_loading(model):
         try:
             model.to(placement)
         except (RuntimeError, AssertionError) as error:
@@ -90,6 +99,15 @@ def _placement(device: str | torch.device | None, device_map: DeviceMap | None) 
         return torch.device(device)
     except (RuntimeError, TypeError) as error:
         raise ConfigError(f"device={device!r} is not a torch device; use for example 'cpu' or 'cuda:0'.") from error
+
+
+def _one_dtype(dtype: str | torch.dtype, torch_dtype: str | torch.dtype | None) -> str | torch.dtype:
+    """``torch_dtype`` is transformers' former name of the same setting."""
+    if torch_dtype is None:
+        return dtype
+    if dtype not in ("auto", torch_dtype):
+        raise ConfigError("dtype and torch_dtype are the same setting: pass one of them.")
+    return torch_dtype
 
 
 def _dtype(dtype: str | torch.dtype) -> str | torch.dtype:
@@ -172,8 +190,13 @@ def _is_of_a_tokenizer(file: Path) -> bool:
 
 
 def _load_weights(
-    source: str, options: dict[str, Any], dtype: str | torch.dtype, device_map: DeviceMap | None
+    source: str,
+    options: dict[str, Any],
+    dtype: str | torch.dtype,
+    device_map: DeviceMap | None,
+    settings: Mapping[str, Any],
 ) -> PreTrainedModel:
+    options = {**options, **settings}
     if "gguf_file" in options:
         options = options | {"quantization_config": _unpacked(options["gguf_file"])}
     model, info = AutoModelForCausalLM.from_pretrained(
@@ -207,8 +230,8 @@ def _explain(error: Exception, source: str, options: dict[str, Any]) -> ModelErr
         )
     if "trust_remote_code" in str(error):
         return ModelError(
-            f"{source} brings its own Python code, which is not run. Load model and tokenizer yourself and pass the "
-            "objects."
+            f"{source} brings its own Python code, which is not run unless you say so: read it, then pass "
+            "model_kwargs={'trust_remote_code': True}, or load model and tokenizer yourself and pass the objects."
         )
     if isinstance(error, OSError) and not local:
         return ModelNotFoundError(

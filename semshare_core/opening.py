@@ -13,6 +13,7 @@ from semshare_core.embedding_identity import UNKNOWN_EMBEDDING, embedding_identi
 from semshare_core.pool.disk.fingerprint import fingerprint
 from semshare_core.pool.disk.folder import PoolFolder
 from semshare_core.pool.pool import ReferencePool
+from semshare_core.weights import Weights
 
 
 def open_pool(
@@ -22,12 +23,14 @@ def open_pool(
     devices: Sequence[torch.device],
     embedding: object,
     embed: Embed,
+    weights: Weights,
 ) -> ReferencePool:
     """A pool for ``model``; with ``config.path`` it holds what that folder keeps of this very model.
 
     Args:
         devices: where each layer computes.
         embedding: what prompts are embedded by, as the engine was given it; ``embed``: the same as a function.
+        weights: those of ``model``, as they can be named.
 
     Raises:
         PoolLockedError: another process owns the folder.
@@ -36,7 +39,8 @@ def open_pool(
     folder, again = None, None
     if config.path is not None:
         identity = embedding_identity(embedding)
-        folder = PoolFolder(config.path, fingerprint(model, tokenizer, identity), read_only=config.read_only)
+        described = fingerprint(model, tokenizer, identity, weights=weights.base())
+        folder = PoolFolder(config.path, described, read_only=config.read_only)
         again = embed if identity == UNKNOWN_EMBEDDING else None
     costs = _attention_equals(model)
     return ReferencePool(config, folder=folder, embed=again, devices=devices, attention_equals=costs)

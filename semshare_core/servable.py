@@ -32,13 +32,18 @@ _UNSCALED_ROPE = {"default", "llama3", "longrope", "su", "mrope", "proportional"
 _PROBE_TOKENS = 8
 
 
-def check_config(config: PreTrainedConfig) -> None:
+def check_config(config: PreTrainedConfig, *, brings_code: bool = False) -> None:
     """Refuse what the configuration alone gives away, before any weight is read.
+
+    Args:
+        brings_code: the model may be a class of its own, whose code is run.
 
     Raises:
         UnsupportedModelError: with the reason.
     """
     _check_layers(config)
+    if brings_code and "AutoModelForCausalLM" in (getattr(config, "auto_map", None) or {}):
+        return
     if type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING:
         _refuse(config, "it has no causal language-model head")
     found = MODEL_FOR_CAUSAL_LM_MAPPING[type(config)]

@@ -9,15 +9,22 @@ from collections.abc import Sequence
 
 from transformers import PreTrainedTokenizerBase
 
+from semshare_core.text_behind import TextBehind
+
 
 class AnswerText:
-    """Reads the tokens of an answer that ends before the first of the strings in ``stop``."""
+    """Reads the tokens of an answer to ``prompt`` that ends before the first of the strings in ``stop``."""
 
-    def __init__(self, tokenizer: PreTrainedTokenizerBase, stop: Sequence[str]) -> None:
-        self._tokenizer = tokenizer
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, stop: Sequence[str], prompt: Sequence[int]) -> None:
+        self._text = TextBehind(tokenizer, prompt)
         special = _special_texts(tokenizer) if stop else set()
         self._with_special = [text for text in stop if any(token in text for token in special)]
         self._plain = [text for text in stop if text not in self._with_special]
+
+    @property
+    def may_stop(self) -> bool:
+        """Whether there is any stop string."""
+        return bool(self._plain or self._with_special)
 
     def of(self, ids: Sequence[int]) -> str:
         """The text of ``ids``, up to the first stop string, which is left out."""
@@ -46,10 +53,10 @@ class AnswerText:
         return self._visible(ids[:tokens]) + wanted[len(before) :]  # a token may reach into a stop string
 
     def _visible(self, ids: Sequence[int]) -> str:
-        return str(self._tokenizer.decode(ids, skip_special_tokens=True))
+        return self._text(ids)
 
     def _whole(self, ids: Sequence[int]) -> str:
-        return str(self._tokenizer.decode(ids, skip_special_tokens=False))
+        return self._text(ids, special=True)
 
 
 def _special_texts(tokenizer: PreTrainedTokenizerBase) -> set[str]:

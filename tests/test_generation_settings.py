@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -209,6 +210,12 @@ def test_the_table_knows_every_field(name: str) -> None:
         assert engine.generate("x", max_new_tokens=1, **{name: setting.instead}).token_ids
 
 
+def test_the_guide_names_what_is_refused() -> None:
+    page = (Path(__file__).parent.parent / "docs" / "generation.md").read_text()
+    refused = [name for name, setting in SETTINGS.items() if setting.treatment == "refused"]
+    assert not [name for name in refused if f"`{name}`" not in page]
+
+
 @cache
 def tiny_engine() -> SemShareEngine:
     return SemShareEngine(tiny_model("llama"), tiny_tokenizer())
@@ -319,7 +326,7 @@ def test_a_token_that_reaches_into_a_stop_string_with_a_special_token() -> None:
     tokenizer.add_tokens(["s.\n"])
     ids = tokenizer("Yes.\n<|start|>user")["input_ids"]
     assert len(ids) == 8
-    text = AnswerText(tokenizer, ["\n<|start|>user"])
+    text = AnswerText(tokenizer, ["\n<|start|>user"], [])
     assert [text.settled(ids[:length]) for length in range(9)] == ["", "Y", "Ye", *["Yes."] * 6]
     assert [text.stopped(ids[:length]) for length in range(9)] == [False] * 8 + [True]
     assert text.of(ids) == "Yes."

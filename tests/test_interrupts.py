@@ -17,8 +17,6 @@ from typing import Any
 import pytest
 import torch
 from llama_index.core.llms import ChatMessage
-from torch import nn
-from transformers import PreTrainedModel
 
 from model_gates import WAIT, Gate, gate_in
 from pooled import books_balance, rows_of
@@ -54,9 +52,20 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     return clock
 
 
+watching: list[Callable[[], None]] = []
+"""What is told of every layer that begins. The hooks stay: rows made before a hook came do not serve behind it."""
+
+
 @pytest.fixture(scope="module")
 def shared() -> SemShareEngine:
-    return SemShareEngine(tiny_model("llama"), tiny_tokenizer(), pool=PoolConfig(min_tokens=1))
+    def tell(*_: Any) -> None:
+        for each in watching:
+            each()
+
+    engine = SemShareEngine(tiny_model("llama"), tiny_tokenizer(), pool=PoolConfig(min_tokens=1))
+    for layer in engine.model.model.layers:
+        layer.register_forward_pre_hook(tell)
+    return engine
 
 
 @pytest.fixture
@@ -72,26 +81,26 @@ def assert_nothing_is_left(engine: SemShareEngine) -> None:
     assert not [thread for thread in threading.enumerate() if thread.name == "semshare-stream"]
     assert model.config._attn_implementation == "sdpa"
     assert model.generation_config.cache_implementation is None
-    assert not any(module._forward_pre_hooks or module._forward_hooks for module in model.modules())
+    hooks = [len(module._forward_pre_hooks) + len(module._forward_hooks) for module in model.modules()]
+    assert sum(hooks) == len(model.model.layers), "ours are gone, the test's are there"
     assert books_balance(engine.pool)
 
 
 @contextmanager
-def layers_counted(model: PreTrainedModel, at: int = 0, what: Callable[[], None] = lambda: None) -> Iterator[list[int]]:
+def layers_counted(at: int = 0, what: Callable[[], None] = lambda: None) -> Iterator[list[int]]:
     """The numbers of the layers that begin; when the ``at``-th one does, something happens."""
     begun: list[int] = []
 
-    def hook(module: nn.Module, args: Any) -> None:
+    def note() -> None:
         begun.append(len(begun) + 1)
         if len(begun) == at:
             what()
 
-    handles = [layer.register_forward_pre_hook(hook) for layer in model.model.layers]
+    watching.append(note)
     try:
         yield begun
     finally:
-        for handle in handles:
-            handle.remove()
+        watching.remove(note)
 
 
 def generate(engine: SemShareEngine, prompt: str = TEXT, **settings: Any) -> Any:
@@ -130,7 +139,7 @@ def test_no_layer_begins_after_the_end_was_called_for(
         return engine.pool.stats().entries
 
     prepare()
-    with layers_counted(engine.model) as begun:
+    with layers_counted() as begun:
         expected = run(engine)
     if "selective" in stage or "paper" in stage:
         assert expected.report.outcome == "semantic"
@@ -144,7 +153,7 @@ def test_no_layer_begins_after_the_end_was_called_for(
             gone.set()
 
         limits: dict[str, Any] = {"cancel": gone} if way == "cancel" else {"timeout": 50}
-        with layers_counted(engine.model, at, call_for_an_end) as until:
+        with layers_counted(at, call_for_an_end) as until:
             answered = None
             with suppress(CallCancelledError if way == "cancel" else CallTimeoutError):
                 answered = run(engine, **limits)
@@ -182,7 +191,7 @@ def test_the_rows_of_a_call_go_with_it_although_its_error_is_kept(
     gc.disable()
     try:
         with (
-            layers_counted(engine.model, 3, lambda: setattr(clock, "ahead", 100.0)),
+            layers_counted(3, lambda: setattr(clock, "ahead", 100.0)),
             pytest.raises(CallTimeoutError) as kept,
         ):
             STAGES[stage](engine, timeout=50)
@@ -365,7 +374,7 @@ def test_a_task_that_is_cancelled_in_the_midst_of_a_prefill_frees_the_model(engi
         return await llm.ainvoke(TEXT, **NO_END)
 
     async def main() -> None:
-        task = asyncio.create_task(ask() if way != "wait_for" else asyncio.wait_for(ask(), 0.1))
+        task = asyncio.create_task(ask() if way != "wait_for" else asyncio.wait_for(ask(), 1.0))
         await gate.until_reached()
         if way != "wait_for":
             task.cancel()
@@ -375,7 +384,7 @@ def test_a_task_that_is_cancelled_in_the_midst_of_a_prefill_frees_the_model(engi
         gate.opened.set()
         await asyncio.to_thread(generate, engine, PARAGRAPHS[3], store=False, reuse="off", max_new_tokens=1)
 
-    with layers_counted(engine.model, 2, gate) as begun:
+    with layers_counted(2, gate) as begun:
         asyncio.run(asyncio.wait_for(main(), WAIT))
     assert len(begun) == 2 + 4, "two of the cancelled call's, four of the next one's"
     assert engine.pool.stats().entries == 0

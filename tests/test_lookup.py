@@ -41,7 +41,9 @@ def test_the_papers_reference_serves_the_prefix_too(engine: SemShareEngine) -> N
     near = HEAD[:20] + PARAGRAPHS[1] + PARAGRAPHS[2]
     engine.warm([near])
     prompt = HEAD + PARAGRAPHS[1] + PARAGRAPHS[2] + ASKED
-    longer = engine.pool.longest_prefix("default", engine._call(prompt, None, None).encoded.ids, 0)
+    longer = engine.pool.longest_prefix(
+        "default", engine._call(prompt, None, None).encoded.ids, 0, weights=engine.weights.identity()
+    )
     assert longer is not None
     assert longer[1] == len(HEAD)
     report = engine.prefill(prompt, reuse=ReusePolicy.paper(0.4), store=False).report

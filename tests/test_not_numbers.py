@@ -27,7 +27,9 @@ CALLS: dict[str, Callable[[SemShareEngine, str, str], Any]] = {
 
 def spoil(engine: SemShareEngine, prompt: str) -> None:
     """Damage one value of the pooled prompt."""
-    entry = engine.pool.longest_prefix("default", np.array(engine.token_ids(prompt)), 0)
+    entry = engine.pool.longest_prefix(
+        "default", np.array(engine.token_ids(prompt)), 0, weights=engine.weights.identity()
+    )
     assert entry is not None
     entry[0].segments[0].rows.layer(-1)[1][0, 0, 20, 0] = float("nan")
 

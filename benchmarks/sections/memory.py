@@ -14,6 +14,7 @@ from benchmarks.corpora import pydoc_text
 from benchmarks.live_tensors import live_rows
 from benchmarks.sections.figure import Figure, Run
 from semshare_core import ReusePolicy, SemShareEngine
+from semshare_core.pool import Entry
 
 TOKENS, NEW_TOKENS = 2000, 256
 SECONDS = 0.005  # between two looks
@@ -41,12 +42,14 @@ def memory(run: Run) -> Iterator[Figure]:
             if warmed:
                 engine.warm([ids])
             prompt = [*ids[half:], *ids[:half]] if isinstance(reuse, ReusePolicy) else [*ids, *ids[:8]]
-            with _watched() as most:
-                report = engine.generate(prompt, max_new_tokens=NEW_TOKENS, reuse=reuse, store=store).report
+            with _watched(engine) as most:
+                pieces = engine.stream(prompt, max_new_tokens=NEW_TOKENS, reuse=reuse, store=store)
+                next(pieces)
+                pieces.close()  # all room is made before the first token; what is computed by then is kept
             what = "with its copy for the pool" if store else "without keeping it"
             told.append(f"{most.rows / cache:.2f} {what}")
         yield Figure(
-            f"{len(prompt)} tokens, up to {NEW_TOKENS} more, {name} ({report.outcome}): keys and values alive at most",
+            f"{len(prompt)} tokens, up to {NEW_TOKENS} more, {name}: keys and values alive at most",
             f"{', '.join(told)}; process {most.resident / 2**20:+.0f} MiB",
             f"of its own cache ({cache / 2**20:.0f} MiB)",
         )
@@ -61,23 +64,35 @@ class _Most:
 
 
 @contextmanager
-def _watched() -> Iterator[_Most]:
+def _watched(engine: SemShareEngine) -> Iterator[_Most]:
+    """Looks every few milliseconds, and when a call's rows are in the pool and the call still has its own."""
     most, ended = _Most(), threading.Event()
     process = psutil.Process()
     gc.collect()
     gc.freeze()  # what is there already is not counted
     before = process.memory_info().rss
+    add = engine.pool.add
 
     def look() -> None:
-        while not ended.wait(SECONDS):
-            most.rows = max(most.rows, live_rows())
-            most.resident = max(most.resident, process.memory_info().rss - before)
+        most.rows = max(most.rows, live_rows())
+        most.resident = max(most.resident, process.memory_info().rss - before)
 
-    looking = threading.Thread(target=look)
+    def watch() -> None:
+        while not ended.wait(SECONDS):
+            look()
+
+    def added(entry: Entry, *, copy: bool = False) -> bool:
+        kept = add(entry, copy=copy)
+        look()
+        return kept
+
+    looking = threading.Thread(target=watch)
     looking.start()
+    engine.pool.add = added  # type: ignore[method-assign]
     try:
         yield most
     finally:
+        engine.pool.add = add  # type: ignore[method-assign]
         ended.set()
         looking.join()
         gc.unfreeze()

@@ -106,13 +106,14 @@ def _quantiles(milliseconds: Sequence[float]) -> str:
 
 def _bytes(pool: ReferencePool) -> dict[str, int]:
     """What finding takes, without keys and values."""
-    entries, space = list(pool._books.chosen(None)), pool._books.spaces[NAMESPACE]
+    entries, indexes = list(pool._books.chosen(None)), pool._books.spaces[NAMESPACE].of("")
+    assert indexes is not None
     return {
         "tokens": sum(entry.tokens.nbytes for entry in entries),
         "depths": sum(entry.depth.nbytes for entry in entries),
-        "prefixes": space.prefix.n_bytes,
-        "runs": space.runs.n_bytes,
-        "embeddings": space.semantic.n_bytes,
+        "prefixes": indexes.prefix.n_bytes,
+        "runs": indexes.runs.n_bytes,
+        "embeddings": indexes.semantic.n_bytes,
     }
 
 

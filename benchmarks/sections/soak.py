@@ -31,7 +31,7 @@ THREADS = 8
 NAMESPACES, PROMPTS, ENTRY_TOKENS, NEW_TOKENS = 4, 40, 300, 24
 KEPT = 6  # entries that the device has room for; the disk has room for twice as many
 LIFETIME = 5.0  # seconds after which a prompt that did not come again is forgotten
-SAMPLES = 180
+SAMPLES, SHORTEST_PAUSE = 180, 0.2  # seconds between two
 GROWTH = 0.05  # of the process's memory, between the first and the last third
 SHOWN = 12  # numbers of a series that are printed
 ENDING_SECONDS = 60
@@ -187,7 +187,7 @@ def _soaked(run: Run, folder: Path, before: set[threading.Thread]) -> Iterator[F
         for worker in workers:
             worker.start()
         while (spent := time.perf_counter() - started) < seconds:
-            stop.wait(min(seconds / SAMPLES, seconds - spent))
+            stop.wait(min(max(seconds / SAMPLES, SHORTEST_PAUSE), seconds - spent))
             watch.look()
     finally:
         stop.set()
@@ -219,7 +219,7 @@ def _soaked(run: Run, folder: Path, before: set[threading.Thread]) -> Iterator[F
 def _ground(engine: SemShareEngine) -> Ground:
     """Token ids that begin alike in families of four, so that rows are shared, divided and continued."""
     dice = random.Random(0)
-    words = range(1000, 5000)
+    words = range(32, min(5000, len(engine.tokenizer) - 8))  # ordinary ones
     families = [dice.choices(words, k=ENTRY_TOKENS // 2) for _ in range(PROMPTS // 4)]
     prompts = [family + dice.choices(words, k=dice.randint(10, ENTRY_TOKENS // 2)) for family in families * 4]
     cases = []

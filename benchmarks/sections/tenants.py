@@ -68,7 +68,9 @@ def _asked(engine: SemShareEngine, name: str, prompts: Sequence[list[int]], owne
     with ThreadPoolExecutor(threads) as pool:
         for namespace, prompt, answer in pool.map(ask, product(range(len(prompts)), NAMES)):
             report = answer.report
-            owned[namespace].add(entry_id(namespace, np.array(prompt + answer.token_ids[:-1])))
+            owned[namespace].add(
+                entry_id(namespace, np.array(prompt + answer.token_ids[:-1]), engine.weights.identity())
+            )
             served_by[namespace].update(report.reference_ids)
             served += report.prefix_tokens + report.exact_tokens + report.fuzzy_tokens
     foreign = sum(len(served_by[namespace] - owned[namespace]) for namespace in NAMES)

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import functools
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -24,6 +24,7 @@ from transformers import PreTrainedTokenizerBase
 from semshare_core.match.distance import since_last
 from semshare_core.match.plan import ReferenceTokens, ReusePlan, Source, Tokens
 from semshare_core.match.spelling import BYTE_LEVEL_SPACE, SPACE, is_whole, joined, reader
+from semshare_core.own_tokenizer import own_tokenizer
 
 _SPACES = (BYTE_LEVEL_SPACE, SPACE, " ")  # with which a word's first token begins
 _COMMON_SHARE = 0.05  # of a vocabulary: byte-pair ids are numbered by falling frequency
@@ -46,14 +47,32 @@ class FactTokens:
 
     Args:
         tokenizer: whose vocabulary it is.
-        size: ids that the model knows; those without a spelling count as ordinary.
+        size: ids that the model knows; those without a spelling count as ordinary. A function that gives them as of now
+            has the tokens follow where the vocabulary grows.
     """
 
-    def __init__(self, tokenizer: PreTrainedTokenizerBase, size: int) -> None:
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, size: int | Callable[[], int]) -> None:
+        self._tokenizer = tokenizer
+        self._size = size
+        self._seen: tuple[int, int] | None = None
+        self._follow()
+
+    def _follow(self) -> None:
+        if callable(self._size):
+            seen = (len(self._tokenizer), self._size())
+            if seen != self._seen:
+                self._read(self._tokenizer, seen[1])
+                self._seen = seen
+        elif self._seen is None:
+            self._read(self._tokenizer, self._size)
+            self._seen = (self._size, self._size)
+
+    def _read(self, tokenizer: PreTrainedTokenizerBase, size: int) -> None:
         self._kinds_of = np.zeros((3, size), bool)
         self._small = np.full(size, -1, np.int64)
         self._is_part = np.zeros(size, bool)
-        self._text_of = functools.cache(lambda token: tokenizer.decode([token]))
+        own = own_tokenizer(tokenizer)
+        self._text_of = functools.cache(lambda token: own.decode([token]))
         vocabulary = tokenizer.get_vocab()
         # where no spelling begins with a space, none shows where words begin
         self._spaced = any(spelling.startswith(_SPACES) for spelling in vocabulary)
@@ -81,6 +100,7 @@ class FactTokens:
             target: int64 [n].
             references: those the plan draws on.
         """
+        self._follow()
         stale = np.zeros(len(target), bool)
         fuzzy, new, identical = plan.source == Source.FUZZY, plan.source == Source.NEW, plan.source >= Source.EXACT
         if not fuzzy.any() and not (new[:-1] & identical[1:]).any():

@@ -8,6 +8,8 @@ vocabularies are numbered by falling frequency, hence p ~ 1 / (id + 1) (Zipf).
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -20,10 +22,22 @@ _FREQUENT = 32_768  # ids beyond this carry next to nothing of the mean
 
 
 class TokenTable:
-    """Centred unit embeddings by token id, gathered on demand from ``weight`` [vocabulary, dim] wherever it lives."""
+    """Centred unit embeddings by token id, gathered on demand from ``weight`` [vocabulary, dim] wherever it lives.
 
-    def __init__(self, weight: Tensor) -> None:
-        self._weight = weight.detach()
+    ``weight`` may be a function that gives the weight as it is now: the table follows where it is replaced or resized.
+    """
+
+    def __init__(self, weight: Tensor | Callable[[], Tensor]) -> None:
+        self._current = weight if callable(weight) else lambda: weight
+        self._seen: tuple[int, int, torch.Size] | None = None
+        self._follow()
+
+    def _follow(self) -> None:
+        weight = self._current().detach()
+        seen = (weight.data_ptr(), -1 if weight.is_inference() else weight._version, weight.shape)
+        if seen == self._seen:
+            return
+        self._seen, self._weight = seen, weight
         self.dim = weight.shape[1] - weight.shape[1] % 2
         self._harmonic = float((1 / np.arange(1, len(weight) + 1)).sum())
         frequent = torch.nn.functional.normalize(self._weight[:_FREQUENT, : self.dim].float(), dim=1)
@@ -32,11 +46,13 @@ class TokenTable:
 
     def unit(self, ids: Tokens) -> NDArray[np.float32]:
         """Rows float32 [len(ids), dim], each of length 1; each distinct id is gathered once."""
+        self._follow()
         distinct, inverse = np.unique(ids, return_inverse=True)
         return np.ascontiguousarray(self._unit(distinct).cpu().numpy()[inverse])
 
     def embed(self, ids: Tokens) -> NDArray[np.float32]:
         """A prompt's embedding float32 [dim], unit length: the weighted mean over its distinct tokens."""
+        self._follow()
         distinct = np.unique(ids)
         frequency = 1 / ((distinct + 1) * self._harmonic)
         weight = torch.as_tensor(_SIF / (_SIF + frequency), dtype=torch.float32, device=self._weight.device)
@@ -45,6 +61,7 @@ class TokenTable:
 
     def cosines(self, ids: Tokens, others: Tokens) -> NDArray[np.float32]:
         """Cosines float32 [len(ids), len(others)], multiplied where the table is (see ``semshare_core.product``)."""
+        self._follow()
         return np.asarray((self._unit(ids) @ self._unit(others).T).cpu().numpy())
 
     def _unit(self, ids: Tokens) -> Tensor:

@@ -172,17 +172,18 @@ class Books:
     def related(self, entry: Entry) -> tuple[Entry | None, list[Entry]]:
         """The entry that covers ``entry``, if any, and those that it covers."""
         space = self.spaces.get(entry.namespace)
-        if space is None:
+        same_weights = space.of(entry.weights) if space is not None else None
+        if same_weights is None:
             return None, []
         covered = []
-        same = space.entries.get(entry.id)
+        same = same_weights.entries.get(entry.id)
         if same is not None:
             if not _covers(entry, same) or _covers(same, entry):
                 return same, []
             entry.pinned |= same.pinned
             covered.append(same)
-        for name in space.prefix.agreeing(entry.tokens):
-            other = space.entries[name]
+        for name in same_weights.prefix.agreeing(entry.tokens):
+            other = same_weights.entries[name]
             if other is same:
                 continue
             if _covers(other, entry) and not entry.pinned:
@@ -206,4 +207,5 @@ def _covers(longer: Entry, shorter: Entry) -> bool:
         and common_prefix(longer.tokens, shorter.tokens) == n
         and bool((longer.depth[:n] <= shorter.depth).all())
         and (longer.kl_bound <= shorter.kl_bound or not longer.depth[:n].any())
+        and (longer.steady is None or longer.steady >= min(n, shorter.steady or 0))
     )

@@ -31,6 +31,9 @@ class Entry:
         pinned: never evicted.
         created: seconds of Unix time.
         expires: when it is no longer used, likewise; None: never.
+        steady: leading rows that have the bits of any longer prompt's own pass; None: all that are lossless
+            (``semshare_core.prefill.bit_blocks``).
+        weights: names the weights that computed the rows (``semshare_core.weights``); it serves under no others.
     """
 
     namespace: str
@@ -42,10 +45,12 @@ class Entry:
     pinned: bool = False
     created: float = field(default_factory=time.time)
     expires: float | None = None
+    weights: str = ""
+    steady: int | None = None
     id: str = field(init=False)
 
     def __post_init__(self) -> None:
-        self.id = entry_id(self.namespace, self.tokens)
+        self.id = entry_id(self.namespace, self.tokens, self.weights)
         self.embedding = np.atleast_2d(self.embedding)
 
     @classmethod
@@ -59,11 +64,13 @@ class Entry:
         *,
         kl_bound: float = math.inf,
         pinned: bool = False,
+        weights: str = "",
+        steady: int | None = None,
     ) -> Entry:
         """An entry that is not in a pool yet, from per-layer keys and values [1, kv_heads, n, head_dim]."""
         held = MemoryRows(rows)
         segment = Segment(namespace, 0, len(tokens), held, held.n_bytes)
-        return cls(namespace, tokens, (segment,), depth, embedding, kl_bound, pinned)
+        return cls(namespace, tokens, (segment,), depth, embedding, kl_bound, pinned, weights=weights, steady=steady)
 
     def __len__(self) -> int:
         return len(self.tokens)
@@ -82,8 +89,9 @@ class Entry:
         return self.expires is not None and now >= self.expires
 
     def usable_prefix(self, tokens: Tokens, max_depth: int, kl_bound: float = math.inf) -> int:
-        """Length of the common prefix with ``tokens`` whose rows are :meth:`usable`."""
-        return min(common_prefix(self.tokens, tokens), self.usable(max_depth, kl_bound))
+        """Length of the common prefix with ``tokens`` whose rows are :meth:`usable`; steady ones for a depth of 0."""
+        limit = len(self) if max_depth or self.steady is None else self.steady
+        return min(common_prefix(self.tokens, tokens), self.usable(max_depth, kl_bound), limit)
 
     def usable(self, max_depth: int, kl_bound: float = math.inf) -> int:
         """Number of leading rows that are no deeper than ``max_depth``; of depth 0, if the others' bound is laxer."""
@@ -91,9 +99,9 @@ class Entry:
         return int(deeper[0]) if deeper.size else len(self.tokens)
 
 
-def entry_id(namespace: str, tokens: Tokens) -> str:
-    """Names a text within a namespace: the same text has another id in another one."""
-    key = hashlib.blake2b(namespace.encode(), digest_size=32).digest()
+def entry_id(namespace: str, tokens: Tokens, weights: str = "") -> str:
+    """Names a text's rows within a namespace: the same text has another id in another one, and under other weights."""
+    key = hashlib.blake2b(namespace.encode(), digest_size=32, key=weights.encode()).digest()
     return hashlib.blake2b(tokens.tobytes(), digest_size=12, key=key).hexdigest()
 
 
@@ -122,6 +130,7 @@ class View:
         self.tokens: Tokens = entry.tokens[:length]
         self.depth = entry.depth
         self.kl_bound = entry.kl_bound
+        self.steady = entry.steady
         self.pieces = [Piece(segment.start, segment.length, segment.rows) for segment in entry.segments]
         self.stored = not all(piece.rows.in_memory for piece in self.pieces)
 

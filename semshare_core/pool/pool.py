@@ -25,7 +25,7 @@ from semshare_core.pool.keeper import Keeper
 from semshare_core.pool.saving import Saving, restored
 from semshare_core.pool.segment import Segment
 from semshare_core.pool.sharing import divided, own_rows, reaching
-from semshare_core.pool.space import Space
+from semshare_core.pool.space import Indexes
 from semshare_core.pool.storage import Storage
 from semshare_core.pool.vector_rows import Vectors
 from semshare_core.pool.worth import Worth
@@ -170,7 +170,8 @@ class ReferencePool:
     def _shared(self, entry: Entry) -> list[Segment]:
         """Segments of other entries that hold the lossless beginning of ``entry``, divided where it parts from them."""
         space = self._books.spaces.get(entry.namespace)
-        partner = self._longest_prefix([space], entry.lossless, 0) if space is not None else None
+        indexes = space.of(entry.weights) if space is not None else None
+        partner = self._longest_prefix([indexes], entry.lossless, 0) if indexes is not None else None
         if partner is None:
             return []
         whole, crossing = reaching(*partner)
@@ -239,7 +240,9 @@ class ReferencePool:
         with self._lock:
             if self._books.get(entry.namespace, entry.id) is not entry or len(entry.embedding) or not len(vectors):
                 return False
-            self._books.spaces[entry.namespace].semantic.add(entry.id, vectors)
+            indexes = self._books.spaces[entry.namespace].of(entry.weights)
+            assert indexes is not None, "it is in the pool"
+            indexes.semantic.add(entry.id, vectors)
             entry.embedding = vectors
         if self._saving is not None:
             self._saving.save(entry)
@@ -261,21 +264,24 @@ class ReferencePool:
     # --- looking up --------------------------------------------------------------------------------------------------
 
     def longest_prefix(
-        self, namespace: str, tokens: Tokens, max_depth: int, kl_bound: float = math.inf
+        self, namespace: str, tokens: Tokens, max_depth: int, kl_bound: float = math.inf, *, weights: str = ""
     ) -> tuple[Entry, int] | None:
-        """The entry with the longest common prefix that is :meth:`Entry.usable`, and its length; None if none is."""
-        return self._longest_prefix(self._readable(namespace), tokens, max_depth, kl_bound)
+        """The entry with the longest common prefix that is :meth:`Entry.usable`, and its length; None if none is.
+
+        Like every look-up it finds only what the ``weights`` that are named computed.
+        """
+        return self._longest_prefix(self._readable(namespace, weights), tokens, max_depth, kl_bound)
 
     def _longest_prefix(
-        self, spaces: Iterable[Space], tokens: Tokens, max_depth: int, kl_bound: float = math.inf
+        self, indexes: Iterable[Indexes], tokens: Tokens, max_depth: int, kl_bound: float = math.inf
     ) -> tuple[Entry, int] | None:
         best: tuple[int, float, str, Entry] | None = None  # of equally long ones the least approximate
-        for space in spaces:
+        for each in indexes:
             # longest agreement first; its rows may be too deep to use, so go on until no shorter one can serve more
-            for name, blocks in space.prefix.agreeing(tokens).items():
+            for name, blocks in each.prefix.agreeing(tokens).items():
                 if best is not None and -best[0] >= (blocks + 1) * self.config.block_tokens:
                     break
-                entry = self._live(space, name)
+                entry = self._live(each, name)
                 length = entry.usable_prefix(tokens, max_depth, kl_bound) if entry is not None else 0
                 if entry is None or length == 0:
                     continue
@@ -284,31 +290,32 @@ class ReferencePool:
                     best = (*key, entry)
         return (best[3], -best[0]) if best else None
 
-    def similar(self, namespace: str, embedding: Vectors) -> list[tuple[Entry, float]]:
+    def similar(self, namespace: str, embedding: Vectors, *, weights: str = "") -> list[tuple[Entry, float]]:
         """The entries most like ``embedding`` [m, dim] that serve the namespace, with similarities in [0, 1]."""
         found = []
-        for space in self._readable(namespace) if len(embedding) else ():
-            names = space.semantic.search(embedding, self.config.candidates)
-            found += [(entry, value) for name, value in names if (entry := self._live(space, name)) is not None]
+        for each in self._readable(namespace, weights) if len(embedding) else ():
+            names = each.semantic.search(embedding, self.config.candidates)
+            found += [(entry, value) for name, value in names if (entry := self._live(each, name)) is not None]
         return sorted(found, key=lambda item: (-item[1], item[0].id))[: self.config.candidates]
 
-    def sharing(self, namespace: str, tokens: Tokens, count: int) -> list[Entry]:
+    def sharing(self, namespace: str, tokens: Tokens, count: int, *, weights: str = "") -> list[Entry]:
         """Entries, at most ``count`` of each namespace, that hold most runs of ``tokens`` in rows of depth 0."""
         found = []
-        for space in self._readable(namespace):
-            names = space.runs.best(tokens, count)
-            found += [entry for name in names if (entry := self._live(space, name)) is not None]
+        for each in self._readable(namespace, weights):
+            names = each.runs.best(tokens, count)
+            found += [entry for name in names if (entry := self._live(each, name)) is not None]
         return found
 
-    def _readable(self, namespace: str) -> Iterator[Space]:
-        """The spaces that serve ``namespace``: its own and the public one."""
+    def _readable(self, namespace: str, weights: str) -> Iterator[Indexes]:
+        """The indexes that serve ``namespace``: its own and the public one's."""
         for name in dict.fromkeys((namespace, self.config.public_namespace)):
             space = self._books.spaces.get(name) if name is not None else None
-            if space is not None:
-                yield space
+            indexes = space.of(weights) if space is not None else None
+            if indexes is not None:
+                yield indexes
 
-    def _live(self, space: Space, name: str) -> Entry | None:
-        entry = space.entries.get(name)  # None: it left since the index was read
+    def _live(self, indexes: Indexes, name: str) -> Entry | None:
+        entry = indexes.entries.get(name)  # None: it left since the index was read
         return None if entry is None or entry.expired(time.time()) else entry
 
     # --- keeping the books -------------------------------------------------------------------------------------------

@@ -133,6 +133,8 @@ def _record(entry: Entry) -> Record | None:
         kl_bound=entry.kl_bound,
         pinned=entry.pinned,
         uses=entry.segments[-1].uses,
+        weights=entry.weights,
+        steady=entry.steady,
     )
 
 
@@ -163,6 +165,8 @@ def restored(folder: PoolFolder, embed: Callable[[Tokens], Vectors] | None) -> I
             record.kl_bound,
             record.pinned,
             record.created,
+            record.expires,
+            record.weights,
+            record.steady,
         )
-        entry.expires = record.expires
         yield entry

@@ -19,6 +19,7 @@ from transformers import PreTrainedModel
 
 from semshare_core.errors import UnsupportedModelError
 from semshare_core.prefill.anatomy import Anatomy
+from semshare_core.prefill.bit_blocks import block_of
 from semshare_core.prefill.cache import MergedCache, StopForward
 from semshare_core.prefill.query_blocks import query_blocks
 
@@ -50,7 +51,7 @@ class RowForward:
             parts = [layer_rows[(layer_rows >= first) & (layer_rows <= last)] for layer_rows in rows]
             stop = max(layer for layer in range(last_layer + 1) if len(parts[layer]))
             cache.begin(parts, last + 1, stop)
-            with self._hooks(parts, last + 1), query_blocks(parts, last + 1):
+            with self._hooks(parts, last + 1), query_blocks(parts, last + 1, block_of(self.model)):
                 self._call(cache, ids[chunk], chunk)
 
     @torch.no_grad()

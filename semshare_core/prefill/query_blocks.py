@@ -23,26 +23,30 @@ _LARGE_ROWS = 192  # from here on PyTorch's kernel takes 64 queries at a time in
 _LARGE_COST = 0.84  # time per product with two threads, of that in smaller blocks; one thread gains nothing
 
 
-def query_blocks(parts: Iterable[Tensor], visible: int) -> AbstractContextManager[Any]:
+def query_blocks(parts: Iterable[Tensor], visible: int, block: int = 1) -> AbstractContextManager[Any]:
     """For the time of the context masked attention of the given rows is split, where that saves anything.
 
     Args:
         parts: ascending query positions, one tensor per distinct set; a call is recognised by their number.
         visible: keys that the last row of a call may see.
+        block: keys that are only seen together (:mod:`semshare_core.prefill.bit_blocks`).
     """
     blocks: dict[int, list[tuple[int, int, int]]] = {}
     for rows in parts if visible >= _MIN_VISIBLE else ():
         if len(rows) > BLOCK_ROWS and len(rows) not in blocks:
             blocks[len(rows)] = _blocks(rows)
-    return _QueryBlocks(blocks, visible) if blocks else nullcontext()  # the mode sees every operation, which costs
+    if not blocks:
+        return nullcontext()  # the mode sees every operation, which costs
+    return _QueryBlocks(blocks, visible, block)
 
 
 class _QueryBlocks(TorchFunctionMode):
     """Splits attention of as many queries as ``blocks`` knows, over ``visible`` keys."""
 
-    def __init__(self, blocks: dict[int, list[tuple[int, int, int]]], visible: int) -> None:
+    def __init__(self, blocks: dict[int, list[tuple[int, int, int]]], visible: int, block: int) -> None:
         super().__init__()
         self._visible = visible
+        self._block = block
         self._blocks = blocks
 
     def __torch_function__(
@@ -61,7 +65,8 @@ class _QueryBlocks(TorchFunctionMode):
     ) -> Tensor:
         mask, output = kwargs["attn_mask"], []
         options = {name: given for name, given in kwargs.items() if name != "attn_mask"}
-        for start, end, visible in blocks:
+        for start, end, seen in blocks:
+            visible = min(self._visible, -(-seen // self._block) * self._block)
             # grouped heads stay apart: each is work of its own for a thread, and all read one small mask
             attended = scaled_dot_product_attention(
                 query[:, :, start:end],

@@ -19,6 +19,7 @@ from semshare_core.interrupt import NEVER, Interrupt
 from semshare_core.match.plan import ReusePlan, Source
 from semshare_core.prefill.allotment import Budget, Needs, allot, but_last
 from semshare_core.prefill.anatomy import Anatomy
+from semshare_core.prefill.bit_blocks import block_of, pieces
 from semshare_core.prefill.cache import MergedCache, to_torch
 from semshare_core.prefill.forward import RowForward
 from semshare_core.prefill.grouped_attention import grouped_attention
@@ -84,9 +85,10 @@ class SelectivePrefill:
         elif one_pass:
             pending = n
         else:
-            pending = 1 if complete else (n - start - 1) % self._forward.chunk_rows + 1
-            rows = torch.arange(start, n - pending, device=ids.device)
-            if len(rows):
+            parts = pieces(start, n - 1 if complete else n, block_of(self.model), self._forward.chunk_rows)
+            pending = 1 if complete else len(parts.pop())
+            for part in parts:
+                rows = torch.arange(part.start, part.stop, device=ids.device)
                 self._forward.run(cache, ids, [rows] * self.n_layers)
         cache.finish(n - pending)
         return Prefilled(cache, (n - 1 - start) * self.n_layers, ~prefix, pending)

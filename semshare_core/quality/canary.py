@@ -12,6 +12,7 @@ from collections import Counter, deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import NoReturn
 
 from transformers import PreTrainedModel
@@ -29,6 +30,7 @@ from semshare_core.quality.method import method_of
 from semshare_core.quality.promises import Promises, Tally
 from semshare_core.quality.replay import Replay
 from semshare_core.report import Canary, ReuseReport
+from semshare_core.weights import Weights
 
 _WAITING_CHECKS = 2  # each holds a copy of its prompt's rows
 _REMEMBERED_RESULTS = 1000
@@ -43,7 +45,7 @@ class CanaryCounts:
         unneeded: lossless, so that there was nothing to measure: they keep their level's promise.
         pending: still to be measured.
         measured: done, and in the results.
-        dropped: too many checks were waiting, or the engine was closed.
+        dropped: too many checks were waiting, the engine was closed, or the model has other weights by now.
         failed: ended in an error.
     """
 
@@ -61,8 +63,9 @@ class CanaryWatch:
     >>> engine.canary.wait(), engine.canary.results()[-1].kl
     """
 
-    def __init__(self, model: PreTrainedModel, turns: ModelTurns, seed: int) -> None:
+    def __init__(self, model: PreTrainedModel, turns: ModelTurns, seed: int, weights: Weights) -> None:
         self._model = model
+        self._weights = weights
         self._turns = turns
         self._random = random.Random(seed)
         self._background = Background("semshare-canary", _WAITING_CHECKS)
@@ -195,14 +198,15 @@ class CanaryWatch:
     # What checks do.
 
     def _measure(self, replay: Replay) -> Divergence:
-        return replay.measure(self._model, self._turn)
+        return replay.measure(self._model, partial(self._turn, replay))
 
     @contextmanager
-    def _turn(self) -> Iterator[None]:
-        with self._turns.when_idle(), grouped_attention(self._model):
-            if self._background.closed:
+    def _turn(self, replay: Replay) -> Iterator[None]:
+        with self._turns.when_idle(), replay.autocast.again():
+            if self._background.closed or self._weights.identity() != replay.weights:
                 raise _Closed
-            yield
+            with grouped_attention(self._model):
+                yield
 
     def _conclude(self, report: ReuseReport, canary: Canary) -> None:
         report.canary = canary
@@ -261,7 +265,7 @@ def _begun(report: ReuseReport, policy: ReusePolicy) -> Canary:
 
 
 class _Closed(Exception):
-    """The engine goes, and does not wait for a check."""
+    """The engine goes, and does not wait for a check; or the weights to compare with are gone."""
 
 
 class _Check:

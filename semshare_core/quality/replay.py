@@ -10,6 +10,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 from transformers.cache_utils import Cache
 
+from semshare_core.autocast import Autocast
 from semshare_core.compress.retention import RetainedLayer
 from semshare_core.quality.bounds import MEASURED_TOKENS
 from semshare_core.quality.divergence import Divergence, Turn, divergence
@@ -24,19 +25,24 @@ class Replay:
         answer: int64 [k], the first tokens of the answer; None where nothing was generated.
         cache: the rows that decoding began with, of all prompt tokens but the last.
         tokens: how many of the continuation are compared.
+        weights: names what computed the rows (:class:`semshare_core.weights.Weights`): no others can be compared.
+        autocast: what was on in the call.
     """
 
     ids: Tensor
     answer: Tensor | None
     cache: Cache
     tokens: int
+    weights: str
+    autocast: Autocast
 
     @classmethod
-    def of(cls, ids: Tensor, answer: Sequence[int], cache: Cache, room: int) -> Replay:
-        """Copy what is needed of a call whose ``cache`` decoding may have appended to.
+    def of(cls, ids: Tensor, answer: Sequence[int], cache: Cache, room: int, weights: str) -> Replay:
+        """Copy what is needed of a call, in its thread, whose ``cache`` decoding may have appended to.
 
         Args:
             room: tokens that the model has positions for behind the prompt, at least 1.
+            weights: names what computed the rows.
         """
         layers = []
         for layer in cache.layers:
@@ -46,7 +52,7 @@ class Replay:
             assert isinstance(layer.values, Tensor)
             layers.append(RetainedLayer(layer.keys[:, :, :rows].clone(), layer.values[:, :, :rows].clone(), dropped))
         answered = torch.tensor(answer[:MEASURED_TOKENS], device=ids.device) if answer else None
-        return cls(ids, answered, Cache(layers=layers), min(MEASURED_TOKENS, room))
+        return cls(ids, answered, Cache(layers=layers), min(MEASURED_TOKENS, room), weights, Autocast.here())
 
     def measure(self, model: PreTrainedModel, turn: Turn) -> Divergence:
         """The divergence along the answer, or along the full prefill's greedy continuation where there is none."""

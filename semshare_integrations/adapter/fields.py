@@ -8,15 +8,18 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
-from pydantic import AliasChoices, BaseModel, ConfigDict, Field, field_validator
+from pydantic import AliasChoices, BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from semshare_core import PoolConfig, ReusePolicy, SemShareEngine
 from semshare_core.config import Level, resolve_policy
 from semshare_core.engine import DEFAULT_NAMESPACE
 from semshare_core.errors import ConfigError
+from semshare_core.loading import unknown_loading
+from semshare_core.suggestion import did_you_mean
 from semshare_integrations.adapter.source import EngineSource
 
+_NUMBERS = ("max_new_tokens", "temperature", "top_p", "seed", "timeout", "max_retries", "batch_size", "context_window")
 _LOADING = ("gguf_file", "dtype", "device", "device_map", "pool")
 
 
@@ -30,7 +33,8 @@ class EngineFields(BaseModel):
         model_id: hub id, local folder, ``.gguf`` file or ``"demo"``; beside ``engine=`` or ``model=`` only a name.
         gguf_file: name of a GGUF file inside the folder or hub repository ``model_id``.
         model_kwargs: other settings of :meth:`~semshare_core.SemShareEngine.from_pretrained`, such as ``embedding``:
-            the framework's own embedding object, a folder or a function.
+            the framework's own embedding object, a folder or a function; and of transformers' loading, such as
+            ``quantization_config``, ``attn_implementation``, ``revision`` or ``trust_remote_code``.
         device: where the whole model goes; default: CUDA, else MPS, else the CPU.
         device_map: accelerate's placement over several devices, instead of ``device``.
         dtype: ``"bfloat16"``, a torch dtype, ...; default: as the model was saved.
@@ -77,6 +81,12 @@ class EngineFields(BaseModel):
         tokenizer: PreTrainedTokenizerBase | str | None = None,
         **settings: Any,
     ) -> None:
+        if isinstance(model, str | os.PathLike):
+            raise ConfigError(
+                f"model={os.fspath(model)!r} is a name, and model= takes a transformers object. Did you mean "
+                f"model_id={os.fspath(model)!r}?"
+            )
+        tokenizer = os.fspath(tokenizer) if isinstance(tokenizer, os.PathLike) else tokenizer
         super().__init__(**settings)
         self.source = self._find_source(engine, model, tokenizer)
         self.model_id = self.model_id or self.source.name
@@ -92,6 +102,34 @@ class EngineFields(BaseModel):
         state = super(EngineFields, self.model_copy()).__getstate__()
         state["__dict__"] |= {name: self.__dict__[name] for name in ("source", "model_kwargs")}
         return state
+
+    @model_validator(mode="before")
+    @classmethod
+    def _names_are_known(cls, settings: Any) -> Any:
+        if not isinstance(settings, dict):
+            return settings
+        known = set(cls.model_fields)
+        for field in cls.model_fields.values():
+            known |= {field.alias} if field.alias else set()
+            if isinstance(field.validation_alias, AliasChoices):
+                known |= {name for name in field.validation_alias.choices if isinstance(name, str)}
+        if unknown := sorted(set(settings) - known):
+            hint = did_you_mean(unknown, known)
+            raise ValueError(f"{cls.__name__} has no setting {', '.join(unknown)}.{hint}")
+        return settings
+
+    @field_validator("model_id", "gguf_file", mode="before")
+    @classmethod
+    def _is_a_name(cls, name: Any) -> Any:
+        return os.fspath(name) if isinstance(name, os.PathLike) else name
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _is_a_number(cls, value: Any, info: ValidationInfo) -> Any:
+        """A text such as ``"5"`` is refused as the engine refuses it in a call, and not read as the number."""
+        if info.field_name in _NUMBERS and isinstance(value, str | bool):
+            raise ValueError(f"{info.field_name}={value!r} is a {type(value).__name__}, but must be a number")
+        return value
 
     @field_validator("stop", mode="before")
     @classmethod
@@ -154,7 +192,11 @@ class EngineFields(BaseModel):
             "model_id": self.model_id,
             "gguf_file": self.gguf_file,
             "dtype": self._engine_source.dtype,
-            "model_kwargs": {name: _told(value) for name, value in sorted(self.model_kwargs.items())},
+            "model_kwargs": {
+                name: _told(value)
+                for name, value in sorted(self.model_kwargs.items())
+                if name != "token"  # a secret
+            },
             # LangChain writes the stop strings of the call over "stop", even if there are none
             "default_stop": settings.pop("stop"),
             "reuse": policy.model_dump(mode="json"),
@@ -188,15 +230,16 @@ class EngineFields(BaseModel):
         return EngineSource.load(self.model_id, settings, policy)
 
     def _checked_model_kwargs(self) -> dict[str, Any]:
-        """``model_kwargs``, which may hold what loading takes and no field says."""
+        """``model_kwargs``, which may hold what loading takes and no field says; transformers' own in their place."""
         taken = inspect.signature(SemShareEngine.from_pretrained).parameters
-        known = sorted(set(taken) - {*_LOADING, "model_id", "policy"})
-        if unknown := sorted(set(self.model_kwargs) - set(known)):
-            raise ConfigError(
-                f"model_kwargs cannot hold {', '.join(unknown)}, only {', '.join(known)}. What has a field of its own "
-                "is set there: dtype, device, device_map, pool, reuse, ..."
-            )
-        return self.model_kwargs
+        ours = set(taken) - {*_LOADING, "model_id", "policy", "model_kwargs"}
+        error = unknown_loading(self.model_kwargs, (*ours, "torch_dtype"))
+        if error is not None:
+            raise error
+        settings = {name: value for name, value in self.model_kwargs.items() if name in ours}
+        if loading := {name: value for name, value in self.model_kwargs.items() if name not in ours}:
+            settings["model_kwargs"] = loading
+        return settings
 
 
 def token_usage(prompt_tokens: int, completion_tokens: int) -> dict[str, int]:
@@ -209,6 +252,8 @@ def token_usage(prompt_tokens: int, completion_tokens: int) -> dict[str, int]:
 
 
 def _told(value: Any) -> str:
-    if isinstance(value, str | os.PathLike):
+    if isinstance(value, str | os.PathLike | bool | int | float | dict | list):
         return str(value)
+    if callable(to_dict := getattr(value, "to_dict", None)) and not isinstance(value, type):
+        return str(to_dict())  # two ways to quantise a model are two models
     return getattr(value, "__qualname__", type(value).__qualname__)

@@ -11,6 +11,8 @@ from contextlib import closing, suppress
 from dataclasses import dataclass
 from typing import TypeVar
 
+from semshare_core.autocast import Autocast
+
 T = TypeVar("T")
 
 
@@ -24,10 +26,10 @@ async def in_thread(
 ) -> AsyncGenerator[T, None]:
     """Run the generator that ``make`` returns in one thread of its own and hand its items to the event loop.
 
-    One thread for the whole run: torch's grad and inference modes belong to a thread. Closing this generator, or
-    cancelling the task that awaits it, returns at once and sets the event that ``make`` got; the thread closes its
-    generator at the next item and ends. Whoever else sets that event ends the items, too. ``unread`` is called, in one
-    thread or the other, with the items that nobody takes any more.
+    One thread for the whole run: torch's grad and inference modes belong to a thread, and the autocast of whoever
+    awaits is entered there. Closing this generator, or cancelling the task that awaits it, returns at once and sets the
+    event that ``make`` got; the thread closes its generator at the next item and ends. Whoever else sets that event
+    ends the items, too. ``unread`` is called, in one thread or the other, with the items that nobody takes any more.
     """
     loop = asyncio.get_running_loop()
     arrived = asyncio.Event()
@@ -35,6 +37,7 @@ async def in_thread(
     handing_on = threading.Lock()
     left = False
     closed = threading.Event()
+    autocast = Autocast.here()
 
     def post(item: T | _End) -> None:
         with handing_on:
@@ -47,7 +50,7 @@ async def in_thread(
 
     def work() -> None:
         try:
-            with closing(make(closed)) as items:
+            with autocast.again(), closing(make(closed)) as items:
                 while not closed.is_set() and not isinstance(item := next(items, _End()), _End):
                     post(item)
             post(_End())

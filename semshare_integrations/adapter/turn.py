@@ -12,6 +12,7 @@ from uuid import uuid4
 from semshare_core import Chat, Piece, SemShareEngine
 from semshare_core.decode import end_tokens
 from semshare_core.forking import free
+from semshare_core.own_tokenizer import decode_ids, encode_text
 from semshare_core.prompt import Prompt
 from semshare_integrations.tools import (
     CallFormat,
@@ -74,7 +75,7 @@ class Turn:
         Args:
             engine: who is asked.
             messages: with ``role``, ``content`` and, where there are some, ``tool_calls`` (arguments as mappings) or
-                the ``tool_call_id`` that a tool's result belongs to.
+                the ``tool_call_id`` that a tool's result belongs to. If the last is the assistant's, it goes on.
             tools: what the model may call.
             tool_choice: see :func:`which_tool`.
             parallel_tool_calls: several calls in one answer, if the model's template can write them.
@@ -101,6 +102,11 @@ class Turn:
                 schema = _response_schema(response_format)
                 grammar = None if schema is None else json_grammar(schema)
                 ending = json.dumps(smallest(schema))
+        if grammar is not None and messages[-1]["role"] == "assistant" and not (tools and choice == "auto"):
+            raise ValueError(
+                "the last message is the assistant's, and what it began cannot be held to a form: end with a user's "
+                "message, or leave tool_choice and response_format out."
+            )
         return cls(engine, prompt, grammar, ending, form, names if choice != "none" else [])
 
     @classmethod
@@ -116,7 +122,7 @@ class Turn:
         if self.grammar is not None:
             model, tokenizer = self.engine.model, self.engine.tokenizer
             with _preparing:
-                reserve = _RESERVE + len(tokenizer(self.ending, add_special_tokens=False)["input_ids"])
+                reserve = _RESERVE + len(encode_text(tokenizer, self.ending))
                 holding = constraint(self.grammar, model, tokenizer, settings["max_new_tokens"], reserve)
             held["logits_processor"] = [*(settings.get("logits_processor") or ()), holding]
         yield from self.engine.stream(self.prompt, **{**settings, **held}, cancel=cancel)
@@ -146,7 +152,10 @@ class Turn:
         ends = {tokenizer.eos_token_id, *end_tokens(self.engine.model.generation_config.eos_token_id)}
         while ids and ids[-1] in ends:
             ids.pop()
-        reply = parse_reply(str(tokenizer.decode(ids, skip_special_tokens=False)), self.form, self.names)
+        text = decode_ids(tokenizer, ids, special=True)
+        if self._arrived[:1] == " " != text[:1]:  # decoded alone, it loses the space that it begins with
+            text = " " + text
+        reply = parse_reply(text, self.form, self.names)
         return reply if reply.calls or reply.invalid else Reply(self._arrived)
 
 
@@ -182,7 +191,7 @@ def told_call(name: str, arguments: Mapping[str, Any] | str, call: str) -> dict[
 
 
 def _check(messages: Sequence[Mapping[str, Any]]) -> None:
-    """Raises :class:`ValueError` if there are no messages, or a tool's result stands before its call."""
+    """Raises :class:`ValueError` if there are no messages, or a tool's result stands before its call or is missing."""
     if not messages:
         raise ValueError("there are no messages: pass at least one, such as a user's.")
     called: set[str] = set()
@@ -193,6 +202,8 @@ def _check(messages: Sequence[Mapping[str, Any]]) -> None:
                 f"the result of tool call {message.get('tool_call_id')!r} has no call: the assistant's message that "
                 "made it must stand before its result."
             )
+    if messages[-1].get("tool_calls"):
+        raise ValueError("the last message calls tools: put their results behind it, as messages of tools.")
 
 
 def _response_schema(response: Mapping[str, Any]) -> Mapping[str, Any] | None:

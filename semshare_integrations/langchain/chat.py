@@ -22,6 +22,7 @@ from langchain_core.utils.pydantic import is_basemodel_subclass
 from pydantic import Field
 
 from semshare_core import Piece, SemShareEngine
+from semshare_core.own_tokenizer import encode_text
 from semshare_integrations.adapter import ToolFields, Turn, in_thread, which_tool
 from semshare_integrations.adapter.turn import TURN_SETTINGS, tool_names
 from semshare_integrations.langchain.callbacks import left_early
@@ -87,7 +88,7 @@ class ChatSemShare(ToolFields, LangChainFields, BaseChatModel):
         """The ids of ``text`` inside a message, by the model's own tokenizer."""
         if self.custom_get_token_ids is not None:
             return self.custom_get_token_ids(text)
-        return list(self.engine.tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"])
+        return encode_text(self.engine.tokenizer, text)
 
     def _resolve_model_profile(self) -> ModelProfile | None:
         """What the model can do; how much it reads is added where the model is loaded already."""

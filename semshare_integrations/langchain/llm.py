@@ -23,6 +23,7 @@ from pydantic import Field
 from typing_extensions import Self
 
 from semshare_core import Piece, ReuseReport
+from semshare_core.own_tokenizer import encode_text
 from semshare_integrations.adapter import in_thread, token_usage
 from semshare_integrations.langchain.callbacks import left_early
 from semshare_integrations.langchain.fields import LangChainFields
@@ -78,7 +79,7 @@ class SemShareLLM(LangChainFields, BaseLLM):
         """The ids that ``text`` becomes as a prompt, by the model's own tokenizer."""
         if self.custom_get_token_ids is not None:
             return self.custom_get_token_ids(text)
-        return list(self.engine.tokenizer(text, verbose=False)["input_ids"])
+        return encode_text(self.engine.tokenizer, text, special=True)
 
     def generate(
         self,

@@ -25,10 +25,11 @@ from xxhash import xxh3_64_hexdigest
 from semshare_core.errors import DamagedFileError, ForeignFileError, NewerFileError, PoolFileError
 from semshare_core.pool.disk.atomic import cannot
 
-FORMAT = 2
+FORMAT = 3
 """Version of everything in a pool's folder. A change that older versions would misread needs a higher number.
 
 2: records say under what bound approximate rows were made; of those in format 1 nobody knows.
+3: records say which weights computed the rows, and a fingerprint is one of all bytes of the weights.
 """
 
 _ABOUT, _CHECK = "semshare", "check"

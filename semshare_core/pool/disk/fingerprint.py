@@ -12,6 +12,7 @@ from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from semshare_core.pool.disk.checked_file import FORMAT
+from semshare_core.weights.parts import plain_parts
 
 _SAMPLED = 1024  # values of each weight tensor
 
@@ -33,12 +34,17 @@ class Fingerprint:
         return _digest(json.dumps(dict(self.description), sort_keys=True).encode())
 
 
-def fingerprint(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, embedding: str) -> Fingerprint:
+def fingerprint(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, embedding: str, *, weights: str | None = None
+) -> Fingerprint:
     """Describe a loaded model, and by which ``embedding`` its prompts are searched.
 
-    Of every weight tensor 1,024 values are looked at, evenly spaced, so that other weights under the same configuration
-    show; the few that an edit of single values leaves unlooked at do not. Weights that are not in memory (offloaded to
-    the disk) count by name and shape only. Where the weights came from does not count.
+    Where the weights came from does not count.
+
+    Args:
+        weights: names them (:meth:`semshare_core.weights.Weights.base`). None: of every weight tensor 1,024 values are
+            looked at, evenly spaced, so that other weights under the same configuration show; an edit of single values
+            does not. Weights that are not in memory (offloaded to the disk) count by name and shape only.
     """
     config = {
         name: value
@@ -50,7 +56,7 @@ def fingerprint(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, embe
             "format": str(FORMAT),
             "architecture": type(model).__name__,
             "config": _digest(json.dumps(config, sort_keys=True, default=str).encode()),
-            "weights": _weights(model),
+            "weights": _weights(model) if weights is None else weights,
             "tokenizer": _tokenizer(tokenizer),
             "dtype": str(model.dtype).removeprefix("torch."),
             "embedding": embedding,
@@ -64,9 +70,10 @@ def _weights(model: PreTrainedModel) -> str:
     for name, tensor in model.state_dict().items():
         if not isinstance(tensor, Tensor):
             continue
-        found.update(f"{name} {tensor.dtype} {list(tensor.shape)}\n".encode())
-        if tensor.device.type != "meta":
-            found.update(_sample(tensor))
+        for suffix, part in plain_parts(tensor):
+            found.update(f"{name}{suffix} {part.dtype} {list(part.shape)}\n".encode())
+            if part.device.type != "meta":
+                found.update(_sample(part))
     return found.hexdigest()
 
 

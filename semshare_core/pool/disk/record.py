@@ -31,6 +31,8 @@ class Record:
         kl_bound: in nats, the laxest bound that rows of a depth above 0 were made under; infinite: none, or not known.
         pinned: whether it is exempt from eviction.
         uses: how often it served a prompt.
+        weights: names the weights that computed the rows.
+        steady: leading rows that have the bits of any longer prompt's own pass; None: all that are lossless.
 
     Raises:
         ValueError: one of these does not hold.
@@ -47,6 +49,8 @@ class Record:
     kl_bound: float = math.inf
     pinned: bool = False
     uses: int = 0
+    weights: str = ""
+    steady: int | None = None
 
     def __post_init__(self) -> None:
         n = len(self.tokens)
@@ -60,6 +64,8 @@ class Record:
             raise ValueError(f"segments {self.segments} do not add up to {n} tokens.")
         if not math.isfinite(self.created) or not math.isfinite(self.expires or 0) or self.uses < 0:
             raise ValueError("created, expires and uses are not all finite and not negative.")
+        if self.steady is not None and self.steady < 0:
+            raise ValueError(f"steady is {self.steady}, not a number of rows.")
         if not self.kl_bound >= 0:
             raise ValueError(f"kl_bound is {self.kl_bound}, not a number of nats.")
 
@@ -73,6 +79,8 @@ class EntryAbout(About):
     pinned: bool
     uses: int
     kl_bound: float | None = None  # JSON has no infinity
+    weights: str = ""
+    steady: int | None = None
 
 
 def encode_record(record: Record, fingerprint: str) -> bytes:
@@ -87,6 +95,8 @@ def encode_record(record: Record, fingerprint: str) -> bytes:
         pinned=record.pinned,
         uses=record.uses,
         kl_bound=None if math.isinf(record.kl_bound) else record.kl_bound,
+        weights=record.weights,
+        steady=record.steady,
     )
     return encode({name: torch.from_numpy(np.array(array, order="C")) for name, array in arrays.items()}, about)
 
@@ -116,6 +126,8 @@ def read_record(path: Path, namespace: str, fingerprint: str) -> Record:
             kl_bound=math.inf if about.kl_bound is None else about.kl_bound,
             pinned=about.pinned,
             uses=about.uses,
+            weights=about.weights,
+            steady=about.steady,
         )
     except (ValueError, TypeError) as error:  # TypeError: a dtype that numpy lacks, or tokens that are one number
         raise damaged(path, str(error)) from error

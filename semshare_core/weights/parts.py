@@ -1,0 +1,19 @@
+"""What a tensor is made of: quantised ones are subclasses that hold packed values, scales and zero points."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor, nn
+from torch.utils._python_dispatch import is_traceable_wrapper_subclass
+
+_ORDINARY = (Tensor, nn.Parameter, nn.Buffer)
+
+
+def plain_parts(tensor: Tensor) -> list[tuple[str, Tensor]]:
+    """The plain tensors that hold a tensor's values, each with a name: itself, or what a quantised one is made of."""
+    made: Any = tensor
+    if type(tensor) in _ORDINARY or not is_traceable_wrapper_subclass(made):
+        return [("", tensor)]
+    found = ((name, getattr(made, name)) for name in made.__tensor_flatten__()[0])
+    return [(f".{name}{suffix}", part) for name, inner in found for suffix, part in plain_parts(inner)]

@@ -47,8 +47,9 @@ from semshare_core.prompt import EncodedPrompt, Prompt, encode
 from semshare_core.prompt_vectors import NO_VECTORS, PromptVectors
 from semshare_core.quality.bounds import bound_of, level_of
 from semshare_core.quality.calibration import Calibration
-from semshare_core.quality.governor import Decision, decide, situation_of
+from semshare_core.quality.governor import UNCALIBRATED, Decision, decide, situation_of
 from semshare_core.quality.situation import Situation
+from semshare_core.quality.uncalibrated import say_once
 from semshare_core.report import Outcome, ReuseReport
 from semshare_core.respelling import respelled
 from semshare_core.weights import Weights
@@ -256,7 +257,10 @@ class Call:
         if self.policy.level == "exact":
             return Decision(None, "" if found.plan.prefix_tokens else "nothing to reuse")
         fresh_from = self.encoded.fresh_from(self.policy.fresh_tail)
-        return decide(found.plan, self.policy, fresh_from, barred=found.barred, calibration=self.calibration)
+        made = decide(found.plan, self.policy, fresh_from, barred=found.barred, calibration=self.calibration)
+        if made.calibration == UNCALIBRATED and self.calibration is None:
+            say_once(self.model, level_of(self.policy))
+        return made
 
     def situation(self) -> Situation | None:
         """What the governor sees of the prompt, nothing of which is computed; None: there is nothing to reuse.

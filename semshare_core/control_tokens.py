@@ -30,6 +30,7 @@ from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from semshare_core.chat_template import rendered, template_of
 from semshare_core.errors import PromptError
+from semshare_core.forking import free
 from semshare_core.own_tokenizer import backend_copy, encode_text, own_tokenizer
 
 Messages = Sequence[Mapping[str, Any]]
@@ -59,7 +60,7 @@ class ControlTokens:
         self._anywhere = _Spellings(self._texts, normalize)
         self._of_the_assistant = _Spellings(turns - tags, normalize)
         self._plain: _PlainBackend | None = None
-        self._making = threading.Lock()
+        self._making = free(threading.Lock())
 
     def marked(self, messages: Messages, tools: Messages) -> tuple[Messages, Messages, str]:
         """``messages`` and ``tools`` with marks in them, and the mark; it is empty if there is nothing to mark."""
@@ -167,7 +168,7 @@ def control_tokens(tokenizer: PreTrainedTokenizerBase, tools: Messages) -> Contr
 
 
 _known: WeakKeyDictionary[PreTrainedTokenizerBase, tuple[Hashable, dict[str, ControlTokens]]] = WeakKeyDictionary()
-_learning = threading.Lock()
+_learning = free(threading.Lock())
 
 
 class _PlainBackend:

@@ -20,6 +20,7 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from semshare_core.errors import ConfigError, MissingDependencyError, ModelError
+from semshare_core.forking import free
 from semshare_core.match.plan import Tokens
 from semshare_core.match.token_table import TokenTable
 from semshare_core.own_tokenizer import decode_ids, encode_text
@@ -117,7 +118,7 @@ class _SegmentEmbedding:
     def __init__(self, open_encoder: Callable[[], _Encoder], tokenizer: PreTrainedTokenizerBase) -> None:
         self._open = open_encoder
         self._tokenizer = tokenizer
-        self._loading = threading.Lock()
+        self._loading = free(threading.Lock())
         self._encoder: _Encoder | None = None
         self._dim: int | None = None
         self._recent: tuple[dict[str, NDArray[np.float64]], ...] = ()
@@ -213,13 +214,13 @@ def _recognise(source: object) -> _Encoder:
         "count": partial(_count, counter) if isinstance(counter, PreTrainedTokenizerBase) else None,
     }
     if read["count"] is not None:
-        read["turns"] = threading.Lock()
+        read["turns"] = free(threading.Lock())
     if isinstance(source, DocumentEmbeddings):
         return _Encoder(source.embed_documents, **read)
     if isinstance(source, TextBatchEmbeddings):
         return _Encoder(source.get_text_embedding_batch, **read)
     if isinstance(source, TextEncoder):
-        return _Encoder(source.encode, **(read | {"turns": threading.Lock()}))
+        return _Encoder(source.encode, **(read | {"turns": free(threading.Lock())}))
     if callable(source):
         return _Encoder(lambda texts: [source(text) for text in texts], **read)
     raise ConfigError(

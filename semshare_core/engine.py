@@ -10,20 +10,21 @@ import time
 from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Literal
+from typing import Any, Literal, NoReturn
 
 import torch
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from transformers.cache_utils import Cache
 
-from semshare_core import models
+from semshare_core import forking, models
 from semshare_core.autocast import OFF, Autocast, outside_autocast
 from semshare_core.call import Call, Served
 from semshare_core.config import PoolConfig, ReusePolicy, resolve_policy
 from semshare_core.decode import FinishReason, Sampling, check_logits, decode
 from semshare_core.embedding import EmbeddingSource, prompt_embedding
-from semshare_core.errors import CallCancelledError, ConfigError
+from semshare_core.errors import CallCancelledError, ConfigError, NotPicklableError, ProcessError
+from semshare_core.faiss_import import one_thread
 from semshare_core.generation_settings import own_stop_strings, warn_of_overridden
 from semshare_core.interrupt import NEVER, Interrupt, check_limits
 from semshare_core.kept_errors import keeps_no_rows
@@ -143,6 +144,8 @@ class SemShareEngine:
         embed = outside_autocast(prompt_embedding(embedding, tokenizer, self._table))
         self._vectors = PromptVectors(embed, foreign=embedding is not None)
         self.pool = open_pool(pool, model, tokenizer, anatomy.devices, embedding, self._vectors.of, self.weights)
+        self._stranded: str | None = None
+        forking.renewed(self._after_fork)
 
     @classmethod
     def from_pretrained(
@@ -231,18 +234,21 @@ class SemShareEngine:
         store: bool = True,
         timeout: float | None = None,
         cancel: threading.Event | None = None,
+        on_left: Callable[[ReuseReport], None] | None = None,
         **generation: Any,
     ) -> Generator[Piece, None, None]:
         """Like :meth:`generate`, piece by piece; closing the iterator ends the call within the time of one layer.
 
         Setting ``cancel`` does so too, from any thread and while the consumer waits for a piece; before the first token
         it ends the iterator without any piece. ``timeout`` runs from the first ``next`` to the last token, however
-        slowly pieces are taken.
+        slowly pieces are taken. ``on_left`` is called with the report of a stream that was closed before its last piece
+        was taken.
         """
         check_limits(cancel, timeout)
         sampling = self._sampling(max_new_tokens, temperature, stop, seed, generation)
         cancel = cancel or threading.Event()
-        return self._stream(prompt, sampling, reuse, namespace, store, timeout, cancel, Autocast.here())
+        here = Autocast.here()
+        return self._stream(prompt, sampling, reuse, namespace, store, timeout, cancel, here, on_left)
 
     def prefill(
         self,
@@ -345,6 +351,8 @@ class SemShareEngine:
         pinned: bool = False,
         interrupt: Interrupt = NEVER,
     ) -> Call:
+        if self._stranded is not None:
+            raise ProcessError(self._stranded)
         if namespace is None:
             namespace = DEFAULT_NAMESPACE
         elif not isinstance(namespace, str) or not namespace:  # an empty name must not become one that all share
@@ -381,6 +389,21 @@ class SemShareEngine:
             warming=warming,
             interrupt=interrupt,
         )
+
+    def __reduce__(self) -> NoReturn:
+        raise NotPicklableError(
+            "an engine cannot be pickled or copied: it holds a loaded model, locks and threads of this process. Make "
+            "one in each process (SemShareEngine.from_pretrained); within a process share this one."
+        )
+
+    def _after_fork(self) -> None:
+        """In a forked child an accelerator's driver does not work."""
+        devices = sorted({str(place.device) for place in self.model.parameters() if place.device.type != "cpu"})
+        if devices:
+            self._stranded = (
+                f"the model is on {', '.join(devices)}, which a forked process cannot use: make the engine in that "
+                "process, and start processes by 'spawn' (multiprocessing.get_context('spawn')) instead of by fork."
+            )
 
     @keeps_no_rows
     def _answer(
@@ -429,6 +452,7 @@ class SemShareEngine:
         timeout: float | None,
         cancel: threading.Event,
         autocast: Autocast,
+        on_left: Callable[[ReuseReport], None] | None,
     ) -> Generator[Piece, None, None]:
         """The model runs in a worker thread; this generator turns its tokens into settled text."""
         tokens: queue.SimpleQueue[int | AnswerText | Generation | BaseException] = queue.SimpleQueue()
@@ -448,7 +472,10 @@ class SemShareEngine:
         try:
             ids: list[int] = []
             sent = 0
+            process = os.getpid()
             while True:
+                if os.getpid() != process:
+                    raise ProcessError("this stream is read in a forked process, but its parent computes it: ask anew.")
                 item = tokens.get()
                 if isinstance(item, CallCancelledError):
                     return
@@ -458,6 +485,7 @@ class SemShareEngine:
                     finally:
                         del item  # this frame is in its traceback
                 if isinstance(item, Generation):
+                    on_left = None  # it takes the report with it
                     yield Piece(item.text[sent:], item.report, item.finish_reason, item.token_ids)
                     return
                 if isinstance(item, AnswerText):
@@ -471,6 +499,9 @@ class SemShareEngine:
         finally:
             cancel.set()
             worker.join()
+            while on_left is not None and not tokens.empty():
+                if isinstance(item := tokens.get(), Generation):
+                    on_left(item.report)
 
     def _sampling(
         self,
@@ -484,3 +515,13 @@ class SemShareEngine:
             raise ConfigError(f"stop={stop!r} must be a list of strings: stop=[{stop!r}].")
         stops = dict.fromkeys((*(stop or ()), *own_stop_strings(self.model)))
         return Sampling(max_new_tokens, temperature, tuple(stops), seed, extra)
+
+
+def _compute_alone() -> None:
+    """In a forked child, whose engine may be its parent's or its own."""
+    torch.set_num_threads(1)  # OpenMP would wait for threads that the child does not have
+    one_thread()
+    torch.default_generator.seed()  # or all children would sample the same answers
+
+
+forking.in_children(_compute_alone)

@@ -35,6 +35,14 @@ class MissingDependencyError(SemShareError, ImportError):
     """An optional package is absent or broken; the message names the extra that installs it."""
 
 
+class ProcessError(SemShareError, RuntimeError):
+    """What was made in another process cannot be used in this one, which was forked from it."""
+
+
+class NotPicklableError(SemShareError, TypeError):
+    """It holds what belongs to this process, such as a loaded model; the message says what to pickle instead."""
+
+
 class NumericalError(SemShareError, ArithmeticError):
     """The model computed logits that are not numbers, so nothing it says can be trusted."""
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import sys
 from types import ModuleType
 
 from semshare_core.errors import MissingDependencyError
@@ -31,6 +32,12 @@ def import_faiss() -> ModuleType:
     if not hasattr(faiss, "IndexFlatIP"):
         raise _broken("the package is there but empty")
     return faiss
+
+
+def one_thread() -> None:
+    """FAISS, if it is in use at all, computes in the calling thread alone from now on: some builds bring an OpenMP."""
+    if "faiss" in sys.modules:
+        sys.modules["faiss"].omp_set_num_threads(1)
 
 
 def _broken(reason: str) -> MissingDependencyError:

@@ -9,16 +9,20 @@ from contextlib import contextmanager
 
 from transformers import PreTrainedModel
 
+from semshare_core import forking
 from semshare_core.interrupt import NEVER, Interrupt
 
 
 class ModelTurns:
     """A lock for calls (``with turns:``) that work in the background never makes them queue for."""
 
-    def __init__(self) -> None:
-        self._changed = threading.Condition()
+    def __init__(self, model: PreTrainedModel | None = None) -> None:
+        self._model = None if model is None else weakref.ref(model)
+        self._changed = threading.Condition(forking.whole(threading.RLock()))
         self._busy = False
+        self._whose: int | None = None  # the thread whose turn it is
         self._calls = 0  # that run or wait
+        forking.renewed(self._after_fork)
 
     def __enter__(self) -> ModelTurns:
         self._take(NEVER)
@@ -43,7 +47,7 @@ class ModelTurns:
                 self._calls -= 1
                 self._changed.notify_all()
                 raise
-            self._busy = True
+            self._busy, self._whose = True, threading.get_ident()
 
     def __exit__(self, *error: object) -> None:
         with self._changed:
@@ -55,7 +59,7 @@ class ModelTurns:
         """A turn that begins when no call runs or waits. Calls that come later wait for its end: keep it short."""
         with self._changed:
             self._changed.wait_for(lambda: not self._busy and not self._calls)
-            self._busy = True
+            self._busy, self._whose = True, threading.get_ident()
         try:
             yield
         finally:
@@ -67,15 +71,34 @@ class ModelTurns:
         return self._busy
 
     def _free(self) -> None:
-        self._busy = False
+        self._busy, self._whose = False, None
         self._changed.notify_all()
+
+    def _after_fork(self) -> None:
+        """In a forked child the calls of other threads are gone. A call that forked goes on there, too."""
+        own = self._whose == threading.get_ident()
+        model = None if self._model is None else self._model()
+        if self._busy and not own and model is not None:
+            _remove_hooks(model)
+        self._busy, self._calls = own, int(own)
+
+
+def _remove_hooks(model: PreTrainedModel) -> None:
+    """Those of ours that a call has laid on ``model``. No handle is sure to know them: the call may have been cut off
+    between laying one and noting it."""
+    for module in model.modules():
+        for hooks in (module._forward_pre_hooks, module._forward_hooks):
+            for key in [key for key, hook in hooks.items() if hook.__module__.startswith("semshare_core.")]:
+                del hooks[key]
 
 
 _TURNS: weakref.WeakKeyDictionary[PreTrainedModel, ModelTurns] = weakref.WeakKeyDictionary()
-_TURNS_GUARD = threading.Lock()
+_TURNS_GUARD = forking.whole(threading.Lock())
 
 
 def turns_of(model: PreTrainedModel) -> ModelTurns:
     """One for each model, whatever number of engines share it: hooks sit on the model."""
     with _TURNS_GUARD:
-        return _TURNS.setdefault(model, ModelTurns())
+        if model not in _TURNS:
+            _TURNS[model] = ModelTurns(model)
+        return _TURNS[model]

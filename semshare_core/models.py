@@ -170,11 +170,23 @@ def _load_tokenizer(
     if isinstance(tokenizer, PreTrainedTokenizerBase):
         return tokenizer
     if tokenizer is None:
+        folder = Path(source)
+        if folder.is_dir() and "gguf_file" not in options and not any(map(_is_of_a_tokenizer, folder.iterdir())):
+            raise ModelError(
+                f"{folder} holds no tokenizer (no tokenizer.json, tokenizer_config.json or vocabulary): save the "
+                "model's there with tokenizer.save_pretrained(folder), or pass tokenizer= another folder or hub id."
+            )
         return AutoTokenizer.from_pretrained(source, **options)
     try:
         return AutoTokenizer.from_pretrained(os.fspath(tokenizer))
     except Exception as error:  # tokenizer files come from outside and fail in any way
         raise ModelError(f"The tokenizer {os.fspath(tokenizer)!r} cannot be loaded: {_first_line(error)}") from error
+
+
+def _is_of_a_tokenizer(file: Path) -> bool:
+    return (
+        file.name.startswith(("tokenizer", "vocab", "spiece", "sentencepiece", "tekken")) or file.suffix == ".tiktoken"
+    )
 
 
 def _load_weights(

@@ -16,6 +16,8 @@ from weakref import WeakKeyDictionary
 from tokenizers import AddedToken, Tokenizer
 from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
+from semshare_core.forking import free
+
 _PARTS = ("normalizer", "pre_tokenizer", "post_processor", "decoder")
 
 
@@ -27,7 +29,7 @@ class _Copy:
 
 
 _copies: WeakKeyDictionary[PreTrainedTokenizerBase, _Copy] = WeakKeyDictionary()
-_copying = threading.Lock()
+_copying = free(threading.Lock())
 
 
 def own_tokenizer(tokenizer: PreTrainedTokenizerBase) -> PreTrainedTokenizerBase:

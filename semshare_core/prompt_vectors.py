@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from semshare_core.embedding import Embed
 from semshare_core.errors import EmbeddingWarning, SemShareError
+from semshare_core.forking import whole
 from semshare_core.interrupt import NEVER, Interrupt
 from semshare_core.match.plan import Tokens
 
@@ -34,7 +35,7 @@ class PromptVectors:
     def __init__(self, embed: Embed, *, foreign: bool) -> None:
         self._embed = embed
         self.foreign = foreign
-        self._guard = threading.Lock()
+        self._guard = whole(threading.Lock())
         self._failing = False
 
     def of(self, tokens: Tokens, interrupt: Interrupt = NEVER) -> NDArray[np.float32]:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import html
-from typing import Literal
+import uuid
+from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from semshare_core.token_runs import runs_of, tokens_of
 from semshare_core.token_strip import strip
 
 Outcome = Literal["miss", "prefix", "semantic", "bypass"]
@@ -57,6 +59,7 @@ class ReuseReport(BaseModel):
     to the first token and contains ``queue_ms``, ``lookup_ms``, ``match_ms`` and ``prefill_ms``.
 
     Attributes:
+        id: names the call, in every copy of the report.
         arrived_at: when the prompt arrived, in seconds of Unix time.
         outcome: ``miss``: nothing worth reusing in the pool · ``prefix``: nothing but the rows of a common prefix, as
             they are (lossless if ``depth`` is 0 and no retention drops rows) · ``semantic``: approximate reuse ·
@@ -77,7 +80,8 @@ class ReuseReport(BaseModel):
         depth: approximate reuses behind the rows of this call (0: they are a full prefill's, of which retention may
             drop some).
         stored: the prompt's rows were kept in the pool, for later calls.
-        token_sources: per prompt token 0 new, 1 fuzzy, 2 exact, 3 prefix.
+        token_sources: per prompt token 0 new, 1 fuzzy, 2 exact, 3 prefix. What messages carry (:meth:`brief`) has
+            ``token_runs`` instead.
         token_recomputed: per prompt token 1 if its final row was computed.
         canary: the background check of this call; None if there is none. ``pending`` at first: the engine replaces it
             in this very object when the check is done, copies stay as they were.
@@ -85,6 +89,7 @@ class ReuseReport(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
+    id: str = Field(default_factory=lambda: uuid.uuid4().hex, repr=False)
     arrived_at: float = 0.0
     outcome: Outcome
     reason: str = ""
@@ -120,6 +125,24 @@ class ReuseReport(BaseModel):
     def reused_tokens(self) -> int:
         """Prompt tokens that were served and not computed again."""
         return self.prompt_tokens - self.recomputed_tokens
+
+    @model_validator(mode="before")
+    @classmethod
+    def _from_runs(cls, told: Any) -> Any:
+        """What :meth:`brief` gave is read back."""
+        if isinstance(told, dict) and "token_runs" in told:
+            told = dict(told)
+            told["token_sources"], told["token_recomputed"] = tokens_of(told.pop("token_runs"))
+        return told
+
+    def brief(self) -> dict[str, Any]:
+        """What messages, events and traces carry, JSON-able: a few kilobytes, however long the prompt is.
+
+        Instead of two numbers per token it has ``token_runs``, a list of ``[source, recomputed, tokens]``; an empty one
+        where there are more than 256 runs. ``ReuseReport.model_validate`` reads it back.
+        """
+        told = self.model_dump(mode="json", exclude={"token_sources", "token_recomputed"})
+        return {**told, "token_runs": [list(run) for run in runs_of(self.token_sources, self.token_recomputed)]}
 
     def summary(self) -> str:
         """One line for logs and consoles."""

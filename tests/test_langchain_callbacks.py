@@ -256,14 +256,16 @@ def test_totals() -> None:
 def test_the_summary_has_totals_and_a_line_per_call() -> None:
     head, columns, *lines = handler_with(REPORTS).summary().splitlines()
     assert head == (
-        "3 calls (2 miss, 1 semantic; hit rate 33%): 31 prompt tokens = 4 prefix + 8 exact + 5 fuzzy + 14 new; "
-        "mean recompute ratio 0.75, total TTFT 131 ms, KV 0.0 of 0.0 MiB"
+        "3 calls (2 miss, 1 semantic; hit rate 33%, rows served 45%): 31 prompt tokens = 4 prefix + 8 exact + "
+        "5 fuzzy + 14 new; mean recompute ratio 0.75, total TTFT 131 ms, KV 0.0 of 0.0 MiB"
     )
     assert columns.split() == ["call", "outcome", "prompt", "prefix", "exact", "fuzzy", "new", "ratio", "TTFT", "ms"]
     assert [line.split() for line in lines][1] == ["2", "semantic", "20", "4", "8", "5", "3", "0.25", "30"]
     assert len(lines) == 3
     assert len({len(line) for line in (columns, *lines)}) == 1
-    assert handler_with(REPORTS[:1]).summary().startswith("1 call (1 miss; hit rate 0%): 10 prompt tokens")
+    assert (
+        handler_with(REPORTS[:1]).summary().startswith("1 call (1 miss; hit rate 0%, rows served 0%): 10 prompt tokens")
+    )
 
 
 def test_no_calls_and_forgotten_calls() -> None:

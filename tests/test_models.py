@@ -29,6 +29,16 @@ def llama_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+def test_a_folder_without_a_tokenizer_is_told_what_it_lacks(tmp_path: Path) -> None:
+    tiny_model("llama").save_pretrained(tmp_path)
+    with pytest.raises(
+        ModelError, match=r"holds no tokenizer .* tokenizer.save_pretrained\(folder\), or pass tokenizer="
+    ):
+        load_model(str(tmp_path), device="cpu")
+    model, _ = load_model(str(tmp_path), tokenizer=tiny_tokenizer(), device="cpu")
+    assert model.device.type == "cpu"
+
+
 def write_gguf(path: Path, architecture: str, *, metadata: bool = True) -> Path:
     writer = gguf.GGUFWriter(path, architecture)
     if metadata:

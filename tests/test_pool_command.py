@@ -303,3 +303,68 @@ def test_amounts() -> None:
     assert [read_age(text) for text in ("90m", "12h", "1.5d", "2w")] == [5400, 43200, 129600, 1209600]
     assert [read_bytes(text) for text in ("0", "500MB", "2GiB")] == [0, 500_000_000, 2**31]
     assert [age(seconds) for seconds in (-5, 59, 3600, 93784)] == ["0s", "59s", "1h 0m", "1d 2h"]
+
+
+# What is given by mistake
+
+
+def test_arguments_in_the_wrong_order_are_told(pool: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    archive, there = tmp_path / "pool.tar", tmp_path / "there"
+    code, _, said = run(capsys, "export", archive, pool)
+    assert code == 1
+    assert f"semshare pool export {pool} {archive}" in said
+    assert run(capsys, "export", pool, archive)[0] == 0
+    for folder in (pool, there):  # there already, and to be made
+        before = content(tmp_path)
+        code, _, said = run(capsys, "import", archive, folder)
+        assert code == 1
+        assert f"semshare pool import {folder} {archive}" in said
+        assert content(tmp_path) == before
+    assert not there.exists()
+
+
+@pytest.mark.parametrize("command", [["ls"], ["ls", "--json"], ["verify"], ["prune", "--max-bytes", "1KB"], ["export"]])
+def test_a_folder_that_is_no_pool_is_told(
+    command: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    documents, file, archive = tmp_path / "documents", tmp_path / "file", tmp_path / "written.tar"
+    documents.mkdir()
+    (documents / "readme.txt").write_text("No pool.")
+    file.write_text("No folder.")
+    behind = [archive] if command == ["export"] else []
+    for path, why in ((documents, "is no pool's folder"), (file, "is a file"), (tmp_path / "none", "There is no pool")):
+        code, _, said = run(capsys, command[0], path, *behind, *command[1:])
+        assert code == 1
+        assert why in said
+    assert sorted(tmp_path.iterdir()) == [documents, file]
+
+
+def test_an_archive_that_is_none_is_told_and_no_folder_made(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = tmp_path / "new"
+    for archive, why in ((tmp_path / "none.tar", "There is no archive"), (tmp_path, "is a folder")):
+        code, _, said = run(capsys, "import", folder, archive)
+        assert code == 1
+        assert why in said
+    assert not folder.exists()
+
+
+def test_an_export_without_entries_is_imported(pool: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    archive = tmp_path / "nobody.tar"
+    assert run(capsys, "export", pool, archive, "--namespace", "nobody")[0] == 0
+    code, said, _ = run(capsys, "import", tmp_path / "there", archive)
+    assert (code, said) == (0, "0 entries imported.\n")
+
+
+def test_a_pool_that_is_empty_is_one(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with PoolFolder(tmp_path, MODEL):
+        pass
+    assert run(capsys, "ls", tmp_path)[0] == 0
+
+
+def test_calibrating_into_a_folder_is_refused_before_anything_is_measured(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(["calibrate", "demo", "--out", str(tmp_path)])
+    assert ended.value.code == 1
+    assert "is a folder: name a file" in capsys.readouterr().err

@@ -86,6 +86,17 @@ def test_rates_by_outcome() -> None:
     assert ReuseTotals.of([]).rates == {}
 
 
+def test_a_short_prefix_of_a_long_prompt_is_a_hit_that_served_little() -> None:
+    little = ReuseReport(
+        outcome="prefix", level="exact", prompt_tokens=1600, prefix_tokens=16, new_tokens=1584, recomputed_tokens=1584
+    )
+    totals = ReuseTotals.of([little])
+    assert totals.hit_rate == 1.0
+    assert totals.share_served == pytest.approx(0.01)
+    assert "hit rate 100%, rows served 1%" in totals.summary()
+    assert ReuseTotals.of([]).share_served is None
+
+
 def test_a_log_loses_no_report_of_many_threads() -> None:
     log = ReuseLog()
     threads = [threading.Thread(target=lambda: [log.add(hit(5, 1.0)) for _ in range(200)]) for _ in range(8)]

@@ -12,6 +12,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from semshare_core.errors import ConfigError
 from semshare_core.quality.bounds import BOUNDS
 from semshare_core.quality.calibration import RATIOS, Calibration, check_enough, cross_fitted, measured
 from semshare_core.quality.calibration_prompts import default_pairs, read_pairs
@@ -47,6 +48,8 @@ def calibrate(
 
     if threads is not None:
         torch.set_num_threads(threads)
+    if out is not None and out.is_dir():  # said before hours of measuring, not after
+        raise ConfigError(f"--out={out} is a folder: name a file, such as {out / 'calibration.json'}.")
     brought = read_pairs(prompts) if prompts is not None else default_pairs(pairs)
     check_enough(len(brought))
     engine = SemShareEngine.from_pretrained(

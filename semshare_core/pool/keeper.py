@@ -7,6 +7,8 @@ import threading
 import weakref
 from collections.abc import Callable
 
+from semshare_core import forking
+
 Job = Callable[[], None]
 Idle = Callable[[], float | None]
 
@@ -29,8 +31,9 @@ class Keeper:
         self._idle = idle
         self._jobs: queue.SimpleQueue[Job | None] = queue.SimpleQueue()
         self._thread: threading.Thread | None = None
-        self._starting = threading.Lock()
-        self._ending: Callable[[], object] = _nothing
+        self._starting = forking.whole(threading.Lock())
+        self._ending: weakref.finalize[[queue.SimpleQueue[Job | None], threading.Thread], Keeper] | None = None
+        forking.renewed(self._after_fork)
 
     def ask(self, job: Job) -> None:
         """Have ``job`` done behind all that was asked before."""
@@ -50,9 +53,10 @@ class Keeper:
     def close(self) -> None:
         """Do what was asked and end the thread; the next job begins another."""
         with self._starting:
-            ending, self._ending, self._thread = self._ending, _nothing, None
+            ending, self._ending, self._thread = self._ending, None, None
             self._jobs = queue.SimpleQueue()  # the old one's end is that thread's
-        ending()
+        if ending is not None:
+            ending()
 
     def flush(self) -> None:
         """Wait until everything that was asked is done."""
@@ -64,6 +68,13 @@ class Keeper:
         while not done.wait(0.1):
             if not thread.is_alive():
                 raise RuntimeError("the pool's background thread has died; its traceback was printed.")
+
+    def _after_fork(self) -> None:
+        """In a forked child there is no thread, and what was asked is the parent's to do."""
+        ending, self._ending, self._thread = self._ending, None, None
+        self._jobs = queue.SimpleQueue()
+        if ending is not None:
+            ending.detach()
 
 
 def _work(jobs: queue.SimpleQueue[Job | None], idle: Idle) -> None:

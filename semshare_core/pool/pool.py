@@ -10,11 +10,13 @@ import weakref
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
+from typing import NoReturn
 
 import torch
 
+from semshare_core import forking
 from semshare_core.config import PoolConfig
-from semshare_core.errors import DamagedFileError, PoolWarning
+from semshare_core.errors import DamagedFileError, NotPicklableError, PoolWarning
 from semshare_core.match.plan import Tokens
 from semshare_core.pool.books import Books
 from semshare_core.pool.disk.folder import PoolFolder
@@ -78,19 +80,42 @@ class ReferencePool:
         attention_equals: float = _ATTENTION_EQUALS,
     ) -> None:
         self.config = config
-        self._lock = threading.RLock()
-        self._folder = folder
-        worth = Worth(attention_equals)
-        self._books = Books(config, worth)
-        self._storage = Storage(config, self._lock, worth, self._books.evict, folder=folder, devices=devices)
-        self._books.know(self._storage)
-        self._keeper = Keeper(partial(_drop_expired, weakref.ref(self)))
+        self._lock = forking.whole(threading.RLock())
+        self._devices = devices
+        self._attention_equals = attention_equals
         self._saving: Saving | None = None
+        self._owner_elsewhere = False
+        self._begin(folder)
         if folder is not None and not folder.read_only:
             self._saving = Saving(folder, self._storage, self._keeper, self._lock)
             self._books.tell(self._saving)
         if folder is not None:
             self._restore(folder, embed)
+        forking.renewed(self._after_fork)
+
+    def _begin(self, folder: PoolFolder | None) -> None:
+        """With nothing in it."""
+        config = self.config
+        self._folder = folder
+        worth = Worth(self._attention_equals)
+        self._books = Books(config, worth)
+        self._storage = Storage(config, self._lock, worth, self._books.evict, folder=folder, devices=self._devices)
+        self._books.know(self._storage)
+        self._keeper = Keeper(partial(_drop_expired, weakref.ref(self)))
+
+    def __reduce__(self) -> NoReturn:
+        raise NotPicklableError(
+            "a pool cannot be pickled or copied. To take its entries elsewhere give it a folder, PoolConfig(path=...), "
+            "and use `semshare pool export`."
+        )
+
+    def _after_fork(self) -> None:
+        """In a forked child the folder is the parent's. What a thread of the parent was in the middle of is dropped."""
+        self._owner_elsewhere |= self._saving is not None
+        self._saving = None
+        self._books.tell(None)
+        if forking.torn(self._lock) or forking.torn(self._storage.making_room):
+            self._begin(None)
 
     def add(self, entry: Entry, *, copy: bool = False) -> bool:
         """Keep ``entry``, made by :meth:`Entry.of_rows`; False if it is too short, too large or already covered.
@@ -138,6 +163,14 @@ class ReferencePool:
                         self._books.remove(other)
             if self._saving is not None:
                 self._saving.save(entry)
+            elif self._owner_elsewhere:
+                self._owner_elsewhere = False
+                warnings.warn(
+                    "This process was forked from the one that owns the pool's folder: what it adds stays in memory. "
+                    "For a folder of its own, make the engine in this process.",
+                    PoolWarning,
+                    stacklevel=2,
+                )
             if entry.expires is not None:
                 self._keeper.wake()
             return True

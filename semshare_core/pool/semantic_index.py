@@ -11,6 +11,7 @@ import threading
 
 import numpy as np
 
+from semshare_core import forking
 from semshare_core.errors import ConfigError
 from semshare_core.pool.vector_rows import VectorRows, Vectors
 from semshare_core.product import product
@@ -31,14 +32,15 @@ class SemanticIndex:
     """
 
     def __init__(self) -> None:
-        self._lock = threading.RLock()
+        self._lock = forking.whole(threading.RLock())
         self._vectors: dict[str, Vectors] = {}
         self._vector_bytes = 0
         self._dim = 0
         self._rows: VectorRows | None = None
         self._changes: list[tuple[str, Vectors | None]] | None = None  # while others are being built: what they miss
-        self._builds = threading.Lock()
+        self._builds = forking.free(threading.Lock())
         self._builder: threading.Thread | None = None
+        forking.renewed(self._after_fork)
 
     def __len__(self) -> int:
         return len(self._vectors)
@@ -108,6 +110,12 @@ class SemanticIndex:
             finally:
                 with self._lock:
                     self._changes = None
+
+    def _after_fork(self) -> None:
+        """In a forked child nobody builds; FAISS's index, should it be half-changed, is built anew from the vectors."""
+        self._changes, self._builder = None, None
+        if forking.torn(self._lock):
+            self._rows = None
 
     def _apply(self, name: str, vectors: Vectors | None) -> None:
         if self._changes is not None:

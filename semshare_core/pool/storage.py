@@ -16,6 +16,7 @@ import torch
 
 from semshare_core.config import PoolConfig
 from semshare_core.errors import DamagedFileError, PoolFileError, PoolWarning
+from semshare_core.forking import free, whole
 from semshare_core.pool.disk.folder import PoolFolder
 from semshare_core.pool.folder_rows import FolderRows
 from semshare_core.pool.segment import MemoryRows, Segment, Tier, read_rows, to_devices, to_host
@@ -47,13 +48,13 @@ class Storage:
             "disk": config.disk_bytes if folder is not None else 0,
         }
         self.used: dict[Place, int] = {"device": 0, "host": 0, "disk": 0}
-        self.making_room = threading.RLock()
+        self.making_room = whole(threading.RLock())
         self._lock = lock
         self._worth = worth
         self._drop = drop
         self._folder = folder
         self._devices = list(devices)
-        self._storing = threading.Lock()
+        self._storing = free(threading.Lock())
         self._queues: dict[Place, Queue] = {
             "device": Queue(lambda segment: segment.tier == "device"),
             "host": Queue(lambda segment: segment.tier == "host"),

@@ -21,6 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from semshare_core.faiss_import import import_faiss
+from semshare_core.forking import free
 
 Vectors = NDArray[np.float32]
 """Unit rows [m, dim]."""
@@ -31,7 +32,7 @@ _COMPARED = 16  # rows compared by eight bits for each that is returned
 _SAMPLES = 64  # rows for each list in training
 _GPU_SCRATCH_BYTES = 64 * 2**20
 _GPU_WIDEST = 2048  # FAISS returns no more rows than this from a GPU
-_GPU_LOCK = threading.Lock()  # the scratch memory is for one call at a time
+_GPU_LOCK = free(threading.Lock())  # the scratch memory is for one call at a time
 
 
 @cache

@@ -12,6 +12,8 @@ from typing import Any
 from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
 from transformers.masking_utils import sdpa_mask
 
+from semshare_core.forking import undone
+
 
 def register(name: str, attend: Callable[..., Any]) -> None:
     """Make ``attend`` known under ``name``; it is called as ``sdpa_attention_forward`` is."""
@@ -28,8 +30,6 @@ def switchable(model: PreTrainedModel) -> bool:
 def switched_attention(model: PreTrainedModel, name: str) -> Iterator[None]:
     """For the time of the context ``model`` attends by the function called ``name``."""
     before = model.config._attn_implementation
-    try:
+    with undone(lambda: model.set_attn_implementation(before)):
         model.set_attn_implementation(name)
         yield
-    finally:
-        model.set_attn_implementation(before)

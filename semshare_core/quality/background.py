@@ -8,6 +8,8 @@ import weakref
 from collections import deque
 from typing import Protocol
 
+from semshare_core import forking
+
 _EXIT_SECONDS = 60  # at the end of the program so long is waited for the job that runs
 
 
@@ -28,6 +30,7 @@ class Background:
         self._name = name
         self._jobs = _Jobs(room)
         self._ending = weakref.finalize(self, _end, self._jobs)  # at the program's end, too: see _end
+        forking.renewed(self._after_fork)
 
     @property
     def has_room(self) -> bool:
@@ -64,6 +67,14 @@ class Background:
         """Drop what waits, and wait for what runs."""
         self._ending()
 
+    def _after_fork(self) -> None:
+        """In a forked child there is no thread, and what waits is the parent's to do."""
+        before = self._jobs
+        self._jobs = _Jobs(before.room)
+        self._jobs.closed = before.closed
+        if self._ending.detach() is not None:
+            self._ending = weakref.finalize(self, _end, self._jobs)
+
 
 class _Jobs:
     """What the thread shares with its owner, whom it must not keep alive."""
@@ -74,7 +85,7 @@ class _Jobs:
         self.running = False
         self.closed = False
         self.thread: threading.Thread | None = None
-        self.changed = threading.Condition(threading.RLock())
+        self.changed = threading.Condition(forking.whole(threading.RLock()))
 
 
 def _work(jobs: _Jobs) -> None:

@@ -13,11 +13,13 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
+from typing import NoReturn
 
 from transformers import PreTrainedModel
 
+from semshare_core import forking
 from semshare_core.config import ReusePolicy
-from semshare_core.errors import NumericalError, QualityWarning
+from semshare_core.errors import NotPicklableError, NumericalError, QualityWarning
 from semshare_core.model_turns import ModelTurns
 from semshare_core.prefill.grouped_attention import grouped_attention
 from semshare_core.quality import news
@@ -68,12 +70,13 @@ class CanaryWatch:
         self._random = random.Random(seed)
         self._background = Background("semshare-canary", _WAITING_CHECKS)
         self._promises = Promises()
-        self._lock = threading.Lock()
+        self._lock = forking.whole(threading.Lock())
         self._counts: Counter[str] = Counter()
         self._results: deque[Canary] = deque(maxlen=_REMEMBERED_RESULTS)
         self._errors: deque[str] = deque(maxlen=_REMEMBERED_ERRORS)
         self._warned = False
         self._listeners: list[news.Listener] = []
+        forking.renewed(self._after_fork)
 
     # What users ask.
 
@@ -184,6 +187,13 @@ class CanaryWatch:
             self._counts["unneeded"] += 1
         if promised(policy) and self.has_room:
             self._promises.count(_begun(report, policy).model_copy(update={"kl": 0.0, "broken": False}))
+
+    def __reduce__(self) -> NoReturn:
+        raise NotPicklableError("an engine's canary cannot be pickled or copied: results() and tallies() can.")
+
+    def _after_fork(self) -> None:
+        """In a forked child the checks that were under way are left undone: the parent does them."""
+        self._counts["dropped"] += self._counts.pop("pending", 0)
 
     # What checks do.
 

@@ -102,7 +102,9 @@ def decide(
         return Decision(None, reason, bypassed=True, lossless=True)
     if calibration is None or method_of(policy):
         made = _by_rule(situation, LEVEL_RULES[level])
-        return replace(made, calibration=UNCALIBRATED)
+        why = "the model is not calibrated" if calibration is None else "the calibration is that of another method"
+        reason = made.reason or f"{why}: a fixed share is recomputed"
+        return replace(made, reason=reason, calibration=UNCALIBRATED)
     return replace(_by_calibration(situation, level, calibration), calibration=calibration.name)
 
 

@@ -9,13 +9,14 @@ import threading
 from collections import OrderedDict
 from collections.abc import Callable
 
+from semshare_core import forking
 from semshare_core.report import Canary
 
 Listener = Callable[[Canary], None]
 
 _REMEMBERED = 4096  # checks that are done: a copy of the report may be looked at late
 
-_lock = threading.Lock()
+_lock = forking.whole(threading.Lock())
 _waiting: dict[str, list[Listener]] = {}
 _done: OrderedDict[str, Canary] = OrderedDict()
 

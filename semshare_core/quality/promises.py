@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from dataclasses import dataclass, replace
 
+from semshare_core import forking
 from semshare_core.config import ReusePolicy
 from semshare_core.quality.bounds import BOUNDS, level_of, promised, stricter
 from semshare_core.quality.evidence import too_often
@@ -49,7 +50,7 @@ class Promises:
     """Counts, and which level each level is served at, for each method on its own. Thread-safe."""
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()
+        self._lock = forking.whole(threading.Lock())
         self._served: dict[tuple[str, str], str] = {}
         self._tallies: dict[tuple[str, str, str, float | None], Tally] = {}
 

@@ -91,6 +91,18 @@ class EngineFields(BaseModel):
         self.source = self._find_source(engine, model, tokenizer)
         self.model_id = self.model_id or self.source.name
 
+    def __getstate__(self) -> dict[Any, Any]:
+        """For pickle: the settings, without the loaded model.
+
+        Raises:
+            NotPicklableError: the model was given as an object.
+        """
+        self._engine_source.__reduce__()
+        # of a copy: LlamaIndex deletes from the object whatever it cannot pickle. What is ours must not be missing.
+        state = super(EngineFields, self.model_copy()).__getstate__()
+        state["__dict__"] |= {name: self.__dict__[name] for name in ("source", "model_kwargs")}
+        return state
+
     @model_validator(mode="before")
     @classmethod
     def _names_are_known(cls, settings: Any) -> Any:

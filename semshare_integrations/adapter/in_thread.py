@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import threading
+from collections import deque
 from collections.abc import AsyncGenerator, Callable, Generator
 from contextlib import closing, suppress
 from dataclasses import dataclass
@@ -20,22 +21,32 @@ class _End:
     error: BaseException | None = None
 
 
-async def in_thread(make: Callable[[threading.Event], Generator[T, None, None]]) -> AsyncGenerator[T, None]:
+async def in_thread(
+    make: Callable[[threading.Event], Generator[T, None, None]], unread: Callable[[T], None]
+) -> AsyncGenerator[T, None]:
     """Run the generator that ``make`` returns in one thread of its own and hand its items to the event loop.
 
     One thread for the whole run: torch's grad and inference modes belong to a thread, and the autocast of whoever
     awaits is entered there. Closing this generator, or cancelling the task that awaits it, returns at once and sets the
     event that ``make`` got; the thread closes its generator at the next item and ends. Whoever else sets that event
-    ends the items, too.
+    ends the items, too. ``unread`` is called, in one thread or the other, with the items that nobody takes any more.
     """
     loop = asyncio.get_running_loop()
-    arrived: asyncio.Queue[T | _End] = asyncio.Queue()
+    arrived = asyncio.Event()
+    waiting: deque[T | _End] = deque()
+    handing_on = threading.Lock()
+    left = False
     closed = threading.Event()
     autocast = Autocast.here()
 
     def post(item: T | _End) -> None:
+        with handing_on:
+            if not left:
+                waiting.append(item)
+        if left and not isinstance(item, _End):
+            unread(item)
         with suppress(RuntimeError):  # the loop is closed: nobody waits any more
-            loop.call_soon_threadsafe(arrived.put_nowait, item)
+            loop.call_soon_threadsafe(arrived.set)
 
     def work() -> None:
         try:
@@ -49,9 +60,20 @@ async def in_thread(make: Callable[[threading.Event], Generator[T, None, None]])
     context = contextvars.copy_context()
     threading.Thread(target=context.run, args=(work,), name="semshare-async", daemon=True).start()
     try:
-        while not isinstance(item := await arrived.get(), _End):
+        while True:
+            while not waiting:
+                arrived.clear()
+                await arrived.wait()
+            item = waiting.popleft()
+            if isinstance(item, _End):
+                break
             yield item
         if item.error is not None:
             raise item.error
     finally:
         closed.set()
+        with handing_on:
+            left = True
+        for rest in waiting:
+            if not isinstance(rest, _End):
+                unread(rest)

@@ -10,7 +10,8 @@ from typing import Any
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from semshare_core import ReusePolicy, SemShareEngine
-from semshare_core.errors import ConfigError
+from semshare_core.errors import ConfigError, NotPicklableError
+from semshare_core.forking import free
 from semshare_core.located import located
 from semshare_core.models import DEMO, max_context
 
@@ -49,7 +50,7 @@ class EngineSource:
         self._make = make
         self.loaded = loaded
         self._engine: SemShareEngine | None = None
-        self._lock = threading.Lock()
+        self._lock = free(threading.Lock())
 
     @classmethod
     def load(cls, model_id: str, settings: Mapping[str, Any], policy: ReusePolicy) -> EngineSource:
@@ -101,6 +102,22 @@ class EngineSource:
                 self._engine = self._make()
                 self.loaded = (self._engine.model, self._engine.tokenizer)
             return self._engine
+
+    def __reduce__(self) -> tuple[Callable[..., EngineSource], tuple[Any, ...]]:
+        """As a description: the copy loads the model on first use.
+
+        Raises:
+            NotPicklableError: there is none, for an object was given.
+        """
+        if self.model_id is None:
+            raise NotPicklableError(
+                "engine= and model= are objects of this process and cannot be pickled: pass model_id=..., a folder or "
+                "hub id that every process loads by itself. (copy.copy and copy.deepcopy share the engine.)"
+            )
+        return EngineSource.load, (self.model_id, self.settings, self.policy)
+
+    def __copy__(self) -> EngineSource:
+        return self
 
     def __deepcopy__(self, memo: dict[int, Any]) -> EngineSource:
         return self  # who copies settings does not want the weights twice

@@ -12,6 +12,7 @@ from uuid import uuid4
 from semshare_core import Chat, Piece, SemShareEngine
 from semshare_core.decode import end_tokens
 from semshare_core.errors import ConfigError
+from semshare_core.forking import free
 from semshare_core.own_tokenizer import decode_ids
 from semshare_core.prompt import Prompt
 from semshare_integrations.tools import (
@@ -30,7 +31,7 @@ from semshare_integrations.tools.reply import settled_text
 TURN_SETTINGS = ("tools", "tool_choice", "parallel_tool_calls", "response_format")
 """Settings of a call that :meth:`Turn.of` takes; all others are the engine's."""
 
-_preparing = threading.Lock()  # several threads that prepare calls at once leave an event loop no turn for long
+_preparing = free(threading.Lock())  # several threads that prepare calls at once leave an event loop no turn for long
 
 
 @dataclass

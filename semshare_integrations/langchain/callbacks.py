@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any
 from uuid import UUID
 
-from langchain_core.callbacks import BaseCallbackHandler
+from langchain_core.callbacks import BaseCallbackHandler, BaseRunManager
 from langchain_core.messages import BaseMessage
 from langchain_core.outputs import ChatGeneration, Generation, LLMResult
 from langchain_core.tracers.context import register_configure_hook
 
 from semshare_core import ReuseReport
 from semshare_integrations.statistics import ReuseLog
+from semshare_integrations.statistics.recent import whole_report
 
 
 class SemShareCallbackHandler(BaseCallbackHandler, ReuseLog):
@@ -42,18 +43,63 @@ class SemShareCallbackHandler(BaseCallbackHandler, ReuseLog):
         with self._lock:
             self._runs.clear()
 
+    def on_chat_model_start(self, serialized: Any, messages: Any, *, run_id: UUID, **kwargs: Any) -> None:
+        """Called by LangChain when a chat model is asked."""
+        begins(self, run_id)
+
     def on_llm_end(self, response: LLMResult, *, run_id: UUID, **kwargs: Any) -> None:
         """Called by LangChain when a prompt is answered, streamed or not."""
+        ends(run_id)
         self._hear(run_id, reports_of(response))
+
+    def on_llm_error(
+        self, error: BaseException, *, run_id: UUID, response: LLMResult | None = None, **kwargs: Any
+    ) -> None:
+        """Called by LangChain when a call failed, or the consumer of a stream left, be it after the last piece."""
+        ends(run_id)
+        if response is not None:
+            self._hear(run_id, reports_of(response))
+
+    def on_left(self, report: ReuseReport, *, run_id: UUID) -> None:
+        """Called when a call ended before its time: the consumer of a stream left, or the task was cancelled."""
+        self._hear(run_id, [report])
 
     def _hear(self, run_id: UUID, reports: Sequence[ReuseReport]) -> None:
         with self._lock:
-            if run_id in self._runs:  # an outer handler may hear of a run from LangChain, too
+            if not reports or run_id in self._runs:  # an outer handler may hear of a run from LangChain, too
                 return
             self._runs.add(run_id)
         self.add(*reports)
         if self._outer is not None:
             self._outer._hear(run_id, reports)
+
+
+_begun: ContextVar[tuple[UUID | None, tuple[BaseCallbackHandler, ...]]] = ContextVar("semshare_run", default=(None, ()))
+
+
+def begins(handler: BaseCallbackHandler, run_id: UUID) -> None:
+    """``handler`` is told of a chat model's run that begins in this context: LangChain streams it without a manager."""
+    current, handlers = _begun.get()
+    _begun.set((run_id, (*handlers, handler) if current == run_id else (handler,)))
+
+
+def ends(run_id: UUID) -> None:
+    """The run is over: another in this context has handlers of its own, or none."""
+    if _begun.get()[0] == run_id:
+        _begun.set((None, ()))
+
+
+def left_early(manager: BaseRunManager | None) -> Callable[[ReuseReport], None]:
+    """Tells the handlers of a run that are ours of a call that was left, which LangChain has no event for."""
+
+    run_id, handlers = _begun.get() if manager is None else (manager.run_id, tuple(manager.handlers))
+
+    def tell(report: ReuseReport) -> None:
+        for handler in handlers:
+            if (told := getattr(handler, "on_left", None)) is not None:
+                told(report, run_id=run_id)
+
+    return tell
 
 
 _active: ContextVar[SemShareCallbackHandler | None] = ContextVar("semshare_callback", default=None)
@@ -87,7 +133,7 @@ def _report_of(generation: Generation) -> ReuseReport | None:
     told = (generation.generation_info or {}).get("semshare")
     if told is None and isinstance(generation, ChatGeneration) and not _cached(generation.message):
         told = generation.message.response_metadata.get("semshare")
-    return None if told is None else ReuseReport.model_validate(told)
+    return None if told is None else whole_report(told)
 
 
 def _cached(message: BaseMessage) -> bool:

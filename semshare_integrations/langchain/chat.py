@@ -8,7 +8,7 @@ from contextlib import aclosing, closing
 from operator import itemgetter
 from typing import Any, Literal
 
-from langchain_core.callbacks import AsyncCallbackManagerForLLMRun, CallbackManagerForLLMRun
+from langchain_core.callbacks import AsyncCallbackManagerForLLMRun, BaseRunManager, CallbackManagerForLLMRun
 from langchain_core.language_models import BaseChatModel, LanguageModelInput
 from langchain_core.language_models.base import LangSmithParams
 from langchain_core.language_models.model_profile import ModelProfile
@@ -25,6 +25,7 @@ from semshare_core import Piece, SemShareEngine
 from semshare_core.own_tokenizer import encode_text
 from semshare_integrations.adapter import ToolFields, Turn, in_thread, which_tool
 from semshare_integrations.adapter.turn import TURN_SETTINGS, tool_names
+from semshare_integrations.langchain.callbacks import left_early
 from semshare_integrations.langchain.fields import LangChainFields
 from semshare_integrations.langchain.turn import chunk_of, result_of, turn_of
 
@@ -172,7 +173,7 @@ class ChatSemShare(ToolFields, LangChainFields, BaseChatModel):
         **kwargs: Any,
     ) -> ChatResult:
         turn = turn_of(self.engine, messages, kwargs)
-        with closing(self._pieces(turn, stop, kwargs)) as pieces:
+        with closing(self._pieces(turn, stop, kwargs, run_manager)) as pieces:
             return result_of(turn, list(pieces), self.model_id)
 
     async def _agenerate(
@@ -182,7 +183,7 @@ class ChatSemShare(ToolFields, LangChainFields, BaseChatModel):
         run_manager: AsyncCallbackManagerForLLMRun | None = None,
         **kwargs: Any,
     ) -> ChatResult:
-        async with aclosing(self._apieces(messages, stop, kwargs)) as both:
+        async with aclosing(self._apieces(messages, stop, kwargs, run_manager)) as both:
             gathered = [pair async for pair in both]
         return result_of(gathered[0][0], [piece for _, piece in gathered], self.model_id)
 
@@ -194,7 +195,7 @@ class ChatSemShare(ToolFields, LangChainFields, BaseChatModel):
         **kwargs: Any,
     ) -> Iterator[ChatGenerationChunk]:
         turn = turn_of(self.engine, messages, kwargs)
-        with closing(self._pieces(turn, stop, kwargs)) as pieces:
+        with closing(self._pieces(turn, stop, kwargs, run_manager)) as pieces:
             for piece in pieces:
                 if (chunk := chunk_of(turn, piece, self.model_id)) is not None:
                     if run_manager is not None:
@@ -208,7 +209,7 @@ class ChatSemShare(ToolFields, LangChainFields, BaseChatModel):
         run_manager: AsyncCallbackManagerForLLMRun | None = None,
         **kwargs: Any,
     ) -> AsyncIterator[ChatGenerationChunk]:
-        async with aclosing(self._apieces(messages, stop, kwargs)) as both:
+        async with aclosing(self._apieces(messages, stop, kwargs, run_manager)) as both:
             async for turn, piece in both:
                 if (chunk := chunk_of(turn, piece, self.model_id)) is not None:
                     if run_manager is not None:
@@ -220,17 +221,29 @@ class ChatSemShare(ToolFields, LangChainFields, BaseChatModel):
         turn: Turn,
         stop: list[str] | None,
         overrides: Mapping[str, Any],
+        run: BaseRunManager | None,
         cancel: threading.Event | None = None,
     ) -> Generator[Piece, None, None]:
         settings = self.call_settings(stop, {name: value for name, value in overrides.items() if name not in _OURS})
+        settings["on_left"] = left_early(run)
         yield from turn.stream(settings, cancel)
 
     def _apieces(
-        self, messages: list[BaseMessage], stop: list[str] | None, overrides: Mapping[str, Any]
+        self,
+        messages: list[BaseMessage],
+        stop: list[str] | None,
+        overrides: Mapping[str, Any],
+        run: BaseRunManager | None,
     ) -> AsyncGenerator[tuple[Turn, Piece], None]:
         def make(closed: threading.Event) -> Generator[tuple[Turn, Piece], None, None]:
             turn = turn_of(self.engine, messages, overrides)  # in the thread: it may load the model
-            for piece in self._pieces(turn, stop, overrides, closed):
+            for piece in self._pieces(turn, stop, overrides, run, closed):
                 yield turn, piece
 
-        return in_thread(make)
+        tell = left_early(run)
+
+        def unread(both: tuple[Turn, Piece]) -> None:
+            if both[1].report is not None:
+                tell(both[1].report)
+
+        return in_thread(make, unread)

@@ -10,6 +10,7 @@ from typing import Any
 
 from langchain_core.callbacks import (
     AsyncCallbackManagerForLLMRun,
+    BaseRunManager,
     CallbackManagerForLLMRun,
     Callbacks,
 )
@@ -24,7 +25,9 @@ from typing_extensions import Self
 from semshare_core import Piece, ReuseReport
 from semshare_core.own_tokenizer import encode_text
 from semshare_integrations.adapter import in_thread, token_usage
+from semshare_integrations.langchain.callbacks import left_early
 from semshare_integrations.langchain.fields import LangChainFields
+from semshare_integrations.statistics.recent import brief
 
 _OF_LANGCHAIN = ("tags", "metadata", "run_name", "run_id")
 
@@ -147,7 +150,7 @@ class SemShareLLM(LangChainFields, BaseLLM):
         answers = []
         for prompt in prompts:
             # streamed, so that a cancelled task frees the engine
-            async with aclosing(self._apieces(prompt, stop, kwargs)) as pieces:
+            async with aclosing(self._apieces(prompt, stop, kwargs, run_manager)) as pieces:
                 chunks = [_chunk(piece) async for piece in pieces]
             answers.append(("".join(chunk.text for chunk in chunks), chunks[-1].generation_info or {}))
         return self._result(answers)
@@ -159,7 +162,7 @@ class SemShareLLM(LangChainFields, BaseLLM):
         run_manager: CallbackManagerForLLMRun | None = None,
         **kwargs: Any,
     ) -> Iterator[GenerationChunk]:
-        with closing(self._pieces(prompt, stop, kwargs)) as pieces:
+        with closing(self._pieces(prompt, stop, kwargs, run_manager)) as pieces:
             for piece in pieces:
                 chunk = _chunk(piece)
                 if run_manager is not None:
@@ -173,7 +176,7 @@ class SemShareLLM(LangChainFields, BaseLLM):
         run_manager: AsyncCallbackManagerForLLMRun | None = None,
         **kwargs: Any,
     ) -> AsyncIterator[GenerationChunk]:
-        async with aclosing(self._apieces(prompt, stop, kwargs)) as pieces:
+        async with aclosing(self._apieces(prompt, stop, kwargs, run_manager)) as pieces:
             async for piece in pieces:
                 chunk = _chunk(piece)
                 if run_manager is not None:
@@ -181,14 +184,26 @@ class SemShareLLM(LangChainFields, BaseLLM):
                 yield chunk
 
     def _pieces(
-        self, prompt: str, stop: list[str] | None, overrides: Mapping[str, Any], cancel: threading.Event | None = None
+        self,
+        prompt: str,
+        stop: list[str] | None,
+        overrides: Mapping[str, Any],
+        run: BaseRunManager | None,
+        cancel: threading.Event | None = None,
     ) -> Generator[Piece, None, None]:
-        yield from self.engine.stream(prompt, **self.call_settings(stop, overrides), cancel=cancel)
+        settings = self.call_settings(stop, overrides)
+        yield from self.engine.stream(prompt, **settings, cancel=cancel, on_left=left_early(run))
 
     def _apieces(
-        self, prompt: str, stop: list[str] | None, overrides: Mapping[str, Any]
+        self, prompt: str, stop: list[str] | None, overrides: Mapping[str, Any], run: BaseRunManager | None
     ) -> AsyncGenerator[Piece, None]:
-        return in_thread(lambda closed: self._pieces(prompt, stop, overrides, closed))
+        tell = left_early(run)
+
+        def unread(piece: Piece) -> None:
+            if piece.report is not None:
+                tell(piece.report)
+
+        return in_thread(lambda closed: self._pieces(prompt, stop, overrides, run, closed), unread)
 
     def _result(self, answers: list[tuple[str, dict[str, Any]]]) -> LLMResult:
         reports = [info["semshare"] for _, info in answers]
@@ -223,7 +238,7 @@ def _saying(kwargs: Mapping[str, Any]) -> Iterator[None]:
 
 
 def _info(report: ReuseReport, finish_reason: str | None) -> dict[str, Any]:
-    return {"semshare": report.model_dump(mode="json"), "finish_reason": finish_reason}
+    return {"semshare": brief(report), "finish_reason": finish_reason}
 
 
 def _chunk(piece: Piece) -> GenerationChunk:

@@ -10,7 +10,8 @@ from uuid import UUID
 from langchain_core.callbacks import BaseCallbackHandler
 from langchain_core.outputs import LLMResult
 
-from semshare_integrations.langchain.callbacks import reports_of
+from semshare_core import ReuseReport
+from semshare_integrations.langchain.callbacks import begins, ends, reports_of
 from semshare_integrations.statistics import Operation
 from semshare_integrations.statistics.telemetry import Telemetry
 
@@ -41,17 +42,26 @@ class SemShareTelemetryHandler(BaseCallbackHandler):
         self, serialized: Any, messages: Any, *, run_id: UUID, metadata: Mapping[str, Any] | None = None, **kwargs: Any
     ) -> None:
         """Called by LangChain when a chat model is asked."""
+        begins(self, run_id)
         self._start(run_id, metadata, "chat")
 
     def on_llm_end(self, response: LLMResult, *, run_id: UUID, **kwargs: Any) -> None:
         """Called by LangChain when a prompt is answered, streamed or not."""
+        ends(run_id)
         if (call := self._open.pop(run_id, None)) is not None:
             model, operation, _ = call
             for report in reports_of(response):
                 self._telemetry.record(report, model=model, operation=operation)
 
+    def on_left(self, report: ReuseReport, *, run_id: UUID) -> None:
+        """Called when a call ended before its time: the consumer of a stream left, or the task was cancelled."""
+        if (call := self._open.pop(run_id, None)) is not None:
+            model, operation, _ = call
+            self._telemetry.record(report, model=model, operation=operation)
+
     def on_llm_error(self, error: BaseException, *, run_id: UUID, **kwargs: Any) -> None:
         """Called by LangChain when a call failed."""
+        ends(run_id)
         if (call := self._open.pop(run_id, None)) is not None:
             model, operation, started_at = call
             self._telemetry.record_error(error, model=model, operation=operation, started_at=started_at)

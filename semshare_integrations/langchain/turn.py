@@ -16,6 +16,7 @@ from semshare_core import Piece, ReuseReport, SemShareEngine
 from semshare_integrations.adapter import Turn, token_usage
 from semshare_integrations.adapter.turn import call_id
 from semshare_integrations.langchain.messages import to_template
+from semshare_integrations.statistics.recent import brief
 
 
 def turn_of(engine: SemShareEngine, messages: Sequence[BaseMessage], overrides: Mapping[str, Any]) -> Turn:
@@ -95,5 +96,5 @@ def _metadata(turn: Turn, last: Piece, model_name: str) -> dict[str, Any]:
     return {
         "model_name": model_name,
         "finish_reason": turn.finish_reason(last),
-        "semshare": last.report.model_dump(mode="json"),
+        "semshare": brief(last.report),
     }

@@ -11,12 +11,13 @@ from typing import Any, TypeVar
 from llama_index.core.base.llms.types import ChatMessage, ChatResponse, CompletionResponse, MessageRole
 from llama_index.core.instrumentation.span import active_span_id
 
-from semshare_core import Canary, Piece
+from semshare_core import Canary, Piece, ReuseReport
 from semshare_core.quality.news import when_done
 from semshare_integrations.adapter import Turn, token_usage
 from semshare_integrations.llama_index.events import SemShareCanaryEvent, SemShareReuseEvent, dispatcher
 from semshare_integrations.llama_index.messages import message_of
 from semshare_integrations.statistics import Operation
+from semshare_integrations.statistics.recent import brief
 
 Response = TypeVar("Response", CompletionResponse, ChatResponse)
 
@@ -49,19 +50,26 @@ class Answer:
         report = piece.report
         if report is None:
             return None
-        event = SemShareReuseEvent(report=report, model=self.model, operation=self.operation, span_id=self.span_id)
-        self.context.run(dispatcher.event, event)
-        if report.canary is not None:
-            when_done(report.canary, self._tell_of_check)
+        self._tell(self.context, report)
         invalid = [{"name": bad.name, "text": bad.text, "error": bad.error} for bad in turn.reply.invalid]
         usage = token_usage(report.prompt_tokens, report.generated_tokens)
         return {
             "model": self.model,
             "finish_reason": turn.finish_reason(piece),
             "usage": {**usage, "prompt_tokens_details": {"cached_tokens": report.reused_tokens}},
-            "semshare": report.model_dump(mode="json"),
+            "semshare": brief(report),
             **({"invalid_tool_calls": invalid} if invalid else {}),
         }
+
+    def left(self, report: ReuseReport) -> None:
+        """The consumer left before the last piece, perhaps while the context was in use."""
+        self._tell(self.context.copy(), report)
+
+    def _tell(self, context: Context, report: ReuseReport) -> None:
+        event = SemShareReuseEvent(report=report, model=self.model, operation=self.operation, span_id=self.span_id)
+        context.run(dispatcher.event, event)
+        if report.canary is not None:
+            when_done(report.canary, self._tell_of_check)
 
     def _tell_of_check(self, canary: Canary) -> None:
         event = SemShareCanaryEvent(canary=canary, model=self.model, operation=self.operation, span_id=self.span_id)

@@ -10,7 +10,7 @@ from typing import Any
 from llama_index.core.instrumentation.event_handlers import BaseEventHandler
 from llama_index.core.instrumentation.events import BaseEvent
 from llama_index_instrumentation import get_dispatcher
-from pydantic import PrivateAttr
+from pydantic import PrivateAttr, field_serializer
 
 from semshare_core import Canary, ReuseReport
 from semshare_integrations.statistics import Operation, ReuseLog
@@ -26,6 +26,11 @@ class SemShareReuseEvent(BaseEvent):
     report: ReuseReport
     model: str
     operation: Operation
+
+    @field_serializer("report")
+    def _brief(self, report: ReuseReport) -> dict[str, Any]:
+        """Exporters write events down; handlers get the report whole."""
+        return report.brief()
 
     @classmethod
     def class_name(cls) -> str:

@@ -108,49 +108,49 @@ class SemShareLLM(ToolFields, FunctionCallingLLM):
     def complete(self, prompt: str, formatted: bool = False, **kwargs: Any) -> CompletionResponse:
         """Go on with a text. ``formatted``: it needs neither ``system_prompt`` nor ``completion_to_prompt``."""
         answer = Answer(self.model_id, "text_completion")
-        return answer.completion(*self._whole(self._completing(prompt, formatted), kwargs))
+        return answer.completion(*self._whole(self._completing(prompt, formatted), kwargs, answer))
 
     @llm_completion_callback()
     def stream_complete(self, prompt: str, formatted: bool = False, **kwargs: Any) -> CompletionResponseGen:
         """:meth:`complete`, piece by piece; closing the iterator ends the call within the time of one layer."""
         answer = Answer(self.model_id, "text_completion")
-        return streamed(self._pieces(self._completing(prompt, formatted), kwargs), answer.completion)
+        return streamed(self._pieces(self._completing(prompt, formatted), kwargs, answer), answer.completion)
 
     @llm_completion_callback()
     async def acomplete(self, prompt: str, formatted: bool = False, **kwargs: Any) -> CompletionResponse:
         """:meth:`complete`; the model runs in a thread, and cancelling the task frees it within a layer's time."""
         answer = Answer(self.model_id, "text_completion")
-        return answer.completion(*await self._awhole(self._completing(prompt, formatted), kwargs))
+        return answer.completion(*await self._awhole(self._completing(prompt, formatted), kwargs, answer))
 
     @llm_completion_callback()
     async def astream_complete(self, prompt: str, formatted: bool = False, **kwargs: Any) -> CompletionResponseAsyncGen:
         """:meth:`stream_complete`; the model runs in a thread."""
         answer = Answer(self.model_id, "text_completion")
-        return astreamed(self._apieces(self._completing(prompt, formatted), kwargs), answer.completion)
+        return astreamed(self._apieces(self._completing(prompt, formatted), kwargs, answer), answer.completion)
 
     @llm_chat_callback()
     def chat(self, messages: Sequence[ChatMessage], **kwargs: Any) -> ChatResponse:
         """Answer the last of ``messages``. ``tools``, ``tool_choice`` and ``response_format`` are OpenAI's."""
         answer = Answer(self.model_id, "chat")
-        return answer.chat(*self._whole(self._chatting(messages, kwargs), kwargs))
+        return answer.chat(*self._whole(self._chatting(messages, kwargs), kwargs, answer))
 
     @llm_chat_callback()
     def stream_chat(self, messages: Sequence[ChatMessage], **kwargs: Any) -> ChatResponseGen:
         """:meth:`chat`, piece by piece; calls of tools come with the last one."""
         answer = Answer(self.model_id, "chat")
-        return streamed(self._pieces(self._chatting(messages, kwargs), kwargs), answer.chat)
+        return streamed(self._pieces(self._chatting(messages, kwargs), kwargs, answer), answer.chat)
 
     @llm_chat_callback()
     async def achat(self, messages: Sequence[ChatMessage], **kwargs: Any) -> ChatResponse:
         """:meth:`chat`; the model runs in a thread, and cancelling the task frees it within a layer's time."""
         answer = Answer(self.model_id, "chat")
-        return answer.chat(*await self._awhole(self._chatting(messages, kwargs), kwargs))
+        return answer.chat(*await self._awhole(self._chatting(messages, kwargs), kwargs, answer))
 
     @llm_chat_callback()
     async def astream_chat(self, messages: Sequence[ChatMessage], **kwargs: Any) -> ChatResponseAsyncGen:
         """:meth:`stream_chat`; the model runs in a thread."""
         answer = Answer(self.model_id, "chat")
-        return astreamed(self._apieces(self._chatting(messages, kwargs), kwargs), answer.chat)
+        return astreamed(self._apieces(self._chatting(messages, kwargs), kwargs, answer), answer.chat)
 
     def get_tool_calls_from_response(
         self, response: ChatResponse, error_on_no_tool_call: bool = True, **kwargs: Any
@@ -260,27 +260,39 @@ class SemShareLLM(ToolFields, FunctionCallingLLM):
         return turn
 
     def _pieces(
-        self, ask: Callable[[], Turn], overrides: Mapping[str, Any], cancel: threading.Event | None = None
+        self,
+        ask: Callable[[], Turn],
+        overrides: Mapping[str, Any],
+        answer: Answer,
+        cancel: threading.Event | None = None,
     ) -> Generator[tuple[Turn, Piece], None, None]:
         said = {name: value for name, value in overrides.items() if name not in TURN_SETTINGS}
-        settings = self.call_settings(None, said)
+        settings = {**self.call_settings(None, said), "on_left": answer.left}
         turn = ask()
         for piece in turn.stream(settings, cancel):
             yield turn, piece
 
     def _apieces(
-        self, ask: Callable[[], Turn], overrides: Mapping[str, Any]
+        self, ask: Callable[[], Turn], overrides: Mapping[str, Any], answer: Answer
     ) -> AsyncGenerator[tuple[Turn, Piece], None]:
-        return in_thread(lambda closed: self._pieces(ask, overrides, closed))
+        def unread(both: tuple[Turn, Piece]) -> None:
+            if both[1].report is not None:
+                answer.left(both[1].report)
 
-    def _whole(self, ask: Callable[[], Turn], overrides: Mapping[str, Any]) -> tuple[Turn, Piece]:
-        with closing(self._pieces(ask, overrides)) as pieces:
+        return in_thread(lambda closed: self._pieces(ask, overrides, answer, closed), unread)
+
+    def _whole(self, ask: Callable[[], Turn], overrides: Mapping[str, Any], answer: Answer) -> tuple[Turn, Piece]:
+        with closing(self._pieces(ask, overrides, answer)) as pieces:
             for turn, piece in pieces:
                 turn.take(piece)
         return turn, piece
 
-    async def _awhole(self, ask: Callable[[], Turn], overrides: Mapping[str, Any]) -> tuple[Turn, Piece]:
-        async with aclosing(self._apieces(ask, overrides)) as pieces:  # streamed: a cancelled task frees the engine
+    async def _awhole(
+        self, ask: Callable[[], Turn], overrides: Mapping[str, Any], answer: Answer
+    ) -> tuple[Turn, Piece]:
+        async with aclosing(
+            self._apieces(ask, overrides, answer)
+        ) as pieces:  # streamed: a cancelled task frees the engine
             async for turn, piece in pieces:
                 turn.take(piece)
         return turn, piece

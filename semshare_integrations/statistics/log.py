@@ -6,8 +6,9 @@ import html
 import threading
 from collections.abc import Iterable, Sequence
 from functools import partial
+from typing import Any
 
-from semshare_core import Canary, ReuseReport
+from semshare_core import Canary, ReuseReport, forking
 from semshare_core.errors import MissingDependencyError
 from semshare_core.quality.news import when_done
 from semshare_integrations.statistics.totals import ReuseTotals
@@ -26,8 +27,15 @@ class ReuseLog:
 
     def __init__(self) -> None:
         super().__init__()
-        self._lock = threading.Lock()
+        self._lock = forking.whole(threading.Lock())
         self._reports: list[ReuseReport] = []
+
+    def __getstate__(self) -> dict[str, Any]:
+        with self._lock:
+            return {**self.__dict__, "_lock": None, "_reports": list(self._reports)}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state, _lock=forking.whole(threading.Lock()))
 
     @property
     def reports(self) -> list[ReuseReport]:

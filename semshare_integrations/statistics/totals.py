@@ -81,8 +81,13 @@ class ReuseTotals:
         return {outcome: count / self.calls for outcome, count in self.outcomes.items()}
 
     @property
+    def share_served(self) -> float | None:
+        """The share of all prompt tokens whose rows were served and not computed again; None if there were no calls."""
+        return 1 - self.recomputed_tokens / self.prompt_tokens if self.prompt_tokens else None
+
+    @property
     def hit_rate(self) -> float | None:
-        """The share of calls that reused something; None if there were no calls."""
+        """The share of calls that reused something, however little (:attr:`share_served`); None if there were none."""
         return sum(self.outcomes.get(outcome, 0) for outcome in _HITS) / self.calls if self.calls else None
 
     def summary(self) -> str:
@@ -92,7 +97,8 @@ class ReuseTotals:
         outcomes = ", ".join(f"{count} {outcome}" for outcome, count in sorted(self.outcomes.items()))
         calls = "1 call" if self.calls == 1 else f"{self.calls} calls"
         text = (
-            f"{calls} ({outcomes}; hit rate {self.hit_rate:.0%}): {self.prompt_tokens} prompt tokens = "
+            f"{calls} ({outcomes}; hit rate {self.hit_rate:.0%}, rows served {self.share_served:.0%}): "
+            f"{self.prompt_tokens} prompt tokens = "
             f"{self.prefix_tokens} prefix + {self.exact_tokens} exact + {self.fuzzy_tokens} fuzzy + {self.new_tokens} "
             f"new; mean recompute ratio {self.mean_recompute_ratio:.2f}, total TTFT {self.ttft_ms:.0f} ms, "
             f"KV {self.kv_bytes / 2**20:.1f} of {self.kv_bytes_full / 2**20:.1f} MiB"

@@ -21,6 +21,7 @@ from transformers import LogitsProcessor, PreTrainedModel, PreTrainedTokenizerBa
 
 from semshare_core.decode import end_tokens
 from semshare_core.errors import ConfigError, MissingDependencyError
+from semshare_core.forking import free
 from semshare_integrations.tools.added_tokens import special_tokens, vocabulary_state
 from semshare_integrations.tools.grammar import Grammar
 from semshare_integrations.tools.way_to_end import Spelling, leads_to_end, shortest_way_to_end, way_to_end
@@ -207,7 +208,7 @@ class Constraint(LogitsProcessor):
 
 
 _known: WeakKeyDictionary[PreTrainedTokenizerBase, dict[tuple[Any, ...], _Held]] = WeakKeyDictionary()
-_making = threading.Lock()
+_making = free(threading.Lock())
 
 
 def prepare(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:

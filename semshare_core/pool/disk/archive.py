@@ -40,6 +40,9 @@ def export_entries(path: Path, archive: Path, namespace: str | None = None) -> C
     Raises:
         PoolFileError: the folder cannot be read or the archive not be written, or it exists.
     """
+    if archive.is_dir():
+        swapped = f" The folder comes first: semshare pool export {archive} {path}" if not path.is_dir() else ""
+        raise PoolFileError(f"{archive} is a folder: name a file to write, such as {archive / 'pool.tar'}.{swapped}")
     if os.path.lexists(archive):
         raise PoolFileError(f"{archive} exists: choose another name, or delete it first.")
     if not archive.parent.is_dir():
@@ -72,11 +75,18 @@ def import_entries(path: Path, archive: Path) -> Copied:
         PoolLockedError: the folder is in use.
     """
     counts = Copied()
+    if path.is_file():
+        raise PoolFileError(f"{path} is a file. The pool's folder comes first: semshare pool import {archive} {path}")
+    if archive.is_dir():
+        raise PoolFileError(f"{archive} is a folder: name a file that `semshare pool export` wrote.")
+    if not archive.exists():
+        raise PoolFileError(f"There is no archive {archive}: name a file that `semshare pool export` wrote.")
     make_folder(path)
     try:
         with tempfile.TemporaryDirectory(dir=path, prefix="import.", suffix=".part") as stage:
             _unpack(archive, Path(stage))
-            _copy_all(Path(stage), path, counts)
+            if any(Path(stage).iterdir()):  # otherwise nothing was exported
+                _copy_all(Path(stage), path, counts)
     except tarfile.TarError as error:
         raise PoolFileError(f"{archive} is damaged, or no uncompressed tar file: {error}.") from error
     except OSError as error:

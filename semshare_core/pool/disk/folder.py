@@ -24,6 +24,7 @@ from pathlib import Path
 from torch import Tensor
 
 from semshare_core.errors import ConfigError, DamagedFileError, PoolFileError
+from semshare_core.forking import free, renewed
 from semshare_core.pool.disk.atomic import make_folder
 from semshare_core.pool.disk.checked_file import damaged
 from semshare_core.pool.disk.fingerprint import Fingerprint
@@ -70,8 +71,9 @@ class PoolFolder:
         self._shelves: dict[str, Shelf] = {}
         self._skipped: list[Skipped] = []
         self._records: list[Record] | None = None
-        self._writing = threading.RLock()
+        self._writing = free(threading.RLock())
         self._lock: OwnerLock | None = None
+        renewed(self._after_fork)
         if read_only:
             if not self.path.is_dir():
                 raise PoolFileError(f"There is no pool folder {self.path}: name one that a pool has written to.")
@@ -203,6 +205,10 @@ class PoolFolder:
             if self._lock is not None:
                 self._lock.release()
                 self._lock = None
+
+    def _after_fork(self) -> None:
+        """A forked child reads what was there; it closed its copy of the lock file, and the parent owns the folder."""
+        self.read_only, self._lock = True, None
 
     def __enter__(self) -> PoolFolder:
         return self

@@ -9,7 +9,7 @@ from filelock import FileLock, Timeout
 from semshare_core.errors import PoolLockedError
 from semshare_core.pool.disk.atomic import cannot, make_folder
 
-_NAME = ".lock"
+LOCK_NAME = ".lock"
 
 
 class OwnerLock:
@@ -22,7 +22,9 @@ class OwnerLock:
 
     def __init__(self, path: Path) -> None:
         make_folder(path)
-        self._lock = FileLock(path / _NAME, mode=0o600, thread_local=False)  # whoever closes the pool may release it
+        self._lock = FileLock(
+            path / LOCK_NAME, mode=0o600, thread_local=False
+        )  # whoever closes the pool may release it
         try:
             self._lock.acquire(timeout=0)
         except Timeout as error:
@@ -31,7 +33,7 @@ class OwnerLock:
                 f"choose another folder, or open this one read-only: PoolConfig(read_only=True)."
             ) from error
         except OSError as error:
-            raise cannot("lock", path / _NAME, error) from error
+            raise cannot("lock", path / LOCK_NAME, error) from error
 
     def release(self) -> None:
         self._lock.release()

@@ -11,6 +11,7 @@ from semshare_core.errors import PoolFileError, PoolWarning
 from semshare_core.pool.disk.checked_file import damaged
 from semshare_core.pool.disk.fingerprint import Fingerprint
 from semshare_core.pool.disk.folder import MANIFEST, PoolFolder
+from semshare_core.pool.disk.lock import LOCK_NAME
 from semshare_core.pool.disk.manifest import PoolManifest, read_manifest
 from semshare_core.pool.disk.shelf import FOLDER_NAME, sizes_in
 from semshare_core.pool.disk.skipped import Skipped
@@ -20,12 +21,21 @@ def survey(path: Path) -> tuple[list[Fingerprint], list[Skipped]]:
     """The models, as their manifests describe them, and the manifests that cannot be used.
 
     Raises:
-        PoolFileError: there is no such folder.
+        PoolFileError: there is no such folder, or no pool has ever been in it.
     """
+    if path.is_file():
+        raise PoolFileError(
+            f"{path} is a file and no pool's folder. The entries of an export are looked at in the folder "
+            "that they were imported to (semshare pool import FOLDER ARCHIVE)."
+        )
     if not path.is_dir():
         raise PoolFileError(f"There is no pool folder {path}: name one that a pool has written to.")
+    inside = sizes_in(path)
+    names = sorted(name for name in inside if FOLDER_NAME.match(name))
+    if not names and LOCK_NAME not in inside:
+        raise PoolFileError(f"{path} is no pool's folder: name the one that PoolConfig(path=...) has.")
     models, skipped = [], []
-    for name in sorted(name for name in sizes_in(path) if FOLDER_NAME.match(name)):
+    for name in names:
         manifest = path / name / MANIFEST
         try:
             model = Fingerprint(read_manifest(PoolManifest, manifest).fingerprint)

@@ -72,7 +72,9 @@ def leads_to_end(matcher: Any, way: Sequence[int]) -> bool:
     return trial.try_consume_tokens(list(way)) == len(way) and ended(trial)
 
 
-def way_to_end(matcher: Any, spelling: Spelling, limit: int, tags: Collection[int] = ()) -> list[int] | None:
+def way_to_end(
+    matcher: Any, spelling: Spelling, limit: int, tags: Collection[int] = (), *, thorough: bool = True
+) -> list[int] | None:
     """Tokens that bring a reply to its end from where ``matcher`` stands; None: none of at most ``limit`` were found.
 
     Args:
@@ -80,9 +82,10 @@ def way_to_end(matcher: Any, spelling: Spelling, limit: int, tags: Collection[in
         spelling: of the vocabulary.
         limit: at most so many tokens.
         tags: added tokens that may be the way out of free text.
+        thorough: follow several ways at once where a single one does not end.
     """
     narrow = _walk(matcher, spelling, min(limit, _NARROW), tags, 1)  # finds nearly always one, and takes a millisecond
-    return _walk(matcher, spelling, limit, tags, _WIDE) if narrow is None else narrow
+    return _walk(matcher, spelling, limit, tags, _WIDE) if narrow is None and thorough else narrow
 
 
 def shortest_way_to_end(matcher: Any, spelling: Spelling, limit: int, tags: Collection[int] = ()) -> list[int] | None:

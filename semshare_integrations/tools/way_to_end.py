@@ -117,6 +117,8 @@ def _walk(matcher: Any, spelling: Spelling, limit: int, tags: Collection[int], w
                 after = at.deep_copy()
                 if after.try_consume_tokens(step) == len(step):
                     waiting.setdefault(count + len(step), []).append((rank, after, (*tokens, *step)))
+                    if width == 1:
+                        break
             if followed == width:
                 break
     return None
@@ -138,7 +140,7 @@ def _steps(matcher: Any, bits: bytes, spelling: Spelling, tags: Collection[int])
             break
     sized = spelling.lengths * allowed[: len(spelling.lengths)]
     longest = int(sized.argmax())  # a pattern or a least length may want many bytes
-    if sized[longest]:
+    if sized[longest] > 1:
         ends = sum(spelling.first_byte.get(step[0], 0) in _ORDER[0] or step[0] in tags for step in steps)
         steps.insert(min(2, ends), [longest])
     return steps

@@ -195,7 +195,10 @@ class Constraint(LogitsProcessor):
         for saved in range(min(_REPLACED, len(way)) + 1):
             if len(way) - saved < self._left and leads_to_end(after, way[saved:]):
                 return way[saved:]
-        return way_to_end(after, self._held.spelling, self._left - 1, self._tags)
+        spare = self._left - len(way)
+        if not spare:  # other ways are hardly shorter than the known one, and to see that none is takes time
+            return None
+        return way_to_end(after, self._held.spelling, self._left - 1, self._tags, thorough=spare > _SCARCE)
 
     def _no_room(self, problem: str) -> ConfigError:
         shortest = shortest_way_to_end(self._matcher, self._held.spelling, _FAR, self._tags)

@@ -62,7 +62,7 @@ def reply_grammar(
         thought = _thought(form, added, special)
         begin = {"never": "", "may": "thought? ", "begun": "thought "}[form.thinks]
         lines += [f"start: {begin}{_named(opening)} {calls}", *thought]
-        tags += [added[THOUGHT_END]] if thought else []
+        tags = [added[THOUGHT_END], *tags] if thought else tags  # first: a thought may hold the others as text
     elif not form.opening.strip():  # a reply that begins as an object does is a call
         lines += [f"start: (WORDS ({_text(special, tokenizer)})*)? | {calls}"]
         lines += [r"WORDS: /[ \t\r\n]*[^ \t\r\n{](.|\n)*/"]

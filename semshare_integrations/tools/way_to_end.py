@@ -72,7 +72,9 @@ def leads_to_end(matcher: Any, way: Sequence[int]) -> bool:
     return trial.try_consume_tokens(list(way)) == len(way) and ended(trial)
 
 
-def way_to_end(matcher: Any, spelling: Spelling, limit: int, tags: Collection[int] = ()) -> list[int] | None:
+def way_to_end(
+    matcher: Any, spelling: Spelling, limit: int, tags: Collection[int] = (), *, thorough: bool = True
+) -> list[int] | None:
     """Tokens that bring a reply to its end from where ``matcher`` stands; None: none of at most ``limit`` were found.
 
     Args:
@@ -80,9 +82,10 @@ def way_to_end(matcher: Any, spelling: Spelling, limit: int, tags: Collection[in
         spelling: of the vocabulary.
         limit: at most so many tokens.
         tags: added tokens that may be the way out of free text.
+        thorough: follow several ways at once where a single one does not end.
     """
     narrow = _walk(matcher, spelling, min(limit, _NARROW), tags, 1)  # finds nearly always one, and takes a millisecond
-    return _walk(matcher, spelling, limit, tags, _WIDE) if narrow is None else narrow
+    return _walk(matcher, spelling, limit, tags, _WIDE) if narrow is None and thorough else narrow
 
 
 def shortest_way_to_end(matcher: Any, spelling: Spelling, limit: int, tags: Collection[int] = ()) -> list[int] | None:
@@ -114,6 +117,8 @@ def _walk(matcher: Any, spelling: Spelling, limit: int, tags: Collection[int], w
                 after = at.deep_copy()
                 if after.try_consume_tokens(step) == len(step):
                     waiting.setdefault(count + len(step), []).append((rank, after, (*tokens, *step)))
+                    if width == 1:
+                        break
             if followed == width:
                 break
     return None
@@ -135,7 +140,7 @@ def _steps(matcher: Any, bits: bytes, spelling: Spelling, tags: Collection[int])
             break
     sized = spelling.lengths * allowed[: len(spelling.lengths)]
     longest = int(sized.argmax())  # a pattern or a least length may want many bytes
-    if sized[longest]:
+    if sized[longest] > 1:
         ends = sum(spelling.first_byte.get(step[0], 0) in _ORDER[0] or step[0] in tags for step in steps)
         steps.insert(min(2, ends), [longest])
     return steps

@@ -5,6 +5,8 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 EXTRAS := cpu,langchain,llamaindex,charts,otel,cookbook,docs,bench,dev
+# A process loads the demo model once and computes with one thread; on two cores two of them are the fastest.
+PROCESSES ?= 2
 PIP    := $(BIN)/python -m pip --disable-pip-version-check
 
 .DEFAULT_GOAL := help
@@ -18,8 +20,8 @@ install: $(STAMP) ## Fill .venv (every other target does so by itself)
 demo: $(STAMP) ## Questions over real documents, with and without reuse, side by side
 	$(BIN)/python -m cookbook.demo
 
-test: $(STAMP) ## All tests but the slow ones
-	$(BIN)/python -m pytest -m "not slow"
+test: $(STAMP) ## All tests but the slow ones, in as many processes as PROCESSES says (2)
+	$(BIN)/python -m pytest -m "not slow" -n $(PROCESSES) --dist loadfile
 
 test-slow: $(STAMP) ## The slow tests alone
 	$(BIN)/python -m pytest -m slow
@@ -54,7 +56,7 @@ bench-quick: $(STAMP) ## The same with a case or two of each, into out/bench-qui
 bench-prefill: $(STAMP) ## Selective against full prefill, on the demo model
 	$(BIN)/python -m benchmarks.prefill
 
-bench-pool: $(STAMP) ## The pool: size, speed, several sources, drift, kills, threads, tenants
+bench-pool: $(STAMP) ## The pool: size, speed, several sources, drift, kills, threads, memory, tenants; `soak` by its name only
 	$(BIN)/python -m benchmarks.pool
 
 clean: ## Remove .venv and everything that tools left behind

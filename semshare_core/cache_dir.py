@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 from pathlib import Path
 
@@ -14,5 +15,11 @@ def cache_dir() -> Path:
     """The user's cache folder for SemShare, or the folder that ``SEMSHARE_CACHE`` names; it need not exist yet."""
     override = os.environ.get(CACHE_VARIABLE, "").strip()
     if override:
-        return Path(override).expanduser().absolute()
+        return _absolute(override)
     return platformdirs.user_cache_path("semshare", appauthor=False)
+
+
+@functools.cache
+def _absolute(override: str) -> Path:
+    """Once for all: the folder does not move when the process goes to another one."""
+    return Path(override).expanduser().absolute()

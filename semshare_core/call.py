@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 import warnings
+import weakref
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, replace
@@ -11,6 +12,7 @@ from typing import TypeVar
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from transformers.cache_utils import Cache
@@ -19,20 +21,30 @@ from semshare_core import autocast
 from semshare_core.compress.retention import retain
 from semshare_core.config import ReusePolicy
 from semshare_core.decode import Sampling
-from semshare_core.embedding import Embed
-from semshare_core.errors import DamagedFileError, NumericalError, PoolWarning, UnsupportedModelError
-from semshare_core.lookup import Found, find
+from semshare_core.errors import (
+    CallCancelledError,
+    CallTimeoutError,
+    ConfigError,
+    DamagedFileError,
+    NumericalError,
+    PoolWarning,
+    UnsupportedModelError,
+)
+from semshare_core.interrupt import NEVER, Interrupt
+from semshare_core.lookup import Found, find, searches
 from semshare_core.match.facts import FactTokens
 from semshare_core.match.plan import ReusePlan, Source, Tokens
 from semshare_core.match.prefix import common_prefix
 from semshare_core.match.token_table import TokenTable
+from semshare_core.model_turns import ModelTurns
 from semshare_core.pool import Entry, ReferencePool
 from semshare_core.prefill.bit_blocks import block_of, whole_blocks
-from semshare_core.prefill.cache import kv_bytes, to_torch
+from semshare_core.prefill.cache import InterruptibleCache, kv_bytes, to_torch
 from semshare_core.prefill.grouped_attention import grouped_attention, uses_sdpa
 from semshare_core.prefill.observe import tail_attention
 from semshare_core.prefill.selective import Prefilled, SelectivePrefill
 from semshare_core.prompt import EncodedPrompt, Prompt, encode
+from semshare_core.prompt_vectors import NO_VECTORS, PromptVectors
 from semshare_core.quality.bounds import bound_of, level_of
 from semshare_core.quality.calibration import Calibration
 from semshare_core.quality.governor import Decision, decide, situation_of
@@ -61,11 +73,13 @@ class Call:
         pool: ReferencePool,
         prefill: SelectivePrefill,
         table: TokenTable,
-        embed: Embed,
+        vectors: PromptVectors,
         facts: FactTokens,
         weights: Weights,
         calibration: Calibration | None = None,
         pinned: bool = False,
+        warming: bool = False,
+        interrupt: Interrupt = NEVER,
     ) -> None:
         self.asked = asked
         self.policy = policy
@@ -78,18 +92,56 @@ class Call:
         self.pool = pool
         self.prefill = prefill
         self.table = table
-        self.embed = embed
+        self.vectors = vectors
         self.facts = facts
         self.weights = weights
         self.computed_by = ""  # set when the call has its turn
         self.calibration = calibration
         self.pinned = pinned
+        self.interrupt = interrupt
+        self.warming = warming
+        self.queue_ms = self.embed_ms = 0.0  # waited for the model; for foreign code to embed the prompt
+        self.kept: weakref.ref[Entry] | None = None  # weakly: should it leave the pool, its rows leave memory
+        self._embedding: NDArray[np.float32] | None = None
         self.encoded: EncodedPrompt = encode(prompt, tokenizer, model.get_input_embeddings().num_embeddings, context)
 
     def fit(self, sampling: Sampling) -> Sampling:
         """Shorten the answer to what the context has room for."""
         room = self.context - len(self.encoded.ids)
         return replace(sampling, max_new_tokens=min(sampling.max_new_tokens, room))
+
+    @contextmanager
+    def turn(self, turns: ModelTurns, reserve: int) -> Iterator[None]:
+        """The model for this call alone. Before it waits, foreign code is asked what it has to say of the prompt."""
+        self.interrupt.check()
+        if self.vectors.foreign and (self.warming or (self._movable(reserve) and searches(self.policy))):
+            self._embed(self.encoded.ids)
+        asked = time.perf_counter()
+        with turns.turn(self.interrupt):
+            self.queue_ms = 1e3 * (time.perf_counter() - asked)
+            self.interrupt.check()
+            yield
+
+    def embed_kept(self) -> None:
+        """After the model's turn: where foreign code embeds, what was kept is found by its likeness from now on, too.
+
+        A call that must end now, or whose encoder fails, does not wait for the answer's part: the prompt's must do.
+        """
+        prompt, kept = self._embedding, self.kept() if self.kept is not None else None
+        if kept is None or not self.vectors.foreign or (prompt is not None and not len(prompt)):
+            return
+        tokens = kept.tokens
+        del kept
+        whole = NO_VECTORS if self.interrupt.due else self.vectors.of_kept(tokens, self.interrupt)
+        vectors = prompt if prompt is not None and not len(whole) else whole
+        assert self.kept is not None
+        kept = self.kept()
+        if kept is None:
+            return
+        try:
+            self.pool.embed(kept, vectors)
+        except ConfigError as error:  # of another length than those in the pool; the answer must not be lost for it
+            self.vectors.warn(error)
 
     def answer(self, reserve: int, use: Callable[[Served], T]) -> tuple[Served, T]:
         """Serve the prompt and let ``use`` compute from it; once more, with a warning, where stored rows are damaged.
@@ -101,29 +153,41 @@ class Call:
         while True:
             found, movable = self._find(reserve)
             decision = self._decide(found, movable)
+            self.interrupt.check()
             try:
-                with self._attention(found, decision):
-                    served = self._serve(found, decision, movable, reserve)
-                    with served.distrust():
-                        return served, use(served)
+                return self._attempt(found, decision, movable, reserve, use)
             except DamagedFileError as error:
                 if not self._discard_stored(found):
                     raise
                 warnings.warn(f"{error} The prompts that need it are left out.", PoolWarning, stacklevel=2)
 
+    def _attempt(
+        self, found: Found, decision: Decision, movable: bool, reserve: int, use: Callable[[Served], T]
+    ) -> tuple[Served, T]:
+        """Serve the prompt once. Should it fail, its cache is gone before another is made."""
+        with self._attention(found, decision):
+            served = self._serve(found, decision, movable, reserve)
+            for view in found.entries:  # the cache holds the rows of what it still has to lay
+                view.release()
+            with served.distrust():
+                return served, use(served)
+
     def _discard_stored(self, found: Found) -> bool:
         """The references drawn on whose rows are on disk leave the pool; False if there are none."""
-        stored = [view for view in found.used if not all(piece.rows.in_memory for piece in view.pieces)]
+        stored = [view for view in found.used if view.stored]
         self.pool.discard(stored)
         return bool(stored)
 
     def _find(self, reserve: int) -> tuple[Found, bool]:
         """What the pool has for the prompt, and whether the model's rows may stand elsewhere at all."""
-        limit = self.prefill.anatomy.static_until
-        movable = limit is None or len(self.encoded.ids) + reserve <= limit
+        movable = self._movable(reserve)
         if self.policy.level != "off" and movable:
             return self.look_up(), movable
         return Found(ReusePlan.empty(len(self.encoded.ids)), [], None, None, 0.0, 0.0), movable
+
+    def _movable(self, reserve: int) -> bool:
+        limit = self.prefill.anatomy.static_until
+        return limit is None or len(self.encoded.ids) + reserve <= limit
 
     def look_up(self) -> Found:
         """What the pool has for the prompt under the policy, of the weights that would compute it now."""
@@ -134,11 +198,18 @@ class Call:
                 self.encoded.ids,
                 self.policy,
                 self.table,
-                self.embed,
+                self._embed,
                 self.facts,
                 weights=self.computed_by,
                 block=block_of(self.model),
             )
+
+    def _embed(self, tokens: Tokens) -> NDArray[np.float32]:
+        if self._embedding is None:
+            started = time.perf_counter()
+            self._embedding = self.vectors.of(tokens, self.interrupt)
+            self.embed_ms = 1e3 * (time.perf_counter() - started) if self.vectors.foreign else 0.0
+        return self._embedding
 
     def _attention(self, found: Found, decision: Decision) -> AbstractContextManager[None]:
         """That of rows behind others; a prompt that stands alone is computed in one pass, where it is of no use."""
@@ -156,7 +227,9 @@ class Call:
         started = time.perf_counter()
         if decision.budget is None:
             found = _prefix_only(found, lossless=decision.lossless)
-            prefilled = self.prefill.exact(ids, found.plan, found.entries, n + reserve, complete=retains)
+            prefilled = self.prefill.exact(
+                ids, found.plan, found.entries, n + reserve, complete=retains, interrupt=self.interrupt
+            )
         else:
             prefilled = self.prefill.selective(
                 ids,
@@ -166,6 +239,7 @@ class Call:
                 decision.budget,
                 self.encoded.fresh_from(self.policy.fresh_tail),
                 n + reserve,
+                interrupt=self.interrupt,
             )
         served = Served(self, ids, found, decision, prefilled, prefilled.cache, movable, started)
         if retains:
@@ -192,7 +266,7 @@ class Call:
         self.computed_by = self.weights.identity()
         return situation_of(self.look_up().plan, self.policy, self.encoded.fresh_from(self.policy.fresh_tail))
 
-    def _retain(self, ids: Tensor, prefilled: Prefilled) -> Cache:
+    def _retain(self, ids: Tensor, prefilled: Prefilled) -> InterruptibleCache:
         retention = self.policy.retention
         assert retention is not None
         anatomy = self.prefill.anatomy
@@ -216,7 +290,7 @@ class Served:
     found: Found
     decision: Decision
     prefilled: Prefilled
-    cache: Cache
+    cache: InterruptibleCache
     movable: bool
     started: float
 
@@ -241,6 +315,11 @@ class Served:
         context = self.call.context
         return max(1, (context if limit is None else min(limit, context)) - len(self.ids))
 
+    def hand_over(self) -> None:
+        """The cache is the caller's from now on: no limit of this call ends what he does with it."""
+        for cache in (self.cache, self.prefilled.cache):
+            cache.interrupt = NEVER
+
     def report(self, *, first_token_at: float, generated: int = 0) -> ReuseReport:
         """The report, made after decoding; ``first_token_at`` in ``time.perf_counter`` seconds."""
         plan, call = self.found.plan, self.call
@@ -264,7 +343,8 @@ class Served:
             new_tokens=plan.count(Source.NEW),
             recomputed_tokens=int(recomputed.sum()),
             recompute_ratio=(self.prefilled.layer_rows + n_layers) / (n * n_layers),
-            lookup_ms=self.found.lookup_ms,
+            queue_ms=call.queue_ms,
+            lookup_ms=call.embed_ms + self.found.lookup_ms,
             match_ms=self.found.match_ms,
             prefill_ms=1e3 * (first_token_at - self.started),
             ttft_ms=1e3 * (first_token_at - call.arrived),
@@ -308,18 +388,23 @@ class Served:
         depth = np.full(len(tokens), deepest, np.uint8)
         known = min(len(self._depths), len(tokens))
         depth[:known] = self._depths[:known]
+        vectors = self.call.vectors
         entry = Entry.of_rows(
             self.call.namespace,
             tokens,
             cache.rows(len(tokens)),
             depth,
-            self.call.embed(tokens),
+            NO_VECTORS if vectors.foreign else vectors.of(tokens),  # foreign code is asked after the model's turn
             kl_bound=self._kl_bound,
             pinned=self.call.pinned,
             weights=self.call.computed_by,
             steady=self._steady,
         )
-        return self.call.pool.add(entry, copy=copy)
+        kept = self.call.pool.add(entry, copy=copy)
+        held = entry if kept else self.call.pool.unembedded(entry)
+        if held is not None:
+            self.call.kept = weakref.ref(held)
+        return kept
 
     @property
     def _steady(self) -> int | None:
@@ -345,13 +430,17 @@ class Served:
         tokens = np.concatenate((prompt, np.asarray(generated, np.int64)))[:length]
         if not generated or call.encoded.from_ids:
             return tokens
-        again = respelled(prompt, generated, call.tokenizer)[:-1]
+        again = respelled(prompt, generated, call.tokenizer, call.encoded.control)[:-1]
         known = common_prefix(tokens, again)
         limit = call.prefill.anatomy.static_until
         room = call.context if limit is None else min(limit, call.context)
         if known == len(tokens) or len(again) > room:
             return tokens
-        call.prefill.respell(cache, to_torch(again, self.ids.device), known)
+        try:
+            call.prefill.respell(cache, to_torch(again, self.ids.device), known)
+        except (CallCancelledError, CallTimeoutError):  # the answer is there: what is not computed yet is not kept
+            cache.finish(known)
+            return tokens[:known]
         return again
 
     def _outcome(self) -> tuple[Outcome, str]:

@@ -5,9 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from semshare_core.errors import ConfigError
+from semshare_core.suggestion import did_you_mean
 
 Level = Literal["off", "exact", "high", "balanced", "fast"]
 Matching = Literal["ordered", "lsh", "runs", "random"]
@@ -30,7 +31,9 @@ class Settings(BaseModel):
                 f"{'.'.join(str(part) for part in item['loc']) or 'value'}={item.get('input')!r}: {item['msg']}"
                 for item in error.errors()
             )
-            raise ConfigError(f"{type(self).__name__} cannot be built: {details}") from error
+            unknown = [str(item["loc"][-1]) for item in error.errors() if item["type"] == "extra_forbidden"]
+            hint = did_you_mean(unknown, type(self).model_fields)
+            raise ConfigError(f"{type(self).__name__} cannot be built: {details}.{hint}") from error
 
 
 class PoolConfig(Settings):
@@ -40,10 +43,12 @@ class PoolConfig(Settings):
         max_bytes: budget for keys and values on the model's device, in bytes. What is worth least leaves first:
             to host memory, to disk, or out of the pool.
         host_bytes: budget for keys and values in host memory, for models on an accelerator.
-        path: folder in which the pool survives the process; None: it lives in memory only.
+        path: folder in which the pool survives the process; None: it lives in memory only. A relative path, or one that
+            begins with ``~``, becomes absolute here: a later ``os.chdir`` does not move the pool.
         disk_bytes: budget for that folder. Everything is written there, so it should be larger than ``max_bytes``.
         read_only: serve from ``path``, which another process may own, and write nothing there.
-        ttl_seconds: prompts are forgotten so long after they were stored; None: when room is needed.
+        ttl_seconds: prompts are forgotten so long after they were stored, also while no call comes; None: when room is
+            needed.
         namespace_bytes: budget of each single namespace, all tiers together; None: the tiers' budgets are shared.
         public_namespace: its prompts serve every namespace. Only ``engine.warm()`` writes there.
         min_tokens: shorter prompts are not stored; below a few dozen tokens a lookup costs more than it saves.
@@ -62,6 +67,14 @@ class PoolConfig(Settings):
     min_tokens: int = Field(default=32, ge=1)
     block_tokens: int = Field(default=16, ge=1)
     candidates: int = Field(default=8, ge=1)
+
+    @field_validator("path")
+    @classmethod
+    def _wherever_the_process_goes(cls, path: Path | None) -> Path | None:
+        try:
+            return None if path is None else path.expanduser().absolute()
+        except (RuntimeError, OSError) as error:  # no such user; the current folder was deleted
+            raise ValueError(f"{error}: pass an absolute path") from error
 
     @model_validator(mode="after")
     def _read_only_needs_a_path(self) -> PoolConfig:

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -22,7 +21,11 @@ from transformers import (
 from transformers.cache_utils import Cache
 from transformers.generation.streamers import BaseStreamer
 
-from semshare_core.errors import ConfigError, NumericalError
+from semshare_core.errors import CallCancelledError, CallTimeoutError, ConfigError, NumericalError, SemShareError
+from semshare_core.generation_settings import check_settings, settled_config
+from semshare_core.interrupt import NEVER, Interrupt
+from semshare_core.prefill.cache import MergedCache
+from semshare_core.stop_strings import AnswerText
 
 FinishReason = Literal["stop", "length", "cancelled"]
 
@@ -38,20 +41,26 @@ class Sampling:
     extra: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        for name, value in self._numbers().items():
+            if isinstance(value, str | bool):
+                raise ConfigError(f"{name}={value!r} is a {type(value).__name__}, but must be a number.")
         if not isinstance(self.max_new_tokens, int) or self.max_new_tokens < 1:
-            raise ConfigError(f"max_new_tokens={self.max_new_tokens} must be a whole number of at least 1.")
+            raise ConfigError(f"max_new_tokens={self.max_new_tokens!r} must be a whole number of at least 1.")
         if not isinstance(self.temperature, (int, float)) or not 0 <= self.temperature < float("inf"):
-            raise ConfigError(f"temperature={self.temperature} must be a finite number, 0 (greedy) or more.")
+            raise ConfigError(f"temperature={self.temperature!r} must be a finite number, 0 (greedy) or more.")
         if any(not isinstance(text, str) or not text for text in self.stop):
             raise ConfigError(f"stop={self.stop!r} must be a list of non-empty strings.")
-        known = GenerationConfig().to_dict()
-        unknown = sorted(set(self.extra) - set(known) - set(_NOT_HONOURED) - set(_MODEL_KWARGS))
-        if unknown:
-            raise ConfigError(f"unknown generation settings: {', '.join(unknown)}.")
-        for name, remedy in _NOT_HONOURED.items():
-            value = self.extra.get(name)
-            if value is not None and value is not False and not (value == 1 and name in _ONE_IS_DEFAULT):
-                raise ConfigError(f"{name}={value!r} is not supported: {remedy}.")
+        check_settings(self.extra, _MODEL_KWARGS)
+        sample = self.extra.get("do_sample")
+        if sample is not None and bool(sample) != (self.temperature > 0):
+            said = "is greedy" if self.temperature == 0 else "samples"
+            remedy = "temperature=1.0 samples as transformers does by default" if sample else "temperature=0 is greedy"
+            raise ConfigError(
+                f"do_sample={sample!r} contradicts temperature={self.temperature:g}, which {said}: {remedy}."
+            )
+        limit = self.extra.get("max_time")
+        if limit is not None and not (isinstance(limit, int | float) and limit > 0):
+            raise ConfigError(f"max_time={limit!r} must be a number of seconds above 0.")
         if self.seed is not None and not isinstance(self.seed, int):
             raise ConfigError(f"seed={self.seed!r} must be a whole number or None.")
         penalty = self.extra.get("repetition_penalty")
@@ -61,39 +70,31 @@ class Sampling:
         if top_p is not None and not 0 < top_p <= 1:
             raise ConfigError(f"top_p={top_p!r} must lie in (0, 1].")
 
-    def config(self, model: PreTrainedModel) -> GenerationConfig:
-        """The model's own generation config with these settings on top."""
-        config = GenerationConfig.from_dict(model.generation_config.to_dict())
+    def _numbers(self) -> dict[str, Any]:
+        told = {"max_new_tokens": self.max_new_tokens, "temperature": self.temperature, "seed": self.seed}
+        return told | {name: self.extra[name] for name in _NUMBERS if name in self.extra}
+
+    def config(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> GenerationConfig:
+        """The model's own generation config with these settings on top, as ``SETTINGS`` says of each.
+
+        The token that the tokenizer ends a text with ends an answer, too, unless the call says which tokens do: chat
+        models are published whose config does not know the end of a turn.
+        """
         sample = self.temperature > 0
-        changes: dict[str, Any] = {"max_new_tokens": self.max_new_tokens, "do_sample": sample, "max_length": None}
-        changes["temperature"] = self.temperature if sample else None
         extra = {name: value for name, value in self.extra.items() if name not in _MODEL_KWARGS}
-        # some configs say no cache (mpt), and would be fed the whole prompt at every step; some bring another
-        ours: dict[str, Any] = {"use_cache": True, "cache_implementation": None}
-        if not sample:  # settings of sampling would only be warned about
-            ours |= {"top_p": None, "top_k": None}
-        config.update(**(changes | extra | ours))
+        config = settled_config(model, extra, samples=sample)
+        config.max_new_tokens, config.do_sample = self.max_new_tokens, sample
+        config.temperature = self.temperature if sample else None
+        if "eos_token_id" not in extra:
+            ends = dict.fromkeys([*end_tokens(config.eos_token_id), *end_tokens(tokenizer.eos_token_id)])
+            config.eos_token_id = list(ends) or None
         if config.pad_token_id is None:
-            eos = config.eos_token_id
-            config.pad_token_id = eos[0] if isinstance(eos, list) else eos
+            config.pad_token_id = next(iter(end_tokens(config.eos_token_id)), None)
         return config
 
 
-_ASSISTED = "transformers' assisted decoding begins with an empty cache, and ours is filled"
-_NOT_HONOURED = {
-    "assistant_model": _ASSISTED,
-    "prompt_lookup_num_tokens": _ASSISTED,
-    "assistant_early_exit": _ASSISTED,
-    "num_beams": "one answer is decoded at a time, greedily or by sampling",
-    "num_return_sequences": "one answer is decoded at a time; call again with another seed",
-    "stop_strings": "use stop=[...]",
-    "cache_implementation": "the engine brings its own cache",
-    "max_length": "use max_new_tokens",
-    "max_time": "set a limit of tokens, or cancel the stream",
-    "remove_invalid_values": "logits that are not numbers end the call, and their rows are not kept",
-}
-_ONE_IS_DEFAULT = ("num_beams", "num_return_sequences")
 _MODEL_KWARGS = ("logits_processor",)
+_NUMBERS = ("top_p", "top_k", "min_p", "typical_p", "repetition_penalty", "no_repeat_ngram_size", "min_new_tokens")
 
 
 @dataclass
@@ -112,38 +113,56 @@ def decode(
     ids: Tensor,
     sampling: Sampling,
     *,
-    cancel: threading.Event | None = None,
+    interrupt: Interrupt = NEVER,
     on_token: Callable[[int], None] | None = None,
 ) -> Decoded:
     """Generate behind ``ids`` [n]; those whose rows ``cache`` does not hold yet are computed in the first step.
 
+    An answer that was cancelled is what was generated until then, and ``cache`` holds whole rows of it.
+
     Raises:
         NumericalError: the model's logits are not numbers.
+        CallCancelledError: the call was cancelled before the first token was there.
+        CallTimeoutError: its time was up before the answer was complete.
     """
     feed = _Feed(on_token)
-    ending = _Ending(tokenizer, len(ids), sampling.stop, cancel)
+    ending = _Ending(AnswerText(tokenizer, sampling.stop, ids.tolist()), len(ids), interrupt)
+    config = sampling.config(model, tokenizer)
+    cancelled = False
+
+    def ended() -> bool:
+        return ending.stopped or (bool(feed.token_ids) and feed.token_ids[-1] in end_tokens(config.eos_token_id))
+
     seeded: Any = nullcontext()
     if sampling.seed is not None:
         seeded = torch.random.fork_rng(devices=[ids.device] if ids.device.type == "cuda" else [])
-    with torch.no_grad(), seeded, _no_other_cache(model):
+    with torch.no_grad(), seeded:
         if sampling.seed is not None:
             torch.manual_seed(sampling.seed)
-        model.generate(
-            input_ids=ids[None],
-            attention_mask=torch.ones_like(ids)[None],
-            past_key_values=cache,
-            generation_config=sampling.config(model),
-            stopping_criteria=[ending],
-            streamer=feed,
-            logits_processor=LogitsProcessorList([_Checked(), *(sampling.extra.get("logits_processor") or ())]),
-        )
-    reason: FinishReason = "stop"
-    if cancel is not None and cancel.is_set() and not ending.stopped:
-        reason = "cancelled"
-    elif len(feed.token_ids) >= sampling.max_new_tokens and not ending.stopped:
-        ends = end_tokens(sampling.config(model).eos_token_id)
-        reason = "stop" if feed.token_ids[-1] in ends else "length"
-    return Decoded(feed.token_ids, reason, feed.first_token_at)
+        try:
+            model.generate(
+                input_ids=ids[None],
+                attention_mask=torch.ones_like(ids)[None],
+                past_key_values=cache,
+                generation_config=config,
+                stopping_criteria=[ending],
+                streamer=feed,
+                logits_processor=LogitsProcessorList([_Checked(), *(sampling.extra.get("logits_processor") or ())]),
+            )
+        except (CallCancelledError, CallTimeoutError) as error:
+            if not ended() and len(feed.token_ids) < sampling.max_new_tokens:
+                if isinstance(error, CallTimeoutError) or not feed.token_ids:
+                    raise
+                cancelled = True
+        except ValueError as error:
+            if isinstance(error, SemShareError) or feed.token_ids:
+                raise
+            raise ConfigError(f"transformers could not begin the answer with these settings: {error}") from error
+    if not cancelled:
+        return Decoded(feed.token_ids, "stop" if ended() else "length", feed.first_token_at)
+    if isinstance(cache, MergedCache):  # some layers may be a row ahead of the others
+        cache.finish(len(ids) + len(feed.token_ids) - 1)
+    return Decoded(feed.token_ids, "cancelled", feed.first_token_at)
 
 
 def end_tokens(told: int | list[int] | None) -> list[int]:
@@ -167,17 +186,6 @@ class _Checked(LogitsProcessor):
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
         check_logits(scores)
         return scores
-
-
-@contextmanager
-def _no_other_cache(model: PreTrainedModel) -> Iterator[None]:
-    """``generate()`` takes what a config leaves open from the model's own, and refuses two caches."""
-    own = model.generation_config
-    before, own.cache_implementation = own.cache_implementation, None
-    try:
-        yield
-    finally:
-        own.cache_implementation = before
 
 
 class _Feed(BaseStreamer):
@@ -205,45 +213,20 @@ class _Feed(BaseStreamer):
 
 
 class _Ending(StoppingCriteria):
-    """Ends at a stop string in the *generated* text, or when cancelled.
+    """Ends at a stop string in the *generated* text; raises if the call must end.
 
     transformers' own ``stop_strings`` also matches a string that begins in the prompt, which would end an answer whose
     text does not contain it.
     """
 
-    def __init__(
-        self,
-        tokenizer: PreTrainedTokenizerBase,
-        prompt_tokens: int,
-        stop: Sequence[str],
-        cancel: threading.Event | None,
-    ) -> None:
-        self._tokenizer = tokenizer
+    def __init__(self, text: AnswerText, prompt_tokens: int, interrupt: Interrupt) -> None:
+        self._text = text
         self._start = prompt_tokens
-        self._stop = stop
-        self._cancel = cancel
+        self._interrupt = interrupt
         self.stopped = False
 
     def __call__(self, input_ids: Tensor, scores: Any, **kwargs: Any) -> Tensor:
-        if self._stop:
-            text = self._tokenizer.decode(input_ids[0, self._start :], skip_special_tokens=True)
-            self.stopped = any(end in text for end in self._stop)
-        done = self.stopped or (self._cancel is not None and self._cancel.is_set())
-        return torch.full((input_ids.shape[0],), done, dtype=torch.bool, device=input_ids.device)
-
-
-def cut_at_stop(text: str, stop: Sequence[str]) -> str:
-    """``text`` up to the first stop string, which is left out."""
-    return text[: min((at for at in map(text.find, stop) if at >= 0), default=len(text))]
-
-
-def settled_length(text: str, stop: Sequence[str]) -> int:
-    """How much of a growing text will not change: not a half character, not the beginning of a stop string."""
-    known = text.rstrip("\ufffd")
-    begun = [
-        len(known) - size
-        for end_string in stop
-        for size in range(1, min(len(end_string), len(known) + 1))
-        if known.endswith(end_string[:size])
-    ]
-    return min(len(cut_at_stop(text, stop)), len(known), *begun)
+        self.stopped = self._text.may_stop and self._text.stopped(input_ids[0, self._start :].tolist())
+        if not self.stopped:
+            self._interrupt.check()
+        return torch.full((input_ids.shape[0],), self.stopped, dtype=torch.bool, device=input_ids.device)

@@ -7,7 +7,8 @@ import importlib.util
 import os
 import threading
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
@@ -21,9 +22,12 @@ from transformers import PreTrainedTokenizerBase
 from semshare_core.errors import ConfigError, MissingDependencyError, ModelError
 from semshare_core.match.plan import Tokens
 from semshare_core.match.token_table import TokenTable
+from semshare_core.own_tokenizer import decode_ids, encode_text
 
 Embed = Callable[[Tokens], NDArray[np.float32]]
 """From a prompt's ids, int64 [n], to float32 [m, dim]: at least one row, all of unit length."""
+
+_REMEMBERED_PROMPTS = 8
 
 SEGMENT_TOKENS = 192
 """Prompt tokens embedded as one text: about what an encoder of 256 word pieces, the smallest in wide use, can read."""
@@ -83,11 +87,15 @@ def prompt_embedding(source: EmbeddingSource | None, tokenizer: PreTrainedTokeni
 
 @dataclass(frozen=True)
 class _Encoder:
-    """A text encoder: how it embeds texts, how many tokens of its own it reads of one, and how it counts them."""
+    """A text encoder: how it embeds texts, how many tokens of its own it reads of one, and how it counts them.
+
+    ``turns`` is held while it runs, if it is a library's whose tokenizer does not bear two callers.
+    """
 
     embed: Callable[[list[str]], Any]
     limit: float | None = None
     count: Callable[[str], int] | None = None
+    turns: AbstractContextManager[Any] = field(default_factory=nullcontext)
 
     @property
     def segment_tokens(self) -> int:
@@ -101,35 +109,40 @@ class _Encoder:
 
 
 class _SegmentEmbedding:
-    """Embeds prompts by segments. One call at a time: fast tokenizers and lazy loading do not bear two.
+    """Embeds prompts by segments, in several threads at once unless the encoder does not bear it.
 
-    The last prompt's vectors are remembered, for a prompt that is kept comes again at once, with its answer.
+    The vectors of the last few prompts are remembered, for a prompt that is kept comes again soon, with its answer.
     """
 
     def __init__(self, open_encoder: Callable[[], _Encoder], tokenizer: PreTrainedTokenizerBase) -> None:
         self._open = open_encoder
         self._tokenizer = tokenizer
-        self._lock = threading.Lock()
+        self._loading = threading.Lock()
         self._encoder: _Encoder | None = None
         self._dim: int | None = None
-        self._last: dict[str, NDArray[np.float64]] = {}
+        self._recent: tuple[dict[str, NDArray[np.float64]], ...] = ()
 
     def __call__(self, tokens: Tokens) -> NDArray[np.float32]:
-        with self._lock:
+        encoder = self._encoder or self._load()
+        with encoder.turns:
+            texts = self._texts(tokens, encoder)
+            known = {text: vector for prompt in self._recent for text, vector in prompt.items()}
+            if new := [text for text in dict.fromkeys(texts) if text not in known]:
+                known |= zip(new, _vectors(encoder.embed(new), len(new)), strict=True)
+        rows = _unit_rows([known[text] for text in texts])
+        if self._dim not in (None, rows.shape[1]):
+            raise ConfigError(
+                f"embedding= gave vectors of {rows.shape[1]} numbers after {self._dim}: one length for all."
+            )
+        self._dim = rows.shape[1]
+        self._recent = (*self._recent[1 - _REMEMBERED_PROMPTS :], {text: known[text] for text in texts})
+        return rows
+
+    def _load(self) -> _Encoder:
+        with self._loading:
             if self._encoder is None:
                 self._encoder = self._open()
-            texts = self._texts(tokens, self._encoder)
-            known = self._last
-            if new := [text for text in dict.fromkeys(texts) if text not in known]:
-                known = known | dict(zip(new, _vectors(self._encoder.embed(new), len(new)), strict=True))
-            rows = _unit_rows([known[text] for text in texts])
-            if self._dim not in (None, rows.shape[1]):
-                raise ConfigError(
-                    f"embedding= gave vectors of {rows.shape[1]} numbers after {self._dim}: one length for all."
-                )
-            self._dim = rows.shape[1]
-            self._last = {text: known[text] for text in texts}
-        return rows
+            return self._encoder
 
     def _texts(self, tokens: Tokens, encoder: _Encoder) -> list[str]:
         size = encoder.segment_tokens
@@ -137,7 +150,7 @@ class _SegmentEmbedding:
 
     def _fitting(self, tokens: Tokens, encoder: _Encoder) -> list[str]:
         """The text of ``tokens``, halved as often as the encoder would otherwise cut something off."""
-        text = str(self._tokenizer.decode(tokens.tolist()))
+        text = decode_ids(self._tokenizer, tokens.tolist(), special=True)
         if len(tokens) <= 1 or not encoder.cuts_off(text):
             return [text]
         half = len(tokens) // 2
@@ -184,7 +197,7 @@ def _numbers(vector: Any) -> NDArray[np.float64]:
 
 def _opener(source: EmbeddingSource) -> Callable[[], _Encoder]:
     if isinstance(source, str | os.PathLike):
-        return partial(_load, _checked_folder(Path(source)))
+        return partial(_load, _checked_folder(Path(source)).absolute())  # it is loaded later
     encoder = _recognise(source)
     return lambda: encoder
 
@@ -199,12 +212,14 @@ def _recognise(source: object) -> _Encoder:
         "limit": limit if isinstance(limit, int | float) else None,
         "count": partial(_count, counter) if isinstance(counter, PreTrainedTokenizerBase) else None,
     }
+    if read["count"] is not None:
+        read["turns"] = threading.Lock()
     if isinstance(source, DocumentEmbeddings):
         return _Encoder(source.embed_documents, **read)
     if isinstance(source, TextBatchEmbeddings):
         return _Encoder(source.get_text_embedding_batch, **read)
     if isinstance(source, TextEncoder):
-        return _Encoder(source.encode, **read)
+        return _Encoder(source.encode, **(read | {"turns": threading.Lock()}))
     if callable(source):
         return _Encoder(lambda texts: [source(text) for text in texts], **read)
     raise ConfigError(
@@ -214,7 +229,7 @@ def _recognise(source: object) -> _Encoder:
 
 
 def _count(tokenizer: PreTrainedTokenizerBase, text: str) -> int:
-    return len(tokenizer(text, truncation=False, verbose=False)["input_ids"])
+    return len(encode_text(tokenizer, text, special=True))
 
 
 def _checked_folder(folder: Path) -> Path:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import contextvars
+import os
 import queue
 import threading
 import time
 from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Literal
 
 import torch
@@ -18,9 +21,12 @@ from semshare_core import models
 from semshare_core.autocast import OFF, Autocast, outside_autocast
 from semshare_core.call import Call, Served
 from semshare_core.config import PoolConfig, ReusePolicy, resolve_policy
-from semshare_core.decode import FinishReason, Sampling, check_logits, cut_at_stop, decode, settled_length
-from semshare_core.embedding import Embed, EmbeddingSource, prompt_embedding
-from semshare_core.errors import ConfigError
+from semshare_core.decode import FinishReason, Sampling, check_logits, decode
+from semshare_core.embedding import EmbeddingSource, prompt_embedding
+from semshare_core.errors import CallCancelledError, ConfigError
+from semshare_core.generation_settings import own_stop_strings, warn_of_overridden
+from semshare_core.interrupt import NEVER, Interrupt, check_limits
+from semshare_core.kept_errors import keeps_no_rows
 from semshare_core.match.facts import FactTokens
 from semshare_core.match.token_table import TokenTable
 from semshare_core.model_turns import turns_of
@@ -29,12 +35,14 @@ from semshare_core.prefill.anatomy import examine
 from semshare_core.prefill.selective import SelectivePrefill
 from semshare_core.prefill.trial import try_out
 from semshare_core.prompt import Prompt
+from semshare_core.prompt_vectors import PromptVectors
 from semshare_core.quality.calibration import Calibration
 from semshare_core.quality.calibrations import calibration_for
 from semshare_core.quality.canary import CanaryWatch
 from semshare_core.quality.replay import Replay
 from semshare_core.quality.situation import Situation
 from semshare_core.report import ReuseReport
+from semshare_core.stop_strings import AnswerText
 from semshare_core.weights import Weights, without_wrapper
 
 DEFAULT_NAMESPACE = "default"
@@ -88,8 +96,9 @@ class SemShareEngine:
         policy: what calls may reuse unless they say otherwise; default level ``balanced``.
         embedding: what embeds prompts, for the search over similar ones: a sentence-transformers folder or object, a
             LangChain ``Embeddings``, a LlamaIndex ``BaseEmbedding``, or a function from a text to a vector; long
-            prompts reach it in segments (see ``semshare_core.embedding``). Default: the mean of the model's own token
-            embeddings, which costs next to nothing.
+            prompts reach it in segments (see ``semshare_core.embedding``). No lock is held while it runs: it is called
+            from several threads at once and may ask this very engine. Where it fails there is one warning, and answers
+            without it. Default: the mean of the model's own token embeddings, which costs next to nothing.
         calibration: what the levels go by: ``auto`` takes the one of this model (``semshare calibrate``); None: the
             default for models without one; or what ``read_calibration(path)`` gives.
 
@@ -117,6 +126,7 @@ class SemShareEngine:
             models.check_servable(model)
             anatomy = try_out(model, examine(model))
         models.check_pair(model, tokenizer)
+        warn_of_overridden(model)
         self.model = model
         self.tokenizer = tokenizer
         self.policy = policy or ReusePolicy(level="balanced")
@@ -130,16 +140,17 @@ class SemShareEngine:
         self._prefill = SelectivePrefill(model, anatomy)
         self._table = TokenTable(lambda: model.get_input_embeddings().weight)
         self._facts = FactTokens(tokenizer, lambda: len(model.get_input_embeddings().weight))
-        self._embed: Embed = outside_autocast(prompt_embedding(embedding, tokenizer, self._table))
-        self.pool = open_pool(pool, model, tokenizer, anatomy.devices, embedding, self._embed, self.weights)
+        embed = outside_autocast(prompt_embedding(embedding, tokenizer, self._table))
+        self._vectors = PromptVectors(embed, foreign=embedding is not None)
+        self.pool = open_pool(pool, model, tokenizer, anatomy.devices, embedding, self._vectors.of, self.weights)
 
     @classmethod
     def from_pretrained(
         cls,
-        model_id: str,
+        model_id: str | os.PathLike[str],
         *,
-        gguf_file: str | None = None,
-        tokenizer: PreTrainedTokenizerBase | str | None = None,
+        gguf_file: str | os.PathLike[str] | None = None,
+        tokenizer: PreTrainedTokenizerBase | str | os.PathLike[str] | None = None,
         dtype: str | torch.dtype = "auto",
         device: str | torch.device | None = None,
         device_map: Any = None,
@@ -175,27 +186,37 @@ class SemShareEngine:
         reuse: str | ReusePolicy | None = None,
         namespace: str | None = None,
         store: bool = True,
+        timeout: float | None = None,
+        cancel: threading.Event | None = None,
         **generation: Any,
     ) -> Generation:
         """Answer a prompt.
 
         Args:
-            prompt: text (taken as it is), chat messages (through the chat template) or token ids.
+            prompt: text (taken as it is), chat messages (through the chat template) or token ids. What messages spell
+                like control tokens is text, unless they stand in a ``Chat(..., control_tokens=True)``; messages that
+                end with the assistant's are the beginning of the answer.
             max_new_tokens: at most so many tokens are generated.
             temperature: 0 is greedy, otherwise sampling.
-            stop: the answer ends before the first of these strings.
+            stop: the answer ends before the first of these strings, which may be or contain special tokens.
             seed: makes sampling repeatable.
             reuse: a level or a :class:`ReusePolicy`; default: the engine's policy.
             namespace: whose references may serve, and who may be served by this prompt later.
             store: keep prompt and answer in the pool.
-            **generation: other fields of transformers' ``GenerationConfig``.
+            timeout: seconds after which the call is given up, wherever it is; within the time of one layer.
+            cancel: set from any thread, it ends the call as soon; what was generated until then is the answer, with
+                ``finish_reason`` ``cancelled``.
+            **generation: other fields of transformers' ``GenerationConfig``; what becomes of each is in the table of
+                ``semshare_core.generation_settings``.
 
         Raises:
             PromptError: empty or too long a prompt. ConfigError: a setting that cannot be honoured.
-            NumericalError: the model's logits are not numbers.
+            NumericalError: the model's logits are not numbers. CallTimeoutError: ``timeout`` is over.
+            CallCancelledError: ``cancel`` was set before the answer began.
         """
-        sampling = _sampling(max_new_tokens, temperature, stop, seed, generation)
-        return self._answer(prompt, sampling, reuse, namespace, store)
+        interrupt = Interrupt(cancel, timeout)
+        sampling = self._sampling(max_new_tokens, temperature, stop, seed, generation)
+        return self._answer(prompt, sampling, reuse, namespace, store, interrupt)
 
     def stream(
         self,
@@ -208,15 +229,20 @@ class SemShareEngine:
         reuse: str | ReusePolicy | None = None,
         namespace: str | None = None,
         store: bool = True,
+        timeout: float | None = None,
         cancel: threading.Event | None = None,
         **generation: Any,
     ) -> Generator[Piece, None, None]:
-        """Like :meth:`generate`, piece by piece; closing the iterator ends generation within a token.
+        """Like :meth:`generate`, piece by piece; closing the iterator ends the call within the time of one layer.
 
-        Setting ``cancel`` does so too, from any thread and while the consumer waits for a piece.
+        Setting ``cancel`` does so too, from any thread and while the consumer waits for a piece; before the first token
+        it ends the iterator without any piece. ``timeout`` runs from the first ``next`` to the last token, however
+        slowly pieces are taken.
         """
-        sampling = _sampling(max_new_tokens, temperature, stop, seed, generation)
-        return self._stream(prompt, sampling, reuse, namespace, store, cancel or threading.Event(), Autocast.here())
+        check_limits(cancel, timeout)
+        sampling = self._sampling(max_new_tokens, temperature, stop, seed, generation)
+        cancel = cancel or threading.Event()
+        return self._stream(prompt, sampling, reuse, namespace, store, timeout, cancel, Autocast.here())
 
     def prefill(
         self,
@@ -225,52 +251,79 @@ class SemShareEngine:
         reuse: str | ReusePolicy | None = None,
         namespace: str | None = None,
         store: bool = True,
+        timeout: float | None = None,
+        cancel: threading.Event | None = None,
     ) -> Prefill:
-        """Prefill only: next-token logits and a cache to decode from with any loop. The cache is the caller's own."""
-        return self._prefilled(self._call(prompt, reuse, namespace, store=store), store)
+        """Prefill only: next-token logits and a cache to decode from with any loop. The cache is the caller's own.
 
-    def warm(self, prompts: Sequence[Prompt], *, namespace: str | None = None, pin: bool = False) -> list[ReuseReport]:
+        ``timeout`` and ``cancel`` end it as they end :meth:`generate`, with an error each.
+        """
+        call = self._call(prompt, reuse, namespace, store=store, interrupt=Interrupt(cancel, timeout))
+        prefilled = self._prefilled(call, store)
+        call.embed_kept()
+        return prefilled
+
+    def warm(
+        self,
+        prompts: Sequence[Prompt],
+        *,
+        namespace: str | None = None,
+        pin: bool = False,
+        timeout: float | None = None,
+        cancel: threading.Event | None = None,
+    ) -> list[ReuseReport]:
         """Prefill prompts without approximation and keep them, so that later ones can reuse them.
 
         Args:
             prompts: as :meth:`generate` takes them.
             namespace: whom they serve; the pool's public namespace, into which nothing else writes, serves all.
             pin: they stay until the pool is cleared, however little they are used.
+            timeout, cancel: end the whole as they end :meth:`generate`, with an error each; what was kept stays.
         """
+        interrupt = Interrupt(cancel, timeout)
         if isinstance(prompts, str):
             raise ConfigError("warm() takes a list of prompts; wrap the one you have: warm([prompt]).")
-        return [
-            self._prefilled(self._call(prompt, "exact", namespace, warming=True, pinned=pin), store=True).report
-            for prompt in prompts
-        ]
+        reports = []
+        for prompt in prompts:
+            call = self._call(prompt, "exact", namespace, warming=True, pinned=pin, interrupt=interrupt)
+            reports.append(self._prefilled(call, store=True).report)
+            call.embed_kept()  # which may take its time, and needs no cache
+        return reports
 
+    @keeps_no_rows
     def _prefilled(self, call: Call, store: bool) -> Prefill:
         def logits_of(served: Served) -> Tensor:
             logits = self._prefill.last_logits(served.cache, served.ids, served.pending)
             check_logits(logits)
             return logits
 
-        with self._lock:
+        with call.turn(self._lock, 1):
             served, logits = call.answer(1, logits_of)
-            report = self._finish(served, time.perf_counter(), [], store=store, copy=True)
+            served.hand_over()
+            report, check = self._finish(served, time.perf_counter(), [], store=store, copy=True)
+        check()
         return Prefill(logits, served.cache, report)
 
     def _finish(
         self, served: Served, first_token_at: float, generated: list[int], *, store: bool, copy: bool = False
-    ) -> ReuseReport:
-        """Close the books of a call, and have it checked if the canary chooses it."""
+    ) -> tuple[ReuseReport, Callable[[], None]]:
+        """Close the books of a call; its report, and what has it checked if the canary chooses it.
+
+        The latter is called after the model's turn, for those who listen to the canary may be told in this thread.
+        """
         asked = served.call.asked
         chosen = self.canary.chooses(asked.canary)
         replay = None
         if chosen and served.approximate and self.canary.has_room:  # copied before the pool takes the rows
             replay = Replay.of(served.ids, generated, served.cache, served.room, served.call.computed_by)
         report = served.finish(first_token_at, generated, store=store, copy=copy)
-        if chosen and served.approximate:
-            self.canary.check(report, asked, replay)
-        elif chosen:
-            self.canary.spare(report, asked)
-        return report
+        if not chosen:
+            return report, lambda: None
+        if served.approximate:
+            return report, partial(self.canary.check, report, asked, replay)
+        return report, partial(self.canary.spare, report, asked)
 
+    @keeps_no_rows
     def situation(self, prompt: Prompt, *, namespace: str | None = None) -> Situation | None:
         """What the governor would see of a prompt: looked up and matched, nothing computed; None: nothing to reuse."""
         call = self._call(prompt, "balanced", namespace)
@@ -290,6 +343,7 @@ class SemShareEngine:
         store: bool = False,
         warming: bool = False,
         pinned: bool = False,
+        interrupt: Interrupt = NEVER,
     ) -> Call:
         if namespace is None:
             namespace = DEFAULT_NAMESPACE
@@ -319,13 +373,16 @@ class SemShareEngine:
             pool=self.pool,
             prefill=self._prefill,
             table=self._table,
-            embed=self._embed,
+            vectors=self._vectors,
             facts=self._facts,
             weights=self.weights,
             calibration=self.calibration,
             pinned=pinned,
+            warming=warming,
+            interrupt=interrupt,
         )
 
+    @keeps_no_rows
     def _answer(
         self,
         prompt: Prompt,
@@ -333,24 +390,34 @@ class SemShareEngine:
         reuse: str | ReusePolicy | None,
         namespace: str | None,
         store: bool,
+        interrupt: Interrupt,
         *,
-        cancel: threading.Event | None = None,
         on_token: Callable[[int], None] | None = None,
+        on_prompt: Callable[[AnswerText], None] | None = None,
     ) -> Generation:
-        call = self._call(prompt, reuse, namespace, store=store)
+        call = self._call(prompt, reuse, namespace, store=store, interrupt=interrupt)
         sampling = call.fit(sampling)
-        with self._lock:
-            if cancel is not None and cancel.is_set():  # given up while waiting for its turn
-                raise _Cancelled
+        text = AnswerText(self.tokenizer, sampling.stop, call.encoded.ids.tolist())
+        if on_prompt is not None:
+            on_prompt(text)
+        with call.turn(self._lock, sampling.max_new_tokens):
             served, decoded = call.answer(
                 sampling.max_new_tokens,
                 lambda served: decode(
-                    self.model, self.tokenizer, served.cache, served.ids, sampling, cancel=cancel, on_token=on_token
+                    self.model,
+                    self.tokenizer,
+                    served.cache,
+                    served.ids,
+                    sampling,
+                    interrupt=interrupt,
+                    on_token=on_token,
                 ),
             )
-            report = self._finish(served, decoded.first_token_at, decoded.token_ids, store=store)
-        text = self.tokenizer.decode(decoded.token_ids, skip_special_tokens=True)
-        return Generation(cut_at_stop(text, sampling.stop), decoded.token_ids, decoded.finish_reason, report)
+            report, check = self._finish(served, decoded.first_token_at, decoded.token_ids, store=store)
+            del served  # its rows leave memory before the next call's turn
+        check()
+        call.embed_kept()
+        return Generation(text.of(decoded.token_ids), decoded.token_ids, decoded.finish_reason, report)
 
     def _stream(
         self,
@@ -359,52 +426,61 @@ class SemShareEngine:
         reuse: str | ReusePolicy | None,
         namespace: str | None,
         store: bool,
+        timeout: float | None,
         cancel: threading.Event,
         autocast: Autocast,
     ) -> Generator[Piece, None, None]:
         """The model runs in a worker thread; this generator turns its tokens into settled text."""
-        tokens: queue.SimpleQueue[int | Generation | BaseException] = queue.SimpleQueue()
+        tokens: queue.SimpleQueue[int | AnswerText | Generation | BaseException] = queue.SimpleQueue()
+        put = tokens.put
+        interrupt = Interrupt(cancel, timeout)
 
         def work() -> None:
             try:
                 with autocast.again():
-                    put = tokens.put
-                    put(self._answer(prompt, sampling, reuse, namespace, store, cancel=cancel, on_token=put))
+                    put(self._answer(prompt, sampling, reuse, namespace, store, interrupt, on_token=put, on_prompt=put))
             except BaseException as error:  # handed to the consumer, whose thread it belongs to
-                tokens.put(error)
+                put(error)
 
-        worker = threading.Thread(target=work, name="semshare-stream", daemon=True)
+        context = contextvars.copy_context()
+        worker = threading.Thread(target=context.run, args=(work,), name="semshare-stream", daemon=True)
         worker.start()
         try:
             ids: list[int] = []
             sent = 0
             while True:
                 item = tokens.get()
-                if isinstance(item, _Cancelled):
+                if isinstance(item, CallCancelledError):
                     return
                 if isinstance(item, BaseException):
-                    raise item
+                    try:
+                        raise item
+                    finally:
+                        del item  # this frame is in its traceback
                 if isinstance(item, Generation):
                     yield Piece(item.text[sent:], item.report, item.finish_reason, item.token_ids)
                     return
+                if isinstance(item, AnswerText):
+                    text = item
+                    continue
                 ids.append(item)
-                text = self.tokenizer.decode(ids, skip_special_tokens=True)
-                settled = settled_length(text, sampling.stop)
-                if settled > sent:
-                    yield Piece(text[sent:settled])
-                    sent = settled
+                settled = text.settled(ids)
+                if len(settled) > sent:
+                    yield Piece(settled[sent:])
+                    sent = len(settled)
         finally:
             cancel.set()
             worker.join()
 
-
-class _Cancelled(Exception):
-    """The consumer of a stream went away before its turn came."""
-
-
-def _sampling(
-    max_new_tokens: int, temperature: float, stop: Sequence[str] | None, seed: int | None, extra: dict[str, Any]
-) -> Sampling:
-    if isinstance(stop, str):
-        raise ConfigError(f"stop={stop!r} must be a list of strings: stop=[{stop!r}].")
-    return Sampling(max_new_tokens, temperature, tuple(stop or ()), seed, extra)
+    def _sampling(
+        self,
+        max_new_tokens: int,
+        temperature: float,
+        stop: Sequence[str] | None,
+        seed: int | None,
+        extra: dict[str, Any],
+    ) -> Sampling:
+        if isinstance(stop, str):
+            raise ConfigError(f"stop={stop!r} must be a list of strings: stop=[{stop!r}].")
+        stops = dict.fromkeys((*(stop or ()), *own_stop_strings(self.model)))
+        return Sampling(max_new_tokens, temperature, tuple(stops), seed, extra)

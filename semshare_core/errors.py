@@ -39,6 +39,14 @@ class NumericalError(SemShareError, ArithmeticError):
     """The model computed logits that are not numbers, so nothing it says can be trusted."""
 
 
+class CallTimeoutError(SemShareError, TimeoutError):
+    """A call took longer than its ``timeout`` and was given up; the model is free again."""
+
+
+class CallCancelledError(SemShareError):
+    """A call was cancelled before its answer began; the model is free again."""
+
+
 class PoolFileError(SemShareError):
     """The pool's folder, or a file in it, cannot be read or written."""
 
@@ -65,3 +73,11 @@ class PoolWarning(UserWarning):
 
 class QualityWarning(UserWarning):
     """Answers lie farther from the full prefill's than their level promises, or that could not be measured."""
+
+
+class EmbeddingWarning(UserWarning):
+    """Prompts cannot be embedded: they are searched by their prefixes and runs of tokens alone."""
+
+
+class GenerationWarning(UserWarning):
+    """The model's own generation config asks for something that does not happen here."""

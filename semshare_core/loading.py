@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from difflib import get_close_matches
 from typing import Any
 
 import torch
 from transformers import PreTrainedConfig, PreTrainedModel
 
 from semshare_core.errors import ConfigError
+from semshare_core.suggestion import did_you_mean
 
 _OF_THE_SOURCE = {
     "cache_dir",
@@ -58,13 +58,9 @@ def unknown_loading(names: Mapping[str, Any], others: tuple[str, ...] = ()) -> C
     unknown = sorted(set(names) - set(known))
     if not unknown:
         return None
-    told = []
-    for name in unknown:
-        near = get_close_matches(name, known, n=1)
-        told.append(f"{name} (did you mean {near[0]}?)" if near else name)
     return ConfigError(
-        f"model_kwargs cannot hold {', '.join(told)}, only {', '.join(known)}. What has a name of its own is set "
-        "there: dtype, device, device_map, gguf_file, pool, ..."
+        f"model_kwargs cannot hold {', '.join(unknown)}, only {', '.join(known)}. What has a name of its own is set "
+        f"there: dtype, device, device_map, gguf_file, pool, ...{did_you_mean(unknown, known)}"
     )
 
 

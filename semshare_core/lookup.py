@@ -27,7 +27,8 @@ class Found:
     """A plan, the entries that it draws on, and what finding it cost.
 
     Attributes:
-        embedding: float32 [dim] of the prompt; None where only the prefix was looked up.
+        embedding: float32 [m, dim] of the prompt, without rows where it could not be embedded; None where only the
+            prefix was looked up.
         similarity: of the nearest entry, in [0, 1]; None where no search was made or the pool was empty.
         barred: by how much more of the tokens behind the prefix some one prompt holds, could its rows that are too
             deep or too lax serve, than any one whose rows may; as a share.
@@ -82,6 +83,11 @@ class Found:
         return np.maximum.accumulate(depth)
 
 
+def searches(policy: ReusePolicy) -> bool:
+    """Whether looking up asks what a prompt resembles, or for its prefix alone."""
+    return policy.level not in ("off", "exact") and policy.max_depth > 0
+
+
 def find(
     pool: ReferencePool,
     namespace: str,
@@ -107,7 +113,7 @@ def find(
     chosen: dict[str, Entry] = {prefix[0].id: prefix[0]} if prefix else {}
     partners: list[Entry] = []  # who may serve fuzzy tokens, best first
     embedding, similarity, barred = None, None, 0.0
-    if not lossless and policy.max_depth > 0:
+    if searches(policy):
         embedding = embed(tokens)
         similar = pool.similar(namespace, embedding, weights=weights)
         similarity = similar[0][1] if similar else None

@@ -9,6 +9,8 @@ from contextlib import contextmanager
 
 from transformers import PreTrainedModel
 
+from semshare_core.interrupt import NEVER, Interrupt
+
 
 class ModelTurns:
     """A lock for calls (``with turns:``) that work in the background never makes them queue for."""
@@ -19,16 +21,29 @@ class ModelTurns:
         self._calls = 0  # that run or wait
 
     def __enter__(self) -> ModelTurns:
+        self._take(NEVER)
+        return self
+
+    @contextmanager
+    def turn(self, interrupt: Interrupt) -> Iterator[None]:
+        """A turn that is waited for until ``interrupt`` ends the call; those who wait beside it notice nothing."""
+        self._take(interrupt)
+        try:
+            yield
+        finally:
+            self.__exit__()
+
+    def _take(self, interrupt: Interrupt) -> None:
         with self._changed:
             self._calls += 1
             try:
-                self._changed.wait_for(lambda: not self._busy)
+                while not self._changed.wait_for(lambda: not self._busy, interrupt.patience):
+                    interrupt.check()
             except BaseException:  # an interrupt: nobody is waiting here any more
                 self._calls -= 1
                 self._changed.notify_all()
                 raise
             self._busy = True
-        return self
 
     def __exit__(self, *error: object) -> None:
         with self._changed:

@@ -26,7 +26,7 @@ DeviceMap = str | int | torch.device | Mapping[str, int | str | torch.device]
 def load_model(
     model_id: str | os.PathLike[str],
     *,
-    gguf_file: str | None = None,
+    gguf_file: str | os.PathLike[str] | None = None,
     tokenizer: str | os.PathLike[str] | PreTrainedTokenizerBase | None = None,
     dtype: str | torch.dtype = "auto",
     device: str | torch.device | None = None,
@@ -57,7 +57,7 @@ def load_model(
     settings = dict(model_kwargs or {})
     precision = _dtype(_one_dtype(dtype, settings.pop("torch_dtype", None)))
     common, of_weights = loading.split(settings)
-    source, options = _resolve(os.fspath(model_id), gguf_file)
+    source, options = _resolve(os.fspath(model_id), None if gguf_file is None else os.fspath(gguf_file))
     options = common | options
     try:
         config = AutoConfig.from_pretrained(source, **options)

@@ -9,20 +9,27 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
-from jinja2 import TemplateError
 from transformers import PreTrainedTokenizerBase
 
+from semshare_core.chat_template import check_messages, continues, rendered
+from semshare_core.control_tokens import ControlTokens, control_tokens, texts_of
 from semshare_core.errors import PromptError
 from semshare_core.match.plan import Tokens
 from semshare_core.match.prefix import common_prefix
+from semshare_core.own_tokenizer import encode_text, own_tokenizer
 
 
 @dataclass(frozen=True)
 class Chat:
-    """Chat messages together with tools that the chat template is told of (OpenAI's function schemas)."""
+    """Chat messages together with tools that the chat template is told of (OpenAI's function schemas).
+
+    ``control_tokens``: what the messages spell like a control token (``<|im_start|>``) is one. Otherwise it is text,
+    as it must be where others wrote the messages.
+    """
 
     messages: Sequence[Mapping[str, Any]]
     tools: Sequence[Mapping[str, Any]] = ()
+    control_tokens: bool = False
 
 
 Prompt = str | Sequence[int] | Sequence[Mapping[str, Any]] | Chat
@@ -36,11 +43,15 @@ _CUE_CHARACTERS = 32
 
 @dataclass(frozen=True)
 class EncodedPrompt:
-    """Token ids int64 [n], the index of the question's first token (n: no question is known), and who spelled them."""
+    """Token ids int64 [n], the index of the question's first token (n: no question is known), and who spelled them.
+
+    ``control``: what tells text from control tokens, in the messages and in an answer that comes back among them.
+    """
 
     ids: Tokens
     question: int
     from_ids: bool = False
+    control: ControlTokens | None = None
 
     def fresh_from(self, tail: int) -> int:
         """First token that must be computed: of the question at most ``MAX_QUESTION_TOKENS``, or ``tail`` if more."""
@@ -56,13 +67,16 @@ def encode(prompt: Prompt, tokenizer: PreTrainedTokenizerBase, vocabulary: int, 
     the question, or what that function says of it where it is the only one or longer than a question may be. Ids are
     taken as they are; their question is that of the text that they decode to.
 
+    What a message spells like a control token is text (``semshare_core.control_tokens``); a ``str`` prompt is taken as
+    it is, and its control tokens are such. Messages that end with the assistant's are the beginning of the answer.
+
     Raises:
         PromptError: empty, unknown ids, malformed messages, no chat template, or longer than the context.
     """
     if isinstance(prompt, str):
         encoded = _encode_text(prompt, tokenizer)
     elif isinstance(prompt, Chat):
-        encoded = _encode_messages(prompt.messages, tokenizer, prompt.tools)
+        encoded = _encode_messages(prompt.messages, tokenizer, prompt.tools, prompt.control_tokens)
     elif isinstance(prompt, Mapping):
         raise PromptError("a single message must stand in a list of messages: pass [message].")
     elif not hasattr(prompt, "__len__"):
@@ -107,20 +121,20 @@ def question_start(text: str) -> int | None:
 
 def _encode_text(text: str, tokenizer: PreTrainedTokenizerBase) -> EncodedPrompt:
     _check_unicode(text, "the prompt")
-    ids = np.asarray(tokenizer(text)["input_ids"], np.int64)
+    ids = np.asarray(encode_text(tokenizer, text, special=True), np.int64)
     start = question_start(text)
     if start is None:
         return EncodedPrompt(ids, len(ids))
-    before = np.asarray(tokenizer(text[:start])["input_ids"], np.int64)
+    before = np.asarray(encode_text(tokenizer, text[:start], special=True), np.int64)
     return EncodedPrompt(ids, common_prefix(ids, before))
 
 
 def _question_of(ids: Tokens, tokenizer: PreTrainedTokenizerBase) -> int:
     """Where the shortest end of ``ids`` begins that decodes to the question's text."""
-    n = len(ids)
+    n, own = len(ids), own_tokenizer(tokenizer)
 
     def text_of(start: int) -> str:
-        return str(tokenizer.decode(ids[start:], skip_special_tokens=True, clean_up_tokenization_spaces=False))
+        return str(own.decode(ids[start:], skip_special_tokens=True, clean_up_tokenization_spaces=False))
 
     text = text_of(0)
     start = question_start(text)
@@ -132,27 +146,20 @@ def _question_of(ids: Tokens, tokenizer: PreTrainedTokenizerBase) -> int:
 
 
 def _encode_messages(
-    messages: Sequence[Mapping[str, Any]], tokenizer: PreTrainedTokenizerBase, tools: Sequence[Mapping[str, Any]] = ()
+    messages: Sequence[Mapping[str, Any]],
+    tokenizer: PreTrainedTokenizerBase,
+    tools: Sequence[Mapping[str, Any]] = (),
+    trusted: bool = False,
 ) -> EncodedPrompt:
-    if not messages:
-        raise PromptError("the prompt is empty: pass at least one message.")
-    if not getattr(tokenizer, "chat_template", None):
-        raise PromptError(
-            "the tokenizer has no chat template: pass text instead of messages, or set tokenizer.chat_template."
-        )
-    for number, message in enumerate(messages):
-        if not isinstance(message, Mapping) or not isinstance(message.get("role"), str) or "content" not in message:
-            raise PromptError(f"message {number} must be a mapping with 'role' and 'content'; got {message!r}.")
+    check_messages(messages)
+    _check_unicode("".join(texts_of([*messages, *tools])), "a message")
+    control, mark = control_tokens(tokenizer, tools), ""
+    if not trusted:
+        messages, tools, mark = control.marked(messages, tools)
 
     def render(part: Sequence[Mapping[str, Any]], answer: bool) -> Tokens:
-        try:
-            text = tokenizer.apply_chat_template(
-                list(part), tools=list(tools) or None, tokenize=False, add_generation_prompt=answer
-            )
-        except (TemplateError, TypeError) as error:  # TypeError: content of a kind that the template cannot join
-            raise PromptError(f"the model's chat template refuses these messages: {error}.") from error
-        _check_unicode(text, "a message")
-        return np.asarray(tokenizer(text, add_special_tokens=False)["input_ids"], np.int64)
+        text = rendered(tokenizer, part, tools, answer=answer)
+        return np.asarray(control.spell(tokenizer, text, mark), np.int64)
 
     def behind(part: Sequence[Mapping[str, Any]]) -> int:
         """Index of the first token that ``part`` of the messages lacks; 0 if the template refuses that part alone."""
@@ -162,14 +169,15 @@ def _encode_messages(
             return 0
 
     ids = render(messages, True)
-    *earlier, last = messages
+    asked = messages[:-1] if continues(messages) and len(messages) > 1 else messages
+    *earlier, last = asked
     question = behind(earlier)
-    if earlier and len(ids) - question <= MAX_QUESTION_TOKENS:
-        return EncodedPrompt(ids, question)
-    start = question_start(last["content"]) if isinstance(last["content"], str) else None
-    if start is not None:
-        question = behind([*earlier, {**last, "content": last["content"][:start]}])
-    return EncodedPrompt(ids, question)
+    if not (earlier and len(ids) - question <= MAX_QUESTION_TOKENS):
+        content: Any = last.get("content")
+        start = question_start(content) if isinstance(content, str) else None
+        if start is not None:
+            question = behind([*earlier, {**last, "content": content[:start]}])
+    return EncodedPrompt(ids, question, control=None if trusted else control)
 
 
 def _check_unicode(text: str, what: str) -> None:

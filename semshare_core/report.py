@@ -54,7 +54,7 @@ class ReuseReport(BaseModel):
     """What one call reused, recomputed and took. JSON-able: ``report.model_dump_json()``.
 
     ``prefix + exact + fuzzy + new = prompt`` tokens. Times are milliseconds; ``ttft_ms`` runs from the prompt's arrival
-    to the first token and contains ``lookup_ms``, ``match_ms`` and ``prefill_ms``.
+    to the first token and contains ``queue_ms``, ``lookup_ms``, ``match_ms`` and ``prefill_ms``.
 
     Attributes:
         arrived_at: when the prompt arrived, in seconds of Unix time.
@@ -66,6 +66,7 @@ class ReuseReport(BaseModel):
         served_level: the level that the call was served at: a stricter one where the canary found the promise broken.
         reference_ids: the pooled prompts that served tokens.
         similarity: of the most similar reference, in [0, 1]; None when no search was made.
+        queue_ms: how long the call waited for the model while others had their turn.
         recomputed_tokens: tokens whose final rows were computed, the last prompt token included.
         recompute_ratio: rows computed / (prompt tokens x layers), the first layer included.
         kv_bytes: keys and values kept for decoding when it begins; ``kv_bytes_full``: without retention.
@@ -98,6 +99,7 @@ class ReuseReport(BaseModel):
     new_tokens: int = 0
     recomputed_tokens: int = 0
     recompute_ratio: float = 1.0
+    queue_ms: float = 0.0
     lookup_ms: float = 0.0
     match_ms: float = 0.0
     prefill_ms: float = 0.0
@@ -121,10 +123,11 @@ class ReuseReport(BaseModel):
 
     def summary(self) -> str:
         """One line for logs and consoles."""
+        queued = f" ({self.queue_ms:.0f} in the queue)" if self.queue_ms >= 0.5 else ""
         return (
             f"{self.outcome}: {self.prompt_tokens} tokens = {self.prefix_tokens} prefix + {self.exact_tokens} exact + "
             f"{self.fuzzy_tokens} fuzzy + {self.new_tokens} new, recompute ratio {self.recompute_ratio:.2f}, "
-            f"TTFT {self.ttft_ms:.0f} ms"
+            f"TTFT {self.ttft_ms:.0f} ms{queued}"
         )
 
     def _levels(self) -> str:
@@ -137,8 +140,8 @@ class ReuseReport(BaseModel):
             ("tokens", f"{self.prefix_tokens} prefix, {self.exact_tokens} exact, {self.fuzzy_tokens} fuzzy, "
                        f"{self.new_tokens} new of {self.prompt_tokens}"),
             ("recompute ratio", f"{self.recompute_ratio:.3f}"),
-            ("TTFT", f"{self.ttft_ms:.0f} ms (lookup {self.lookup_ms:.1f}, matching {self.match_ms:.1f}, "
-                     f"prefill {self.prefill_ms:.0f})"),
+            ("TTFT", f"{self.ttft_ms:.0f} ms (queue {self.queue_ms:.0f}, lookup {self.lookup_ms:.1f}, "
+                     f"matching {self.match_ms:.1f}, prefill {self.prefill_ms:.0f})"),
             ("KV for decoding", f"{self.kv_bytes / 2**20:.1f} of {self.kv_bytes_full / 2**20:.1f} MiB"),
         ]  # fmt: skip
         if self.canary is not None:

@@ -11,24 +11,40 @@ from collections.abc import Sequence
 import numpy as np
 from transformers import PreTrainedTokenizerBase
 
+from semshare_core.control_tokens import ControlTokens
 from semshare_core.match.plan import Tokens
+from semshare_core.own_tokenizer import decode_ids, encode_text
 
-_BEFORE = 16  # tokens of the prompt that are spelled again with the answer, for those at its border may join with it
+# so many tokens of the prompt are spelled again with the answer, for those at its border may join with it
+_BEFORE = (*range(16, 0, -1), *range(17, 65))
 
 
-def respelled(prompt: Tokens, generated: Sequence[int], tokenizer: PreTrainedTokenizerBase) -> Tokens:
+def respelled(
+    prompt: Tokens, generated: Sequence[int], tokenizer: PreTrainedTokenizerBase, control: ControlTokens | None = None
+) -> Tokens:
     """Prompt and answer as int64 ids, the answer as the tokenizer spells its text.
 
-    They stay as they are where the text does not tell the tokens: half a character at the end, or a tokenizer that does
-    not spell the prompt's end in the prompt's own tokens again.
+    They stay as they are where the text does not tell the tokens: half a character at the end, a tokenizer that does
+    not spell the prompt's end in the prompt's own tokens again, or text that would be taken for a ``control`` token,
+    which it is not when it comes back in a message.
     """
-    before = min(_BEFORE, len(prompt))
     tokens = np.concatenate((prompt, np.asarray(generated, np.int64)))
-    tail = tokens[len(prompt) - before :]
-    text = str(tokenizer.decode(tail, skip_special_tokens=False, clean_up_tokenization_spaces=False))
-    if "\ufffd" in text:
-        return tokens
-    again = np.asarray(tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"], np.int64)
-    if not np.array_equal(again[:before], tail[:before]):
-        return tokens
-    return np.concatenate((prompt, again[before:]))
+    for before in _BEFORE:  # not every token is spelled so at the beginning of a text
+        if before > len(prompt):
+            continue
+        tail = tokens[len(prompt) - before :]
+        if not np.array_equal(_again(tail[:before], tokenizer), tail[:before]):
+            continue
+        again = _again(tail, tokenizer)
+        if not len(again):
+            return tokens
+        if np.array_equal(again[:before], tail[:before]):
+            kept = control is not None and not control.same(tail.tolist(), again.tolist())
+            return tokens if kept else np.concatenate((prompt, again[before:]))
+    return tokens
+
+
+def _again(tokens: Tokens, tokenizer: PreTrainedTokenizerBase) -> Tokens:
+    """The ids that the text of ``tokens`` is spelled in; none if it has half a character."""
+    text = decode_ids(tokenizer, tokens.tolist(), special=True)
+    return np.asarray([] if "\ufffd" in text else encode_text(tokenizer, text), np.int64)

@@ -1,9 +1,10 @@
-"""What all tests share: no network, two threads, and the real model loaded at most once."""
+"""What all tests share: no network, two threads in all, and the real model loaded at most once a process."""
 
 from __future__ import annotations
 
+import gc
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # before transformers is imported, which reads it once
@@ -13,11 +14,12 @@ import pytest
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from benchmarks.live_tensors import held, since
 from semshare_core import SemShareEngine
 from tiny_canary import planted
 from tiny_models import tiny_model, tiny_tokenizer
 
-torch.set_num_threads(2)
+torch.set_num_threads(max(1, 2 // int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))))
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -34,6 +36,16 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(before)
+
+
+@pytest.fixture
+def live() -> Iterator[Callable[[], int]]:
+    """Bytes of all tensors made since; only what nothing refers to is gone, for nobody collects cycles."""
+    gc.disable()
+    gc.freeze()  # what is older is not looked through time and again
+    yield since(held())
+    gc.unfreeze()
+    gc.enable()
 
 
 @pytest.fixture

@@ -155,7 +155,8 @@ def test_a_check_of_the_canary_is_dropped_when_the_weights_have_changed() -> Non
         asked = ReusePolicy(recompute_ratio=0.5, canary=1.0)
         call = engine._call(MOVED, asked, None)
         served, _ = call.answer(1, lambda served: engine._prefill.last_logits(served.cache, served.ids, served.pending))
-        engine._finish(served, 0.0, [], store=False)
+        _, check = engine._finish(served, 0.0, [], store=False)
+        check()
         engine.model.model.layers[0].mlp.up_proj.weight.data.mul_(1.5)
     assert engine.canary.wait(60)
     assert engine.canary.counts().dropped == 1

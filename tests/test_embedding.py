@@ -242,19 +242,40 @@ def test_an_encoders_own_errors_come_through() -> None:
             source(ids("Hello"))
 
 
-def test_threads_take_turns() -> None:
+@pytest.mark.parametrize("counts", [False, True])
+def test_threads_take_turns_at_what_has_a_tokenizer_of_its_own(counts: bool) -> None:
+    """A fast tokenizer does not bear two callers who truncate otherwise."""
     inside = threading.Lock()
 
-    def alone(text: str) -> list[float]:
+    def alone(texts: list[str]) -> list[list[float]]:
         assert inside.acquire(blocking=False), "two calls at once"
         threading.Event().wait(0.001)
         inside.release()
+        return [letters(text) for text in texts]
+
+    encoder: Any = Documents() if counts else Encodes()
+    if counts:
+        encoder.embed_documents, encoder.max_seq_length, encoder.tokenizer = alone, 500, TOKENIZER
+    else:
+        encoder.encode = alone
+    source = embed(encoder)
+    with ThreadPoolExecutor(8) as threads:
+        answers = list(threads.map(source, [ids(LONG[at:]) for at in range(16)]))
+    assert all((rows == embed(letters)(ids(LONG[at:]))).all() for at, rows in enumerate(answers))
+
+
+def test_threads_need_not_wait_for_each_other_at_a_function() -> None:
+    """It may be a service, or hold a lock of its user's; whoever is slow keeps nobody else."""
+    both = threading.Barrier(2, timeout=60)
+
+    def together(text: str) -> list[float]:
+        both.wait()
         return letters(text)
 
-    source = embed(alone)
-    with ThreadPoolExecutor(8) as threads:
-        answers = list(threads.map(source, [ids(LONG)] * 16))
-    assert all((rows == answers[0]).all() for rows in answers)
+    source = embed(together)
+    with ThreadPoolExecutor(2) as threads:
+        answers = list(threads.map(source, [ids("one text"), ids("another")]))
+    assert [len(rows) for rows in answers] == [1, 1]
 
 
 def test_a_folder_without_sentence_transformers(monkeypatch: pytest.MonkeyPatch) -> None:

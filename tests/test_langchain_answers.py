@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from functools import reduce
 from operator import add
 from typing import Any
@@ -10,10 +11,11 @@ import pytest
 import torch
 from langchain_core.output_parsers import StrOutputParser
 from langchain_core.prompts import PromptTemplate
+from langchain_core.runnables import RunnableConfig
 
 from langchain_prompts import NO_LETTERS, OTHER, PROMPT
 from semshare_core import ReuseReport
-from semshare_core.errors import ConfigError
+from semshare_core.errors import ConfigError, PromptError
 from semshare_integrations.langchain import SemShareCallbackHandler, SemShareLLM
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -33,6 +35,19 @@ def test_in_a_chain(llm: SemShareLLM) -> None:
     assert [chain.invoke(each) for each in asked] == direct
     assert chain.batch(asked) == direct
     assert "".join(chain.stream(asked[0])) == direct[0]
+
+
+@pytest.mark.parametrize("limit", [None, 2])
+def test_one_bad_prompt_of_a_batch_takes_no_answer_with_it(llm: SemShareLLM, limit: int | None) -> None:
+    prompts, config = ["a good one", "", "another good one"], RunnableConfig(max_concurrency=limit)
+    good = [llm.invoke(prompt, reuse="exact") for prompt in (prompts[0], prompts[2])]
+    answers = llm.batch(prompts, config, return_exceptions=True, reuse="exact")
+    waited = asyncio.run(llm.abatch(prompts, config, return_exceptions=True, reuse="exact"))
+    for first, bad, last in (answers, waited):
+        assert isinstance(bad, PromptError)
+        assert [first, last] == good
+    with pytest.raises(PromptError):
+        llm.batch(prompts, config)
 
 
 def test_batch_has_statistics_per_prompt(llm: SemShareLLM) -> None:

@@ -113,13 +113,11 @@ def test_a_random_model_calls_tools(llm: ChatSemShare, parallel: bool) -> None:
     assert llm.bind_tools([weather]).invoke(told).content
 
 
-def test_a_call_that_was_cut_off_is_invalid_in_a_stream_too(llm: ChatSemShare) -> None:
-    """LangChain mends half an object: it would be a valid call of a tool without a name."""
+def test_a_call_without_room_is_an_error_in_a_stream_too(llm: ChatSemShare) -> None:
     bound = llm.bind_tools([weather], tool_choice="any")
-    for answer in (bound.invoke("Rain?", max_tokens=40), whole(bound.stream("Rain?", max_tokens=40))):
-        assert answer.tool_calls == []
-        [invalid] = answer.invalid_tool_calls
-        assert "weather" in (invalid["args"] or "")
+    for ask in (bound.invoke, lambda *asked, **settings: whole(bound.stream(*asked, **settings))):
+        with pytest.raises(ConfigError, match="may have 40 tokens, but to keep to its schema takes at least about 83"):
+            ask("Rain?", max_tokens=40)
 
 
 @pytest.mark.parametrize("tools", [[weather], []], ids=["with tools", "without"])

@@ -10,9 +10,10 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from semshare_core import Piece, ReusePolicy, SemShareEngine
-from semshare_core.decode import Sampling, cut_at_stop, settled_length
-from semshare_core.engine import _Cancelled
-from semshare_core.errors import ConfigError, PromptError
+from semshare_core.decode import Sampling
+from semshare_core.errors import CallCancelledError, ConfigError, PromptError
+from semshare_core.interrupt import Interrupt
+from semshare_core.stop_strings import cut_at_stop, settled_length
 from tiny_models import tiny_model, tiny_tokenizer
 from tiny_reuse import PARAGRAPHS
 
@@ -137,8 +138,8 @@ def test_a_stream_that_is_never_read_does_nothing(engine: SemShareEngine) -> Non
 def test_who_gave_up_before_his_turn_computes_nothing(engine: SemShareEngine) -> None:
     gone = threading.Event()
     gone.set()
-    with pytest.raises(_Cancelled):
-        engine._answer(TEXT, Sampling(), None, None, True, cancel=gone)
+    with pytest.raises(CallCancelledError):
+        engine._answer(TEXT, Sampling(), None, None, True, Interrupt(gone))
     assert engine.pool.stats().entries == 0
 
 

@@ -17,12 +17,12 @@ from semshare_core import Chat, SemShareEngine
 from semshare_core.errors import ConfigError
 from semshare_integrations.tools import (
     CallFormat,
+    Grammar,
     call_format,
     constraint,
     json_grammar,
     parse_reply,
     reply_grammar,
-    smallest,
 )
 from semshare_integrations.tools.reply import settled_text
 from tiny_models import tiny_model, tiny_tokenizer
@@ -152,8 +152,8 @@ def test_tools_reach_the_template(model: PreTrainedModel) -> None:
 # --- replies held to a grammar -----------------------------------------------------------------------------------
 
 
-def reply(engine: SemShareEngine, grammar: str, tokens: int, reserve: int, seed: int | None = None) -> str:
-    held = constraint(grammar, engine.model, engine.tokenizer, tokens, reserve)
+def reply(engine: SemShareEngine, grammar: Grammar, tokens: int, seed: int | None = None) -> str:
+    held = constraint(grammar, engine.model, engine.tokenizer, tokens, engine.context)
     out = engine.generate(
         "Rain?",
         max_new_tokens=tokens,
@@ -173,7 +173,7 @@ def test_a_random_model_makes_valid_calls(
     engine: SemShareEngine, form: CallFormat, choice: str, seed: int | None
 ) -> None:
     grammar = reply_grammar(form, [WEATHER, TIME], choice, False, engine.tokenizer)
-    found = parse_reply(reply(engine, grammar, 200, 120, seed), form, ["weather", "time"])
+    found = parse_reply(reply(engine, grammar, 200, seed), form, ["weather", "time"])
     assert found.text == ""
     assert not found.invalid
     [call] = found.calls
@@ -189,7 +189,7 @@ def test_a_random_model_makes_valid_calls(
 def test_no_further_call_is_begun_that_could_not_end(engine: SemShareEngine, seed: int) -> None:
     grammar = reply_grammar(GENERIC, [TIME], "any", True, engine.tokenizer)
     smallest_call = len(GENERIC.write([("time", {})]))
-    found = parse_reply(reply(engine, grammar, 2 * smallest_call - 5, smallest_call + 16, seed), GENERIC, ["time"])
+    found = parse_reply(reply(engine, grammar, 2 * smallest_call - 5, seed), GENERIC, ["time"])
     assert [call.name for call in found.calls] == ["time"]
     assert not found.invalid
 
@@ -197,7 +197,7 @@ def test_no_further_call_is_begun_that_could_not_end(engine: SemShareEngine, see
 @pytest.mark.parametrize("form", [GENERIC, CallFormat("", None, ""), CallFormat("<|start|>[", ", ", "]")], ids=repr)
 def test_left_to_itself_it_may_answer_in_words(engine: SemShareEngine, form: CallFormat) -> None:
     grammar = reply_grammar(form, [WEATHER], "auto", True, engine.tokenizer)
-    text = reply(engine, grammar, 20, 100)
+    text = reply(engine, grammar, 20)
     assert len(text) > 0
     assert parse_reply(text, form, ["weather"]).calls == []
 
@@ -214,22 +214,15 @@ def test_json_of_a_schema_ends_in_time(engine: SemShareEngine, seed: int | None)
         "required": ["words", "note", "kind"],
         "$defs": {"word": {"type": "object", "properties": {"text": {"type": "string"}}, "required": ["text"]}},
     }
-    value = json.loads(reply(engine, json_grammar(schema), 150, 100, seed))
+    value = json.loads(reply(engine, json_grammar(schema), 150, seed))
     assert set(value) == {"words", "note", "kind"}
     assert all(set(word) == {"text"} for word in value["words"])
-
-
-def test_the_smallest_value() -> None:
-    assert smallest(WEATHER["function"]["parameters"]) == {"place": "", "days": 0}
-    loop = {"$defs": {"node": {"type": "object", "properties": {"next": {"$ref": "#/$defs/node"}}}}}
-    assert "next" in smallest({**loop, "$ref": "#/$defs/node"})
-    assert smallest({"$ref": "#/nowhere"}) is None
 
 
 @pytest.mark.parametrize("kind", [set[int], frozenset[str], Path, bytes, SecretStr, dict[str, Path]], ids=str)
 def test_what_only_pydantic_says_of_a_form_is_no_obstacle(engine: SemShareEngine, kind: Any) -> None:
     form = create_model("form", format=(kind, ...), uniqueItems=(str, ...))
-    value = reply(engine, json_grammar(form.model_json_schema()), 120, 100)
+    value = reply(engine, json_grammar(form.model_json_schema()), 120)
     assert form.model_validate_json(value)
 
 
@@ -237,13 +230,12 @@ def test_what_only_pydantic_says_of_a_form_is_no_obstacle(engine: SemShareEngine
 def test_dates_end_in_time(engine: SemShareEngine, seed: int | None) -> None:
     form = create_model("form", note=(str, ...), begin=(datetime, ...), end=(datetime, ...))
     grammar = json_grammar(form.model_json_schema())
-    needed = len(json.dumps(smallest(form.model_json_schema()))) + 16
-    assert set(json.loads(reply(engine, grammar, needed + 20, needed, seed))) == {"note", "begin", "end"}
+    assert set(json.loads(reply(engine, grammar, 130, seed))) == {"note", "begin", "end"}
 
 
 def test_a_schema_that_cannot_be_held_to(engine: SemShareEngine) -> None:
     with pytest.raises(ConfigError, match="cannot be held to"):
-        constraint(json_grammar({"type": "nonsense"}), engine.model, engine.tokenizer, 10, 5)
+        constraint(json_grammar({"type": "nonsense"}), engine.model, engine.tokenizer, 10)
 
 
 # --- reading -----------------------------------------------------------------------------------------------------

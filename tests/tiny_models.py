@@ -21,6 +21,7 @@ from transformers import (
     LlamaConfig,
     MistralConfig,
     MptConfig,
+    NanoChatConfig,
     Olmo2Config,
     Phi3Config,
     PhiConfig,
@@ -101,6 +102,7 @@ _CONFIGS: dict[str, Callable[[], PreTrainedConfig]] = {
     "gpt_neox": lambda: GPTNeoXConfig(**_shape(rotary_pct=0.25)),
     "phi": lambda: PhiConfig(**_shape(partial_rotary_factor=0.5)),
     "cohere": lambda: CohereConfig(**_shape(logit_scale=1.0)),
+    "nanochat": lambda: NanoChatConfig(**_shape()),  # its keys turn the other way round
     "smollm3": lambda: SmolLM3Config(**_shape(no_rope_layers=[1, 1, 1, 0])),
     "mpt": lambda: MptConfig(
         d_model=HIDDEN,

@@ -16,8 +16,11 @@ _AR_MAGIC = b"!<arch>\n"
 _AR_HEADER = 60
 
 
-def unpack(archive: Path, into: Path) -> None:
-    """Unpack `archive` (.deb, .whl, .zip, .tar.*, .tgz) into the new folder `into`."""
+def unpack(archive: Path, into: Path, under: str = "") -> None:
+    """Unpack `archive` (.deb, .whl, .zip, .tar.*, .tgz) into the new folder `into`.
+
+    Of a tarball only what is `under`, if something is named.
+    """
     into.mkdir(parents=True)
     try:
         if archive.suffix == ".deb":
@@ -27,7 +30,7 @@ def unpack(archive: Path, into: Path) -> None:
                 file.extractall(into)
         else:
             with tarfile.open(archive) as file:
-                file.extractall(into, filter="data")
+                file.extractall(into, [each for each in file if each.name.startswith(under)], filter="data")
     except (OSError, EOFError, tarfile.TarError, zipfile.BadZipFile, subprocess.CalledProcessError) as error:
         raise CorpusUnavailable(f"{archive.name} cannot be unpacked: {error}") from error
 

@@ -78,15 +78,15 @@ def fetch(pin: Pin) -> Path:
     return kept
 
 
-def fetch_unpacked(pin: Pin) -> Path:
-    """The folder with the unpacked content of `pin`'s file, unpacked once."""
+def fetch_unpacked(pin: Pin, under: str = "") -> Path:
+    """The folder with the unpacked content of `pin`'s file, unpacked once; of a tarball only what is `under`."""
     folder = cache_folder() / "unpacked" / pin.folder_name
     if folder.is_dir():
         return folder
     archive = fetch(pin)
     with _workspace() as work:
         fresh = work / "content"
-        unpack(archive, fresh)
+        unpack(archive, fresh, under)
         folder.parent.mkdir(parents=True, exist_ok=True)
         try:
             fresh.rename(folder)

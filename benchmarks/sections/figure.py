@@ -29,12 +29,14 @@ class Run:
     Attributes:
         pairs: at most so many items (pairs, prompts, repetitions) in each part of a section; None: its own number.
         shrink: prompts whose length can be chosen are so many times shorter (to try the benchmark out).
+        minutes: how long a section goes on whose length is a matter of time.
     """
 
     engine: SemShareEngine
     say: Callable[[str], None]
     pairs: int | None = None
     shrink: int = 1
+    minutes: float = 30.0
 
     def count(self, own: int) -> int:
         return own if self.pairs is None else min(own, self.pairs)

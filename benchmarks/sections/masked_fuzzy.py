@@ -28,9 +28,9 @@ def masked_fuzzy() -> Iterator[None]:
     before = {name: ALL_ATTENTION_FUNCTIONS[name] for name in _SERVING}
     select = SelectivePrefill.selective
 
-    def selective(self: SelectivePrefill, ids: Tensor, plan: ReusePlan, *rest: Any) -> Prefilled:
+    def selective(self: SelectivePrefill, ids: Tensor, plan: ReusePlan, *rest: Any, **more: Any) -> Prefilled:
         hidden.clear()
-        made = select(self, ids, plan, *rest)
+        made = select(self, ids, plan, *rest, **more)
         left = (plan.source == Source.FUZZY) & ~made.recomputed
         if left.any():
             hidden.append(to_torch(np.flatnonzero(left), ids.device))

@@ -43,6 +43,7 @@ def mid_layer() -> Iterator[None]:
         budget: Budget,
         fresh_from: int,
         capacity: int,
+        **more: Any,
     ) -> Prefilled:
         n, start = len(ids), round(_DEPTH * self.n_layers)
         must = Needs.of(plan, selection_for(policy), fresh_from).must
@@ -50,7 +51,7 @@ def mid_layer() -> Iterator[None]:
 
         def chosen(ratio: float) -> Prefilled:
             wider = replace(budget, ratio=ratio)
-            return select(self, ids, plan, references, policy, wider, fresh_from, capacity)
+            return select(self, ids, plan, references, policy, wider, fresh_from, capacity, **more)
 
         made = chosen(budget.ratio)
         started = made.recomputed & startable

@@ -34,9 +34,9 @@ def two_candidates() -> Iterator[None]:
     select = SelectivePrefill.selective
     table_of = cache(lambda prefill: TokenTable(prefill.model.get_input_embeddings().weight))
 
-    def selective(self: SelectivePrefill, ids: Tensor, *rest: Any) -> Prefilled:
+    def selective(self: SelectivePrefill, ids: Tensor, *rest: Any, **more: Any) -> Prefilled:
         reading[:] = [(ids, table_of(self))]
-        return select(self, ids, *rest)
+        return select(self, ids, *rest, **more)
 
     def lay(
         cache: MergedCache,

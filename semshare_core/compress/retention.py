@@ -11,10 +11,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from transformers.cache_utils import Cache, DynamicLayer
+from transformers.cache_utils import DynamicLayer
 
 from semshare_core.config import Retention
-from semshare_core.prefill.cache import MergedCache, to_torch
+from semshare_core.prefill.cache import InterruptibleCache, MergedCache, to_torch
 from semshare_core.prefill.observe import hot_tokens
 
 
@@ -50,7 +50,7 @@ def layer_shares(n_layers: int, retention: Retention) -> NDArray[np.float64]:
 
 
 @torch.no_grad()
-def retain(cache: MergedCache, attention: NDArray[np.float64], retention: Retention) -> Cache:
+def retain(cache: MergedCache, attention: NDArray[np.float64], retention: Retention) -> InterruptibleCache:
     """A cache with the retained rows of ``cache``, given ``attention`` [layers, rows]; ``cache`` stays as it is."""
     layers = []
     for layer, seen, share in zip(cache.layers, attention, layer_shares(len(cache.layers), retention), strict=True):
@@ -62,4 +62,4 @@ def retain(cache: MergedCache, attention: NDArray[np.float64], retention: Retent
                 layer.keys.index_select(2, rows), layer.values.index_select(2, rows), layer.length - len(rows)
             )
         )
-    return Cache(layers=layers)
+    return InterruptibleCache(layers, cache.interrupt)

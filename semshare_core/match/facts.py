@@ -24,6 +24,7 @@ from transformers import PreTrainedTokenizerBase
 from semshare_core.match.distance import since_last
 from semshare_core.match.plan import ReferenceTokens, ReusePlan, Source, Tokens
 from semshare_core.match.spelling import BYTE_LEVEL_SPACE, SPACE, is_whole, joined, reader
+from semshare_core.own_tokenizer import own_tokenizer
 
 _SPACES = (BYTE_LEVEL_SPACE, SPACE, " ")  # with which a word's first token begins
 _COMMON_SHARE = 0.05  # of a vocabulary: byte-pair ids are numbered by falling frequency
@@ -70,7 +71,8 @@ class FactTokens:
         self._kinds_of = np.zeros((3, size), bool)
         self._small = np.full(size, -1, np.int64)
         self._is_part = np.zeros(size, bool)
-        self._text_of = functools.cache(lambda token: tokenizer.decode([token]))
+        own = own_tokenizer(tokenizer)
+        self._text_of = functools.cache(lambda token: own.decode([token]))
         vocabulary = tokenizer.get_vocab()
         # where no spelling begins with a space, none shows where words begin
         self._spaced = any(spelling.startswith(_SPACES) for spelling in vocabulary)

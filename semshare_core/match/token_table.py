@@ -41,7 +41,7 @@ class TokenTable:
         self.dim = weight.shape[1] - weight.shape[1] % 2
         self._harmonic = float((1 / np.arange(1, len(weight) + 1)).sum())
         frequent = torch.nn.functional.normalize(self._weight[:_FREQUENT, : self.dim].float(), dim=1)
-        share = 1 / torch.arange(1, len(frequent) + 1, device=frequent.device)
+        share = 1 / torch.arange(1, len(frequent) + 1, dtype=torch.float32, device=frequent.device)
         self._centre = (frequent * (share / share.sum())[:, None]).sum(dim=0)
 
     def unit(self, ids: Tokens) -> NDArray[np.float32]:

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-import heapq
 import time
+import weakref
 from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from semshare_core.config import PoolConfig
 from semshare_core.match.prefix import common_prefix
+from semshare_core.pool.due import DueTimes
 from semshare_core.pool.entry import Entry
+from semshare_core.pool.saving import Saving
 from semshare_core.pool.segment import Segment
 from semshare_core.pool.space import Space
 from semshare_core.pool.storage import Storage
@@ -26,18 +28,29 @@ class Counts:
 
 
 class Books:
-    """Every method needs the pool's lock; the dicts of a space may be read without."""
+    """Every method needs the pool's lock; the dicts of a space may be read without.
 
-    def __init__(self, config: PoolConfig, worth: Worth, removed: Callable[[Entry, list[Segment]], None]) -> None:
-        """``removed`` is told of every entry that leaves, with the segments on disk that nobody holds any more."""
+    Storage and saving know the books, so the books know them weakly: without a cycle a pool that is dropped leaves
+    memory at once, and not when the garbage collector comes by.
+    """
+
+    def __init__(self, config: PoolConfig, worth: Worth) -> None:
         self.spaces: dict[str, Space] = {}
         self.counts: defaultdict[str, Counts] = defaultdict(Counts)
         self.storage: Storage
+        self._saving: weakref.ref[Saving] | None = None
         self._config = config
         self._worth = worth
-        self._removed = removed
         self._pinned: set[Entry] = set()
-        self._due: list[tuple[float, str, str]] = []
+        self._due = DueTimes()
+
+    def know(self, storage: Storage) -> None:
+        """Where the bytes of segments are counted."""
+        self.storage = weakref.proxy(storage)
+
+    def tell(self, saving: Saving | None) -> None:
+        """Who hears of every entry that leaves, with the segments on disk that nobody holds any more."""
+        self._saving = None if saving is None else weakref.ref(saving)
 
     def get(self, namespace: str, name: str) -> Entry | None:
         space = self.spaces.get(namespace)
@@ -80,7 +93,10 @@ class Books:
                 self._push(segment)
         if not space.entries:
             del self.spaces[entry.namespace]
-        self._removed(entry, released)
+        self._due.set((entry.namespace, entry.id), None)
+        saving = self._saving() if self._saving is not None else None
+        if saving is not None:
+            saving.forget(entry, released)
 
     def evict(self, segment: Segment) -> None:
         """A segment must go, and with it every entry that needs it."""
@@ -139,16 +155,19 @@ class Books:
         return None if lifetime is None or entry.pinned else time.time() + lifetime
 
     def remember_expiry(self, entry: Entry) -> None:
-        if entry.expires is not None:
-            heapq.heappush(self._due, (entry.expires, entry.namespace, entry.id))
+        self._due.set((entry.namespace, entry.id), entry.expires)
 
-    def drop_expired(self) -> None:
-        now = time.time()
-        while self._due and self._due[0][0] <= now:
-            _, namespace, name = heapq.heappop(self._due)
+    def drop_expired(self) -> float | None:
+        """Remove what is due; the seconds until something is, or None."""
+        while (first := self._due.next()) is not None:
+            due, (namespace, name) = first
+            left = due - time.time()
+            if left > 0:
+                return left
             entry = self.get(namespace, name)
-            if entry is not None and entry.expired(now):
-                self.remove(entry)
+            assert entry is not None, "what leaves is due no more"
+            self.remove(entry)
+        return None
 
     def related(self, entry: Entry) -> tuple[Entry | None, list[Entry]]:
         """The entry that covers ``entry``, if any, and those that it covers."""

@@ -25,7 +25,8 @@ class Entry:
         tokens: int64 [n], prompt and generated tokens.
         segments: rows of all tokens, in text order. Replaced as a whole.
         depth: uint8 [n], approximate reuses behind each row; 0: what a full prefill computes.
-        embedding: float32 [m, dim], unit rows, one for each part of the text that was embedded.
+        embedding: float32 [m, dim], unit rows, one for each part of the text that was embedded; without rows: the entry
+            is not found by its likeness.
         kl_bound: in nats, the laxest bound that rows of a depth above 0 were made under; infinite: under none.
         pinned: never evicted.
         created: seconds of Unix time.
@@ -116,7 +117,11 @@ class Piece:
 class View:
     """The leading rows of an entry that a policy allows: what matching and rearranging get to see.
 
-    It holds the rows themselves, so that they can be read however the pool moves or drops them meanwhile.
+    It holds the rows themselves, so that they can be read however the pool moves or drops them meanwhile; until it is
+    released, for what the pool drops is to leave memory.
+
+    Attributes:
+        stored: some rows lie on disk.
     """
 
     def __init__(self, entry: Entry, length: int) -> None:
@@ -127,3 +132,8 @@ class View:
         self.kl_bound = entry.kl_bound
         self.steady = entry.steady
         self.pieces = [Piece(segment.start, segment.length, segment.rows) for segment in entry.segments]
+        self.stored = not all(piece.rows.in_memory for piece in self.pieces)
+
+    def release(self) -> None:
+        """Let go of the rows: whoever reads some of them has those in his hands."""
+        self.pieces = []

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from functools import cached_property
+import weakref
 
 from semshare_core.errors import DamagedFileError
 from semshare_core.pool.disk.folder import PoolFolder
@@ -11,7 +11,9 @@ from semshare_core.pool.segment import Pair
 
 
 class FolderRows:
-    """Rows on disk. A pool of a hundred thousand entries holds the names of as many files, and few of them open.
+    """Rows on disk. A pool of a hundred thousand entries holds the names of as many files.
+
+    A file is open, and mapped into memory, as long as somebody reads it.
 
     Reading raises :class:`DamagedFileError` where the file is not what was written.
     """
@@ -23,22 +25,28 @@ class FolderRows:
         self._namespace = namespace
         self._segment = segment
         self._length = length
+        self._file: weakref.ref[StoredRows] | None = None
 
-    @cached_property
-    def _open(self) -> StoredRows:
-        rows = self._folder.rows(self._namespace, self._segment)
-        if rows.n_tokens != self._length:
-            raise DamagedFileError(f"{rows.path} is damaged: it holds {rows.n_tokens} rows instead of {self._length}.")
+    def opened(self) -> StoredRows:
+        """The rows' file, which stays open as long as the caller holds what this returns."""
+        rows = self._file() if self._file is not None else None
+        if rows is None:
+            rows = self._folder.rows(self._namespace, self._segment)
+            if rows.n_tokens != self._length:
+                raise DamagedFileError(
+                    f"{rows.path} is damaged: it holds {rows.n_tokens} rows instead of {self._length}."
+                )
+            self._file = weakref.ref(rows)
         return rows
 
     @property
     def n_layers(self) -> int:
-        return self._open.n_layers
+        return self.opened().n_layers
 
     def layer(self, index: int) -> Pair:
         """Keys and values [1, kv_heads, tokens, head_dim] of one layer, memory-mapped."""
-        return self._open.layer(index)
+        return self.opened().layer(index)
 
     def like(self, index: int) -> Pair:
         """The layer's dtype, heads and sizes in tensors without rows."""
-        return self._open.like(index)
+        return self.opened().like(index)

@@ -8,27 +8,51 @@ import weakref
 from collections.abc import Callable
 
 Job = Callable[[], None]
+Idle = Callable[[], float | None]
 
 _EXIT_SECONDS = 60  # at the end of the program so long is waited for what is still to be written
 
 
-class Keeper:
-    """Runs jobs in one thread that begins with the first job and ends with the keeper."""
+def _nothing() -> None:
+    """There is nothing to do but to look anew how long to wait."""
 
-    def __init__(self) -> None:
+
+class Keeper:
+    """Runs jobs in one thread that begins with the first job and ends with the keeper.
+
+    Args:
+        idle: called before every wait for a job; the seconds after which to call it again if none comes, or None. It
+            must hold the keeper's owner weakly, or neither would ever end.
+    """
+
+    def __init__(self, idle: Idle) -> None:
+        self._idle = idle
         self._jobs: queue.SimpleQueue[Job | None] = queue.SimpleQueue()
         self._thread: threading.Thread | None = None
         self._starting = threading.Lock()
+        self._ending: Callable[[], object] = _nothing
 
     def ask(self, job: Job) -> None:
         """Have ``job`` done behind all that was asked before."""
         with self._starting:
             if self._thread is None:
-                self._thread = threading.Thread(target=_work, args=(self._jobs,), name="semshare-pool", daemon=True)
+                work = (self._jobs, self._idle)
+                self._thread = threading.Thread(target=_work, args=work, name="semshare-pool", daemon=True)
                 self._thread.start()
                 # also run when the program ends, where a daemon would be cut off in the middle of its work
-                weakref.finalize(self, _end, self._jobs, self._thread)
+                self._ending = weakref.finalize(self, _end, self._jobs, self._thread)
             self._jobs.put(job)
+
+    def wake(self) -> None:
+        """Have ``idle`` called: it may want to be called sooner than it said."""
+        self.ask(_nothing)
+
+    def close(self) -> None:
+        """Do what was asked and end the thread; the next job begins another."""
+        with self._starting:
+            ending, self._ending, self._thread = self._ending, _nothing, None
+            self._jobs = queue.SimpleQueue()  # the old one's end is that thread's
+        ending()
 
     def flush(self) -> None:
         """Wait until everything that was asked is done."""
@@ -42,10 +66,16 @@ class Keeper:
                 raise RuntimeError("the pool's background thread has died; its traceback was printed.")
 
 
-def _work(jobs: queue.SimpleQueue[Job | None]) -> None:
-    while (job := jobs.get()) is not None:
+def _work(jobs: queue.SimpleQueue[Job | None], idle: Idle) -> None:
+    while True:
+        try:
+            job = jobs.get(timeout=idle())
+        except queue.Empty:
+            continue
+        if job is None:
+            return
         job()
-        del job  # it may hold rows that leave the pool while this thread waits
+        del job  # it may hold what leaves the pool while this thread waits
 
 
 def _end(jobs: queue.SimpleQueue[Job | None], thread: threading.Thread) -> None:

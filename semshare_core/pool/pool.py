@@ -6,8 +6,10 @@ import math
 import threading
 import time
 import warnings
+import weakref
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 
@@ -27,6 +29,7 @@ from semshare_core.pool.vector_rows import Vectors
 from semshare_core.pool.worth import Worth
 
 _ATTENTION_EQUALS = 8192.0  # tokens; see Worth
+_LONGEST_WAIT = 60.0  # seconds; the clock that says what is due may be set, and runs on while the machine sleeps
 
 
 @dataclass(frozen=True)
@@ -78,13 +81,14 @@ class ReferencePool:
         self._lock = threading.RLock()
         self._folder = folder
         worth = Worth(attention_equals)
-        self._books = Books(config, worth, self._removed)
+        self._books = Books(config, worth)
         self._storage = Storage(config, self._lock, worth, self._books.evict, folder=folder, devices=devices)
-        self._books.storage = self._storage
-        self._keeper = Keeper()
+        self._books.know(self._storage)
+        self._keeper = Keeper(partial(_drop_expired, weakref.ref(self)))
         self._saving: Saving | None = None
         if folder is not None and not folder.read_only:
             self._saving = Saving(folder, self._storage, self._keeper, self._lock)
+            self._books.tell(self._saving)
         if folder is not None:
             self._restore(folder, embed)
 
@@ -95,6 +99,14 @@ class ReferencePool:
         ``copy`` says so or its rows are views of a larger buffer. An entry that this one continues, at no greater
         depth and under no laxer bound, is covered and leaves: the longer one serves for both.
         """
+        try:
+            return self._add(entry, copy=copy)
+        except torch.OutOfMemoryError as error:  # the budget is larger than what the device has left
+            told = f"A prompt is not kept: {error} Give the pool a smaller max_bytes."
+            warnings.warn(told, PoolWarning, stacklevel=2)
+            return self._reject(entry)
+
+    def _add(self, entry: Entry, *, copy: bool) -> bool:
         with self._storage.making_room:
             with self._lock:
                 self._books.drop_expired()
@@ -126,6 +138,8 @@ class ReferencePool:
                         self._books.remove(other)
             if self._saving is not None:
                 self._saving.save(entry)
+            if entry.expires is not None:
+                self._keeper.wake()
             return True
 
     def _shared(self, entry: Entry) -> list[Segment]:
@@ -182,25 +196,45 @@ class ReferencePool:
         self._books.use(entry)
         entry.expires = self._books.expiry(entry)
         self._books.remember_expiry(entry)
+        if entry.expires is not None:
+            self._keeper.wake()
 
     def _reject(self, entry: Entry) -> bool:
         with self._lock:
             self._books.counts[entry.namespace].rejected += 1
         return False
 
-    def _removed(self, entry: Entry, released: list[Segment]) -> None:
+    def unembedded(self, entry: Entry) -> Entry | None:
+        """The entry of the same text, if it is there and was kept while it could not be embedded."""
+        with self._lock:
+            same = self._books.get(entry.namespace, entry.id)
+        return same if same is not None and not len(same.embedding) else None
+
+    def embed(self, entry: Entry, vectors: Vectors) -> bool:
+        """Make an entry that was added without vectors findable by its likeness; False if it has left meanwhile."""
+        with self._lock:
+            if self._books.get(entry.namespace, entry.id) is not entry or len(entry.embedding) or not len(vectors):
+                return False
+            indexes = self._books.spaces[entry.namespace].of(entry.weights)
+            assert indexes is not None, "it is in the pool"
+            indexes.semantic.add(entry.id, vectors)
+            entry.embedding = vectors
         if self._saving is not None:
-            self._saving.forget(entry, released)
+            self._saving.save(entry)
+        return True
 
     def _restore(self, folder: PoolFolder, embed: Callable[[Tokens], Vectors] | None) -> None:
+        entries = list(restored(folder, embed))
         with self._lock:
-            for entry in restored(folder, embed):
+            for entry in entries:
                 for segment in entry.segments:
                     if not segment.holders:
                         self._storage.enter(segment, None)
                 self._books.insert(entry)
-            self._books.drop_expired()
+            due = self._books.drop_expired()
         self._storage.make_room("disk", 0)
+        if due is not None:
+            self._keeper.wake()
 
     # --- looking up --------------------------------------------------------------------------------------------------
 
@@ -234,7 +268,7 @@ class ReferencePool:
     def similar(self, namespace: str, embedding: Vectors, *, weights: str = "") -> list[tuple[Entry, float]]:
         """The entries most like ``embedding`` [m, dim] that serve the namespace, with similarities in [0, 1]."""
         found = []
-        for each in self._readable(namespace, weights):
+        for each in self._readable(namespace, weights) if len(embedding) else ():
             names = each.semantic.search(embedding, self.config.candidates)
             found += [(entry, value) for name, value in names if (entry := self._live(each, name)) is not None]
         return sorted(found, key=lambda item: (-item[1], item[0].id))[: self.config.candidates]
@@ -267,14 +301,14 @@ class ReferencePool:
             entries = [entry for each in used if (entry := self._books.get(each.namespace, each.id)) is not None]
             for entry in entries:
                 self._books.use(entry)
-        below = [s for entry in entries for s in entry.segments if s.tier != "device"]
+        below = [weakref.ref(s) for entry in entries for s in entry.segments if s.tier != "device"]
         if below:
             self._keeper.ask(lambda: self._promote(below))
 
-    def _promote(self, segments: Sequence[Segment]) -> None:
+    def _promote(self, wanted: Sequence[weakref.ref[Segment]]) -> None:
         with self._lock:
             pinned = self._books.held()
-        self._storage.promote(segments, pinned)
+        self._storage.promote([segment for each in wanted if (segment := each()) is not None], pinned)
 
     def discard(self, unwanted: Iterable[Entry | View]) -> None:
         """Drop entries; those that are gone already are passed over."""
@@ -318,9 +352,22 @@ class ReferencePool:
         self._keeper.flush()
 
     def close(self) -> None:
-        """Write what is still to be written, give the folder free and forget everything."""
+        """Write what is still to be written, give the folder free, forget everything and end the thread."""
         self.flush()
-        self._saving = None  # what is forgotten from now on stays on disk
+        with self._lock:
+            self._books.tell(None)  # what is forgotten from now on stays on disk
+            self._saving = None
         self.clear()
+        self._keeper.close()
         if self._folder is not None:
             self._folder.close()
+
+
+def _drop_expired(pool: weakref.ref[ReferencePool]) -> float | None:
+    """What is due leaves although no call comes; the seconds until something else may be due."""
+    this = pool()
+    if this is None:
+        return None
+    with this._lock:
+        left = this._books.drop_expired()
+    return None if left is None else min(left, _LONGEST_WAIT)

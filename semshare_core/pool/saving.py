@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import threading
 import warnings
+import weakref
 from collections.abc import Callable, Iterator, Sequence
 
 from semshare_core.errors import PoolFileError, PoolWarning
@@ -23,7 +24,10 @@ from semshare_core.pool.vector_rows import Vectors
 
 
 class Saving:
-    """Has the folder follow the pool, in the order in which things happened."""
+    """Has the folder follow the pool, in the order in which things happened.
+
+    What waits to be written is not held: an entry that leaves the pool before its turn has come leaves memory, too.
+    """
 
     def __init__(self, folder: PoolFolder, storage: Storage, keeper: Keeper, lock: threading.RLock) -> None:
         self._folder = folder
@@ -34,52 +38,69 @@ class Saving:
 
     def save(self, entry: Entry) -> None:
         """Write the segments that are not on disk yet, then the record."""
+        saved = _Named(entry)
 
         def job() -> None:
-            for segment in entry.segments:
-                self._storage.store(segment)
-            self._write_record(entry)
+            self._store(saved)
+            self._write_record(saved)
 
         self._keeper.ask(job)
 
     def replace(self, old: Segment, holders: Sequence[Entry]) -> None:
         """``old`` was divided: write its parts, then the records that name them, then remove ``old``."""
+        namespace, name = old.namespace, old.id
+        changed = [_Named(entry) for entry in holders]
 
         def job() -> None:
-            for entry in holders:
-                for segment in entry.segments:
-                    self._storage.store(segment)
-            written = [self._write_record(entry) for entry in holders]
-            if all(written):  # otherwise a record still names the old rows: they stay for the next start
-                self._folder.remove_rows(old.namespace, old.id)
-
-        self._keeper.ask(job)
-
-    def forget(self, entry: Entry, released: Sequence[Segment]) -> None:
-        """Remove an entry's record and the rows that nobody else holds."""
-
-        def job() -> None:
+            for each in changed:
+                self._store(each)
+            written = [self._write_record(each) for each in changed]
+            if not all(written):  # a record still names the old rows: they stay for the next start
+                return
             try:
-                self._folder.remove_record(entry.namespace, entry.id)
-                for segment in released:
-                    self._folder.remove_rows(segment.namespace, segment.id)
+                self._folder.remove_rows(namespace, name)
             except PoolFileError as error:
                 self._warn(error)
 
         self._keeper.ask(job)
 
-    def _write_record(self, entry: Entry) -> bool:
+    def forget(self, entry: Entry, released: Sequence[Segment]) -> None:
+        """Remove an entry's record and the rows that nobody else holds."""
+        namespace, name, gone = entry.namespace, entry.id, [segment.id for segment in released]
+
+        def job() -> None:
+            try:
+                self._folder.remove_record(namespace, name)
+                for segment in gone:
+                    self._folder.remove_rows(namespace, segment)
+            except PoolFileError as error:
+                self._warn(error)
+
+        self._keeper.ask(job)
+
+    def _store(self, named: _Named) -> None:
+        entry = named.entry()
+        segments = [weakref.ref(segment) for segment in entry.segments] if entry is not None else []
+        del entry
+        for each in segments:
+            segment = each()
+            if segment is not None:
+                self._storage.store(segment)
+
+    def _write_record(self, named: _Named) -> bool:
         """Have the record on disk say what it should, or be gone with its entry; False if that cannot be done."""
         with self._lock:
-            segments = entry.segments
-            here = all(entry.id in segment.holders for segment in segments)
-            if here and not all(segment.stored is not None for segment in segments):
+            entry = named.entry()
+            here = entry is not None and all(entry.id in segment.holders for segment in entry.segments)
+            record = _record(entry) if entry is not None and here else None
+            if record is None and here:
                 return False
+            del entry
         try:
-            if here:
-                self._folder.write_record(_record(entry, segments))
+            if record is not None:
+                self._folder.write_record(record)
             else:
-                self._folder.remove_record(entry.namespace, entry.id)
+                self._folder.remove_record(named.namespace, named.id)
         except PoolFileError as error:
             self._warn(error)
             return False
@@ -91,19 +112,31 @@ class Saving:
             warnings.warn(f"{error} The pool goes on in memory.", PoolWarning, stacklevel=2)
 
 
-def _record(entry: Entry, segments: Sequence[Segment]) -> Record:
+class _Named:
+    """An entry by its name; the entry itself as long as somebody else holds it."""
+
+    def __init__(self, entry: Entry) -> None:
+        self.namespace = entry.namespace
+        self.id = entry.id
+        self.entry = weakref.ref(entry)
+
+
+def _record(entry: Entry) -> Record | None:
+    """What is written of an entry; None while rows of it are not on disk."""
+    if not all(segment.stored is not None for segment in entry.segments):
+        return None
     return Record(
         namespace=entry.namespace,
         id=entry.id,
         tokens=entry.tokens,
         depth=entry.depth,
         embedding=entry.embedding,
-        segments=tuple((segment.id, segment.length) for segment in segments),
+        segments=tuple((segment.id, segment.length) for segment in entry.segments),
         created=entry.created,
         expires=entry.expires,
         kl_bound=entry.kl_bound,
         pinned=entry.pinned,
-        uses=segments[-1].uses,
+        uses=entry.segments[-1].uses,
         weights=entry.weights,
         steady=entry.steady,
     )

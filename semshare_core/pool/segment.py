@@ -35,6 +35,10 @@ class Rows(Protocol):
         """Tensors with the layer's dtype, heads and sizes, got without reading rows."""
         ...
 
+    def opened(self) -> Rows:
+        """The same rows, to be held by whoever reads several layers: a file is open as long."""
+        ...
+
 
 class MemoryRows:
     """Rows in tensors, on the device that computed them or in host memory."""
@@ -42,31 +46,63 @@ class MemoryRows:
     in_memory = True
 
     def __init__(self, pairs: Sequence[Pair]) -> None:
-        self.pairs = list(pairs)
-        self.n_layers = len(self.pairs)
-        self.n_bytes = sum(tensor.numel() * tensor.element_size() for pair in self.pairs for tensor in pair)
+        self._layers: list[tuple[Pair, ...]] = [(pair,) for pair in pairs]  # of each the parts that follow each other
+        self.n_layers = len(self._layers)
+        self.n_bytes = sum(tensor.numel() * tensor.element_size() for pair in pairs for tensor in pair)
+
+    @property
+    def pairs(self) -> list[Pair]:
+        """Keys and values [1, kv_heads, tokens, head_dim] of all layers."""
+        return [self.layer(index) for index in range(self.n_layers)]
 
     def layer(self, index: int) -> Pair:
-        return self.pairs[index]
+        parts = self._layers[index]
+        if len(parts) == 1:
+            return parts[0]
+        keys, values = (torch.cat(tensors, dim=2) for tensors in zip(*parts, strict=True))
+        return keys, values
 
     def like(self, index: int) -> Pair:
-        return self.pairs[index]
+        return self._layers[index][0]
+
+    def opened(self) -> MemoryRows:
+        return self
 
     def part(self, begin: int, end: int) -> MemoryRows:
         """A copy of the rows of some of the tokens."""
-        return MemoryRows(
-            [(keys[:, :, begin:end].clone(), values[:, :, begin:end].clone()) for keys, values in self.pairs]
-        )
+        return MemoryRows([_copied(self.layer(index), begin, end) for index in range(self.n_layers)])
+
+    def divided(self, at: int) -> tuple[MemoryRows, MemoryRows]:
+        """Copies of the rows before ``at`` and from there on.
+
+        They take the place of these rows layer by layer, so that no more than one layer is in memory twice. Whoever
+        holds these rows reads on in the copies.
+        """
+        first, second = [], []
+        for index in range(self.n_layers):
+            pair = self.layer(index)
+            parts = (_copied(pair, 0, at), _copied(pair, at, pair[0].shape[2]))
+            self._layers[index] = parts
+            first.append(parts[0])
+            second.append(parts[1])
+        return MemoryRows(first), MemoryRows(second)
 
     def snug(self) -> MemoryRows:
         """These rows, copied if they are views of something larger that they would keep alive."""
-        held = sum(tensor.untyped_storage().nbytes() for pair in self.pairs for tensor in pair)
-        return self if held <= self.n_bytes else self.part(0, self.pairs[0][0].shape[2])
+        pairs = self.pairs
+        held = sum(tensor.untyped_storage().nbytes() for pair in pairs for tensor in pair)
+        return self if held <= self.n_bytes else self.part(0, pairs[0][0].shape[2])
+
+
+def _copied(pair: Pair, begin: int, end: int) -> Pair:
+    keys, values = (tensor[:, :, begin:end].clone() for tensor in pair)
+    return keys, values
 
 
 def read_rows(rows: Rows) -> MemoryRows:
     """Rows from wherever they lie, as tensors of their own."""
-    return MemoryRows([(keys.clone(), values.clone()) for keys, values in map(rows.layer, range(rows.n_layers))])
+    opened = rows.opened()
+    return MemoryRows([(keys.clone(), values.clone()) for keys, values in map(opened.layer, range(opened.n_layers))])
 
 
 def to_host(rows: MemoryRows) -> MemoryRows:

@@ -28,11 +28,11 @@ def divided(segment: Segment, at: int, storage: Storage, keep: Collection[Segmen
     rows = segment.rows
     if not isinstance(rows, MemoryRows):  # it was moved down again at once: the budget is tiny
         return None
-    parts = []
-    for begin, end in ((segment.start, at), (at, segment.end)):
-        part = rows.part(begin - segment.start, end - segment.start)
-        parts.append(Segment(segment.namespace, begin, end - begin, part, part.n_bytes, uses=segment.uses))
-    return parts[0], parts[1]
+    first, second = rows.divided(at - segment.start)
+    return (
+        Segment(segment.namespace, segment.start, at - segment.start, first, first.n_bytes, uses=segment.uses),
+        Segment(segment.namespace, at, segment.end - at, second, second.n_bytes, uses=segment.uses),
+    )
 
 
 def own_rows(entry: Entry, start: int, *, copy: bool) -> Segment | None:

@@ -30,13 +30,15 @@ class Indexes:
         self.entries[entry.id] = entry
         self.prefix.add(entry.id, entry.tokens)
         self.runs.add(entry.id, entry.lossless)
-        self.semantic.add(entry.id, entry.embedding)
+        if len(entry.embedding):
+            self.semantic.add(entry.id, entry.embedding)
 
     def remove(self, entry: Entry) -> None:
         del self.entries[entry.id]
         self.prefix.remove(entry.id)
         self.runs.remove(entry.id)
-        self.semantic.remove(entry.id)
+        if len(entry.embedding):
+            self.semantic.remove(entry.id)
 
 
 class Space:

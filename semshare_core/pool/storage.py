@@ -168,7 +168,7 @@ class Storage:
     def promote(self, segments: Sequence[Segment], pinned: Collection[Segment]) -> None:
         """Bring segments that were used back to the device, where they are worth more than what lies there."""
         for segment in segments:
-            if segment.tier == "device":
+            if segment.tier == "device" or not segment.holders:
                 continue
             with self._lock:
                 least = self._queues["device"].peek()
@@ -177,6 +177,8 @@ class Storage:
                 continue
             try:
                 self.to_device(segment, segments, pinned)
+            except torch.OutOfMemoryError as error:  # the budget is larger than what the device has left
+                self._warn(error)
             except DamagedFileError as error:
                 self._warn(error)
                 with self._lock:
@@ -187,25 +189,30 @@ class Storage:
 
         Raises:
             DamagedFileError: they lie on disk and cannot be read.
+            torch.OutOfMemoryError: the device has less memory than the budget; they stay where they were.
         """
-        rows = segment.rows if isinstance(segment.rows, MemoryRows) else read_rows(segment.rows)
         with self.making_room:
-            before = self._lift(segment)  # its own place on the host is there for what makes room for it
+            rows = segment.rows
+            self._lift(segment)  # its own place on the host is there for what makes room for it
             fits = self.make_room("device", segment.n_bytes, {*keep, segment}, pinned)
-            if fits:
-                rows = to_devices(rows, self._devices) if self._devices else rows
-            if fits or before is not None:
+            try:
+                if fits:  # room first: until then nothing is in memory twice
+                    rows = rows if isinstance(rows, MemoryRows) else read_rows(rows)
+                    rows = to_devices(rows, self._devices) if self._devices else rows
+            except torch.OutOfMemoryError:
+                if isinstance(segment.rows, MemoryRows):
+                    self._move(segment, segment.rows, "host")
+                raise
+            if isinstance(rows, MemoryRows):
                 self._move(segment, rows, "device" if fits else "host")
         return fits
 
-    def _lift(self, segment: Segment) -> Tier | None:
-        """Take a segment out of its memory tier, and tell which that was."""
+    def _lift(self, segment: Segment) -> None:
+        """Take a segment out of its memory tier."""
         with self._lock:
-            before = segment.tier
-            if before is not None:
-                self.used[before] -= segment.n_bytes
+            if segment.tier is not None:
+                self.used[segment.tier] -= segment.n_bytes
                 segment.tier = None
-            return before
 
     def _warn(self, error: Exception) -> None:
         if not self._warned:

@@ -10,11 +10,12 @@ from __future__ import annotations
 
 import heapq
 import itertools
+import weakref
 from collections.abc import Callable, Iterable
 
 from semshare_core.pool.segment import Segment
 
-_Place = tuple[float, int, int, Segment]  # value, tick and a number of its own, so that no two compare segments
+_Place = tuple[float, int, int, weakref.ref[Segment]]  # value, tick and a number of its own, so no more is compared
 
 _STALE = 4  # a queue is rebuilt when it holds this many times more than what is queued in truth
 
@@ -43,7 +44,10 @@ class Worth:
 
 
 class Queue:
-    """Segments by value, least first; equal ones by age. Pinned ones are never given out. Not thread-safe."""
+    """Segments by value, least first; equal ones by age. Pinned ones are never given out. Not thread-safe.
+
+    Places in the queue outlive what they were for, so they hold no segment alive: what left the pool has left memory.
+    """
 
     def __init__(self, belongs: Callable[[Segment], bool]) -> None:
         self._belongs = belongs
@@ -54,9 +58,9 @@ class Queue:
     def push(self, segment: Segment) -> None:
         """Queue a segment at its present value; its former place is void."""
         if not segment.pinned and self._belongs(segment):
-            heapq.heappush(self._heap, (segment.value, segment.tick, next(self._places), segment))
+            heapq.heappush(self._heap, (segment.value, segment.tick, next(self._places), weakref.ref(segment)))
             if len(self._heap) > max(64, _STALE * self._live):
-                self._heap = [item for item in self._heap if self._valid(item)]
+                self._heap = [item for item in self._heap if self._segment(item) is not None]
                 heapq.heapify(self._heap)
                 self._live = len(self._heap)
 
@@ -67,12 +71,13 @@ class Queue:
         found = None
         while self._heap:
             item = heapq.heappop(self._heap)
-            if not self._valid(item):
+            segment = self._segment(item)
+            if segment is None:
                 continue
-            if id(item[-1]) in kept:
+            if id(segment) in kept:
                 passed.append(item)
                 continue
-            found = item[-1]
+            found = segment
             break
         for item in passed:
             heapq.heappush(self._heap, item)
@@ -80,10 +85,17 @@ class Queue:
 
     def peek(self) -> Segment | None:
         """The segment of the least value, left where it is."""
-        while self._heap and not self._valid(self._heap[0]):
+        while self._heap:
+            segment = self._segment(self._heap[0])
+            if segment is not None:
+                return segment
             heapq.heappop(self._heap)
-        return self._heap[0][-1] if self._heap else None
+        return None
 
-    def _valid(self, item: _Place) -> bool:
-        _, tick, _, segment = item
-        return segment.tick == tick and not segment.pinned and self._belongs(segment)
+    def _segment(self, item: _Place) -> Segment | None:
+        """Whose place this is; None if it is void."""
+        _, tick, _, place = item
+        segment = place()
+        if segment is None or segment.tick != tick or segment.pinned or not self._belongs(segment):
+            return None
+        return segment

@@ -7,11 +7,13 @@ late: a layer fills itself when it is first looked at, so that the rows of later
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
-from transformers.cache_utils import Cache, DynamicLayer
+from transformers.cache_utils import Cache, CacheLayerMixin, DynamicLayer
+
+from semshare_core.interrupt import NEVER, Interrupt
 
 _GROWTH = 1.5
 
@@ -166,13 +168,28 @@ class BufferLayer(DynamicLayer):
         super().reset()
 
 
-class MergedCache(Cache):
+class InterruptibleCache(Cache):
+    """Asks ``interrupt`` whenever a layer hands it its keys and values, so that a pass can end between two layers."""
+
+    def __init__(self, layers: Sequence[CacheLayerMixin], interrupt: Interrupt = NEVER) -> None:
+        super().__init__(layers=list(layers))
+        self.interrupt = interrupt
+
+    def update(
+        self, key_states: Tensor, value_states: Tensor, layer_idx: int, *args: object, **kwargs: object
+    ) -> tuple[Tensor, Tensor]:
+        self.interrupt.check()
+        kept: tuple[Tensor, Tensor] = super().update(key_states, value_states, layer_idx, *args, **kwargs)
+        return kept
+
+
+class MergedCache(InterruptibleCache):
     """One :class:`BufferLayer` per decoder layer, all with room for ``capacity`` tokens."""
 
     layers: list[BufferLayer]
 
-    def __init__(self, n_layers: int, capacity: int) -> None:
-        super().__init__(layers=[BufferLayer(capacity) for _ in range(n_layers)])
+    def __init__(self, n_layers: int, capacity: int, interrupt: Interrupt = NEVER) -> None:
+        super().__init__([BufferLayer(capacity) for _ in range(n_layers)], interrupt)
         self._stop_layer: int | None = None
 
     def begin(self, rows: list[Tensor], visible: int, stop_layer: int | None) -> None:
@@ -219,6 +236,6 @@ def kv_bytes(rows: list[tuple[Tensor, Tensor]]) -> int:
     return sum(tensor.numel() * tensor.element_size() for pair in rows for tensor in pair)
 
 
-def to_torch(rows: object, device: torch.device | str | None = None) -> Tensor:
-    """Row indices as an int64 tensor on ``device``."""
+def to_torch(rows: object, device: torch.device | str = "cpu") -> Tensor:
+    """Row indices as an int64 tensor on ``device``, whatever torch's default device is."""
     return torch.as_tensor(rows, dtype=torch.int64, device=device)

@@ -85,7 +85,7 @@ def _blocks(rows: Tensor) -> list[tuple[int, int, int]]:
     A joined block sees the keys of its last row, so those far apart stay apart.
     """
     ends = [*range(BLOCK_ROWS, len(rows), BLOCK_ROWS), len(rows)]
-    starts, visible = [0, *ends[:-1]], (rows[torch.tensor(ends) - 1] + 1).tolist()
+    starts, visible = [0, *ends[:-1]], (rows[torch.tensor(ends, device=rows.device) - 1] + 1).tolist()
     joins = torch.get_num_threads() > 1
     best: list[tuple[float, list[tuple[int, int, int]]]] = [(0.0, [])]  # cost and blocks up to each end
     for last, end in enumerate(ends):

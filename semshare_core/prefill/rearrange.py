@@ -38,6 +38,10 @@ class Rows(Protocol):
         """Tensors with the layer's dtype, heads and sizes, got without reading rows."""
         ...
 
+    def opened(self) -> Rows:
+        """The same rows, to be held by whoever reads several layers: a file is open as long."""
+        ...
+
 
 class Piece(Protocol):
     """Consecutive rows of a pooled prompt, from its token ``start`` on."""
@@ -102,7 +106,7 @@ def _moves(plan: ReusePlan, references: Sequence[ReferenceRows], wanted: NDArray
         for piece in by_id[name].pieces if len(target) else ():
             here = (position >= piece.start) & (position < piece.start + piece.length)
             if here.any():
-                moves.append(_Move(piece.rows, target[here], position[here], piece.start))
+                moves.append(_Move(piece.rows.opened(), target[here], position[here], piece.start))
     return moves
 
 
@@ -114,11 +118,8 @@ class _Filling:
         self._anatomy = anatomy
         self._zeros = zeros
         far = any(move.far(index, anatomy.devices[index]) for move in moves for index in range(n_layers))
-        self._feed = LayerFeed(self._fetch, n_layers) if far else None
-
-    def _fetch(self, index: int) -> list[Pair | None]:
-        device = self._anatomy.devices[index]
-        return [move.fetch(index, device) if move.far(index, device) else None for move in self._moves]
+        # of the moves alone: a feed that knew this object would be a cycle, and keep the rows till it is collected
+        self._feed = LayerFeed(partial(_fetched, moves, anatomy.devices), n_layers) if far else None
 
     @torch.no_grad()
     def fill(self, index: int, buffers: Pair) -> None:
@@ -128,6 +129,12 @@ class _Filling:
         if self._zeros.numel():
             for buffer in buffers:
                 buffer.index_fill_(2, self._zeros.to(buffer.device), 0)
+
+
+def _fetched(moves: Sequence[_Move], devices: Sequence[torch.device], index: int) -> list[Pair | None]:
+    """The rows of the layer that must be fetched, for each move."""
+    device = devices[index]
+    return [move.fetch(index, device) if move.far(index, device) else None for move in moves]
 
 
 class _Move:

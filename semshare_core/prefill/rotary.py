@@ -79,7 +79,8 @@ def find_rotations(
     for name, buffer in model.named_buffers():
         if name.endswith("inv_freq") and "original" not in name:
             frequencies = buffer.detach().to(torch.float32).clone()
-            candidates += [Rotation(frequencies), Rotation(frequencies, interleaved=True)]
+            for either_way in (frequencies, -frequencies):  # NanoChat turns the other way round
+                candidates += [Rotation(either_way), Rotation(either_way, interleaved=True)]
     rotations = []
     for layer, keys in enumerate(base):
         errors = [

@@ -15,6 +15,7 @@ from transformers import PreTrainedModel
 from transformers.cache_utils import Cache
 
 from semshare_core.config import ReusePolicy
+from semshare_core.interrupt import NEVER, Interrupt
 from semshare_core.match.plan import ReusePlan, Source
 from semshare_core.prefill.allotment import Budget, Needs, allot, but_last
 from semshare_core.prefill.anatomy import Anatomy
@@ -63,16 +64,17 @@ class SelectivePrefill:
         capacity: int,
         *,
         complete: bool = False,
+        interrupt: Interrupt = NEVER,
     ) -> Prefilled:
         """Lay the exact prefix and compute the rest: equal to a full prefill. ``plan`` may serve nothing.
 
         What one pass can hold is left to the first decoding step, so that the weights are read once for all of it;
-        ``complete`` leaves it the last token only.
+        ``complete`` leaves it the last token only. ``interrupt`` may end the call between two layers.
         """
         n = len(ids)
         prefix = plan.source == Source.PREFIX
         start = plan.prefix_tokens
-        cache = MergedCache(self.n_layers, capacity)
+        cache = MergedCache(self.n_layers, capacity, interrupt)
         lay_rows(cache, self.anatomy, plan, references, prefix)
         limit = self.anatomy.static_until
         # beyond the limit the frequencies depend on the prompt's length
@@ -126,6 +128,8 @@ class SelectivePrefill:
         budget: Budget,
         fresh_from: int,
         capacity: int,
+        *,
+        interrupt: Interrupt = NEVER,
     ) -> Prefilled:
         """Reuse what ``plan`` serves and recompute the tokens that matter.
 
@@ -137,13 +141,14 @@ class SelectivePrefill:
             budget: how many rows may be computed.
             fresh_from: the question's first token; everything from there on is computed.
             capacity: rows to reserve in the cache, at least n.
+            interrupt: what may end the call between two layers.
         """
         n = len(ids)
         selection = selection_for(policy)
         needs = Needs.of(plan, selection, fresh_from).but_last()
         allotment = allot(plan, needs, selection, policy, budget, self.n_layers, observable=self.anatomy.observable)
         observes = allotment.probe or allotment.watched > 0
-        cache = MergedCache(self.n_layers, capacity)
+        cache = MergedCache(self.n_layers, capacity, interrupt)
         laid = plan.served & but_last(n)
         if observes:
             # nothing is known of new tokens yet; what memory held must not be read

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
-from pydantic import AliasChoices, BaseModel, ConfigDict, Field, field_validator
+from pydantic import AliasChoices, BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from semshare_core import PoolConfig, ReusePolicy, SemShareEngine
@@ -16,8 +16,10 @@ from semshare_core.config import Level, resolve_policy
 from semshare_core.engine import DEFAULT_NAMESPACE
 from semshare_core.errors import ConfigError
 from semshare_core.loading import unknown_loading
+from semshare_core.suggestion import did_you_mean
 from semshare_integrations.adapter.source import EngineSource
 
+_NUMBERS = ("max_new_tokens", "temperature", "top_p", "seed", "timeout", "max_retries", "batch_size", "context_window")
 _LOADING = ("gguf_file", "dtype", "device", "device_map", "pool")
 
 
@@ -46,6 +48,8 @@ class EngineFields(BaseModel):
             :class:`~semshare_core.ReusePolicy`; default: the engine's policy, which is ``balanced`` unless the engine
             was given with another.
         namespace: whose reference prompts may serve, and who may be served by these prompts later.
+        timeout: seconds after which a call is given up with :class:`TimeoutError`, wherever it is; the model is free
+            again within the time of one layer. Loading the model is not counted.
         source: where the engine comes from. Frameworks rebuild objects from their fields (``configurable_fields``);
             handing this one on keeps the model from being loaded again.
     """
@@ -66,6 +70,7 @@ class EngineFields(BaseModel):
     stop: list[str] | None = None
     reuse: Level | ReusePolicy | None = None
     namespace: str = Field(default=DEFAULT_NAMESPACE, min_length=1)
+    timeout: float | None = Field(default=None, gt=0, allow_inf_nan=False)
     source: EngineSource | None = Field(default=None, exclude=True, repr=False)
 
     def __init__(
@@ -76,9 +81,43 @@ class EngineFields(BaseModel):
         tokenizer: PreTrainedTokenizerBase | str | None = None,
         **settings: Any,
     ) -> None:
+        if isinstance(model, str | os.PathLike):
+            raise ConfigError(
+                f"model={os.fspath(model)!r} is a name, and model= takes a transformers object. Did you mean "
+                f"model_id={os.fspath(model)!r}?"
+            )
+        tokenizer = os.fspath(tokenizer) if isinstance(tokenizer, os.PathLike) else tokenizer
         super().__init__(**settings)
         self.source = self._find_source(engine, model, tokenizer)
         self.model_id = self.model_id or self.source.name
+
+    @model_validator(mode="before")
+    @classmethod
+    def _names_are_known(cls, settings: Any) -> Any:
+        if not isinstance(settings, dict):
+            return settings
+        known = set(cls.model_fields)
+        for field in cls.model_fields.values():
+            known |= {field.alias} if field.alias else set()
+            if isinstance(field.validation_alias, AliasChoices):
+                known |= {name for name in field.validation_alias.choices if isinstance(name, str)}
+        if unknown := sorted(set(settings) - known):
+            hint = did_you_mean(unknown, known)
+            raise ValueError(f"{cls.__name__} has no setting {', '.join(unknown)}.{hint}")
+        return settings
+
+    @field_validator("model_id", "gguf_file", mode="before")
+    @classmethod
+    def _is_a_name(cls, name: Any) -> Any:
+        return os.fspath(name) if isinstance(name, os.PathLike) else name
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _is_a_number(cls, value: Any, info: ValidationInfo) -> Any:
+        """A text such as ``"5"`` is refused as the engine refuses it in a call, and not read as the number."""
+        if info.field_name in _NUMBERS and isinstance(value, str | bool):
+            raise ValueError(f"{info.field_name}={value!r} is a {type(value).__name__}, but must be a number")
+        return value
 
     @field_validator("stop", mode="before")
     @classmethod
@@ -103,6 +142,8 @@ class EngineFields(BaseModel):
         The engine checks the values, and names those that it does not know.
         """
         said = self.one_name(overrides)
+        if "cancel" in said:
+            raise ConfigError("cancel= is for the engine: close the stream, cancel the task, or pass timeout=.")
         if stop is not None:
             said["stop"] = stop
         fields = {
@@ -113,6 +154,7 @@ class EngineFields(BaseModel):
             "stop": self.stop,
             "reuse": self.reuse,
             "namespace": self.namespace,
+            "timeout": self.timeout,
         }
         settings = fields | {name: value for name, value in said.items() if value is not None or name not in fields}
         if settings["top_p"] is None or settings["temperature"] == 0:
@@ -132,6 +174,7 @@ class EngineFields(BaseModel):
     def identity(self, overrides: Mapping[str, Any]) -> dict[str, Any]:
         """Everything that an answer depends on besides the prompt, JSON-able, without loading the model."""
         settings = self.call_settings(None, overrides)
+        del settings["timeout"]  # an answer that comes does not depend on it
         policy = resolve_policy(settings.pop("reuse"), self._engine_source.policy)
         return {
             "model_id": self.model_id,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import threading
 from collections.abc import AsyncGenerator, Callable, Generator
 from contextlib import closing, suppress
@@ -24,7 +25,8 @@ async def in_thread(make: Callable[[threading.Event], Generator[T, None, None]])
 
     One thread for the whole run: torch's grad and inference modes belong to a thread, and the autocast of whoever
     awaits is entered there. Closing this generator, or cancelling the task that awaits it, returns at once and sets the
-    event that ``make`` got; the thread closes its generator at the next item and ends.
+    event that ``make`` got; the thread closes its generator at the next item and ends. Whoever else sets that event
+    ends the items, too.
     """
     loop = asyncio.get_running_loop()
     arrived: asyncio.Queue[T | _End] = asyncio.Queue()
@@ -38,15 +40,14 @@ async def in_thread(make: Callable[[threading.Event], Generator[T, None, None]])
     def work() -> None:
         try:
             with autocast.again(), closing(make(closed)) as items:
-                while not closed.is_set():
-                    item = next(items, _End())
+                while not closed.is_set() and not isinstance(item := next(items, _End()), _End):
                     post(item)
-                    if isinstance(item, _End):
-                        return
+            post(_End())
         except BaseException as error:  # it belongs to the one who awaits
             post(_End(error))
 
-    threading.Thread(target=work, name="semshare-async", daemon=True).start()
+    context = contextvars.copy_context()
+    threading.Thread(target=context.run, args=(work,), name="semshare-async", daemon=True).start()
     try:
         while not isinstance(item := await arrived.get(), _End):
             yield item

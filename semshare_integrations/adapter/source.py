@@ -11,8 +11,10 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from semshare_core import ReusePolicy, SemShareEngine
 from semshare_core.errors import ConfigError
-from semshare_core.models import max_context
+from semshare_core.located import located
+from semshare_core.models import DEMO, max_context
 
+_NAMED = ("tokenizer", "embedding")
 _OF_A_LOADED_MODEL = ("pool", "embedding")
 
 
@@ -52,7 +54,9 @@ class EngineSource:
     @classmethod
     def load(cls, model_id: str, settings: Mapping[str, Any], policy: ReusePolicy) -> EngineSource:
         """Load a model by its name, with other settings of :meth:`SemShareEngine.from_pretrained`."""
-        make = partial(SemShareEngine.from_pretrained, model_id, policy=policy, **settings)
+        place: Any = model_id if model_id == DEMO else located(model_id)  # read when the first call comes
+        given: dict[str, Any] = {name: located(value) if name in _NAMED else value for name, value in settings.items()}
+        make = partial(SemShareEngine.from_pretrained, place, policy=policy, **given)
         dtype = settings.get("dtype", "auto")
         return cls(make, name=model_id, dtype=dtype, policy=policy, model_id=model_id, settings=settings)
 

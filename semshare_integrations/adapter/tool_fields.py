@@ -6,7 +6,7 @@ from typing import Any
 
 from semshare_core import SemShareEngine
 from semshare_integrations.adapter.fields import EngineFields
-from semshare_integrations.tools import prepare
+from semshare_integrations.tools import call_format, prepare
 
 
 class ToolFields(EngineFields):
@@ -29,3 +29,8 @@ class ToolFields(EngineFields):
         if not was_loaded:
             prepare(engine.model, engine.tokenizer)
         return engine
+
+    @property
+    def tool_call_form(self) -> str:
+        """A sentence: how the model is told of tools and calls them, and why so if not as its chat template does it."""
+        return call_format(self.engine.tokenizer).told

@@ -2,34 +2,35 @@
 
 from __future__ import annotations
 
-import json
 import threading
 from collections.abc import Generator, Mapping, Sequence
-from dataclasses import dataclass, field
+from contextlib import closing
+from dataclasses import dataclass, field, replace
 from typing import Any
 from uuid import uuid4
 
 from semshare_core import Chat, Piece, SemShareEngine
 from semshare_core.decode import end_tokens
+from semshare_core.errors import ConfigError
+from semshare_core.own_tokenizer import decode_ids
 from semshare_core.prompt import Prompt
 from semshare_integrations.tools import (
     CallFormat,
+    Grammar,
     Reply,
     call_format,
     constraint,
     json_grammar,
     parse_reply,
     reply_grammar,
-    smallest,
 )
+from semshare_integrations.tools.added_tokens import special_tokens, without
 from semshare_integrations.tools.reply import settled_text
 
 TURN_SETTINGS = ("tools", "tool_choice", "parallel_tool_calls", "response_format")
 """Settings of a call that :meth:`Turn.of` takes; all others are the engine's."""
 
 _preparing = threading.Lock()  # several threads that prepare calls at once leave an event loop no turn for long
-
-_RESERVE = 16  # tokens, beyond those of the smallest JSON, that bringing a reply to its end may take
 
 
 @dataclass
@@ -40,7 +41,6 @@ class Turn:
         engine: who is asked.
         prompt: the question, tools included; or a text as it is.
         grammar: what the answer is held to; None: words.
-        ending: the smallest JSON that the grammar allows.
         form: how the model writes calls of tools.
         names: of the tools that it may call.
         text: what may be passed on of the answer so far; in the end its text without calls.
@@ -49,8 +49,7 @@ class Turn:
 
     engine: SemShareEngine
     prompt: Prompt
-    grammar: str | None
-    ending: str
+    grammar: Grammar | None
     form: CallFormat
     names: list[str]
     text: str = ""
@@ -73,7 +72,7 @@ class Turn:
         Args:
             engine: who is asked.
             messages: with ``role``, ``content`` and, where there are some, ``tool_calls`` (arguments as mappings) or
-                the ``tool_call_id`` that a tool's result belongs to.
+                the ``tool_call_id`` that a tool's result belongs to. If the last is the assistant's, it goes on.
             tools: what the model may call.
             tool_choice: see :func:`which_tool`.
             parallel_tool_calls: several calls in one answer, if the model's template can write them.
@@ -85,7 +84,7 @@ class Turn:
         _check(messages)
         names = tool_names(tools)
         choice = which_tool(tool_choice, names)
-        grammar, ending = None, ""
+        grammar = None
         with _preparing:
             form = call_format(engine.tokenizer)
             prompt = Chat(form.messages(messages, tools), tools if form.native else ())
@@ -93,32 +92,45 @@ class Turn:
                 if response_format is not None:
                     raise ValueError("response_format and tools exclude each other in one call: leave one of them out.")
                 grammar = reply_grammar(form, tools, choice, parallel_tool_calls, engine.tokenizer)
-                functions = [each["function"] for each in tools]
-                longest = [(each["name"], smallest(each.get("parameters")) or {}) for each in functions]
-                ending = max((form.write([call]) for call in longest), key=len)
             elif response_format is not None:
                 schema = _response_schema(response_format)
                 grammar = None if schema is None else json_grammar(schema)
-                ending = json.dumps(smallest(schema))
-        return cls(engine, prompt, grammar, ending, form, names if choice != "none" else [])
+        if grammar is not None and messages[-1]["role"] == "assistant" and not (tools and choice == "auto"):
+            raise ValueError(
+                "the last message is the assistant's, and what it began cannot be held to a form: end with a user's "
+                "message, or leave tool_choice and response_format out."
+            )
+        return cls(engine, prompt, grammar, form, names if choice != "none" else [])
 
     @classmethod
     def of_text(cls, engine: SemShareEngine, prompt: str) -> Turn:
         """The turn of a text without roles, as it is."""
-        return cls(engine, prompt, None, "", CallFormat(), [])
+        return cls(engine, prompt, None, CallFormat(), [])
 
     def stream(
         self, settings: Mapping[str, Any], cancel: threading.Event | None = None
     ) -> Generator[Piece, None, None]:
-        """The answer piece by piece, with settings of :meth:`SemShareEngine.stream` and held to the grammar."""
-        held = {}
-        if self.grammar is not None:
-            model, tokenizer = self.engine.model, self.engine.tokenizer
-            with _preparing:
-                reserve = _RESERVE + len(tokenizer(self.ending, add_special_tokens=False)["input_ids"])
-                holding = constraint(self.grammar, model, tokenizer, settings["max_new_tokens"], reserve)
-            held["logits_processor"] = [*(settings.get("logits_processor") or ()), holding]
-        yield from self.engine.stream(self.prompt, **{**settings, **held}, cancel=cancel)
+        """The answer piece by piece, with settings of :meth:`SemShareEngine.stream` and held to the grammar.
+
+        Raises:
+            ConfigError: there is no room for an answer that the grammar allows, or a stop string cut it off.
+        """
+        if self.grammar is None:
+            yield from self.engine.stream(self.prompt, **settings, cancel=cancel)
+            return
+        engine, limit = self.engine, settings["max_new_tokens"]
+        with _preparing:
+            holding = constraint(self.grammar, engine.model, engine.tokenizer, limit, engine.context)
+        processors = [*(settings.get("logits_processor") or ()), holding]
+        held = {**settings, "logits_processor": processors}
+        with closing(engine.stream(self.prompt, **held, cancel=cancel)) as pieces:
+            for piece in pieces:
+                if piece.finish_reason == "stop" and not holding.completes(piece.token_ids or []):
+                    raise ConfigError(
+                        f"a stop string ended the answer before it was whole: leave stop={settings.get('stop')!r} out "
+                        "where an answer has a form, or use one that it cannot hold."
+                    )
+                yield piece
 
     def take(self, piece: Piece) -> str:
         """What is new in ``text`` now that ``piece`` is there: nothing that belongs to a call of a tool."""
@@ -137,7 +149,7 @@ class Turn:
         return "tool_calls" if self.reply.calls else last.finish_reason
 
     def _read(self, last: Piece) -> Reply:
-        """The reply; its calls are read from the tokens, because text leaves special tokens out."""
+        """The reply; its calls are read from the tokens: text leaves out special ones, which a call may open with."""
         if not self.names:
             return Reply(self._arrived)
         tokenizer = self.engine.tokenizer
@@ -145,8 +157,15 @@ class Turn:
         ends = {tokenizer.eos_token_id, *end_tokens(self.engine.model.generation_config.eos_token_id)}
         while ids and ids[-1] in ends:
             ids.pop()
-        reply = parse_reply(str(tokenizer.decode(ids, skip_special_tokens=False)), self.form, self.names)
-        return reply if reply.calls or reply.invalid else Reply(self._arrived)
+        said = decode_ids(tokenizer, ids, special=self.form.hidden)
+        if self._arrived[:1] == " " != said[:1]:  # decoded alone, it loses the space that it begins with
+            said = " " + said
+        reply = parse_reply(said, self.form, self.names)
+        if not reply.calls and not reply.invalid:
+            return Reply(self._arrived)
+        return (
+            replace(reply, text=without(reply.text, special_tokens(tokenizer)).rstrip()) if self.form.hidden else reply
+        )
 
 
 def tool_names(tools: Sequence[Mapping[str, Any]]) -> list[str]:
@@ -181,7 +200,7 @@ def told_call(name: str, arguments: Mapping[str, Any] | str, call: str) -> dict[
 
 
 def _check(messages: Sequence[Mapping[str, Any]]) -> None:
-    """Raises :class:`ValueError` if there are no messages, or a tool's result stands before its call."""
+    """Raises :class:`ValueError` if there are no messages, or a tool's result stands before its call or is missing."""
     if not messages:
         raise ValueError("there are no messages: pass at least one, such as a user's.")
     called: set[str] = set()
@@ -192,6 +211,8 @@ def _check(messages: Sequence[Mapping[str, Any]]) -> None:
                 f"the result of tool call {message.get('tool_call_id')!r} has no call: the assistant's message that "
                 "made it must stand before its result."
             )
+    if messages[-1].get("tool_calls"):
+        raise ValueError("the last message calls tools: put their results behind it, as messages of tools.")
 
 
 def _response_schema(response: Mapping[str, Any]) -> Mapping[str, Any] | None:

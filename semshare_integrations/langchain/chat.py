@@ -22,7 +22,7 @@ from langchain_core.utils.pydantic import is_basemodel_subclass
 from pydantic import Field
 
 from semshare_core import Piece, SemShareEngine
-from semshare_core.errors import ConfigError
+from semshare_core.own_tokenizer import encode_text
 from semshare_integrations.adapter import ToolFields, Turn, in_thread, which_tool
 from semshare_integrations.adapter.turn import TURN_SETTINGS, tool_names
 from semshare_integrations.langchain.fields import LangChainFields
@@ -47,14 +47,12 @@ class ChatSemShare(ToolFields, LangChainFields, BaseChatModel):
     approximate reuse included (``response_metadata["semshare"]["outcome"]`` tells).
 
     Attributes:
-        timeout: seconds after which a call is given up with :class:`TimeoutError`; it frees the model within a token.
         max_retries: accepted because other chat models have it; a local model has no failures that pass.
         streaming: ``invoke`` streams behind the scenes, for callbacks that listen to tokens.
     """
 
     model_config = LangChainFields.model_config  # said again: of two bases the last one's "extra" would win
 
-    timeout: float | None = Field(default=None, gt=0)
     max_retries: int = Field(default=0, ge=0)
     streaming: bool = False
 
@@ -89,7 +87,7 @@ class ChatSemShare(ToolFields, LangChainFields, BaseChatModel):
         """The ids of ``text`` inside a message, by the model's own tokenizer."""
         if self.custom_get_token_ids is not None:
             return self.custom_get_token_ids(text)
-        return list(self.engine.tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"])
+        return encode_text(self.engine.tokenizer, text)
 
     def _resolve_model_profile(self) -> ModelProfile | None:
         """What the model can do; how much it reads is added where the model is loaded already."""
@@ -225,32 +223,7 @@ class ChatSemShare(ToolFields, LangChainFields, BaseChatModel):
         cancel: threading.Event | None = None,
     ) -> Generator[Piece, None, None]:
         settings = self.call_settings(stop, {name: value for name, value in overrides.items() if name not in _OURS})
-        timeout = settings.pop("timeout", None)
-        if timeout is None:
-            timeout = self.timeout
-        elif not isinstance(timeout, int | float) or timeout <= 0:
-            raise ConfigError(f"timeout={timeout!r} must be a number of seconds above 0, or None.")
-        cancel = cancel or threading.Event()
-        over = threading.Event()
-
-        def give_up() -> None:
-            over.set()
-            cancel.set()
-
-        timer = None if timeout is None else threading.Timer(timeout, give_up)
-        if timer is not None:
-            timer.daemon = True
-            timer.start()
-        answered = False  # an answer that was ready in time may be read slowly
-        try:
-            for piece in turn.stream(settings, cancel):
-                answered = piece.finish_reason not in (None, "cancelled")
-                yield piece
-        finally:
-            if timer is not None:
-                timer.cancel()
-        if over.is_set() and not answered:
-            raise TimeoutError(f"the call took longer than timeout={timeout:g} seconds and was given up.")
+        yield from turn.stream(settings, cancel)
 
     def _apieces(
         self, messages: list[BaseMessage], stop: list[str] | None, overrides: Mapping[str, Any]

@@ -14,12 +14,15 @@ from langchain_core.callbacks import (
     Callbacks,
 )
 from langchain_core.language_models import BaseLLM
-from langchain_core.language_models.base import LangSmithParams
+from langchain_core.language_models.base import LangSmithParams, LanguageModelInput
 from langchain_core.outputs import Generation, GenerationChunk, LLMResult
+from langchain_core.runnables import Runnable, RunnableConfig
+from langchain_core.runnables.config import get_config_list
 from pydantic import Field
 from typing_extensions import Self
 
 from semshare_core import Piece, ReuseReport
+from semshare_core.own_tokenizer import encode_text
 from semshare_integrations.adapter import in_thread, token_usage
 from semshare_integrations.langchain.fields import LangChainFields
 
@@ -36,7 +39,7 @@ class SemShareLLM(LangChainFields, BaseLLM):
     >>> llm.invoke("Once upon a time", temperature=0.7, seed=1, reuse="exact", namespace="alice")
 
     Prompts are taken as they are, without a chat template. Settings of a call (``max_new_tokens``, ``temperature``,
-    ``top_p``, ``seed``, ``stop``, ``reuse``, ``namespace``, ``store``, any other field of transformers'
+    ``top_p``, ``seed``, ``stop``, ``reuse``, ``namespace``, ``store``, ``timeout``, any other field of transformers'
     ``GenerationConfig``) go before the fields; an unknown one is an error. What a call reused is in its
     ``generation_info["semshare"]`` (a :class:`~semshare_core.ReuseReport` as a dict; when streaming, in the
     last chunk) and is collected by :class:`SemShareCallbackHandler`.
@@ -73,7 +76,7 @@ class SemShareLLM(LangChainFields, BaseLLM):
         """The ids that ``text`` becomes as a prompt, by the model's own tokenizer."""
         if self.custom_get_token_ids is not None:
             return self.custom_get_token_ids(text)
-        return list(self.engine.tokenizer(text, verbose=False)["input_ids"])
+        return encode_text(self.engine.tokenizer, text, special=True)
 
     def generate(
         self,
@@ -96,6 +99,32 @@ class SemShareLLM(LangChainFields, BaseLLM):
         """LangChain's ``agenerate``, with the settings of the call in the key of the response cache."""
         with _saying(kwargs):
             return await super().agenerate(prompts, stop, callbacks, **kwargs)
+
+    def batch(
+        self,
+        inputs: list[LanguageModelInput],
+        config: RunnableConfig | list[RunnableConfig] | None = None,
+        *,
+        return_exceptions: bool = False,
+        **kwargs: Any,
+    ) -> list[str]:
+        """LangChain's ``batch``; with ``return_exceptions`` a prompt that fails takes no other's answer with it."""
+        if return_exceptions:
+            return Runnable.batch(self, inputs, _in_turn(config, inputs), return_exceptions=True, **kwargs)
+        return super().batch(inputs, config, **kwargs)
+
+    async def abatch(
+        self,
+        inputs: list[LanguageModelInput],
+        config: RunnableConfig | list[RunnableConfig] | None = None,
+        *,
+        return_exceptions: bool = False,
+        **kwargs: Any,
+    ) -> list[str]:
+        """LangChain's ``abatch``; see :meth:`batch`."""
+        if return_exceptions:
+            return await Runnable.abatch(self, inputs, _in_turn(config, inputs), return_exceptions=True, **kwargs)
+        return await super().abatch(inputs, config, **kwargs)
 
     def _generate(
         self,
@@ -170,6 +199,13 @@ class SemShareLLM(LangChainFields, BaseLLM):
             generations=[[Generation(text=text, generation_info=info)] for text, info in answers],
             llm_output={"token_usage": usage, "model_name": self.model_id},
         )
+
+
+def _in_turn(
+    config: RunnableConfig | list[RunnableConfig] | None, inputs: list[LanguageModelInput]
+) -> list[RunnableConfig]:
+    """One prompt at a time, in their order, so that each can reuse those before it."""
+    return [{**each, "max_concurrency": 1} for each in get_config_list(config, len(inputs))]
 
 
 @contextmanager

@@ -17,16 +17,19 @@ from langchain_core.messages import (
 
 from semshare_integrations.adapter.turn import told_call
 
-_WITHOUT_TEXT = (
-    "tool_use",
-    "tool_call",
-    "tool_call_chunk",
-    "invalid_tool_call",
-    "function_call",
-    "reasoning",
-    "thinking",
+_TEXT = ("text", "text-plain", "output_text", "input_text")
+_MEDIA = (
+    "image",
+    "image_url",
+    "input_image",
+    "audio",
+    "input_audio",
+    "video",
+    "file",
+    "input_file",
+    "document",
+    "media",
 )
-"""Blocks of an answer that say nothing more than its tool calls do, or what other models thought to themselves."""
 
 
 def to_template(messages: Sequence[BaseMessage]) -> list[dict[str, Any]]:
@@ -64,18 +67,62 @@ def _role(message: BaseMessage) -> str:
 
 def _text(message: BaseMessage) -> str:
     content = message.content
+    if isinstance(message, AIMessage):
+        return _said(message)
     if isinstance(content, str):
         return content
     parts = []
     for block in content:
-        kind = "text" if isinstance(block, str) else block.get("type")
-        if kind in ("text", "text-plain"):
-            parts.append(block if isinstance(block, str) else block.get("text") or "")
-        elif isinstance(message, ToolMessage) and kind not in ("image", "image_url", "audio", "file", "video"):
+        text = _text_of_block(block)
+        if text is not None:
+            parts.append(text)
+        elif isinstance(message, ToolMessage) and _kind(block) not in _MEDIA:
             parts.append(json.dumps(block, ensure_ascii=False))
-        elif kind not in _WITHOUT_TEXT:
-            raise ValueError(
-                f"the content of a {type(message).__name__} has a block of type {kind!r}, but the model reads text "
-                "only: leave it out or describe it in words."
-            )
+        else:
+            raise _refused(message, block)
     return "\n".join(parts)
+
+
+def _said(message: AIMessage) -> str:
+    """What an assistant said in words; of other providers' models, too.
+
+    Their other blocks are left out: thoughts, tools that the provider ran, and calls, which ``tool_calls`` has. A
+    refusal is what was said where there is nothing else.
+    """
+    blocks = [message.content] if isinstance(message.content, str) else message.content
+    parts: list[str] = []
+    goes_on = False  # citations cut a sentence into blocks
+    refusal = message.additional_kwargs.get("refusal")
+    for block in blocks:
+        text = _text_of_block(block)
+        if text is None and _kind(block) in _MEDIA:
+            raise _refused(message, block)
+        if isinstance(block, dict) and _kind(block) == "refusal":
+            refusal = block.get("refusal")
+        if text is not None and goes_on:
+            parts[-1] += text
+        elif text:
+            parts.append(text)
+        goes_on = text is not None and bool(parts)
+    return "\n".join(parts) or (refusal if isinstance(refusal, str) else "")
+
+
+def _kind(block: str | dict[str, Any]) -> Any:
+    return "text" if isinstance(block, str) else block.get("type")
+
+
+def _text_of_block(block: str | dict[str, Any]) -> str | None:
+    """The text of a block of text; None of another kind. Some providers name no type."""
+    if isinstance(block, str):
+        return block
+    text = block.get("text")
+    if _kind(block) in _TEXT or (_kind(block) is None and isinstance(text, str)):
+        return text or ""
+    return None
+
+
+def _refused(message: BaseMessage, block: str | dict[str, Any]) -> ValueError:
+    return ValueError(
+        f"the content of a {type(message).__name__} has a block of type {_kind(block)!r}, but the model reads text "
+        "only: leave it out or describe it in words."
+    )

@@ -112,13 +112,13 @@ class SemShareLLM(ToolFields, FunctionCallingLLM):
 
     @llm_completion_callback()
     def stream_complete(self, prompt: str, formatted: bool = False, **kwargs: Any) -> CompletionResponseGen:
-        """:meth:`complete`, piece by piece; closing the iterator ends generation within a token."""
+        """:meth:`complete`, piece by piece; closing the iterator ends the call within the time of one layer."""
         answer = Answer(self.model_id, "text_completion")
         return streamed(self._pieces(self._completing(prompt, formatted), kwargs), answer.completion)
 
     @llm_completion_callback()
     async def acomplete(self, prompt: str, formatted: bool = False, **kwargs: Any) -> CompletionResponse:
-        """:meth:`complete`; the model runs in a thread, and cancelling the task frees it within a token."""
+        """:meth:`complete`; the model runs in a thread, and cancelling the task frees it within a layer's time."""
         answer = Answer(self.model_id, "text_completion")
         return answer.completion(*await self._awhole(self._completing(prompt, formatted), kwargs))
 
@@ -142,7 +142,7 @@ class SemShareLLM(ToolFields, FunctionCallingLLM):
 
     @llm_chat_callback()
     async def achat(self, messages: Sequence[ChatMessage], **kwargs: Any) -> ChatResponse:
-        """:meth:`chat`; the model runs in a thread, and cancelling the task frees it within a token."""
+        """:meth:`chat`; the model runs in a thread, and cancelling the task frees it within a layer's time."""
         answer = Answer(self.model_id, "chat")
         return answer.chat(*await self._awhole(self._chatting(messages, kwargs), kwargs))
 

@@ -9,6 +9,8 @@ from typing import Any
 from llama_index.core.base.llms.types import (
     CachePoint,
     ChatMessage,
+    CitableBlock,
+    CitationBlock,
     ContentBlock,
     MessageRole,
     TextBlock,
@@ -82,16 +84,30 @@ def message_of(reply: Reply) -> ChatMessage:
 
 
 def _text(message: ChatMessage) -> str:
-    parts = []
+    """Its text, that of documents to cite included; thoughts, calls, citations and marks of caches say nothing more."""
+    parts: list[str] = []
+    goes_on = False  # citations cut what an assistant said into blocks
     for block in message.blocks:
-        if isinstance(block, TextBlock):
-            parts.append(block.text)
-        elif not isinstance(block, ToolCallBlock | ThinkingBlock | CachePoint):
-            raise ValueError(
-                f"a {message.role.value} message holds a {type(block).__name__}, but the model reads text only: leave "
-                "it out or describe it in words."
-            )
+        if isinstance(block, CitableBlock):
+            parts += [_text_of_block(message, inner) for inner in block.content]
+        elif isinstance(block, ToolCallBlock | ThinkingBlock | CachePoint | CitationBlock):
+            goes_on &= isinstance(block, CitationBlock)
+            continue
+        elif goes_on:
+            parts[-1] += _text_of_block(message, block)
+        else:
+            parts.append(_text_of_block(message, block))
+        goes_on = _ROLES[message.role] == "assistant"
     return "\n".join(parts)
+
+
+def _text_of_block(message: ChatMessage, block: ContentBlock) -> str:
+    if isinstance(block, TextBlock):
+        return block.text
+    raise ValueError(
+        f"a {message.role.value} message holds a {type(block).__name__}, but the model reads text only: leave it out "
+        "or describe it in words."
+    )
 
 
 def _arguments(call: ToolCallBlock) -> dict[str, Any]:

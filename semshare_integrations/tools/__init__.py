@@ -3,13 +3,15 @@
 Framework-free: tools are OpenAI's function schemas, messages are the mappings that chat templates take.
 """
 
-from semshare_integrations.tools.call_format import CallFormat, call_format
+from semshare_integrations.tools.call_format import CallFormat
 from semshare_integrations.tools.constraint import constraint, prepare
-from semshare_integrations.tools.grammar import json_grammar, reply_grammar, smallest
+from semshare_integrations.tools.grammar import Grammar, json_grammar, reply_grammar
+from semshare_integrations.tools.learn_form import call_format
 from semshare_integrations.tools.reply import Reply, ToolCall, parse_reply
 
 __all__ = [
     "CallFormat",
+    "Grammar",
     "Reply",
     "ToolCall",
     "call_format",
@@ -18,5 +20,4 @@ __all__ = [
     "parse_reply",
     "prepare",
     "reply_grammar",
-    "smallest",
 ]

@@ -9,13 +9,14 @@ text, and has one wheel for every Python version.
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, Literal
 
 from transformers import PreTrainedTokenizerBase
 
-from semshare_integrations.tools.call_format import CallFormat, Tool, special_tokens
+from semshare_integrations.tools.added_tokens import added_tokens, parts, special_tokens
+from semshare_integrations.tools.call_format import THOUGHT, THOUGHT_END, CallFormat, Tool
 
 Choice = Literal["auto", "any"] | str
 """``auto``: text, calls, or both · ``any``: at least one call · otherwise the name of the tool to call."""
@@ -23,45 +24,58 @@ Choice = Literal["auto", "any"] | str
 # as json.dumps writes it, so that a call rendered again in the next turn has the same tokens
 _SPACING = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}
 
-_FORMATS = {
-    "date-time": "2000-01-01T00:00:00.000000+00:00",
-    "date": "2000-01-01",
-    "time": "00:00:00.000000+00:00",
-    "duration": "P10DT10H10M10S",
-    "email": "abc@abc.abc",
-    "hostname": "abc.abc",
-    "ipv4": "100.100.100.100",
-    "ipv6": "1000:1000:1000:1000:1000:1000:1000:1000",
-    "uuid": "00000000-0000-0000-0000-000000000000",
-    "uri": "http://abc.abc",
-}
-"""Formats of strings that llguidance can hold to, and about the longest value that ending one in time comes to."""
+_FORMATS = ("date-time", "date", "time", "duration", "email", "hostname", "ipv4", "ipv6", "uuid", "uri")
+"""Formats of strings that llguidance can hold to."""
+
+
+@dataclass(frozen=True)
+class Grammar:
+    """A grammar, and the added tokens that lead out of free text in it."""
+
+    text: str
+    tags: tuple[int, ...] = ()
 
 
 def reply_grammar(
     form: CallFormat, tools: Sequence[Tool], choice: Choice, parallel: bool, tokenizer: PreTrainedTokenizerBase
-) -> str:
+) -> Grammar:
     """A grammar of replies with calls of ``tools``.
+
+    Added tokens in the form are named as tokens, for a model that was trained with them says them so. Free text may
+    hold any token, special ones too, but those that end a reply or open a call.
 
     Args:
         form: how the model writes calls.
         tools: OpenAI's function schemas; their parameters are JSON schemas.
         choice: whether, and which, tool must be called.
         parallel: several calls may follow each other, if the form allows.
-        tokenizer: names the special tokens that the form may contain.
+        tokenizer: names the added tokens that the form may contain.
     """
+    added, special = added_tokens(tokenizer), special_tokens(tokenizer)
     functions = [tool["function"] for tool in tools if choice in ("auto", "any", tool["function"]["name"])]
-    more = "" if form.between is None or not parallel else f" ({_literal(form.between, tokenizer)} call)*"
-    calls = f"call{more} {_literal(form.closing, tokenizer)}"
-    lines = ["%llguidance {}"]
+    more = "" if form.between is None or not parallel else f" ({_literal(form.between, added)} call)*"
+    calls = f"call{more} {_literal(form.closing, added)}"
+    lines = ["%llguidance {}", r"TEXT: /(.|\n)+/", r"ANY: /(.|\n)*/"]
+    opening = parts(form.opening, added)
+    tags = [part for part in opening if isinstance(part, int)]
     if choice != "auto":
-        lines.append(f"start: {_literal(form.opening, tokenizer)} {calls}")
-    elif not form.opening:  # a reply that begins as an object does is a call
-        lines += [f"start: WORDS | {calls}", r"WORDS: /([^{](.|\n)*)?/"]
+        thought = _thought(form, added, special)
+        begin = {"never": "", "may": "thought? ", "begun": "thought "}[form.thinks]
+        lines += [f"start: {begin}{_named(opening)} {calls}", *thought]
+        tags += [added[THOUGHT_END]] if thought else []
+    elif not form.opening.strip():  # a reply that begins as an object does is a call
+        lines += [f"start: (WORDS ({_text(special, tokenizer)})*)? | {calls}"]
+        lines += [r"WORDS: /[ \t\r\n]*[^ \t\r\n{](.|\n)*/"]
     else:
-        first, rest = _first_special(form.opening, tokenizer)
-        lines += ["start: TEXT | opening " + calls, r"TEXT: /(.|\n)*/"]
-        lines.append(f"opening: TEXT {first} {rest}" if first else f"opening[lazy]: TEXT {json.dumps(form.opening)}")
+        first, rest = _trigger(opening)
+        if first in special.values():
+            lines += [f"start: text | text <[{first}]> {_named(rest)} {calls}"]
+            lines += [f"text: ({_text(special, tokenizer, first)})*"]
+        else:
+            lines += [f"start: text | text opening {_named(rest)} {calls}"]
+            lines += [f"text: ({_text(special, tokenizer)})*"]
+            mark = first if isinstance(first, str) else next(name for name, token in added.items() if token == first)
+            lines += [f"opening[lazy]: ANY {json.dumps(mark)}"]
     lines.append("call: " + " | ".join(f"call_{number}" for number in range(len(functions))))
     for number, function in enumerate(functions):
         schema = {
@@ -74,36 +88,12 @@ def reply_grammar(
             "additionalProperties": False,
         }
         lines.append(f"call_{number}: %json {json.dumps(_placed(schema, form.arguments_key))}")
-    return "\n".join(lines)
+    return Grammar("\n".join(lines), tuple(tags))
 
 
-def json_grammar(schema: Mapping[str, Any]) -> str:
+def json_grammar(schema: Mapping[str, Any]) -> Grammar:
     """A grammar of JSON of ``schema``, written as ``json.dumps`` writes it."""
-    return f"%llguidance {{}}\nstart: %json {json.dumps({**_closed(schema), 'x-guidance': _SPACING})}"
-
-
-def smallest(schema: Any, root: Mapping[str, Any] | None = None, depth: int = 8) -> Any:
-    """About the smallest value of ``schema``: what it takes to bring JSON of that form to an end."""
-    if not isinstance(schema, Mapping) or depth == 0:
-        return None
-    root = schema if root is None else root
-    if isinstance(reference := schema.get("$ref"), str):
-        found: Any = root
-        for part in reference.removeprefix("#/").split("/"):
-            found = found.get(part) if isinstance(found, Mapping) else None
-        return smallest(found, root, depth - 1)
-    for several in ("anyOf", "oneOf", "allOf"):
-        if schema.get(several):
-            return max((smallest(part, root, depth - 1) for part in schema[several]), key=lambda value: len(str(value)))
-    if "const" in schema or schema.get("enum"):
-        return schema.get("const", max(schema.get("enum") or [None], key=lambda value: len(str(value))))
-    if isinstance(properties := schema.get("properties"), Mapping):
-        return {name: smallest(part, root, depth - 1) for name, part in properties.items()}
-    if schema.get("type") == "array":
-        return [smallest(schema.get("items"), root, depth - 1)] * int(schema.get("minItems", 0))
-    if schema.get("type") != "string":
-        return 0
-    return _FORMATS.get(str(schema.get("format")), "").ljust(int(schema.get("minLength", 0)))
+    return Grammar(f"%llguidance {{}}\nstart: %json {json.dumps({**_closed(schema), 'x-guidance': _SPACING})}")
 
 
 def _closed(schema: Any) -> Any:
@@ -140,26 +130,36 @@ def _placed(schema: dict[str, Any], arguments_key: str) -> dict[str, Any]:
     return {**schema, "x-guidance": _SPACING}
 
 
-def _first_special(text: str, tokenizer: PreTrainedTokenizerBase) -> tuple[str, str]:
-    """If ``text`` begins with a special token: that token and the rest, for the grammar."""
-    parts = _parts(text, tokenizer)
-    if not parts or isinstance(parts[0], str):
-        return "", _literal(text, tokenizer)
-    return f"<[{parts[0]}]>", " ".join(map(_told, parts[1:]))
+def _thought(form: CallFormat, added: Mapping[str, int], special: Mapping[str, int]) -> list[str]:
+    """The rules of what a model thinks before a call that it must make; none if it was not trained to."""
+    if form.thinks == "never":
+        return []
+    begin = "" if form.thinks == "begun" else f"<[{added[THOUGHT]}]> "
+    end = f"TEXT? <[{special[THOUGHT_END]}]>" if THOUGHT_END in special else "thinking"
+    lines = [f"thought: {begin}{end} LINES?", r"LINES: /\n{1,4}/"]
+    return lines if THOUGHT_END in special else [*lines, f"thinking[lazy]: ANY {json.dumps(THOUGHT_END)}"]
 
 
-def _literal(text: str, tokenizer: PreTrainedTokenizerBase) -> str:
-    return " ".join(map(_told, _parts(text, tokenizer)))
+def _trigger(opening: Sequence[str | int]) -> tuple[str | int, Sequence[str | int]]:
+    """What tells that a call begins, and the rest of the opening; white space around it tells nothing."""
+    if isinstance(opening[0], str) and not opening[0].strip() and len(opening) > 1:
+        opening = opening[1:]
+    first, rest = opening[0], opening[1:]
+    if isinstance(first, int):
+        return first, rest
+    behind = first[len(first.rstrip()) :]
+    return first.strip(), [behind, *rest] if behind else rest
 
 
-def _told(part: str | int) -> str:
-    return json.dumps(part) if isinstance(part, str) else f"<[{part}]>"
+def _text(special: Mapping[str, int], tokenizer: PreTrainedTokenizerBase, *but: str | int) -> str:
+    """What free text is made of, for the grammar: words, and special tokens ``but`` those that mean something else."""
+    others = sorted(token for token in special.values() if token not in (*but, tokenizer.eos_token_id))
+    return f"TEXT | <[{','.join(map(str, others))}]>" if others else "TEXT"
 
 
-def _parts(text: str, tokenizer: PreTrainedTokenizerBase) -> list[str | int]:
-    """``text`` as strings and ids of special tokens, which no text can spell."""
-    special = special_tokens(tokenizer)
-    if not special:
-        return [text] if text else []
-    pieces = re.split("(" + "|".join(map(re.escape, sorted(special, key=len, reverse=True))) + ")", text)
-    return [special[piece] if piece in special else piece for piece in pieces if piece]  # noqa: SIM401 - two types
+def _literal(text: str, added: Mapping[str, int]) -> str:
+    return _named(parts(text, added))
+
+
+def _named(several: Sequence[str | int]) -> str:
+    return " ".join(json.dumps(part) if isinstance(part, str) else f"<[{part}]>" for part in several)

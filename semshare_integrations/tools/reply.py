@@ -7,7 +7,7 @@ from collections.abc import Collection
 from dataclasses import dataclass, field
 from typing import Any
 
-from semshare_integrations.tools.call_format import CallFormat
+from semshare_integrations.tools.call_format import THOUGHT, THOUGHT_END, CallFormat
 
 
 @dataclass(frozen=True)
@@ -67,10 +67,10 @@ def parse_reply(text: str, form: CallFormat, names: Collection[str]) -> Reply:
 
 
 def calls_start(text: str, form: CallFormat) -> int | None:
-    """Where the calls begin in a reply; None if it has none."""
+    """Where the calls begin in a reply; None if it has none. A call that a thought mentions is none."""
     opening = form.opening.strip()
     if opening:
-        found = text.find(opening)
+        found = text.find(opening, _thought_end(text, form))
         return found if found >= 0 else None
     stripped = text.lstrip()
     return len(text) - len(stripped) if stripped.startswith("{") else None
@@ -84,8 +84,16 @@ def settled_text(text: str, form: CallFormat) -> int:
     if form.hidden:
         return 0
     opening = form.opening.strip()
-    found = text.find(opening)
+    found = text.find(opening, _thought_end(text, form))
     if found < 0:
         begun = (size for size in range(min(len(opening), len(text)), 0, -1) if text.endswith(opening[:size]))
         found = len(text) - next(begun, 0)
     return len(text[:found].rstrip())
+
+
+def _thought_end(text: str, form: CallFormat) -> int:
+    """Where what is thought before the answer ends; 0 if nothing is, or no end is there yet."""
+    if form.thinks == "begun" or (form.thinks == "may" and text.lstrip().startswith(THOUGHT)):
+        end = text.find(THOUGHT_END)
+        return 0 if end < 0 else end + len(THOUGHT_END)
+    return 0

@@ -63,7 +63,7 @@ class PoolFolder:
     """
 
     def __init__(self, path: str | Path, fingerprint: Fingerprint, *, read_only: bool = False) -> None:
-        self.path = Path(path).expanduser()
+        self.path = Path(path).expanduser().absolute()
         self.fingerprint = fingerprint
         self.read_only = read_only
         self._home = self.path / fingerprint.digest

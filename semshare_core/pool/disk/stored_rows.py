@@ -28,6 +28,8 @@ class StoredRows:
         PoolFileError: the file cannot be used; see :class:`CheckedFile` for the kinds.
     """
 
+    in_memory = False
+
     def __init__(self, path: Path, fingerprint: str) -> None:
         self.path = path
         self._file = CheckedFile(path, About, fingerprint, "pt")
@@ -47,6 +49,9 @@ class StoredRows:
     def sums(self) -> dict[str, str]:
         """Checksums of all layers' keys and values: equal for equal rows."""
         return self._file.about.sums
+
+    def opened(self) -> StoredRows:
+        return self
 
     def layer(self, index: int) -> tuple[Tensor, Tensor]:
         """Keys and values [1, kv_heads, n_tokens, head_dim] of one layer, views of the mapped file.

@@ -1,0 +1,102 @@
+"""When a call must end before it is done: somebody cancels it, or its time is up. Every stage of a call asks."""
+
+from __future__ import annotations
+
+import contextvars
+import threading
+import time
+from collections.abc import Callable
+from typing import TypeVar
+
+from semshare_core.errors import CallCancelledError, CallTimeoutError, ConfigError
+
+T = TypeVar("T")
+
+_POLL_SECONDS = 0.02  # between two looks at an event that somebody may set while a call waits for something else
+
+
+class Interrupt:
+    """What may end a call early.
+
+    Args:
+        cancel: ends it when set, from any thread.
+        timeout: seconds from now after which it ends; None: there is no limit.
+
+    Raises:
+        ConfigError: ``timeout`` is no number of seconds above 0, or ``cancel`` no event.
+    """
+
+    def __init__(self, cancel: threading.Event | None = None, timeout: float | None = None) -> None:
+        check_limits(cancel, timeout)
+        self._cancel = cancel
+        self._timeout = timeout
+        self._ends_at = None if timeout is None else time.monotonic() + timeout
+
+    @property
+    def possible(self) -> bool:
+        """Whether anything can end the call early at all."""
+        return self._cancel is not None or self._ends_at is not None
+
+    @property
+    def due(self) -> bool:
+        """Whether the call must end now."""
+        cancelled = self._cancel is not None and self._cancel.is_set()
+        return cancelled or (self._ends_at is not None and time.monotonic() >= self._ends_at)
+
+    def check(self) -> None:
+        """Raises :class:`CallCancelledError` or :class:`CallTimeoutError` if the call must end now."""
+        if self._cancel is not None and self._cancel.is_set():
+            raise CallCancelledError("the call was cancelled, and nothing of it was kept.")
+        if self._ends_at is not None and time.monotonic() >= self._ends_at:
+            raise CallTimeoutError(
+                f"the call took longer than timeout={self._timeout:g} seconds and was given up; nothing of it was kept."
+            )
+
+    @property
+    def patience(self) -> float | None:
+        """Seconds that a wait may last before :meth:`check` must be asked again; None: for ever."""
+        left = None if self._ends_at is None else max(0.0, self._ends_at - time.monotonic())
+        if self._cancel is None:
+            return left
+        return _POLL_SECONDS if left is None else min(left, _POLL_SECONDS)
+
+    def wait_for(self, work: Callable[[], T]) -> T:
+        """What ``work`` returns or raises; a call that must end leaves it behind in a thread of its own.
+
+        For foreign code, which cannot be stopped: ``work`` goes on, and nobody hears of its end.
+        """
+        if not self.possible:
+            return work()
+        self.check()
+        done = threading.Event()
+        results: list[T] = []
+        errors: list[BaseException] = []
+        context = contextvars.copy_context()
+
+        def run() -> None:
+            try:
+                results.append(context.run(work))
+            except BaseException as error:  # it belongs to the one who waits
+                errors.append(error)
+            finally:
+                done.set()
+
+        threading.Thread(target=run, name="semshare-foreign", daemon=True).start()
+        while not done.wait(self.patience):
+            self.check()
+        if errors:
+            raise errors.pop()  # a list that still held it would keep it alive by its traceback
+        return results[0]
+
+
+def check_limits(cancel: threading.Event | None, timeout: float | None) -> None:
+    """Raises :class:`ConfigError` unless these are an event and a number of seconds, or None."""
+    number = isinstance(timeout, int | float) and not isinstance(timeout, bool)
+    if timeout is not None and not (number and 0 < timeout < threading.TIMEOUT_MAX):
+        raise ConfigError(f"timeout={timeout!r} must be a number of seconds above 0, or None.")
+    if cancel is not None and not isinstance(cancel, threading.Event):
+        raise ConfigError(f"cancel={cancel!r} must be a threading.Event, or None.")
+
+
+NEVER = Interrupt()
+"""Of a call that goes on until it is done."""

@@ -1,0 +1,303 @@
+"""Prompts, calls and ends of answers with the tokenizers and chat templates that people's own models bring.
+
+The models are random and of next to no size; what they are to say is forced. Skipped where npm's packages cannot be had
+(``python -m benchmarks.corpora.tokenizers`` fetches them).
+"""
+
+from __future__ import annotations
+
+import json
+from functools import reduce
+from operator import add
+from typing import Any
+
+import pytest
+from langchain_core.messages import AIMessage, HumanMessage, SystemMessage, ToolMessage
+from llama_index.core.tools import FunctionTool
+from pydantic import BaseModel
+
+from real_tokenizers import Force, real_engine
+from semshare_core import Chat, SemShareEngine
+from semshare_core.errors import PromptError
+from semshare_integrations.langchain import ChatSemShare
+from semshare_integrations.llama_index import SemShareLLM
+from semshare_integrations.tools import CallFormat, call_format
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+CHATS = ("qwen3", "llama3_1", "gemma3", "deepseek_v3")
+NO_TEMPLATE = ("gptoss", "llama2")
+
+PLACE = {"place": "Vinga <b>north</b>", "days": 2}
+ELSEWHERE = {"place": "Öland", "days": 3}
+
+
+def weather(place: str, days: int) -> str:
+    """The weather of a place."""
+    return f"{place}: {days} days of rain"
+
+
+class Person(BaseModel):
+    """A person."""
+
+    name: str
+    age: int
+
+
+@pytest.fixture(params=CHATS)
+def engine(request: pytest.FixtureRequest) -> SemShareEngine:
+    return real_engine(request.param)
+
+
+@pytest.fixture
+def chat(engine: SemShareEngine) -> ChatSemShare:
+    return ChatSemShare(engine=engine, max_tokens=120, reuse="exact")
+
+
+def ids_of(engine: SemShareEngine, text: str, end: bool = True) -> list[int]:
+    ids = list(engine.tokenizer(text, add_special_tokens=False)["input_ids"])
+    return [*ids, engine.tokenizer.eos_token_id] if end else ids
+
+
+def said(engine: SemShareEngine, text: str, end: bool = True) -> dict[str, Any]:
+    """Settings of a call in which the model says ``text``."""
+    return {"logits_processor": [Force(ids_of(engine, text, end))]}
+
+
+def written(engine: SemShareEngine, *arguments: dict[str, Any]) -> str:
+    return call_format(engine.tokenizer).write([("weather", each) for each in arguments])
+
+
+def text_of(engine: SemShareEngine, prompt: Any) -> str:
+    return str(engine.tokenizer.decode(engine.token_ids(prompt), skip_special_tokens=False))
+
+
+# --- prompts -----------------------------------------------------------------------------------------------------
+
+
+def test_a_prompt_has_one_beginning(engine: SemShareEngine) -> None:
+    tokenizer = engine.tokenizer
+    ids = engine.token_ids([{"role": "user", "content": "Rain?"}])
+    assert ids.count(tokenizer.bos_token_id) == (0 if tokenizer.bos_token is None else 1)
+    assert "Rain?" in tokenizer.decode(ids)
+
+
+def test_a_prompt_spelled_again_has_the_same_tokens(engine: SemShareEngine) -> None:
+    prompt = Chat([{"role": "system", "content": "Be brief."}, {"role": "user", "content": " Öl  in\n\n\tVinga? 🌧"}])
+    ids = engine.token_ids(prompt)
+    text = engine.tokenizer.decode(ids, skip_special_tokens=False)
+    assert ids_of(engine, text, end=False) == ids
+    assert ids_of(engine, engine.tokenizer.decode(ids_of(engine, text, end=False)), end=False) == ids
+
+
+def test_a_system_message_reaches_the_prompt(engine: SemShareEngine) -> None:
+    messages = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Rain?"}]
+    text = text_of(engine, messages)
+    assert text.index("Be brief.") < text.index("Rain?")
+
+
+def test_a_history_with_calls_and_results(chat: ChatSemShare, engine: SemShareEngine) -> None:
+    call = {"name": "weather", "args": PLACE, "id": "a", "type": "tool_call"}
+    history = [
+        SystemMessage("Be brief."),
+        HumanMessage("Rain?"),
+        AIMessage("", tool_calls=[call]),
+        ToolMessage("no rain", tool_call_id="a"),
+        AIMessage("It stays dry."),
+        HumanMessage("And then?"),
+    ]
+    bound = chat.bind_tools([weather])
+    answer = bound.invoke(history, **said(engine, "Dry, too."))
+    assert answer.content == "Dry, too."
+    told = call_format(engine.tokenizer).messages(
+        [
+            {"role": "user", "content": "Rain?"},
+            {"role": "assistant", "content": "", "tool_calls": [{"function": {"name": "weather", "arguments": PLACE}}]},
+            {"role": "tool", "content": "no rain", "name": "weather", "tool_call_id": "a"},
+        ],
+        [],
+    )
+    text = text_of(engine, told)
+    assert written(engine, PLACE) in text
+    assert text.index("</b>") < text.index("no rain")
+
+
+@pytest.mark.parametrize("family", NO_TEMPLATE)
+def test_a_tokenizer_without_a_template_says_so(family: str) -> None:
+    engine = real_engine(family)
+    assert call_format(engine.tokenizer).told.endswith("because the tokenizer has no chat template.")
+    with pytest.raises(PromptError, match="has no chat template: pass text instead"):
+        ChatSemShare(engine=engine).invoke("Rain?")
+
+
+@pytest.mark.parametrize("family", NO_TEMPLATE)
+def test_a_text_spelled_again_has_the_same_tokens(family: str) -> None:
+    engine = real_engine(family)
+    ids = engine.token_ids("The lighthouse at Vinga, built in 1890.")
+    assert ids.count(engine.tokenizer.bos_token_id) <= 1
+    text = engine.tokenizer.decode(ids, skip_special_tokens=True)
+    assert engine.token_ids(text) == ids
+
+
+# --- calls -------------------------------------------------------------------------------------------------------
+
+
+def test_the_form_of_calls_is_told() -> None:
+    forms = {family: call_format(real_engine(family).tokenizer) for family in CHATS}
+    assert forms["qwen3"] == CallFormat(native=True, thinks="may")
+    assert forms["qwen3"].told.startswith("Tools are told and called as the model's chat template does it")
+    for family in ("llama3_1", "gemma3", "deepseek_v3"):
+        assert forms[family].told == (
+            "Tools are described in words and called between <tool_call> and </tool_call>, because the model's chat "
+            "template tells the model of no tools."
+        )
+
+
+@pytest.mark.parametrize("choice", ["any", "weather", "auto"])
+def test_calls_come_back_as_calls(chat: ChatSemShare, engine: SemShareEngine, choice: str) -> None:
+    bound = chat.bind_tools([weather], tool_choice=choice)
+    answer = bound.invoke("Rain?", **said(engine, written(engine, PLACE)))
+    assert [(call["name"], call["args"]) for call in answer.tool_calls] == [("weather", PLACE)]
+    assert answer.content == ""
+    assert answer.response_metadata["finish_reason"] == "tool_calls"
+    streamed = reduce(add, bound.stream("Rain?", **said(engine, written(engine, PLACE))))
+    assert [(call["name"], call["args"]) for call in streamed.tool_calls] == [("weather", PLACE)]
+    assert streamed.content == ""
+
+
+@pytest.mark.parametrize("choice", ["any", "auto"])
+def test_several_calls_at_once(chat: ChatSemShare, engine: SemShareEngine, choice: str) -> None:
+    bound = chat.bind_tools([weather], tool_choice=choice, parallel_tool_calls=True)
+    answer = bound.invoke("Rain?", **said(engine, written(engine, PLACE, ELSEWHERE)))
+    assert [call["args"] for call in answer.tool_calls] == [PLACE, ELSEWHERE]
+
+
+def test_text_before_a_call(chat: ChatSemShare, engine: SemShareEngine) -> None:
+    bound = chat.bind_tools([weather])
+    text = "I look.\n" + written(engine, PLACE)
+    answer = bound.invoke("Rain?", **said(engine, text))
+    assert (answer.content, [call["args"] for call in answer.tool_calls]) == ("I look.", [PLACE])
+    streamed = reduce(add, bound.stream("Rain?", **said(engine, text)))
+    assert (streamed.content, [call["args"] for call in streamed.tool_calls]) == ("I look.", [PLACE])
+
+
+def test_a_call_that_is_begun_is_held_to_its_schema(chat: ChatSemShare, engine: SemShareEngine) -> None:
+    """The model says no more than what opens a call; what follows is valid, whatever it would like to say."""
+    opening = call_format(engine.tokenizer).opening.rstrip()
+    answer = chat.bind_tools([weather]).invoke("Rain?", **said(engine, opening, end=False))
+    [call] = answer.tool_calls
+    assert isinstance(call["args"]["days"], int)
+    assert not answer.invalid_tool_calls
+
+
+@pytest.mark.parametrize("choice", ["any", "weather"])
+def test_a_call_that_must_be_made_is_made(chat: ChatSemShare, choice: str) -> None:
+    [call] = chat.bind_tools([weather], tool_choice=choice).invoke("Rain?").tool_calls
+    assert isinstance(call["args"]["place"], str)
+
+
+def test_a_llama_index_model_calls_tools(engine: SemShareEngine) -> None:
+    llm = SemShareLLM(engine=engine, max_new_tokens=120)
+    tools = [FunctionTool.from_defaults(weather)]
+    for required in (True, False):
+        forced = said(engine, written(engine, PLACE))
+        answer = llm.chat_with_tools(tools, "Rain?", tool_required=required, **forced)
+        [call] = llm.get_tool_calls_from_response(answer)
+        assert (call.tool_name, call.tool_kwargs) == ("weather", PLACE)
+        forced = said(engine, written(engine, PLACE, ELSEWHERE))
+        *_, last = llm.stream_chat_with_tools(
+            tools, "Rain?", tool_required=required, allow_parallel_tool_calls=True, **forced
+        )
+        assert [call.tool_kwargs for call in llm.get_tool_calls_from_response(last)] == [PLACE, ELSEWHERE]
+
+
+def test_qwen_calls_as_it_was_trained_to() -> None:
+    """Its tags are tokens of their own, and nothing spells them otherwise."""
+    engine = real_engine("qwen3")
+    chat = ChatSemShare(engine=engine, max_tokens=60, reuse="exact")
+    answer = chat.bind_tools([weather], tool_choice="any").invoke("Rain?", **said(engine, "", end=False))
+    assert answer.tool_calls
+    turn = engine.generate("x", max_new_tokens=1)
+    assert turn.token_ids
+    text = text_of(
+        engine,
+        Chat(
+            [
+                {"role": "user", "content": "Rain?"},
+                {
+                    "role": "assistant",
+                    "content": "",
+                    "tool_calls": [{"type": "function", "function": {"name": "weather", "arguments": PLACE}}],
+                },
+            ],
+            [{"type": "function", "function": {"name": "weather", "parameters": {"type": "object"}}}],
+        ),
+    )
+    assert written(engine, PLACE) in text
+
+
+@pytest.mark.parametrize("choice", ["any", "auto"])
+@pytest.mark.parametrize("thought", ["\nThe user asks for <tool_call> now.\n", "\n\n"], ids=["long", "empty"])
+def test_qwen_thinks_before_it_calls(choice: str, thought: str) -> None:
+    engine = real_engine("qwen3")
+    if choice == "auto":
+        thought = thought.replace("<tool_call>", "a call")  # a tag that stands in free text begins a call
+    bound = ChatSemShare(engine=engine, max_tokens=120).bind_tools([weather], tool_choice=choice)
+    text = f"<think>{thought}</think>\n\n{written(engine, PLACE)}"
+    answer = bound.invoke("Rain?", **said(engine, text))
+    assert [call["args"] for call in answer.tool_calls] == [PLACE]
+    assert answer.content == f"<think>{thought}</think>"
+    streamed = reduce(add, bound.stream("Rain?", **said(engine, text)))
+    assert (streamed.content, [call["args"] for call in streamed.tool_calls]) == (answer.content, [PLACE])
+
+
+def test_a_thought_ends_in_time_for_the_call() -> None:
+    engine = real_engine("qwen3")
+    bound = ChatSemShare(engine=engine, max_tokens=50).bind_tools([weather], tool_choice="any")
+    answer = bound.invoke("Rain?", **said(engine, "<think>\nWell,", end=False))
+    assert answer.content.startswith("<think>\nWell,")
+    assert answer.content.endswith("</think>")
+    assert [call["name"] for call in answer.tool_calls] == ["weather"]
+
+
+def test_a_thought_that_the_prompt_begins_is_gone_on_with() -> None:
+    """Templates of models that always think end the prompt with ``<think>``."""
+    engine = real_engine("qwen3")
+    tokenizer = engine.tokenizer
+    before = tokenizer.chat_template
+    tokenizer.chat_template = before.replace(
+        "'<|im_start|>assistant\\n' }}\n    {%- if", "'<|im_start|>assistant\\n<think>\\n' }}\n    {%- if"
+    )
+    try:
+        assert call_format(tokenizer).thinks == "begun"
+        bound = ChatSemShare(engine=engine, max_tokens=60).bind_tools([weather], tool_choice="any")
+        answer = bound.invoke("Rain?", **said(engine, f"Rain, then.\n</think>\n\n{written(engine, PLACE)}"))
+        assert answer.content == "Rain, then.\n</think>"
+        assert [call["args"] for call in answer.tool_calls] == [PLACE]
+    finally:
+        tokenizer.chat_template = before
+
+
+# --- answers in a form, streams and ends -------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("method", ["function_calling", "json_schema"])
+def test_structured_output(chat: ChatSemShare, engine: SemShareEngine, method: Any) -> None:
+    assert isinstance(chat.with_structured_output(Person, method=method).invoke("Who?"), Person)
+    if method == "json_schema":
+        told = json.dumps({"name": "Anna </b>", "age": 30})
+        found = chat.with_structured_output(Person, method=method).bind(**said(engine, told))
+        assert found
+
+
+def test_a_stream_brings_the_same_text(chat: ChatSemShare, engine: SemShareEngine) -> None:
+    text = "It rains.\n\nÖl, 5 < 6 </b> 🌧."
+    assert chat.invoke("Rain?", **said(engine, text)).content == text
+    assert "".join(str(part.content) for part in chat.stream("Rain?", **said(engine, text))) == text
+
+
+def test_answers_end_at_the_end_token_and_at_stop_strings(chat: ChatSemShare, engine: SemShareEngine) -> None:
+    ended = chat.invoke("Rain?", **said(engine, "Yes."))
+    assert (ended.content, ended.response_metadata["finish_reason"]) == ("Yes.", "stop")
+    stopped = chat.invoke("Rain?", stop=["\nNo"], **said(engine, "Yes.\nNo.", end=False))
+    assert (stopped.content, stopped.response_metadata["finish_reason"]) == ("Yes.", "stop")

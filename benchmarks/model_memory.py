@@ -1,4 +1,4 @@
-"""How much memory models of common sizes take, by the precision of their weights: the table of ``docs/models.md``.
+"""How much memory models of common sizes take, by the precision of their weights: the table of ``docs/weights.md``.
 
 Run ``python -m benchmarks.model_memory``. Nothing is downloaded: the models are built from their dimensions, without
 weights.

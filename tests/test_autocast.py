@@ -15,9 +15,8 @@ from semshare_core.autocast import Autocast
 from semshare_core.config import LEVELS
 from tiny_models import tiny_model, tiny_tokenizer
 
-TEXT = (
-    "A lighthouse stood on the cape, and its keeper lit the lamp every evening at six o'clock. " * 7
-)  # more than a block of keys
+TEXT = "A lighthouse stood on the cape, and its keeper lit the lamp every evening at six o'clock. " * 7
+"""More than a block of keys: below float32 ``exact`` serves whole blocks."""
 ASKED = TEXT + "Who lit it?"
 MOVED = "The ferry leaves on Sundays. " + TEXT[:350] + "Who lit it?"
 

@@ -84,7 +84,7 @@ def test_the_invariants_hold_with_quantised_weights(folder: Path, kind: Callable
 
 
 def test_the_table_of_the_docs_is_what_the_command_prints() -> None:
-    page = (Path(__file__).parent.parent / "docs" / "models.md").read_text()
+    page = (Path(__file__).parent.parent / "docs" / "weights.md").read_text()
     assert model_memory.table() in page
 
 

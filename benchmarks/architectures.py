@@ -1,7 +1,7 @@
 """Which of transformers' causal language models are served: each as a tiny random model, tried and compared.
 
-``python -m benchmarks.architectures [--out docs/architectures.md]`` tries every one that ``AutoModelForCausalLM`` knows and
-writes the page, in about a minute. An architecture counts as served if the engine takes it, and if
+``python -m benchmarks.architectures [--out docs/architectures.md]`` tries every one that ``AutoModelForCausalLM`` knows
+and writes the page, in about a minute. An architecture counts as served if the engine takes it, and if
 
 - level ``exact`` answers behind a reused prefix with the tokens of greedy decoding without any cache,
 - recompute ratio 1 gives the full prefill's logits behind a reused prefix, and

@@ -128,3 +128,36 @@ def test_text_before_a_tool_call_keeps_its_space(engine: SemShareEngine) -> None
 
 
 TOOL = {"type": "function", "function": {"name": "look", "parameters": {"type": "object", "properties": {}}}}
+
+
+@pytest.mark.parametrize("special", [False, True])
+@pytest.mark.parametrize("kind", ["bytes", "first", "always"])
+def test_the_text_of_a_growing_answer_is_that_of_the_whole(kind: str, special: bool) -> None:
+    """Half characters, spaces and special tokens wherever they fall."""
+    tokenizer = tiny_tokenizer() if kind == "bytes" else sentencepiece_tokenizer(kind)
+    prompt = encode_text(tokenizer, PROMPT)
+    said = encode_text(tokenizer, "Été, a hedgehog 🦔🦔 and 漢字.  Two spaces\n" * 6)
+    rng = np.random.default_rng(0)
+    noise = [int(token) for token in rng.integers(0, len(tokenizer), 120)]
+    ids = [*said, *noise, *said]
+    growing = TextBehind(tokenizer, prompt)
+    for size in range(len(ids) + 1):
+        assert growing(ids[:size], special=special) == TextBehind(tokenizer, prompt)(ids[:size], special=special)
+    assert growing(ids[:40], special=special) == TextBehind(tokenizer, prompt)(ids[:40], special=special), "shorter"
+
+
+def test_a_long_answer_is_not_read_from_its_beginning_at_every_token(monkeypatch: pytest.MonkeyPatch) -> None:
+    tokenizer = tiny_tokenizer()
+    text = TextBehind(tokenizer, encode_text(tokenizer, PROMPT))
+    read: list[int] = []
+    decode = TextBehind._decode
+
+    def noted(self: TextBehind, ids: list[int], *, special: bool) -> str:
+        read.append(len(ids))
+        return decode(self, ids, special=special)
+
+    monkeypatch.setattr(TextBehind, "_decode", noted)
+    ids = encode_text(tokenizer, "No end of it. " * 40)
+    for size in range(1, len(ids) + 1):
+        assert text(ids[:size]) == tokenizer.decode(ids[:size])
+    assert max(read) <= 64

@@ -13,6 +13,7 @@ from benchmarks.sections import soak as section
 from benchmarks.sections.figure import Figure, Run
 from semshare_core.pool.books import Books
 from semshare_core.pool.entry import Entry
+from semshare_core.weights import Weights
 from tiny_models import tiny_tokenizer
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -57,3 +58,8 @@ def test_a_wrong_answer_and_rows_that_stay_are_found(monkeypatch: pytest.MonkeyP
     assert found["wrong"].met is False
     assert found["wrong"].items[0] == "wrong: on purpose"
     assert found["over"].met is False
+
+
+def test_rows_of_another_adapter_are_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Weights, "identity", lambda self: "always the same")
+    assert figures(3).pop("wrong").met is False

@@ -19,13 +19,15 @@ from tempfile import TemporaryDirectory
 
 import psutil
 import torch
+from peft import LoraConfig
 from torch import Tensor
-from transformers import LogitsProcessor
+from transformers import LogitsProcessor, PreTrainedModel
 
 from benchmarks.live_tensors import live_rows
 from benchmarks.sections.figure import Figure, Run
 from benchmarks.workloads.tiny_engine import BYTES_PER_TOKEN, tiny_engine
 from semshare_core import PoolConfig, SemShareEngine
+from semshare_core.errors import CallTimeoutError
 
 THREADS = 8
 NAMESPACES, PROMPTS, ENTRY_TOKENS, NEW_TOKENS = 4, 40, 300, 24
@@ -35,15 +37,27 @@ SAMPLES, SHORTEST_PAUSE = 180, 0.2  # seconds between two
 GROWTH = 0.05  # of the process's memory, between the first and the last third
 SHOWN = 12  # numbers of a series that are printed
 ENDING_SECONDS = 60
+ADAPTERS = ("first", "second", None)  # None: the model as it is
 
 
 @dataclass(frozen=True)
 class Case:
-    """A prompt and what the model says to it, computed with nothing reused."""
+    """A prompt and what the model says to it under each of its adapters, computed with nothing reused.
+
+    Adapters are switched between calls by whichever thread likes to. Rows that others computed make an answer that is
+    none of these.
+    """
 
     ids: list[int]
-    answer: list[int]
-    text: str
+    answers: list[list[int]]
+    texts: list[str]
+
+    def wrong(self, tokens: list[int]) -> str | None:
+        return None if tokens in self.answers else f"{tokens} is none of {self.answers}"
+
+    def wrong_text(self, text: str, *, whole: bool) -> str | None:
+        fits = any(answer == text if whole else answer.startswith(text) for answer in self.texts)
+        return None if fits else f"{text!r} {'is' if whole else 'begins'} none of {self.texts}"
 
 
 @dataclass
@@ -70,7 +84,7 @@ def generate(ground: Ground, dice: random.Random) -> str | None:
     found = ground.engine.generate(
         case.ids, max_new_tokens=NEW_TOKENS, reuse="exact", namespace=ground.namespace(dice), store=dice.random() < 0.8
     )
-    return None if found.token_ids == case.answer else f"{found.token_ids} instead of {case.answer}"
+    return case.wrong(found.token_ids)
 
 
 def approximate(ground: Ground, dice: random.Random) -> str | None:
@@ -84,7 +98,7 @@ def stream(ground: Ground, dice: random.Random) -> str | None:
     case = ground.case(dice)
     pieces = ground.engine.stream(case.ids, max_new_tokens=NEW_TOKENS, reuse="exact", namespace=ground.namespace(dice))
     text = "".join(piece.text for piece in pieces)
-    return None if text == case.text else f"{text!r} instead of {case.text!r}"
+    return case.wrong_text(text, whole=True)
 
 
 def left_early(ground: Ground, dice: random.Random) -> str | None:
@@ -92,7 +106,7 @@ def left_early(ground: Ground, dice: random.Random) -> str | None:
     pieces = ground.engine.stream(case.ids, max_new_tokens=NEW_TOKENS, reuse="exact", namespace=ground.namespace(dice))
     with closing(pieces):
         text = "".join(next(pieces).text for _ in range(dice.randint(0, 2)))
-    return None if case.text.startswith(text) else f"{text!r} does not begin {case.text!r}"
+    return case.wrong_text(text, whole=False)
 
 
 def cancelled(ground: Ground, dice: random.Random) -> str | None:
@@ -107,7 +121,30 @@ def cancelled(ground: Ground, dice: random.Random) -> str | None:
     text = "".join(piece.text for piece in pieces)
     timer.cancel()
     timer.join()
-    return None if case.text.startswith(text) else f"{text!r} does not begin {case.text!r}"
+    return case.wrong_text(text, whole=False)
+
+
+def timed_out(ground: Ground, dice: random.Random) -> str | None:
+    """Or answered in time."""
+    case = ground.case(dice)
+    try:
+        found = ground.engine.generate(
+            case.ids,
+            max_new_tokens=NEW_TOKENS,
+            reuse="exact",
+            namespace=ground.namespace(dice),
+            timeout=0.001 + 0.1 * dice.random(),
+        )
+    except CallTimeoutError:
+        return None
+    return case.wrong(found.token_ids)
+
+
+def switched(ground: Ground, dice: random.Random) -> str | None:
+    """Another adapter computes from now on, or none."""
+    with ground.engine._lock:  # within a call nobody may switch
+        _switch(ground.engine.model, dice.choice(ADAPTERS))
+    return None
 
 
 def failed(ground: Ground, dice: random.Random) -> str | None:
@@ -126,7 +163,7 @@ def prefill(ground: Ground, dice: random.Random) -> str | None:
     case = ground.case(dice)
     logits = ground.engine.prefill(case.ids, reuse="exact", namespace=ground.namespace(dice)).logits
     first = int(logits.argmax())
-    return None if first == case.answer[0] else f"{first} instead of {case.answer[0]}"
+    return None if first in [answer[0] for answer in case.answers] else f"{first} begins none of {case.answers}"
 
 
 def warm(ground: Ground, dice: random.Random) -> str | None:
@@ -145,6 +182,8 @@ OPERATIONS: list[tuple[Operation, int]] = [
     (stream, 4),
     (left_early, 2),
     (cancelled, 2),
+    (timed_out, 2),
+    (switched, 1),
     (failed, 1),
     (prefill, 2),
     (warm, 2),
@@ -222,11 +261,26 @@ def _ground(engine: SemShareEngine) -> Ground:
     words = range(32, min(5000, len(engine.tokenizer) - 8))  # ordinary ones
     families = [dice.choices(words, k=ENTRY_TOKENS // 2) for _ in range(PROMPTS // 4)]
     prompts = [family + dice.choices(words, k=dice.randint(10, ENTRY_TOKENS // 2)) for family in families * 4]
-    cases = []
-    for ids in prompts:
-        alone = engine.generate(ids, max_new_tokens=NEW_TOKENS, reuse="off", store=False)
-        cases.append(Case(ids, alone.token_ids, alone.text))
+    for name in ADAPTERS:
+        if name is not None:  # random weights
+            config = LoraConfig(r=4, target_modules=["q_proj", "v_proj"], init_lora_weights=False)
+            engine.model.add_adapter(config, name)
+    cases = [Case(ids, [], []) for ids in prompts]
+    for adapter in ADAPTERS:
+        _switch(engine.model, adapter)
+        for case in cases:
+            alone = engine.generate(case.ids, max_new_tokens=NEW_TOKENS, reuse="off", store=False)
+            case.answers.append(alone.token_ids)
+            case.texts.append(alone.text)
     return Ground(engine, cases)
+
+
+def _switch(model: PreTrainedModel, adapter: str | None) -> None:
+    if adapter is None:
+        model.disable_adapters()
+    else:
+        model.enable_adapters()
+        model.set_adapter(adapter)
 
 
 def _work(ground: Ground, seed: int, stop: threading.Event) -> None:

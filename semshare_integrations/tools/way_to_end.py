@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 Mask = NDArray[np.bool_]
 Numbers = NDArray[np.int64]
+Bytes = NDArray[np.uint8]
 
 _TRIED = 12  # tokens that are tried where several may come next
 _NARROW = 256  # tokens that a single way is followed: it may go on for ever, with the digits of a number, say
@@ -39,11 +40,11 @@ _REST = len(_ORDER)
 
 @dataclass(frozen=True)
 class Spelling:
-    """The tokens of a vocabulary that are tried, in this order, and how many bytes each token of it spells."""
+    """The tokens of a vocabulary that are tried, in this order, and how many bytes, 255 at most, each of it spells."""
 
     tried: Numbers
     first_byte: dict[int, int]
-    lengths: Numbers
+    lengths: Bytes  # small, for all of them are looked at in every step
 
     @classmethod
     def of(cls, spelled: Sequence[bytes]) -> Spelling:
@@ -57,7 +58,7 @@ class Spelling:
         return cls(
             np.asarray(tried, np.int64),
             {token: spelled[token][0] for token in tried},
-            np.asarray([len(text) for text in spelled], np.int64),
+            np.asarray([min(len(text), 255) for text in spelled], np.uint8),
         )
 
 

@@ -36,6 +36,7 @@ _ORDER = (
     b"{[",
 )
 _REST = len(_ORDER)
+_ENDING = _ORDER[0] + _ORDER[1]
 
 
 @dataclass(frozen=True)
@@ -142,6 +143,7 @@ def _steps(matcher: Any, bits: bytes, spelling: Spelling, tags: Collection[int])
     sized = spelling.lengths * allowed[: len(spelling.lengths)]
     longest = int(sized.argmax())  # a pattern or a least length may want many bytes
     if sized[longest] > 1:
-        ends = sum(spelling.first_byte.get(step[0], 0) in _ORDER[0] or step[0] in tags for step in steps)
+        # behind what ends something: a number has no last digit, and a token of three could follow for ever
+        ends = sum(spelling.first_byte.get(step[0], 0) in _ENDING or step[0] in tags for step in steps)
         steps.insert(min(2, ends), [longest])
     return steps

@@ -18,10 +18,11 @@ from pydantic import BaseModel
 
 from real_tokenizers import Force, real_engine
 from semshare_core import Chat, SemShareEngine
-from semshare_core.errors import PromptError
+from semshare_core.errors import ConfigError, PromptError
+from semshare_integrations.adapter.turn import told_call
 from semshare_integrations.langchain import ChatSemShare
 from semshare_integrations.llama_index import SemShareLLM
-from semshare_integrations.tools import CallFormat, call_format
+from semshare_integrations.tools import CallFormat, call_format, constraint, json_grammar
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -211,29 +212,28 @@ def test_a_llama_index_model_calls_tools(engine: SemShareEngine) -> None:
         assert [call.tool_kwargs for call in llm.get_tool_calls_from_response(last)] == [PLACE, ELSEWHERE]
 
 
-def test_qwen_calls_as_it_was_trained_to() -> None:
-    """Its tags are tokens of their own, and nothing spells them otherwise."""
+@pytest.mark.parametrize("choice", ["any", "auto"])
+def test_qwen_calls_as_it_was_trained_to(choice: str) -> None:
+    """Its tags are tokens of their own; what its template renders of a call is what the model says, and comes back."""
     engine = real_engine("qwen3")
-    chat = ChatSemShare(engine=engine, max_tokens=60, reuse="exact")
-    answer = chat.bind_tools([weather], tool_choice="any").invoke("Rain?", **said(engine, "", end=False))
-    assert answer.tool_calls
-    turn = engine.generate("x", max_new_tokens=1)
-    assert turn.token_ids
-    text = text_of(
-        engine,
-        Chat(
-            [
-                {"role": "user", "content": "Rain?"},
-                {
-                    "role": "assistant",
-                    "content": "",
-                    "tool_calls": [{"type": "function", "function": {"name": "weather", "arguments": PLACE}}],
-                },
-            ],
-            [{"type": "function", "function": {"name": "weather", "parameters": {"type": "object"}}}],
-        ),
-    )
-    assert written(engine, PLACE) in text
+    tokenizer = engine.tokenizer
+    history = [
+        {"role": "user", "content": "Rain?"},
+        {"role": "assistant", "content": "", "tool_calls": [told_call("weather", PLACE, "a")]},
+        {"role": "tool", "content": "no rain", "name": "weather", "tool_call_id": "a"},
+    ]
+    rendered = tokenizer.apply_chat_template(history, tokenize=False)
+    turn = rendered.split("<|im_start|>assistant\n")[1].split("<|im_end|>")[0]
+    spelled = ids_of(engine, turn, end=False)
+    assert tokenizer.convert_ids_to_tokens([spelled[0], spelled[-1]]) == ["<tool_call>", "</tool_call>"]
+
+    bound = ChatSemShare(engine=engine, max_tokens=60, reuse="exact").bind_tools([weather], tool_choice=choice)
+    forced = Force([*spelled, tokenizer.eos_token_id])
+    [call] = bound.invoke("Rain?", logits_processor=[forced]).tool_calls
+    assert (call["name"], call["args"]) == ("weather", PLACE)
+
+    expected = tokenizer.apply_chat_template(history, add_generation_prompt=True, tokenize=False)
+    assert engine.token_ids(history) == ids_of(engine, expected, end=False)
 
 
 @pytest.mark.parametrize("choice", ["any", "auto"])
@@ -285,9 +285,28 @@ def test_a_thought_that_the_prompt_begins_is_gone_on_with() -> None:
 def test_structured_output(chat: ChatSemShare, engine: SemShareEngine, method: Any) -> None:
     assert isinstance(chat.with_structured_output(Person, method=method).invoke("Who?"), Person)
     if method == "json_schema":
-        told = json.dumps({"name": "Anna </b>", "age": 30})
-        found = chat.with_structured_output(Person, method=method).bind(**said(engine, told))
-        assert found
+        person = {"name": "Anna </b>", "age": 30}
+        held = chat.bind(response_format={"type": "json_schema", "json_schema": {"schema": Person.model_json_schema()}})
+        answer = held.invoke("Who?", **said(engine, json.dumps(person)))
+        assert json.loads(str(answer.content)) == person
+
+
+def test_numbers_of_several_digits_a_token_come_to_an_end(chat: ChatSemShare, engine: SemShareEngine) -> None:
+    """Tokens of three digits could follow each other for ever; more must follow the number, and room is ample."""
+    schema = {
+        "type": "object",
+        "properties": {
+            "place": {"type": "string"},
+            "days": {"type": "integer"},
+            "kind": {"enum": ["wet", "dry"]},
+            "notes": {"type": "array", "items": {"type": "string"}},
+        },
+        "required": ["place", "days", "kind", "notes"],
+    }
+    grammar = json_grammar(schema)
+    with pytest.raises(ConfigError, match=r"takes at least about \d{2} tokens"):
+        constraint(grammar, engine.model, engine.tokenizer, 3)
+    constraint(grammar, engine.model, engine.tokenizer, 1500)
 
 
 def test_a_stream_brings_the_same_text(chat: ChatSemShare, engine: SemShareEngine) -> None:

@@ -22,13 +22,13 @@ from transformers import LogitsProcessor, PreTrainedModel, PreTrainedTokenizerBa
 from semshare_core.decode import end_tokens
 from semshare_core.errors import ConfigError, MissingDependencyError
 from semshare_core.forking import free
+from semshare_core.own_tokenizer import own_tokenizer
 from semshare_integrations.tools.added_tokens import special_tokens, vocabulary_state
 from semshare_integrations.tools.grammar import Grammar
 from semshare_integrations.tools.way_to_end import Spelling, leads_to_end, shortest_way_to_end, way_to_end
 
 try:
     import llguidance
-    import llguidance.hf
 except ModuleNotFoundError as error:
     if error.name != "llguidance":
         raise
@@ -218,10 +218,12 @@ def prepare(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
     """Make now what the first :func:`constraint` for ``tokenizer`` would make.
 
     That is done once for a tokenizer and takes tenths of a second, in which llguidance lets no other thread run, an
-    event loop neither. What cannot be made is no error before a :func:`constraint` is asked for.
+    event loop neither. What cannot be made is no error before a :func:`constraint` is asked for. A tokenizer without a
+    chat template has no use for it.
     """
-    with suppress(ConfigError):
-        _held(model, tokenizer)
+    if tokenizer.chat_template:
+        with suppress(ConfigError):
+            _held(model, tokenizer)
 
 
 def _held(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> _Held:
@@ -249,7 +251,9 @@ def _make(tokenizer: PreTrainedTokenizerFast, size: int, ends: list[int]) -> _He
     special = set(special_tokens(tokenizer).values())
     text = [token for token in tokenizer.added_tokens_decoder if token not in special]
     try:
-        plain = llguidance.hf.from_tokenizer(tokenizer, n_vocab=size, eos_token=ends, slices=[] if text else None)
+        own: Any = own_tokenizer(tokenizer)  # cuts and pads nothing
+        told_whole = own.backend_tokenizer.to_str()
+        plain = llguidance.LLTokenizer(told_whole, n_vocab=size, eos_token=ends, slices=[] if text else None)
     except ValueError as error:
         raise ConfigError(
             f"the tokenizer cannot be held to a grammar, which tool calls and structured output need: {error}. Use a "

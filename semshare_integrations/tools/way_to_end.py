@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 Mask = NDArray[np.bool_]
 Numbers = NDArray[np.int64]
+Bytes = NDArray[np.uint8]
 
 _TRIED = 12  # tokens that are tried where several may come next
 _NARROW = 256  # tokens that a single way is followed: it may go on for ever, with the digits of a number, say
@@ -35,15 +36,16 @@ _ORDER = (
     b"{[",
 )
 _REST = len(_ORDER)
+_ENDING = _ORDER[0] + _ORDER[1]
 
 
 @dataclass(frozen=True)
 class Spelling:
-    """The tokens of a vocabulary that are tried, in this order, and how many bytes each token of it spells."""
+    """The tokens of a vocabulary that are tried, in this order, and how many bytes, 255 at most, each of it spells."""
 
     tried: Numbers
     first_byte: dict[int, int]
-    lengths: Numbers
+    lengths: Bytes  # small, for all of them are looked at in every step
 
     @classmethod
     def of(cls, spelled: Sequence[bytes]) -> Spelling:
@@ -57,7 +59,7 @@ class Spelling:
         return cls(
             np.asarray(tried, np.int64),
             {token: spelled[token][0] for token in tried},
-            np.asarray([len(text) for text in spelled], np.int64),
+            np.asarray([min(len(text), 255) for text in spelled], np.uint8),
         )
 
 
@@ -141,6 +143,7 @@ def _steps(matcher: Any, bits: bytes, spelling: Spelling, tags: Collection[int])
     sized = spelling.lengths * allowed[: len(spelling.lengths)]
     longest = int(sized.argmax())  # a pattern or a least length may want many bytes
     if sized[longest] > 1:
-        ends = sum(spelling.first_byte.get(step[0], 0) in _ORDER[0] or step[0] in tags for step in steps)
+        # behind what ends something: a number has no last digit, and a token of three could follow for ever
+        ends = sum(spelling.first_byte.get(step[0], 0) in _ENDING or step[0] in tags for step in steps)
         steps.insert(min(2, ends), [longest])
     return steps

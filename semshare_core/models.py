@@ -53,6 +53,13 @@ def load_model(
         TokenizerMismatchError: the tokenizer makes ids that the model has no embedding for.
         ConfigError: an unknown dtype, device or setting, or both ``device`` and ``device_map``.
     """
+    if not isinstance(model_id, str | os.PathLike):
+        raise ConfigError(
+            f"model_id must be a name or a path; got {type(model_id).__name__}. What is loaded already is passed to "
+            "SemShareEngine(model, tokenizer)."
+        )
+    if model_kwargs is not None and not isinstance(model_kwargs, Mapping):
+        raise ConfigError(f"model_kwargs={model_kwargs!r} must be a mapping of names to values.")
     placement = _placement(device, device_map)
     settings = dict(model_kwargs or {})
     precision = _dtype(_one_dtype(dtype, settings.pop("torch_dtype", None)))

@@ -8,6 +8,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from semshare_core.errors import ConfigError
+from semshare_core.located import absolute
 from semshare_core.suggestion import did_you_mean
 
 Level = Literal["off", "exact", "high", "balanced", "fast"]
@@ -78,10 +79,7 @@ class PoolConfig(Settings):
     @field_validator("path")
     @classmethod
     def _wherever_the_process_goes(cls, path: Path | None) -> Path | None:
-        try:
-            return None if path is None else path.expanduser().absolute()
-        except (RuntimeError, OSError) as error:  # no such user; the current folder was deleted
-            raise ValueError(f"{str(error).rstrip('.')}: pass an absolute path") from error
+        return None if path is None else absolute(path)
 
     @model_validator(mode="after")
     def _read_only_needs_a_path(self) -> PoolConfig:

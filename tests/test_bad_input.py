@@ -22,6 +22,7 @@ from semshare_core.errors import (
     TokenizerMismatchError,
     UnsupportedModelError,
 )
+from semshare_integrations.langchain import SemShareLLM
 from tiny_models import CONTEXT, VOCAB, tiny_model, tiny_tokenizer
 from tiny_reuse import PARAGRAPHS
 
@@ -233,6 +234,13 @@ def test_settings_of_an_engine(make: Callable[[], Any], field: str) -> None:
 def test_an_engine_is_given_settings_of_another_kind(settings: dict[str, Any], message: str) -> None:
     refused(ConfigError, message, lambda: SemShareEngine(tiny_model("llama"), TOKENIZER, **settings))
     refused(ConfigError, message, lambda: SemShareEngine.from_pretrained("/no/such/model", **settings))
+
+
+def test_a_folder_of_a_user_whom_nobody_knows() -> None:
+    path = "~nobody-of-that-name/model"
+    refused(ConfigError, "absolute path", lambda: SemShareEngine.from_pretrained(path))
+    refused(ConfigError, "absolute path", lambda: SemShareLLM(model_id=path))
+    refused(ConfigError, "absolute path", lambda: SemShareLLM(model_id="demo", tokenizer=path))
 
 
 @pytest.mark.parametrize("model_id", [None, 3, TOKENIZER], ids=["none", "number", "object"])

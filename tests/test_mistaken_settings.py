@@ -145,6 +145,8 @@ def test_an_engine_takes_paths(tmp_path: Path) -> None:
 def test_an_engine_by_its_name(front: Any) -> None:
     with pytest.raises(ConfigError, match=r"engine='demo' is a str, .*from_pretrained"):
         front(engine="demo")
+    with pytest.raises(ConfigError, match=r"model=3 is no transformers model.*model_id"):
+        front(model=3, tokenizer=tiny_tokenizer())
 
 
 @pytest.mark.parametrize("front", FRONTS)

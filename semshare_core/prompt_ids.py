@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Set
+from numbers import Integral
 from typing import Any
 
 import numpy as np
@@ -24,8 +25,8 @@ def ids_of(prompt: Any) -> Tokens:
         raise PromptError(f"the prompt must be text, chat messages or token ids; got {kind}.")
     try:
         ids = np.asarray(prompt)
-    except (ValueError, TypeError, RuntimeError) as error:  # ragged lists; tensors that numpy cannot hold
-        raise PromptError(f"token ids must be a flat sequence of integers; got {kind} of others.") from error
+    except (ValueError, TypeError, RuntimeError) as error:  # ragged lists; tensors on an accelerator
+        raise PromptError(f"token ids must be a flat sequence of integers; got {kind}: {error}") from error
     if ids.ndim == 1 and (ids.dtype.kind in "iu" or not ids.size):
         return ids.astype(np.int64)
     if ids.dtype.kind in "iu":
@@ -48,7 +49,7 @@ def _of_what(prompt: Any) -> str:
     """What stands in it that is no id, and how that would be passed."""
     if hasattr(prompt, "dtype"):
         return f" of {prompt.dtype}"
-    strange = next((item for item in prompt if isinstance(item, bool) or not isinstance(item, int)), None)
+    strange = next((item for item in prompt if isinstance(item, bool) or not isinstance(item, Integral)), None)
     kind = type(strange).__name__
     if isinstance(strange, str):
         return " with texts: pass one text a call (engine.warm takes a list of prompts)"

@@ -8,6 +8,8 @@ from pathlib import Path
 
 import platformdirs
 
+from semshare_core.located import absolute
+
 CACHE_VARIABLE = "SEMSHARE_CACHE"
 
 
@@ -22,4 +24,4 @@ def cache_dir() -> Path:
 @functools.cache
 def _absolute(override: str) -> Path:
     """Once for all: the folder does not move when the process goes to another one."""
-    return Path(override).expanduser().absolute()
+    return absolute(override)

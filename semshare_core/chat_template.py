@@ -30,11 +30,22 @@ def check_messages(messages: Messages) -> None:
     """Raises :class:`PromptError` unless these are messages: a role and content each, which calls of tools may lack."""
     if not messages:
         raise PromptError("the prompt is empty: pass at least one message.")
+    if isinstance(messages, str | Mapping):
+        raise PromptError(f"messages must be a list of mappings with 'role' and 'content'; got {messages!r}.")
     for number, message in enumerate(messages):
         if not isinstance(message, Mapping) or not isinstance(message.get("role"), str):
             raise PromptError(f"message {number} must be a mapping with 'role' and 'content'; got {message!r}.")
         if message.get("content") is None and not message.get("tool_calls"):
             raise PromptError(f"message {number} must be a mapping with 'role' and 'content'; got {message!r}.")
+
+
+def check_tools(tools: Messages) -> None:
+    """Raises :class:`PromptError` unless these are schemas of functions."""
+    if isinstance(tools, str | Mapping) or not all(isinstance(tool, Mapping) for tool in tools):
+        raise PromptError(
+            f"tools={tools!r} must be a list of OpenAI's function schemas; "
+            "transformers.utils.get_json_schema(function) makes one of a function."
+        )
 
 
 def continues(messages: Messages) -> bool:

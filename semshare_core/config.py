@@ -8,6 +8,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from semshare_core.errors import ConfigError
+from semshare_core.located import absolute
 from semshare_core.suggestion import did_you_mean
 
 Level = Literal["off", "exact", "high", "balanced", "fast"]
@@ -68,13 +69,17 @@ class PoolConfig(Settings):
     block_tokens: int = Field(default=16, ge=1)
     candidates: int = Field(default=8, ge=1)
 
+    @field_validator("path", mode="before")
+    @classmethod
+    def _is_a_name(cls, path: Any) -> Any:
+        if isinstance(path, str) and (not path.strip() or "\0" in path):
+            raise ValueError("it names no folder: name one, or leave path out for a pool in memory")
+        return path
+
     @field_validator("path")
     @classmethod
     def _wherever_the_process_goes(cls, path: Path | None) -> Path | None:
-        try:
-            return None if path is None else path.expanduser().absolute()
-        except (RuntimeError, OSError) as error:  # no such user; the current folder was deleted
-            raise ValueError(f"{error}: pass an absolute path") from error
+        return None if path is None else absolute(path)
 
     @model_validator(mode="after")
     def _read_only_needs_a_path(self) -> PoolConfig:
@@ -183,6 +188,16 @@ class ReusePolicy(Settings):
             "matching": "runs",
         }
         return cls(**(settings | changes))
+
+
+def check_settings(pool: object, policy: object) -> None:
+    """Raises :class:`ConfigError` unless an engine can take these; None stands for the default."""
+    for name, value, kind in (("pool", pool, PoolConfig), ("policy", policy, ReusePolicy)):
+        if value is not None and not isinstance(value, kind):
+            example = {"pool": "PoolConfig(max_bytes=...)", "policy": "ReusePolicy(level='exact')"}[name]
+            raise ConfigError(
+                f"{name}={value!r} is a {type(value).__name__}, but must be a {kind.__name__}: {example}."
+            )
 
 
 def resolve_policy(reuse: str | ReusePolicy | None, default: ReusePolicy) -> ReusePolicy:

@@ -63,6 +63,11 @@ class Sampling:
             raise ConfigError(f"max_time={limit!r} must be a number of seconds above 0.")
         if self.seed is not None and not isinstance(self.seed, int):
             raise ConfigError(f"seed={self.seed!r} must be a whole number or None.")
+        if self.seed is not None and not -(2**63) <= self.seed < 2**64:
+            raise ConfigError(f"seed={self.seed!r} is too large: torch takes 64 bits.")
+        processors = self.extra.get("logits_processor")
+        if processors is not None and not (isinstance(processors, list | tuple) and all(map(callable, processors))):
+            raise ConfigError(f"logits_processor={processors!r} must be a list of logits processors.")
         penalty = self.extra.get("repetition_penalty")
         if penalty is not None and not penalty > 0:
             raise ConfigError(f"repetition_penalty={penalty!r} must be greater than 0.")
@@ -154,7 +159,7 @@ def decode(
                 if isinstance(error, CallTimeoutError) or not feed.token_ids:
                     raise
                 cancelled = True
-        except ValueError as error:
+        except (ValueError, TypeError) as error:
             if isinstance(error, SemShareError) or feed.token_ids:
                 raise
             raise ConfigError(f"transformers could not begin the answer with these settings: {error}") from error

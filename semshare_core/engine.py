@@ -7,7 +7,7 @@ import os
 import queue
 import threading
 import time
-from collections.abc import Callable, Generator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Literal, NoReturn
@@ -20,7 +20,7 @@ from transformers.cache_utils import Cache
 from semshare_core import forking, models
 from semshare_core.autocast import OFF, Autocast, outside_autocast
 from semshare_core.call import Call, Served
-from semshare_core.config import PoolConfig, ReusePolicy, resolve_policy
+from semshare_core.config import PoolConfig, ReusePolicy, check_settings, resolve_policy
 from semshare_core.decode import FinishReason, Sampling, check_logits, decode
 from semshare_core.embedding import EmbeddingSource, prompt_embedding
 from semshare_core.errors import CallCancelledError, ConfigError, NotPicklableError, ProcessError
@@ -35,7 +35,7 @@ from semshare_core.opening import open_pool
 from semshare_core.prefill.anatomy import examine
 from semshare_core.prefill.selective import SelectivePrefill
 from semshare_core.prefill.trial import try_out
-from semshare_core.prompt import Prompt
+from semshare_core.prompt import Chat, Prompt
 from semshare_core.prompt_vectors import PromptVectors
 from semshare_core.quality.calibration import Calibration
 from semshare_core.quality.calibrations import calibration_for
@@ -120,6 +120,7 @@ class SemShareEngine:
         embedding: EmbeddingSource | None = None,
         calibration: Calibration | Literal["auto"] | None = "auto",
     ) -> None:
+        check_settings(pool, policy)
         model = without_wrapper(model)
         self._lock = turns_of(model)
         with self._lock, OFF.again():  # the checks run the model, too
@@ -167,6 +168,7 @@ class SemShareEngine:
 
         ``model_kwargs`` are further settings of transformers' ``from_pretrained``, such as ``quantization_config``.
         """
+        check_settings(pool, policy)  # before the model is loaded, which takes its time
         model, loaded = models.load_model(
             model_id,
             gguf_file=gguf_file,
@@ -287,7 +289,7 @@ class SemShareEngine:
             timeout, cancel: end the whole as they end :meth:`generate`, with an error each; what was kept stays.
         """
         interrupt = Interrupt(cancel, timeout)
-        if isinstance(prompts, str):
+        if isinstance(prompts, str | Mapping | Chat) or not isinstance(prompts, Iterable):
             raise ConfigError("warm() takes a list of prompts; wrap the one you have: warm([prompt]).")
         reports = []
         for prompt in prompts:
@@ -513,6 +515,8 @@ class SemShareEngine:
     ) -> Sampling:
         if isinstance(stop, str):
             raise ConfigError(f"stop={stop!r} must be a list of strings: stop=[{stop!r}].")
+        if stop is not None and not isinstance(stop, Iterable):
+            raise ConfigError(f"stop={stop!r} must be a list of strings.")
         stops = dict.fromkeys((*(stop or ()), *own_stop_strings(self.model)))
         return Sampling(max_new_tokens, temperature, tuple(stops), seed, extra)
 

@@ -14,6 +14,7 @@ from semshare_core import loading
 from semshare_core.demo_model import demo_folder
 from semshare_core.errors import ConfigError, ModelError, ModelNotFoundError, SemShareError
 from semshare_core.gguf_file import gguf_architecture
+from semshare_core.located import at_home
 from semshare_core.servable import UNBOUNDED, check_config, check_pair, check_servable, max_context
 
 __all__ = ["DEMO", "UNBOUNDED", "check_pair", "check_servable", "default_device", "load_model", "max_context"]
@@ -53,6 +54,13 @@ def load_model(
         TokenizerMismatchError: the tokenizer makes ids that the model has no embedding for.
         ConfigError: an unknown dtype, device or setting, or both ``device`` and ``device_map``.
     """
+    if not isinstance(model_id, str | os.PathLike):
+        raise ConfigError(
+            f"model_id must be a name or a path; got {type(model_id).__name__}. What is loaded already is passed to "
+            "SemShareEngine(model, tokenizer)."
+        )
+    if model_kwargs is not None and not isinstance(model_kwargs, Mapping):
+        raise ConfigError(f"model_kwargs={model_kwargs!r} must be a mapping of names to values.")
     placement = _placement(device, device_map)
     settings = dict(model_kwargs or {})
     precision = _dtype(_one_dtype(dtype, settings.pop("torch_dtype", None)))
@@ -125,7 +133,7 @@ def _resolve(model_id: str, gguf_file: str | None) -> tuple[str, dict[str, Any]]
         return str(demo_folder()), {"local_files_only": True}
     if not model_id.strip():
         raise ModelNotFoundError("model_id is empty: give a hub id, a folder, a .gguf file, or 'demo'.")
-    path = Path(model_id).expanduser()
+    path = at_home(model_id)
     if path.is_file():
         if gguf_file is not None or path.suffix.lower() != ".gguf":
             raise ModelError(f"{path} is a file: model_id must be a folder, a hub id, or a .gguf file on its own.")

@@ -11,12 +11,13 @@ from typing import Any
 import numpy as np
 from transformers import PreTrainedTokenizerBase
 
-from semshare_core.chat_template import check_messages, continues, rendered
+from semshare_core.chat_template import check_messages, check_tools, continues, rendered
 from semshare_core.control_tokens import ControlTokens, control_tokens, texts_of
 from semshare_core.errors import PromptError
 from semshare_core.match.plan import Tokens
 from semshare_core.match.prefix import common_prefix
 from semshare_core.own_tokenizer import encode_text, own_tokenizer
+from semshare_core.prompt_ids import ids_of
 
 
 @dataclass(frozen=True)
@@ -77,20 +78,11 @@ def encode(prompt: Prompt, tokenizer: PreTrainedTokenizerBase, vocabulary: int, 
         encoded = _encode_text(prompt, tokenizer)
     elif isinstance(prompt, Chat):
         encoded = _encode_messages(prompt.messages, tokenizer, prompt.tools, prompt.control_tokens)
-    elif isinstance(prompt, Mapping):
-        raise PromptError("a single message must stand in a list of messages: pass [message].")
-    elif not hasattr(prompt, "__len__"):
-        raise PromptError(f"the prompt must be text, chat messages or token ids; got {type(prompt).__name__}.")
-    elif len(prompt) and isinstance(prompt[0], Mapping):
+    elif isinstance(prompt, Sequence) and len(prompt) and isinstance(prompt[0], Mapping):
         encoded = _encode_messages(prompt, tokenizer)  # type: ignore[arg-type]
     else:
-        try:
-            ids = np.asarray(prompt)
-        except ValueError as error:
-            raise PromptError("token ids must be a flat sequence of integers; got nested ones.") from error
-        if ids.size and (ids.ndim != 1 or ids.dtype.kind not in "iu"):
-            raise PromptError("token ids must be a flat sequence of integers; got " + repr(type(prompt).__name__))
-        encoded = EncodedPrompt(ids.astype(np.int64), len(ids), from_ids=True)
+        ids = ids_of(prompt)
+        encoded = EncodedPrompt(ids, len(ids), from_ids=True)
     ids = encoded.ids
     if not len(ids):
         raise PromptError("the prompt is empty: pass text, messages or at least one token id.")
@@ -152,6 +144,7 @@ def _encode_messages(
     trusted: bool = False,
 ) -> EncodedPrompt:
     check_messages(messages)
+    check_tools(tools)
     _check_unicode("".join(texts_of([*messages, *tools])), "a message")
     control, mark = control_tokens(tokenizer, tools), ""
     if not trusted:

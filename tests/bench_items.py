@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
 from typing import Any
 
 from benchmarks.bench.item import Item
@@ -88,7 +87,3 @@ def made_run(cases: int = 5) -> list[Item]:
         add(f"ours 0.25, retention {decay}", "retention sweep", 0.25, 0.1, kv_bytes=share, rouge_l=share / 1000)
     add("ours 0.25", "retention sweep", 0.25, 0.03)
     return items
-
-
-def systems_of(items: Sequence[Item]) -> set[str]:
-    return {item.system for item in items}

@@ -11,8 +11,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from langchain_core.messages import HumanMessage
 
-from semshare_core import PoolConfig, Retention, ReusePolicy, SemShareEngine
+from semshare_core import Chat, PoolConfig, Retention, ReusePolicy, SemShareEngine
 from semshare_core.errors import (
     ConfigError,
     ModelNotFoundError,
@@ -21,6 +22,7 @@ from semshare_core.errors import (
     TokenizerMismatchError,
     UnsupportedModelError,
 )
+from semshare_integrations.langchain import SemShareLLM
 from tiny_models import CONTEXT, VOCAB, tiny_model, tiny_tokenizer
 from tiny_reuse import PARAGRAPHS
 
@@ -56,6 +58,9 @@ def refused(error: type[SemShareError], match: str, call: Callable[[], Any]) -> 
     assert len(str(caught.value)) > 20
 
 
+TOKENIZER = tiny_tokenizer()
+MESSAGE = {"role": "user", "content": "one message"}
+
 BAD_PROMPTS: list[tuple[Any, str]] = [
     ("", "empty"),
     ([], "empty"),
@@ -66,16 +71,31 @@ BAD_PROMPTS: list[tuple[Any, str]] = [
     ([5, -1, 7], "token ids must lie"),
     ([2**40], "token ids must lie"),
     ([1.5, 2.0], "flat sequence of integers"),
-    ([[1, 2], [3, 4]], "flat sequence of integers"),
+    ([[1, 2], [3, 4]], r"flat sequence of integers; got list of shape \[2, 2\]: pass one prompt a call"),
     ([[1, 2], [3]], "flat sequence of integers"),
-    (["several", "texts"], "flat sequence of integers"),
-    ([True, False], "flat sequence of integers"),
-    (torch.ones(1, 5, dtype=torch.int64), "flat sequence of integers"),
+    (["several", "texts"], "flat sequence of integers.*pass one text a call"),
+    ([1, "text"], "flat sequence of integers.*with texts"),
+    ([1, None], "flat sequence of integers"),
+    ([2**70], "flat sequence of integers"),
+    ([True, False], "flat sequence of integers.*bool True"),
+    ([("user", "hi")], "messages are mappings"),
+    ([HumanMessage("hi")], "HumanMessage: messages are mappings"),
+    (torch.ones(1, 5, dtype=torch.int64), r"got Tensor of shape \[1, 5\]: pass its first row, prompt\[0\]"),
+    (torch.ones(5), "got Tensor of torch.float32"),
+    (torch.tensor(5), r"Tensor of shape \[\]"),
+    ({1, 2, 3}, "got set"),
+    (TOKENIZER("what a tokenizer returns"), "pass what the tokenizer returned under 'input_ids'"),
+    (TOKENIZER("tensors", return_tensors="pt"), "'input_ids'"),
+    ({"text": "x"}, "got dict with 'text'"),
+    (Chat("hi"), "a list of mappings"),  # type: ignore[arg-type]
+    (Chat(MESSAGE), "a list of mappings"),  # type: ignore[arg-type]
+    (Chat([MESSAGE], tools="search"), "list of OpenAI's function schemas"),  # type: ignore[arg-type]
+    (Chat([MESSAGE], tools=[print]), "get_json_schema"),  # type: ignore[list-item]
     ("half a \ud83d", "Unicode"),
-    (b"bytes", "flat sequence of integers"),
+    (b"bytes", "text, chat messages or token ids; got bytes"),
     (None, "text|prompt"),
     (5, "text|prompt"),
-    ({"role": "user", "content": "one message"}, "list|messages"),
+    (MESSAGE, r"pass \[message\]"),
     ([{"role": "user"}], "message 0 .*'content'"),
     ([{"content": "x"}], "message 0 .*'role'"),
     ([{"role": "user", "content": "x"}, "y"], "message 1"),
@@ -128,6 +148,10 @@ BAD_CALLS: list[tuple[dict[str, Any], str]] = [
     ({"stop": [""]}, "non-empty"),
     ({"stop": [5]}, "list of non-empty strings"),
     ({"seed": "lucky"}, "seed"),
+    ({"seed": 2**70}, "64 bits"),
+    ({"stop": 3}, "list of strings"),
+    ({"logits_processor": lambda ids, scores: scores}, "list of logits processors"),
+    ({"eos_token_id": "</s>"}, "could not begin the answer"),
     ({"namespace": 5}, "namespace"),
     ({"namespace": ""}, "names nobody"),
     ({"namespace": "half a \ud83d"}, "Unicode"),
@@ -155,8 +179,9 @@ def test_levels_of_a_prefill(engine: SemShareEngine, reuse: Any) -> None:
     refused(ConfigError, "pass one of off, exact", lambda: engine.prefill(TEXT, reuse=reuse))
 
 
-@pytest.mark.parametrize("prompts", [TEXT, ""])
-def test_warm_takes_a_list(engine: SemShareEngine, prompts: str) -> None:
+@pytest.mark.parametrize("prompts", [TEXT, "", MESSAGE, Chat([MESSAGE]), None, 5], ids=lambda value: repr(value)[:20])
+def test_warm_takes_a_list(engine: SemShareEngine, prompts: Any) -> None:
+    """A single message is no list of prompts that are called role and content."""
     refused(ConfigError, r"warm\(\[prompt\]\)", lambda: engine.warm(prompts))
 
 
@@ -173,6 +198,10 @@ def test_what_was_warmed_before_a_bad_prompt_stays() -> None:
         (lambda: PoolConfig(max_bytes=NAN), "max_bytes"),
         (lambda: PoolConfig(min_tokens=0), "min_tokens=0"),
         (lambda: PoolConfig(max_megabytes=5), "max_megabytes"),
+        (lambda: PoolConfig(path=""), "leave path out for a pool in memory"),
+        (lambda: PoolConfig(path=" "), "names no folder"),
+        (lambda: PoolConfig(path="a\0b"), "names no folder"),
+        (lambda: PoolConfig(path="~nobody-of-that-name/pool"), "pass an absolute path"),
         (lambda: ReusePolicy(level="medium"), "level='medium'"),
         (lambda: ReusePolicy(recompute_ratio=1.2), "recompute_ratio=1.2"),
         (lambda: ReusePolicy(recompute_ratio=-0.1), "recompute_ratio"),
@@ -191,6 +220,36 @@ def test_what_was_warmed_before_a_bad_prompt_stays() -> None:
 )
 def test_settings_of_an_engine(make: Callable[[], Any], field: str) -> None:
     refused(ConfigError, field, make)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"pool": "folder"}, "PoolConfig"),
+        ({"pool": {"max_bytes": 1}}, "PoolConfig"),
+        ({"policy": "exact"}, r"ReusePolicy\(level='exact'\)"),
+    ],
+    ids=str,
+)
+def test_an_engine_is_given_settings_of_another_kind(settings: dict[str, Any], message: str) -> None:
+    refused(ConfigError, message, lambda: SemShareEngine(tiny_model("llama"), TOKENIZER, **settings))
+    refused(ConfigError, message, lambda: SemShareEngine.from_pretrained("/no/such/model", **settings))
+
+
+def test_a_folder_of_a_user_whom_nobody_knows() -> None:
+    path = "~nobody-of-that-name/model"
+    refused(ConfigError, "absolute path", lambda: SemShareEngine.from_pretrained(path))
+    refused(ConfigError, "absolute path", lambda: SemShareLLM(model_id=path))
+    refused(ConfigError, "absolute path", lambda: SemShareLLM(model_id="demo", tokenizer=path))
+
+
+@pytest.mark.parametrize("model_id", [None, 3, TOKENIZER], ids=["none", "number", "object"])
+def test_a_models_name_is_no_name(model_id: Any) -> None:
+    refused(ConfigError, r"SemShareEngine\(model, tokenizer\)", lambda: SemShareEngine.from_pretrained(model_id))
+
+
+def test_settings_of_loading_that_are_no_mapping() -> None:
+    refused(ConfigError, "mapping", lambda: SemShareEngine.from_pretrained("demo", model_kwargs=["revision"]))
 
 
 def test_settings_cannot_be_changed_behind_the_engines_back() -> None:

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from semshare_core import PoolConfig, Retention, ReusePolicy, SemShareEngine
-from semshare_core.errors import ConfigError
+from semshare_core.errors import ConfigError, PromptError
 from semshare_integrations.langchain import ChatSemShare, SemShareLLM
 from semshare_integrations.llama_index import SemShareLLM as LlamaIndexLLM
 from tiny_models import tiny_model, tiny_tokenizer
@@ -139,3 +139,25 @@ def test_an_engine_takes_paths(tmp_path: Path) -> None:
     tokenizer.save_pretrained(tmp_path)
     engine = SemShareEngine.from_pretrained(tmp_path, tokenizer=tmp_path, pool=PoolConfig(path=str(tmp_path / "pool")))
     assert engine.generate("Hi", max_new_tokens=1).token_ids
+
+
+@pytest.mark.parametrize("front", FRONTS)
+def test_an_engine_by_its_name(front: Any) -> None:
+    with pytest.raises(ConfigError, match=r"engine='demo' is a str, .*from_pretrained"):
+        front(engine="demo")
+    with pytest.raises(ConfigError, match=r"model=3 is no transformers model.*model_id"):
+        front(model=3, tokenizer=tiny_tokenizer())
+
+
+@pytest.mark.parametrize("front", FRONTS)
+def test_both_names_of_one_setting(front: Any) -> None:
+    with pytest.raises(ValueError, match="max_tokens and max_new_tokens are the same setting"):
+        front(model_id="demo", max_tokens=3, max_new_tokens=4)
+
+
+def test_llama_index_is_told_messages_and_tools_of_another_framework(engine: SemShareEngine) -> None:
+    llm = LlamaIndexLLM(engine=engine, max_tokens=2)
+    with pytest.raises(PromptError, match=r"ChatMessage objects; got \{'role'"):
+        llm.chat([{"role": "user", "content": "Hi"}])  # type: ignore[list-item]
+    with pytest.raises(ConfigError, match=r"no tool of LlamaIndex: .*FunctionTool\.from_defaults"):
+        llm.chat_with_tools([print], "Hi")  # type: ignore[list-item]

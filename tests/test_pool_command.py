@@ -148,6 +148,14 @@ def test_prune_a_namespace(pool: Path, capsys: pytest.CaptureFixture[str]) -> No
     assert len(list(pool.rglob("namespace.json"))) == 1
 
 
+def test_pruning_a_mistyped_namespace_says_that_it_is_not_there(pool: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    before = held(pool)
+    code, said, _ = run(capsys, "prune", pool, "--namespace", "allice")
+    assert code == 0
+    assert "Nothing of namespace 'allice' is there. Did you mean alice?" in said
+    assert held(pool) == before
+
+
 def test_prune_to_a_size_takes_the_oldest_first(pool: Path, capsys: pytest.CaptureFixture[str]) -> None:
     keys = list(ENTRIES)
     age_entries(pool, {keys[0]: 10, keys[1]: 30, keys[2]: 20})
@@ -350,7 +358,8 @@ def test_an_archive_that_is_none_is_told_and_no_folder_made(tmp_path: Path, caps
 
 def test_an_export_without_entries_is_imported(pool: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     archive = tmp_path / "nobody.tar"
-    assert run(capsys, "export", pool, archive, "--namespace", "nobody")[0] == 0
+    code, said, _ = run(capsys, "export", pool, archive, "--namespace", "nobody")
+    assert (code, said) == (0, "Nothing of namespace 'nobody' is there.\n0 entries exported.\n")
     code, said, _ = run(capsys, "import", tmp_path / "there", archive)
     assert (code, said) == (0, "0 entries imported.\n")
 

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from semshare_core import ReuseReport, SemShareEngine
+from semshare_core.errors import ConfigError
 from semshare_core.token_strip import strip
 from semshare_integrations.statistics import PrefillCost, ReuseLog, ReuseTotals
 
@@ -149,3 +150,12 @@ def test_a_report_and_a_log_render(model: PreTrainedModel, tokenizer: PreTrained
     log.add(full(3, 1.0, reason="<b>"))
     assert "<b>" not in log._repr_html_()
     assert "&lt;b&gt;" in log.reports[-1]._repr_html_()
+
+
+def test_what_a_message_carries_is_no_report_and_nothing_is_kept_of_it() -> None:
+    log = ReuseLog()
+    with pytest.raises(ConfigError, match=r"got dict\. ReuseReport\.model_validate"):
+        log.add(full(3, 1.0), full(3, 1.0).brief())  # type: ignore[arg-type]
+    assert log.reports == []
+    log.add(ReuseReport.model_validate(full(3, 1.0).brief()))
+    assert log.totals().calls == 1

@@ -88,6 +88,7 @@ def test_a_span_tells_what_the_report_does(heard: Heard, engine: SemShareEngine)
         "semshare.prefix_tokens": len(PROMPT) - 1,
         "semshare.new_tokens": 1,
     }
+    assert told["semshare.queue_seconds"] == pytest.approx(report.queue_ms / 1e3)
     assert hit.start_time == pytest.approx(report.arrived_at * 1e9, abs=1e6)
     assert hit.end_time - hit.start_time == pytest.approx((report.ttft_ms + report.decode_ms) * 1e6, rel=0.01)
     assert miss.attributes["gen_ai.usage.cache_read.input_tokens"] == 0

@@ -16,6 +16,7 @@ from semshare_core.command.contents import contents, table
 from semshare_core.pool.disk.archive import Copied, export_entries, import_entries
 from semshare_core.pool.disk.prune import Criteria, choose, give_up
 from semshare_core.pool.disk.survey import quietly, survey
+from semshare_core.suggestion import did_you_mean
 
 pool = typer.Typer(help="Look after the folder of a pool (PoolConfig(path=...)).", no_args_is_help=True)
 console = Console(soft_wrap=True, highlight=False, markup=False)
@@ -72,6 +73,7 @@ def prune(
     )
     if damaged:
         _mend(path, dry_run)
+    _say_if_unknown(path, namespace)
     doomed = choose(path, criteria)
     if not dry_run:
         give_up(path, doomed)
@@ -86,13 +88,24 @@ def export(
     path: Folder, archive: Annotated[Path, typer.Argument(help="The tar file to write.")], namespace: Namespace = None
 ) -> None:
     """Write verified entries to an uncompressed tar file. Needs no lock."""
-    _say(export_entries(path, archive, namespace), "exported")
+    counts = export_entries(path, archive, namespace)
+    _say_if_unknown(path, namespace)
+    _say(counts, "exported")
 
 
 @pool.command("import")
 def import_(path: Folder, archive: Annotated[Path, typer.Argument(help="A tar file that export wrote.")]) -> None:
     """Add an export's entries, verified, to what is there. Needs the folder's lock."""
     _say(import_entries(path, archive), "imported")
+
+
+def _say_if_unknown(path: Path, namespace: str | None) -> None:
+    """A sentence if nothing in the folder is of ``namespace``: it may be mistyped."""
+    if namespace is None:
+        return
+    names = {str(held["namespace"]) for held in contents(path)[0]}
+    if namespace not in names:
+        console.print(f"Nothing of namespace {namespace!r} is there.{did_you_mean([namespace], names)}")
 
 
 def _mend(path: Path, dry_run: bool) -> None:

@@ -86,6 +86,13 @@ class EngineFields(BaseModel):
                 f"model={os.fspath(model)!r} is a name, and model= takes a transformers object. Did you mean "
                 f"model_id={os.fspath(model)!r}?"
             )
+        if engine is not None and not isinstance(engine, SemShareEngine):
+            raise ConfigError(
+                f"engine={engine!r} is a {type(engine).__name__}, but must be a SemShareEngine: make one with "
+                "SemShareEngine.from_pretrained(...), or pass model_id=."
+            )
+        if model is not None and not isinstance(model, torch.nn.Module):
+            raise ConfigError(f"model={model!r} is no transformers model: load one, or pass model_id=.")
         tokenizer = os.fspath(tokenizer) if isinstance(tokenizer, os.PathLike) else tokenizer
         super().__init__(**settings)
         self.source = self._find_source(engine, model, tokenizer)
@@ -108,6 +115,8 @@ class EngineFields(BaseModel):
     def _names_are_known(cls, settings: Any) -> Any:
         if not isinstance(settings, dict):
             return settings
+        if "max_tokens" in settings:
+            cls.one_name(settings)
         known = set(cls.model_fields)
         for field in cls.model_fields.values():
             known |= {field.alias} if field.alias else set()

@@ -32,5 +32,5 @@ class ToolFields(EngineFields):
 
     @property
     def tool_call_form(self) -> str:
-        """A sentence: how the model is told of tools and calls them, and why so if not as its chat template does it."""
+        """How the model is told of tools and calls them, and why so if not as its chat template does it."""
         return call_format(self.engine.tokenizer).told

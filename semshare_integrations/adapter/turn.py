@@ -10,6 +10,7 @@ from typing import Any
 from uuid import uuid4
 
 from semshare_core import Chat, Piece, SemShareEngine
+from semshare_core.chat_template import continues
 from semshare_core.decode import end_tokens
 from semshare_core.errors import ConfigError
 from semshare_core.forking import free
@@ -96,7 +97,7 @@ class Turn:
             elif response_format is not None:
                 schema = _response_schema(response_format)
                 grammar = None if schema is None else json_grammar(schema)
-        if grammar is not None and messages[-1]["role"] == "assistant" and not (tools and choice == "auto"):
+        if grammar is not None and continues(messages) and not (tools and choice == "auto"):
             raise ValueError(
                 "the last message is the assistant's, and what it began cannot be held to a form: end with a user's "
                 "message, or leave tool_choice and response_format out."
@@ -212,8 +213,7 @@ def _check(messages: Sequence[Mapping[str, Any]]) -> None:
                 f"the result of tool call {message.get('tool_call_id')!r} has no call: the assistant's message that "
                 "made it must stand before its result."
             )
-    if messages[-1].get("tool_calls"):
-        raise ValueError("the last message calls tools: put their results behind it, as messages of tools.")
+    continues(messages)
 
 
 def _response_schema(response: Mapping[str, Any]) -> Mapping[str, Any] | None:

@@ -31,6 +31,7 @@ from pydantic import AliasChoices, Field
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from semshare_core import Piece, SemShareEngine
+from semshare_core.errors import PromptError
 from semshare_integrations.adapter import ToolFields, Turn, in_thread
 from semshare_integrations.adapter.turn import TURN_SETTINGS
 from semshare_integrations.llama_index.answer import Answer, astreamed, streamed
@@ -245,6 +246,8 @@ class SemShareLLM(ToolFields, FunctionCallingLLM):
     def _chatting(self, messages: Sequence[ChatMessage], overrides: Mapping[str, Any]) -> Callable[[], Turn]:
         def turn() -> Turn:
             asked = list(messages)
+            if strange := [message for message in asked if not isinstance(message, ChatMessage)]:
+                raise PromptError(f"chat takes a list of LlamaIndex's ChatMessage objects; got {strange[0]!r} in it.")
             if asked and asked[0].role not in (MessageRole.SYSTEM, MessageRole.DEVELOPER):
                 asked = self._extend_messages(asked)
             about = {name: overrides[name] for name in TURN_SETTINGS if overrides.get(name) is not None}

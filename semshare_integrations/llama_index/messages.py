@@ -19,6 +19,7 @@ from llama_index.core.base.llms.types import (
 )
 from llama_index.core.tools import BaseTool
 
+from semshare_core.errors import ConfigError
 from semshare_integrations.adapter.turn import call_id, told_call
 from semshare_integrations.tools import Reply
 
@@ -58,6 +59,10 @@ def to_template(messages: Sequence[ChatMessage]) -> list[dict[str, Any]]:
 
 def to_openai_tool(tool: BaseTool) -> dict[str, Any]:
     """OpenAI's function schema of a tool. LlamaIndex's own is empty where a form holds itself, which is a reference."""
+    if not hasattr(tool, "metadata"):
+        raise ConfigError(
+            f"{tool!r} is no tool of LlamaIndex: wrap a function by FunctionTool.from_defaults(function)."
+        )
     told = tool.metadata.to_openai_tool(skip_length_check=True)
     parameters = told["function"]["parameters"]
     if "type" not in parameters and tool.metadata.fn_schema is not None:

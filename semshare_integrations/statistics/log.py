@@ -9,7 +9,7 @@ from functools import partial
 from typing import Any
 
 from semshare_core import Canary, ReuseReport, forking
-from semshare_core.errors import MissingDependencyError
+from semshare_core.errors import ConfigError, MissingDependencyError
 from semshare_core.quality.news import when_done
 from semshare_integrations.statistics.totals import ReuseTotals
 
@@ -44,7 +44,16 @@ class ReuseLog:
             return list(self._reports)
 
     def add(self, *reports: ReuseReport) -> None:
-        """Keep more of them."""
+        """Keep more of them.
+
+        Raises:
+            ConfigError: one is no report; none is kept.
+        """
+        if strange := [report for report in reports if not isinstance(report, ReuseReport)]:
+            raise ConfigError(
+                f"add() takes ReuseReport objects; got {type(strange[0]).__name__}. ReuseReport.model_validate(...) "
+                "makes one of what a message carries."
+            )
         with self._lock:
             self._reports.extend(reports)
         for report in reports:

@@ -88,6 +88,7 @@ class Telemetry:
             "gen_ai.usage.cache_read.input_tokens": report.reused_tokens,
             "gen_ai.usage.cache_creation.input_tokens": report.recomputed_tokens if report.stored else 0,
             "gen_ai.response.time_to_first_chunk": report.ttft_ms / 1e3,
+            "semshare.queue_seconds": report.queue_ms / 1e3,  # which the time to the first chunk contains
             "semshare.outcome": report.outcome,
             "semshare.reason": report.reason,
             "semshare.level": report.level,

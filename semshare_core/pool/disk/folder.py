@@ -25,6 +25,7 @@ from torch import Tensor
 
 from semshare_core.errors import ConfigError, DamagedFileError, PoolFileError
 from semshare_core.forking import free, renewed
+from semshare_core.located import absolute
 from semshare_core.pool.disk.atomic import make_folder
 from semshare_core.pool.disk.checked_file import damaged
 from semshare_core.pool.disk.fingerprint import Fingerprint
@@ -64,7 +65,7 @@ class PoolFolder:
     """
 
     def __init__(self, path: str | Path, fingerprint: Fingerprint, *, read_only: bool = False) -> None:
-        self.path = Path(path).expanduser().absolute()
+        self.path = absolute(path)
         self.fingerprint = fingerprint
         self.read_only = read_only
         self._home = self.path / fingerprint.digest

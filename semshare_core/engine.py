@@ -248,7 +248,6 @@ class SemShareEngine:
         """
         check_limits(cancel, timeout)
         sampling = self._sampling(max_new_tokens, temperature, stop, seed, generation)
-        cancel = cancel or threading.Event()
         here = Autocast.here()
         return self._stream(prompt, sampling, reuse, namespace, store, timeout, cancel, here, on_left)
 
@@ -452,14 +451,15 @@ class SemShareEngine:
         namespace: str | None,
         store: bool,
         timeout: float | None,
-        cancel: threading.Event,
+        cancel: threading.Event | None,
         autocast: Autocast,
         on_left: Callable[[ReuseReport], None] | None,
     ) -> Generator[Piece, None, None]:
         """The model runs in a worker thread; this generator turns its tokens into settled text."""
         tokens: queue.SimpleQueue[int | AnswerText | Generation | BaseException] = queue.SimpleQueue()
         put = tokens.put
-        interrupt = Interrupt(cancel, timeout)
+        left = threading.Event()
+        interrupt = Interrupt(cancel, timeout, left)
 
         def work() -> None:
             try:
@@ -499,7 +499,7 @@ class SemShareEngine:
                     yield Piece(settled[sent:])
                     sent = len(settled)
         finally:
-            cancel.set()
+            left.set()
             worker.join()
             while on_left is not None and not tokens.empty():
                 if isinstance(item := tokens.get(), Generation):

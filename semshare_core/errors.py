@@ -39,6 +39,10 @@ class ProcessError(SemShareError, RuntimeError):
     """What was made in another process cannot be used in this one, which was forked from it."""
 
 
+class NestedCallError(SemShareError, RuntimeError):
+    """Code that runs inside a call has called the same model, which is free when that call ends."""
+
+
 class NotPicklableError(SemShareError, TypeError):
     """It holds what belongs to this process, such as a loaded model; the message says what to pickle instead."""
 

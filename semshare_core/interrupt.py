@@ -21,31 +21,40 @@ class Interrupt:
     Args:
         cancel: ends it when set, from any thread.
         timeout: seconds from now after which it ends; None: there is no limit.
+        left: ends it when set, as ``cancel`` does, which is the caller's and never set by us.
 
     Raises:
         ConfigError: ``timeout`` is no number of seconds above 0, or ``cancel`` no event.
     """
 
-    def __init__(self, cancel: threading.Event | None = None, timeout: float | None = None) -> None:
+    def __init__(
+        self,
+        cancel: threading.Event | None = None,
+        timeout: float | None = None,
+        left: threading.Event | None = None,
+    ) -> None:
         check_limits(cancel, timeout)
-        self._cancel = cancel
+        self._events = [event for event in (cancel, left) if event is not None]
         self._timeout = timeout
         self._ends_at = None if timeout is None else time.monotonic() + timeout
 
     @property
     def possible(self) -> bool:
         """Whether anything can end the call early at all."""
-        return self._cancel is not None or self._ends_at is not None
+        return bool(self._events) or self._ends_at is not None
 
     @property
     def due(self) -> bool:
         """Whether the call must end now."""
-        cancelled = self._cancel is not None and self._cancel.is_set()
-        return cancelled or (self._ends_at is not None and time.monotonic() >= self._ends_at)
+        return self._cancelled or (self._ends_at is not None and time.monotonic() >= self._ends_at)
+
+    @property
+    def _cancelled(self) -> bool:
+        return any(event.is_set() for event in self._events)
 
     def check(self) -> None:
         """Raises :class:`CallCancelledError` or :class:`CallTimeoutError` if the call must end now."""
-        if self._cancel is not None and self._cancel.is_set():
+        if self._cancelled:
             raise CallCancelledError("the call was cancelled, and nothing of it was kept.")
         if self._ends_at is not None and time.monotonic() >= self._ends_at:
             raise CallTimeoutError(
@@ -56,7 +65,7 @@ class Interrupt:
     def patience(self) -> float | None:
         """Seconds that a wait may last before :meth:`check` must be asked again; None: for ever."""
         left = None if self._ends_at is None else max(0.0, self._ends_at - time.monotonic())
-        if self._cancel is None:
+        if not self._events:
             return left
         return _POLL_SECONDS if left is None else min(left, _POLL_SECONDS)
 

@@ -6,21 +6,31 @@ import threading
 import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar, Token
 
 from transformers import PreTrainedModel
 
 from semshare_core import forking
+from semshare_core.errors import NestedCallError
 from semshare_core.interrupt import NEVER, Interrupt
+
+_inside: ContextVar[tuple[object, ...]] = ContextVar("semshare_turns", default=())  # the turns that code runs in
 
 
 class ModelTurns:
-    """A lock for calls (``with turns:``) that work in the background never makes them queue for."""
+    """A lock for calls (``with turns:``) that work in the background never makes them queue for.
+
+    Code that runs inside a turn, such as a caller's logits processor, gets no other: it would wait for its own end. It
+    is known by its context, which reaches the threads that a call starts and waits for.
+    """
 
     def __init__(self, model: PreTrainedModel | None = None) -> None:
         self._model = None if model is None else weakref.ref(model)
         self._changed = threading.Condition(forking.whole(threading.RLock()))
         self._busy = False
         self._whose: int | None = None  # the thread whose turn it is
+        self._turn: object = None
+        self._outside: Token[tuple[object, ...]] | None = None
         self._calls = 0  # that run or wait
         forking.renewed(self._after_fork)
 
@@ -39,6 +49,12 @@ class ModelTurns:
 
     def _take(self, interrupt: Interrupt) -> None:
         with self._changed:
+            if self._busy and self._turn in _inside.get():
+                raise NestedCallError(
+                    "this call was made inside another one of the same model, by a logits processor, a hook or the "
+                    "like, and would wait for that one's end for ever: make it before or behind that call, or ask a "
+                    "model of its own."
+                )
             self._calls += 1
             try:
                 while not self._changed.wait_for(lambda: not self._busy, interrupt.patience):
@@ -47,7 +63,7 @@ class ModelTurns:
                 self._calls -= 1
                 self._changed.notify_all()
                 raise
-            self._busy, self._whose = True, threading.get_ident()
+            self._begin()
 
     def __exit__(self, *error: object) -> None:
         with self._changed:
@@ -59,7 +75,7 @@ class ModelTurns:
         """A turn that begins when no call runs or waits. Calls that come later wait for its end: keep it short."""
         with self._changed:
             self._changed.wait_for(lambda: not self._busy and not self._calls)
-            self._busy, self._whose = True, threading.get_ident()
+            self._begin()
         try:
             yield
         finally:
@@ -70,9 +86,16 @@ class ModelTurns:
         """Whether it is somebody's turn."""
         return self._busy
 
+    def _begin(self) -> None:
+        self._busy, self._whose, self._turn = True, threading.get_ident(), object()
+        self._outside = _inside.set((*_inside.get(), self._turn))
+
     def _free(self) -> None:
-        self._busy, self._whose = False, None
+        self._busy, self._whose, self._turn = False, None, None
         self._changed.notify_all()
+        if self._outside is not None:
+            _inside.reset(self._outside)
+            self._outside = None
 
     def _after_fork(self) -> None:
         """In a forked child the calls of other threads are gone. A call that forked goes on there, too."""

@@ -261,6 +261,17 @@ def test_a_cancelled_call_in_the_queue_of_a_stream_yields_nothing(engine: SemSha
         assert list(engine.stream(TEXT, cancel=gone)) == []
 
 
+def test_the_event_that_a_caller_has_for_many_streams_is_his_own(engine: SemShareEngine) -> None:
+    """The end of the first stream set it, and the second yielded nothing."""
+    gone = threading.Event()
+    for text in (TEXT, REORDERED):
+        assert list(engine.stream(text, max_new_tokens=2, cancel=gone))[-1].report is not None
+    stream = engine.stream(TEXT, cancel=gone, **NO_END)
+    next(stream)
+    stream.close()
+    assert not gone.is_set()
+
+
 # What is not lost, and what is not limited
 
 
@@ -355,9 +366,26 @@ def test_who_sets_the_event_of_a_generator_in_a_thread_ends_its_items() -> None:
         yield 2
 
     async def main() -> list[int]:
-        return await gathered(in_thread(once))
+        return await gathered(in_thread(once, lambda item: None))
 
     assert finished(main()) in ([1], [1, 2])
+
+
+def test_an_event_loop_that_is_closed_midway_frees_the_model(engine: SemShareEngine) -> None:
+    """Nobody could read on, and the answer was generated to its end."""
+
+    def answer(closed: threading.Event) -> Any:
+        return engine.stream("Why?", max_new_tokens=3000, cancel=closed, **NO_END)
+
+    stream = in_thread(answer, lambda piece: None)
+    loop = asyncio.new_event_loop()
+    loop.run_until_complete(anext(stream))
+    loop.close()
+    for thread in threading.enumerate():
+        if thread.name == "semshare-async":
+            thread.join(WAIT)
+    (entry,) = engine.pool._books.chosen(None)
+    assert len(entry) < 1000, "it was left, and not generated to its end"
 
 
 @pytest.mark.parametrize("way", ["ainvoke", "astream", "wait_for", "acomplete"])

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import sys
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import aclosing, closing
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -13,6 +16,7 @@ from llama_index.core.llms import ChatMessage
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from semshare_core import ReuseReport, SemShareEngine
+from semshare_integrations.adapter import in_thread
 from semshare_integrations.langchain import ChatSemShare, SemShareCallbackHandler, SemShareLLM, get_semshare_callback
 from semshare_integrations.llama_index import SemShareLLM as LlamaIndexLLM
 from semshare_integrations.llama_index import get_semshare_callback as llama_index_callback
@@ -137,3 +141,51 @@ def test_llama_index_counts_an_async_stream_that_was_left(way: str, engine: SemS
     with llama_index_callback() as calls:
         asyncio.run(run())
     assert len(until(lambda: calls.reports)) == 1
+
+
+def test_an_item_that_was_taken_at_once_is_not_told_as_unread(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The thread that hands items on asked whether the consumer had left after the consumer had taken the item."""
+    handed_on, left = threading.Event(), threading.Event()
+
+    class SlowLock:
+        """Given back, it keeps the thread that hands on the last item until the consumer has left."""
+
+        def __init__(self) -> None:
+            self._lock = threading.Lock()
+            self._times = 0
+
+        def __enter__(self) -> None:
+            self._lock.acquire()
+
+        def __exit__(self, *error: object) -> None:
+            self._lock.release()
+            if threading.current_thread().name == "semshare-async":
+                self._times += 1
+                if self._times == 2:
+                    handed_on.set()
+                    left.wait(20)
+
+    module = sys.modules["semshare_integrations.adapter.in_thread"]
+    ours = SimpleNamespace(**{**vars(threading), "Lock": SlowLock})
+    monkeypatch.setattr(module, "threading", ours)
+    untaken: list[int] = []
+
+    def items(closed: threading.Event) -> Iterator[int]:
+        yield from (1, 2)
+
+    async def main() -> list[int]:
+        taken = []
+        async with aclosing(in_thread(items, untaken.append)) as pieces:
+            async for item in pieces:
+                taken.append(item)
+                if item == 2:
+                    break
+                await asyncio.to_thread(handed_on.wait, 20)
+        left.set()
+        return taken
+
+    assert asyncio.run(main()) == [1, 2]
+    for thread in threading.enumerate():
+        if thread.name == "semshare-async":
+            thread.join(20)
+    assert untaken == []

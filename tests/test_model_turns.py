@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextvars
 import threading
+from collections.abc import Callable
 from typing import Any
 
 import pytest
+from transformers import LogitsProcessor
 
 from model_gates import WAIT, gate_in
 from semshare_core import SemShareEngine
-from semshare_core.errors import CallCancelledError, CallTimeoutError
+from semshare_core.errors import CallCancelledError, CallTimeoutError, NestedCallError
 from semshare_core.interrupt import Interrupt
 from semshare_core.model_turns import ModelTurns
+from semshare_integrations.langchain import SemShareLLM
 from tiny_models import tiny_model, tiny_tokenizer
+
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def arrivals(turns: ModelTurns) -> threading.Semaphore:
@@ -95,8 +102,9 @@ def test_who_gives_up_in_the_queue_is_no_longer_waited_for() -> None:
     for busy in (turns, turns.when_idle()):
         with busy:
             for interrupt, error in ((Interrupt(gone), CallCancelledError), (Interrupt(None, 0.01), CallTimeoutError)):
-                with pytest.raises(error), turns.turn(interrupt):
-                    pytest.fail("it is somebody else's turn")
+                somebody = contextvars.Context()
+                with pytest.raises(error):
+                    somebody.run(turns.turn(interrupt).__enter__)
             assert turns.locked()
         assert not turns.locked()
     background = threading.Thread(target=lambda: turns.when_idle().__enter__(), daemon=True)
@@ -128,3 +136,59 @@ def test_the_report_tells_the_queue_apart() -> None:
     assert reports["second"].queue_ms > 49
     assert "in the queue" in reports["second"].summary()
     assert f"queue {reports['second'].queue_ms:.0f}" in reports["second"]._repr_html_()
+
+
+class Asks(LogitsProcessor):  # type: ignore[misc]
+    """Asks the model once while it answers, and remembers what came of it."""
+
+    def __init__(self, ask: Callable[[], Any]) -> None:
+        self._ask: Callable[[], Any] | None = ask
+        self.came: Any = None
+
+    def __call__(self, ids: Any, scores: Any) -> Any:
+        if self._ask is not None:
+            ask, self._ask = self._ask, None
+            try:
+                self.came = ask()
+            except NestedCallError as error:
+                self.came = error
+        return scores
+
+
+NESTED: dict[str, Callable[[SemShareEngine], Any]] = {
+    "generate": lambda engine: engine.generate("Why?", timeout=WAIT),
+    "stream": lambda engine: list(engine.stream("Why?", timeout=WAIT)),
+    "prefill": lambda engine: engine.prefill("Why?", timeout=WAIT),
+    "warm": lambda engine: engine.warm(["Why?"], timeout=WAIT),
+    "another engine": lambda engine: SemShareEngine(engine.model, engine.tokenizer),
+    "astream": lambda engine: asyncio.run(SemShareLLM(engine=engine, timeout=WAIT).ainvoke("Why?")),
+}
+
+
+@pytest.mark.parametrize("way", NESTED)
+@pytest.mark.parametrize("streams", [False, True])
+def test_a_call_inside_a_call_is_refused_and_not_waited_for(way: str, streams: bool) -> None:
+    """It waited for the end of the call that waited for it."""
+    engine = SemShareEngine(tiny_model("llama"), tiny_tokenizer())
+    asks = Asks(lambda: NESTED[way](engine))
+    settings: dict[str, Any] = {"max_new_tokens": 2, "logits_processor": [asks], "timeout": 2 * WAIT}
+    if streams:
+        assert list(engine.stream("The river", **settings))[-1].report is not None
+    else:
+        assert engine.generate("The river", **settings).token_ids
+    assert isinstance(asks.came, NestedCallError)
+    assert engine.generate("The river", max_new_tokens=1).token_ids, "the model is free"
+
+
+def test_a_call_inside_a_call_may_ask_another_model() -> None:
+    first, second = (SemShareEngine(tiny_model("llama"), tiny_tokenizer()) for _ in range(2))
+    asks = Asks(lambda: second.generate("Why?", max_new_tokens=1).token_ids)
+    first.generate("The river", max_new_tokens=2, logits_processor=[asks])
+    assert asks.came == second.generate("Why?", max_new_tokens=1).token_ids
+
+
+def test_who_was_started_inside_a_call_may_ask_when_that_is_over() -> None:
+    engine = SemShareEngine(tiny_model("llama"), tiny_tokenizer())
+    asks = Asks(contextvars.copy_context)
+    engine.generate("The river", max_new_tokens=1, logits_processor=[asks])
+    assert asks.came.run(engine.generate, "Why?", max_new_tokens=1).token_ids

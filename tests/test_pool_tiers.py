@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -235,6 +236,28 @@ def test_a_disk_that_takes_nothing_is_told_once(tmp_path: Path, monkeypatch: pyt
     stats = pool.stats()
     assert (stats.entries, stats.evictions, stats.disk_bytes) == (2, 4, 0)
     assert books_balance(pool)
+
+
+@pytest.mark.filterwarnings("error::semshare_core.errors.PoolWarning")
+def test_a_job_that_fails_does_not_keep_those_behind_it_from_being_done(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its thread ended, whoever waited for it got an error, and nothing was written any more."""
+    pool, write = pool_at(tmp_path, 100), PoolFolder.write_rows
+    heard: list[object] = []
+    monkeypatch.setattr(threading, "excepthook", lambda told: heard.append(told.exc_type))
+
+    def full_once(*given: Any) -> int:
+        monkeypatch.setattr(PoolFolder, "write_rows", write)
+        raise PoolFileError("No space left on the disk.")
+
+    monkeypatch.setattr(PoolFolder, "write_rows", full_once)
+    for seed in range(2):
+        assert pool.add(entry(text(seed)))
+        pool.flush()
+    assert heard == [PoolWarning]
+    assert pool.stats().disk_bytes > 0
+    pool.close()
 
 
 def test_rows_that_are_damaged_leave_the_pool_when_they_are_used(tmp_path: Path) -> None:

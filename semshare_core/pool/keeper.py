@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import queue
+import sys
 import threading
 import weakref
 from collections.abc import Callable
@@ -85,7 +86,10 @@ def _work(jobs: queue.SimpleQueue[Job | None], idle: Idle) -> None:
             continue
         if job is None:
             return
-        job()
+        try:
+            job()
+        except Exception:  # whatever it is: what was asked behind it must be done, too
+            threading.excepthook(threading.ExceptHookArgs((*sys.exc_info(), threading.current_thread())))
         del job  # it may hold what leaves the pool while this thread waits
 
 

@@ -7,7 +7,7 @@ import contextvars
 import threading
 from collections import deque
 from collections.abc import AsyncGenerator, Callable, Generator
-from contextlib import closing, suppress
+from contextlib import closing
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -41,12 +41,15 @@ async def in_thread(
 
     def post(item: T | _End) -> None:
         with handing_on:
-            if not left:
+            late = left
+            if not late:
                 waiting.append(item)
-        if left and not isinstance(item, _End):
+        if late and not isinstance(item, _End):
             unread(item)
-        with suppress(RuntimeError):  # the loop is closed: nobody waits any more
+        try:
             loop.call_soon_threadsafe(arrived.set)
+        except RuntimeError:  # the loop is closed: nobody waits any more
+            closed.set()
 
     def work() -> None:
         try:

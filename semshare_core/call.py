@@ -19,6 +19,7 @@ from transformers.cache_utils import Cache
 
 from semshare_core import autocast
 from semshare_core.compress.retention import retain
+from semshare_core.computing import computing
 from semshare_core.config import ReusePolicy
 from semshare_core.decode import Sampling
 from semshare_core.errors import (
@@ -121,7 +122,8 @@ class Call:
         with turns.turn(self.interrupt):
             self.queue_ms = 1e3 * (time.perf_counter() - asked)
             self.interrupt.check()
-            yield
+            with computing(self.model):
+                yield
 
     def embed_kept(self) -> None:
         """After the model's turn: where foreign code embeds, what was kept is found by its likeness from now on, too.

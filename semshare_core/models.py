@@ -14,6 +14,7 @@ from semshare_core import loading
 from semshare_core.demo_model import demo_folder
 from semshare_core.errors import ConfigError, ModelError, ModelNotFoundError, SemShareError
 from semshare_core.gguf_file import gguf_architecture
+from semshare_core.given import check_place
 from semshare_core.servable import UNBOUNDED, check_config, check_pair, check_servable, max_context
 
 __all__ = ["DEMO", "UNBOUNDED", "check_pair", "check_servable", "default_device", "load_model", "max_context"]
@@ -51,8 +52,9 @@ def load_model(
         ModelError: it is there but cannot be read.
         UnsupportedModelError: its KV cache cannot be rearranged; refused before the weights are read where possible.
         TokenizerMismatchError: the tokenizer makes ids that the model has no embedding for.
-        ConfigError: an unknown dtype, device or setting, or both ``device`` and ``device_map``.
+        ConfigError: an unknown dtype, device or setting, what names no place, or both ``device`` and ``device_map``.
     """
+    check_place(model_id, gguf_file, tokenizer)
     placement = _placement(device, device_map)
     settings = dict(model_kwargs or {})
     precision = _dtype(_one_dtype(dtype, settings.pop("torch_dtype", None)))

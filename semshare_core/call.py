@@ -152,7 +152,7 @@ class Call:
         Rows on disk are read while the prompt is computed, before its first token is out, so ``use`` may be called
         again.
         """
-        self.computed_by = self.weights.identity()
+        self._see_weights()
         while True:
             found, movable = self._find(reserve)
             decision = self._decide(found, movable)
@@ -163,6 +163,12 @@ class Call:
                 if not self._discard_stored(found):
                     raise
                 warnings.warn(f"{error} The prompts that need it are left out.", PoolWarning, stacklevel=2)
+
+    def _see_weights(self) -> None:
+        """What computes now. Needs the model's lock."""
+        self.computed_by = self.weights.identity()
+        with autocast.OFF.again():
+            self.prefill.follow(self.weights.structure)
 
     def _attempt(
         self, found: Found, decision: Decision, movable: bool, reserve: int, use: Callable[[Served], T]
@@ -269,7 +275,7 @@ class Call:
 
         Needs the model's lock.
         """
-        self.computed_by = self.weights.identity()
+        self._see_weights()
         return situation_of(self.look_up().plan, self.policy, self.encoded.fresh_from(self.policy.fresh_tail))
 
     def _retain(self, ids: Tensor, prefilled: Prefilled) -> InterruptibleCache:

@@ -144,6 +144,9 @@ class SemShareEngine:
         if self.calibration is not None:
             self.calibration.prepare()
         self._prefill = SelectivePrefill(model, anatomy)
+        with self._lock, computing(model, OFF):
+            self.weights.identity()
+            self._prefill.follow(self.weights.structure)
         self._table = TokenTable(lambda: model.get_input_embeddings().weight)
         self._facts = FactTokens(tokenizer, lambda: len(model.get_input_embeddings().weight))
         embed = outside_autocast(prompt_embedding(embedding, tokenizer, self._table))

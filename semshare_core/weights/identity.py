@@ -41,6 +41,10 @@ class Weights:
         thorough: identities hold in other processes, too: they come from all bytes of the weights instead of from
             where these lie. All bytes are read once, and those of a tensor again after it changed.
         moving: the model's rotary frequencies change with the prompt's length, by the model's own doing.
+
+    Attributes:
+        structure: what positions and masks come from, as :meth:`identity` saw it last: other ones need another look at
+            the model.
     """
 
     def __init__(self, model: PreTrainedModel, *, thorough: bool, moving: bool = False) -> None:
@@ -52,6 +56,7 @@ class Weights:
         self._sampler = Sampler()
         self._seen: tuple[Any, ...] = ()
         self._identity = ""
+        self.structure: tuple[Any, ...] = ()
         self._hashes: dict[tuple[Any, ...], str] = {}
         self._replaced: list[tuple[object, int]] = []
         self._first: dict[type | str, object] = {}
@@ -74,6 +79,7 @@ class Weights:
             if self._thorough and any(seen[2]):
                 told.append(self._process)  # nobody can say whether another process has the same hooks
             self._seen, self._identity = seen, self._named(digest(told))
+            self.structure = (self._configs.changes(), *layout.of_buffers(modules, marks.each()))
         return self._identity
 
     def _named(self, told: str) -> str:
@@ -127,11 +133,12 @@ class Weights:
                 replaced.append(self._numbered(values["forward"]))
                 found.append((place, replaced[-1][1]))
         attention = self._model.config.get_text_config(decoder=True)._attn_implementation or ""
-        shared: list[tuple[type | str, object]] = [(kind, kind.forward) for kind in dict.fromkeys(map(type, modules))]
-        for place, code in [*shared, (attention, ALL_ATTENTION_FUNCTIONS.get(attention))]:
-            if self._first.setdefault(place, code) is not code:
+        kinds: list[Any] = list(dict.fromkeys(map(type, modules)))
+        shared: list[tuple[type | str, object]] = [(kind, kind.forward) for kind in kinds]
+        for owner, code in [*shared, (attention, ALL_ATTENTION_FUNCTIONS.get(attention))]:
+            if self._first.setdefault(owner, code) is not code:
                 replaced.append(self._numbered(code))
-                found.append((str(place), replaced[-1][1]))
+                found.append((str(owner), replaced[-1][1]))
         self._replaced = replaced  # held, so that no other object can come to lie where one lay
         return hooks, found
 

@@ -77,6 +77,15 @@ class Layout:
         found = (modules[place].__dict__[kind].get(key) for place, kind, key, _ in self.slots)
         return [part for tensor in found if tensor is not None for _, part in plain_parts(tensor)]
 
+    def of_buffers(self, modules: list[nn.Module], marks: list[Any]) -> Iterator[Any]:
+        """Those of ``marks``, one for each of :meth:`tensors`, that are of buffers."""
+        each = iter(marks)
+        for place, kind, key, _ in self.slots:
+            tensor = modules[place].__dict__[kind].get(key)
+            taken = [next(each) for _ in plain_parts(tensor)] if tensor is not None else []
+            if kind == "_buffers":
+                yield from taken
+
     def names(self, modules: list[nn.Module]) -> list[str]:
         """The names of :meth:`tensors`."""
         found = ((name, modules[place].__dict__[kind].get(key)) for place, kind, key, name in self.slots)

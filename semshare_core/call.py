@@ -105,7 +105,7 @@ class Call:
         self.queue_ms = self.embed_ms = 0.0  # waited for the model; for foreign code to embed the prompt
         self.kept: weakref.ref[Entry] | None = None  # weakly: should it leave the pool, its rows leave memory
         self._embedding: NDArray[np.float32] | None = None
-        self.encoded: EncodedPrompt = encode(prompt, tokenizer, model.get_input_embeddings().num_embeddings, context)
+        self.encoded: EncodedPrompt = encode(prompt, tokenizer, model.get_input_embeddings().weight.shape[0], context)
 
     def fit(self, sampling: Sampling) -> Sampling:
         """Shorten the answer to what the context has room for."""

@@ -164,6 +164,17 @@ def test_a_peft_model_is_served_with_its_adapter(around: Callable[[Any], SemShar
     answer_is_the_models_own(engine)
 
 
+def test_an_adapter_of_the_embeddings_is_served() -> None:
+    settings: Any = {"r": 4, "target_modules": ["embed_tokens"], "init_lora_weights": False}
+    wrapped = get_peft_model(tiny_model("llama"), LoraConfig(**settings))
+    engine = engine_of(wrapped)
+    engine.warm([TEXT])
+    assert hit(engine)
+    answer_is_the_models_own(engine)
+    with wrapped.disable_adapter():
+        assert not hit(engine)
+
+
 def test_prompt_tuning_is_refused_for_what_it_is() -> None:
     wrapped = get_peft_model(tiny_model("llama"), PromptTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=4))
     with pytest.raises(UnsupportedModelError, match="learned rows in front of every prompt"):

@@ -111,7 +111,7 @@ def _windows(config: Any, n: int) -> list[int | None]:
 
 
 def _keys_at(model: PreTrainedModel, takes_position_ids: bool, n: int) -> Callable[[int], list[Tensor]]:
-    token = torch.tensor([[min(17, model.get_input_embeddings().num_embeddings - 1)]], device=model.device)
+    token = torch.tensor([[min(17, model.get_input_embeddings().weight.shape[0] - 1)]], device=model.device)
 
     def keys_at(position: int) -> list[Tensor]:
         cache = DynamicCache()

@@ -19,6 +19,7 @@ from transformers.cache_utils import Cache
 
 from semshare_core import autocast
 from semshare_core.compress.retention import retain
+from semshare_core.computing import computing
 from semshare_core.config import ReusePolicy
 from semshare_core.decode import Sampling
 from semshare_core.errors import (
@@ -104,7 +105,7 @@ class Call:
         self.queue_ms = self.embed_ms = 0.0  # waited for the model; for foreign code to embed the prompt
         self.kept: weakref.ref[Entry] | None = None  # weakly: should it leave the pool, its rows leave memory
         self._embedding: NDArray[np.float32] | None = None
-        self.encoded: EncodedPrompt = encode(prompt, tokenizer, model.get_input_embeddings().num_embeddings, context)
+        self.encoded: EncodedPrompt = encode(prompt, tokenizer, model.get_input_embeddings().weight.shape[0], context)
 
     def fit(self, sampling: Sampling) -> Sampling:
         """Shorten the answer to what the context has room for."""
@@ -121,7 +122,8 @@ class Call:
         with turns.turn(self.interrupt):
             self.queue_ms = 1e3 * (time.perf_counter() - asked)
             self.interrupt.check()
-            yield
+            with computing(self.model):
+                yield
 
     def embed_kept(self) -> None:
         """After the model's turn: where foreign code embeds, what was kept is found by its likeness from now on, too.
@@ -150,7 +152,7 @@ class Call:
         Rows on disk are read while the prompt is computed, before its first token is out, so ``use`` may be called
         again.
         """
-        self.computed_by = self.weights.identity()
+        self._see_weights()
         while True:
             found, movable = self._find(reserve)
             decision = self._decide(found, movable)
@@ -161,6 +163,12 @@ class Call:
                 if not self._discard_stored(found):
                     raise
                 warnings.warn(f"{error} The prompts that need it are left out.", PoolWarning, stacklevel=2)
+
+    def _see_weights(self) -> None:
+        """What computes now. Needs the model's lock."""
+        self.computed_by = self.weights.identity()
+        with autocast.OFF.again():
+            self.prefill.follow(self.weights.structure)
 
     def _attempt(
         self, found: Found, decision: Decision, movable: bool, reserve: int, use: Callable[[Served], T]
@@ -267,7 +275,7 @@ class Call:
 
         Needs the model's lock.
         """
-        self.computed_by = self.weights.identity()
+        self._see_weights()
         return situation_of(self.look_up().plan, self.policy, self.encoded.fresh_from(self.policy.fresh_tail))
 
     def _retain(self, ids: Tensor, prefilled: Prefilled) -> InterruptibleCache:

@@ -190,22 +190,12 @@ class ReusePolicy(Settings):
         return cls(**(settings | changes))
 
 
-def check_settings(pool: object, policy: object) -> None:
-    """Raises :class:`ConfigError` unless an engine can take these; None stands for the default."""
-    for name, value, kind in (("pool", pool, PoolConfig), ("policy", policy, ReusePolicy)):
-        if value is not None and not isinstance(value, kind):
-            example = {"pool": "PoolConfig(max_bytes=...)", "policy": "ReusePolicy(level='exact')"}[name]
-            raise ConfigError(
-                f"{name}={value!r} is a {type(value).__name__}, but must be a {kind.__name__}: {example}."
-            )
-
-
-def resolve_policy(reuse: str | ReusePolicy | None, default: ReusePolicy) -> ReusePolicy:
-    """Turn what a caller passed as ``reuse=`` into a policy; ``None`` means the engine's default."""
+def resolve_policy(reuse: str | ReusePolicy | None, default: ReusePolicy, name: str = "reuse") -> ReusePolicy:
+    """Turn what a caller passed as ``reuse=`` (or ``name``) into a policy; ``None`` means the default."""
     if reuse is None:
         return default
     if isinstance(reuse, ReusePolicy):
         return reuse
     if isinstance(reuse, str) and reuse in LEVELS:
         return default.model_copy(update={"level": reuse, "recompute_ratio": None})
-    raise ConfigError(f"reuse={reuse!r} is not known: pass one of {', '.join(LEVELS)}, or a ReusePolicy.")
+    raise ConfigError(f"{name}={reuse!r} is not known: pass one of {', '.join(LEVELS)}, or a ReusePolicy.")

@@ -20,12 +20,14 @@ from transformers.cache_utils import Cache
 from semshare_core import forking, models
 from semshare_core.autocast import OFF, Autocast, outside_autocast
 from semshare_core.call import Call, Served
-from semshare_core.config import PoolConfig, ReusePolicy, check_settings, resolve_policy
+from semshare_core.computing import computing
+from semshare_core.config import PoolConfig, ReusePolicy, resolve_policy
 from semshare_core.decode import FinishReason, Sampling, check_logits, decode
 from semshare_core.embedding import EmbeddingSource, prompt_embedding
 from semshare_core.errors import CallCancelledError, ConfigError, NotPicklableError, ProcessError
 from semshare_core.faiss_import import one_thread
 from semshare_core.generation_settings import own_stop_strings, warn_of_overridden
+from semshare_core.given import check_pool, check_tokenizer, given_model
 from semshare_core.interrupt import NEVER, Interrupt, check_limits
 from semshare_core.kept_errors import keeps_no_rows
 from semshare_core.match.facts import FactTokens
@@ -44,7 +46,7 @@ from semshare_core.quality.replay import Replay
 from semshare_core.quality.situation import Situation
 from semshare_core.report import ReuseReport
 from semshare_core.stop_strings import AnswerText
-from semshare_core.weights import Weights, without_wrapper
+from semshare_core.weights import Weights
 
 DEFAULT_NAMESPACE = "default"
 
@@ -91,7 +93,8 @@ class SemShareEngine:
 
     Args:
         model: a decoder-only transformers model whose cache keeps one row per token. Of PEFT's ``PeftModel`` the model
-            inside is served, with its adapters; switch, merge and add them as you like.
+            inside is served, with its adapters; switch, merge and add them as you like. Of ``torch.compile(model)``
+            the model inside is served, as it is without.
         tokenizer: its tokenizer.
         pool: how much is kept of earlier prompts.
         policy: what calls may reuse unless they say otherwise; default level ``balanced``.
@@ -116,22 +119,23 @@ class SemShareEngine:
         tokenizer: PreTrainedTokenizerBase,
         *,
         pool: PoolConfig | None = None,
-        policy: ReusePolicy | None = None,
+        policy: str | ReusePolicy | None = None,
         embedding: EmbeddingSource | None = None,
         calibration: Calibration | Literal["auto"] | None = "auto",
     ) -> None:
-        check_settings(pool, policy)
-        model = without_wrapper(model)
+        model = given_model(model)
+        check_tokenizer(tokenizer)
+        check_pool(pool)
         self._lock = turns_of(model)
-        with self._lock, OFF.again():  # the checks run the model, too
-            model.eval()  # dropout would look like a model that cannot be served
+        model.eval()
+        with self._lock, computing(model, OFF):  # the checks run the model, too
             models.check_servable(model)
             anatomy = try_out(model, examine(model))
         models.check_pair(model, tokenizer)
         warn_of_overridden(model)
         self.model = model
         self.tokenizer = tokenizer
-        self.policy = policy or ReusePolicy(level="balanced")
+        self.policy = resolve_policy(policy, ReusePolicy(level="balanced"), "policy")
         self.context = models.max_context(model)
         pool = pool or PoolConfig()
         self.weights = Weights(model, thorough=pool.path is not None, moving=anatomy.static_until is not None)
@@ -140,6 +144,9 @@ class SemShareEngine:
         if self.calibration is not None:
             self.calibration.prepare()
         self._prefill = SelectivePrefill(model, anatomy)
+        with self._lock, computing(model, OFF):
+            self.weights.identity()
+            self._prefill.follow(self.weights.structure)
         self._table = TokenTable(lambda: model.get_input_embeddings().weight)
         self._facts = FactTokens(tokenizer, lambda: len(model.get_input_embeddings().weight))
         embed = outside_autocast(prompt_embedding(embedding, tokenizer, self._table))
@@ -159,7 +166,7 @@ class SemShareEngine:
         device: str | torch.device | None = None,
         device_map: Any = None,
         pool: PoolConfig | None = None,
-        policy: ReusePolicy | None = None,
+        policy: str | ReusePolicy | None = None,
         embedding: EmbeddingSource | None = None,
         calibration: Calibration | Literal["auto"] | None = "auto",
         model_kwargs: Mapping[str, Any] | None = None,
@@ -168,7 +175,8 @@ class SemShareEngine:
 
         ``model_kwargs`` are further settings of transformers' ``from_pretrained``, such as ``quantization_config``.
         """
-        check_settings(pool, policy)  # before the model is loaded, which takes its time
+        check_pool(pool)  # before the model is loaded, which takes its time
+        policy = resolve_policy(policy, ReusePolicy(level="balanced"), "policy")
         model, loaded = models.load_model(
             model_id,
             gguf_file=gguf_file,
@@ -334,7 +342,7 @@ class SemShareEngine:
     def situation(self, prompt: Prompt, *, namespace: str | None = None) -> Situation | None:
         """What the governor would see of a prompt: looked up and matched, nothing computed; None: nothing to reuse."""
         call = self._call(prompt, "balanced", namespace)
-        with self._lock:  # the hooks of a call that runs would be taken for a change of the model
+        with self._lock, computing(self.model):  # the hooks of a call that runs would be taken for its change
             return call.situation()
 
     def token_ids(self, prompt: Prompt) -> list[int]:

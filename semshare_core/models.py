@@ -14,6 +14,7 @@ from semshare_core import loading
 from semshare_core.demo_model import demo_folder
 from semshare_core.errors import ConfigError, ModelError, ModelNotFoundError, SemShareError
 from semshare_core.gguf_file import gguf_architecture
+from semshare_core.given import check_place
 from semshare_core.located import at_home
 from semshare_core.servable import UNBOUNDED, check_config, check_pair, check_servable, max_context
 
@@ -52,13 +53,9 @@ def load_model(
         ModelError: it is there but cannot be read.
         UnsupportedModelError: its KV cache cannot be rearranged; refused before the weights are read where possible.
         TokenizerMismatchError: the tokenizer makes ids that the model has no embedding for.
-        ConfigError: an unknown dtype, device or setting, or both ``device`` and ``device_map``.
+        ConfigError: an unknown dtype, device or setting, what names no place, or both ``device`` and ``device_map``.
     """
-    if not isinstance(model_id, str | os.PathLike):
-        raise ConfigError(
-            f"model_id must be a name or a path; got {type(model_id).__name__}. What is loaded already is passed to "
-            "SemShareEngine(model, tokenizer)."
-        )
+    check_place(model_id, gguf_file, tokenizer)
     if model_kwargs is not None and not isinstance(model_kwargs, Mapping):
         raise ConfigError(f"model_kwargs={model_kwargs!r} must be a mapping of names to values.")
     placement = _placement(device, device_map)

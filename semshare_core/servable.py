@@ -65,6 +65,7 @@ def check_servable(model: PreTrainedModel) -> None:
         _refuse(config, f"{type(model).__name__} has no causal language-model head")
     if model._is_stateful:
         _refuse(config, _LAYER_REASONS["linear_attention"])
+    _check_placed(model)
     implementation = getattr(config.get_text_config(decoder=True), "_attn_implementation", None)
     if implementation not in _ATTENTION:
         _refuse(
@@ -89,6 +90,18 @@ def _check_layers(config: PreTrainedConfig) -> None:
     for layer_type in dict.fromkeys(layer_types):
         if layer_type not in _SERVABLE_LAYERS:
             _refuse(config, _LAYER_REASONS.get(layer_type, f"layers of the kind {layer_type!r}"))
+
+
+def _check_placed(model: PreTrainedModel) -> None:
+    away = [name for name, parameter in model.named_parameters() if parameter.is_meta]
+    if away:
+        _refuse(
+            model.config,
+            f"{len(away)} of its weights ({away[0]}, ...) are offloaded: every pass fetches them, and nobody could "
+            "tell when they change. Keep it all on devices: quantise it (quantization_config), spread it (device_map "
+            "without 'disk', nor 'cpu' beside an accelerator), use a smaller dtype or model, or undo accelerate's "
+            "cpu_offload or disk_offload (accelerate.hooks.remove_hook_from_submodules)",
+        )
 
 
 def check_pair(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:

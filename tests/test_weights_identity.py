@@ -12,6 +12,7 @@ import torch
 from peft import LoraConfig, PeftModel, PromptTuningConfig, get_peft_model
 from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from semshare_core import PoolConfig, ReusePolicy, SemShareEngine
 from semshare_core.errors import PoolWarning, UnsupportedModelError
@@ -106,15 +107,16 @@ def test_an_adapter_that_comes_later_does_not_cost_the_others_rows() -> None:
     assert hit(engine)
 
 
-def test_dropout_of_an_adapter_in_training_is_another_model() -> None:
+def test_dropout_of_an_adapter_in_training_takes_no_part() -> None:
     model = tiny_model("llama")
     model.add_adapter(lora(lora_dropout=0.5), "a")
     engine = engine_of(model)
     engine.warm([TEXT])
     model.train()
-    assert not hit(engine)
+    assert hit(engine), "calls compute in eval mode"
+    before = engine.prefill(ASKED, reuse="off").logits
     model.eval()
-    assert hit(engine)
+    assert torch.equal(engine.prefill(ASKED, reuse="off").logits, before)
 
 
 def test_training_mode_without_dropout_changes_nothing() -> None:
@@ -160,6 +162,17 @@ def test_a_peft_model_is_served_with_its_adapter(around: Callable[[Any], SemShar
     wrapped.merge_and_unload()
     assert not hit(engine)
     answer_is_the_models_own(engine)
+
+
+def test_an_adapter_of_the_embeddings_is_served() -> None:
+    settings: Any = {"r": 4, "target_modules": ["embed_tokens"], "init_lora_weights": False}
+    wrapped = get_peft_model(tiny_model("llama"), LoraConfig(**settings))
+    engine = engine_of(wrapped)
+    engine.warm([TEXT])
+    assert hit(engine)
+    answer_is_the_models_own(engine)
+    with wrapped.disable_adapter():
+        assert not hit(engine)
 
 
 def test_prompt_tuning_is_refused_for_what_it_is() -> None:
@@ -227,6 +240,23 @@ def _eager(model: Any) -> None:
     model.set_attn_implementation("eager")
 
 
+def _other_epsilon(model: Any) -> None:
+    model.model.norm.variance_epsilon = 0.5
+
+
+def _layers_change_places(model: Any) -> None:
+    layers = model.model.layers
+    layers[1].mlp, layers[2].mlp = layers[2].mlp, layers[1].mlp
+
+
+def _parametrize(model: Any) -> None:
+    class Half(nn.Module):
+        def forward(self, weight: torch.Tensor) -> torch.Tensor:
+            return weight / 2
+
+    nn.utils.parametrize.register_parametrization(_key_projection(model), "weight", Half())
+
+
 CHANGES = [
     _multiply,
     _multiply_data,
@@ -240,6 +270,9 @@ CHANGES = [
     _buffer,
     _bfloat16,
     _eager,
+    _other_epsilon,
+    _layers_change_places,
+    _parametrize,
 ]
 
 
@@ -254,6 +287,86 @@ def test_a_changed_model_is_noticed_by_the_next_call(change: Callable[[Any], Non
     if change is not _bfloat16:  # whose rows serve in blocks that are longer than the text
         assert hit(engine), "what is computed since serves"
     answer_is_the_models_own(engine)
+
+
+@contextmanager
+def _patched_class(model: Any) -> Iterator[None]:
+    """As kernels for training replace the methods of transformers' classes."""
+    kind: Any = type(model.model.layers[0].mlp)
+    before = kind.forward
+    kind.forward = lambda self, states: 2 * before(self, states)
+    try:
+        yield
+    finally:
+        kind.forward = before
+
+
+@contextmanager
+def _hook_on_all_modules(model: Any) -> Iterator[None]:
+    def larger(module: nn.Module, args: Any, output: Any) -> Any:
+        return output * 1.5 if isinstance(module, nn.Linear) else None
+
+    with nn.modules.module.register_module_forward_hook(larger):
+        yield
+
+
+@contextmanager
+def _other_window(model: Any) -> Iterator[None]:
+    """A whole number of the layers, and of the configuration."""
+    before = model.config.sliding_window
+    for window in (4, before):
+        model.config.sliding_window = window
+        for layer in model.model.layers:
+            layer.self_attn.sliding_window = layer.self_attn.sliding_window and window
+        if window == 4:
+            yield
+
+
+@contextmanager
+def _other_configuration(model: Any) -> Iterator[None]:
+    before, model.config.layer_types = model.config.layer_types, ["sliding_attention"] * 4
+    yield
+    model.config.layer_types = before
+
+
+@contextmanager
+def _other_attention(model: Any) -> Iterator[None]:
+    before = ALL_ATTENTION_FUNCTIONS["sdpa"]
+
+    def flat(*args: Any, **settings: Any) -> Any:
+        return before(*args, **(settings | {"scaling": 0.01}))
+
+    ALL_ATTENTION_FUNCTIONS["sdpa"] = flat
+    try:
+        yield
+    finally:
+        ALL_ATTENTION_FUNCTIONS["sdpa"] = before
+
+
+@pytest.mark.parametrize(
+    "change", [_patched_class, _hook_on_all_modules, _other_window, _other_configuration, _other_attention]
+)
+def test_code_and_configuration_that_are_patched_are_noticed(change: Callable[[Any], Any], tmp_path: Path) -> None:
+    model = tiny_model("gemma2" if "_attention" not in change.__name__ else "llama")
+    with in_folder(tmp_path, model) as engine:
+        engine.warm([TEXT])
+        assert hit(engine)
+        with change(engine.model):
+            assert not hit(engine)
+            engine.warm([OTHER])
+            assert hit(engine, OTHER + "?")
+        assert hit(engine), "as before"
+        assert not hit(engine, OTHER + "?")
+
+
+def test_settings_that_compute_nothing_do_not_count() -> None:
+    engine = engine_of()
+    engine.warm([TEXT])
+    engine.model.config.use_cache = False  # as trainers set them
+    engine.model.config.pad_token_id = 258
+    engine.model.config.output_attentions = False
+    engine.model.requires_grad_(True)
+    assert hit(engine)
 
 
 def _merge(layer: Any) -> None:

@@ -72,7 +72,7 @@ def examine(model: PreTrainedModel) -> Anatomy:
         UnsupportedModelError: if its layers, masks or positions are not understood.
     """
     config = model.config.get_text_config(decoder=True)
-    layers = _decoder_layers(model, config.num_hidden_layers)
+    layers = decoder_layers(model)
     takes_position_ids = "position_ids" in inspect.signature(model.forward).parameters
     static_until = _static_until(config)
     windows = _windows(config, len(layers))
@@ -87,7 +87,13 @@ def examine(model: PreTrainedModel) -> Anatomy:
     )
 
 
-def _decoder_layers(model: PreTrainedModel, n: int) -> list[nn.Module]:
+def decoder_layers(model: PreTrainedModel) -> list[nn.Module]:
+    """The model's layers as they are now.
+
+    Raises:
+        UnsupportedModelError: there is no list of as many as its configuration tells.
+    """
+    n = model.config.get_text_config(decoder=True).num_hidden_layers
     for module in model.modules():
         if isinstance(module, nn.ModuleList) and len(module) == n:
             return list(module)
@@ -105,7 +111,7 @@ def _windows(config: Any, n: int) -> list[int | None]:
 
 
 def _keys_at(model: PreTrainedModel, takes_position_ids: bool, n: int) -> Callable[[int], list[Tensor]]:
-    token = torch.tensor([[min(17, model.get_input_embeddings().num_embeddings - 1)]], device=model.device)
+    token = torch.tensor([[min(17, model.get_input_embeddings().weight.shape[0] - 1)]], device=model.device)
 
     def keys_at(position: int) -> list[Tensor]:
         cache = DynamicCache()

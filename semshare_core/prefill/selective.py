@@ -18,7 +18,7 @@ from semshare_core.config import ReusePolicy
 from semshare_core.interrupt import NEVER, Interrupt
 from semshare_core.match.plan import ReusePlan, Source
 from semshare_core.prefill.allotment import Budget, Needs, allot, but_last
-from semshare_core.prefill.anatomy import Anatomy
+from semshare_core.prefill.anatomy import Anatomy, decoder_layers, examine
 from semshare_core.prefill.bit_blocks import block_of, pieces
 from semshare_core.prefill.cache import MergedCache, to_torch
 from semshare_core.prefill.forward import RowForward
@@ -26,6 +26,7 @@ from semshare_core.prefill.grouped_attention import grouped_attention
 from semshare_core.prefill.observe import hot_tokens, tail_attention, tail_influence
 from semshare_core.prefill.rearrange import ReferenceRows, lay_rows
 from semshare_core.prefill.selection import Evidence, Selection, selection_for
+from semshare_core.prefill.trial import try_out
 
 _PROBE_LAYER = 1  # keys of layer 0 know only their own token; those of layer 1 know the context
 _HOT_MASS = 0.55
@@ -54,7 +55,25 @@ class SelectivePrefill:
         self.anatomy = anatomy
         self.n_layers = len(anatomy.layers)
         self._forward = RowForward(model, anatomy)
+        self._structure: tuple[Any, ...] = ()
         self._keeps_logits = "logits_to_keep" in inspect.signature(model.forward).parameters
+
+    def follow(self, structure: tuple[Any, ...]) -> None:
+        """Look at the model anew if its layers are others, or what their positions and masks come from is.
+
+        Args:
+            structure: :attr:`semshare_core.weights.Weights.structure`.
+
+        Raises:
+            UnsupportedModelError: what became of the model cannot be served.
+        """
+        layers = decoder_layers(self.model)
+        known = self._structure in ((), structure)
+        if not known or list(map(id, layers)) != list(map(id, self.anatomy.layers)):
+            self.anatomy = try_out(self.model, examine(self.model))
+            self.n_layers = len(layers)
+            self._forward = RowForward(self.model, self.anatomy)
+        self._structure = structure
 
     def exact(
         self,

@@ -36,7 +36,7 @@ def try_out(model: PreTrainedModel, anatomy: Anatomy) -> Anatomy:
     Raises:
         UnsupportedModelError: if rows computed in parts are not those of a plain pass.
     """
-    ids = torch.arange(_TOKENS, device=model.device) % model.get_input_embeddings().num_embeddings
+    ids = torch.arange(_TOKENS, device=model.device) % model.get_input_embeddings().weight.shape[0]
     n_layers = len(anatomy.layers)
     plain = DynamicCache()
     model(input_ids=ids[None], past_key_values=plain, use_cache=True)

@@ -11,8 +11,7 @@ import math
 from collections.abc import Callable, Iterable, Sequence
 from hashlib import blake2b
 
-import torch
-
+from semshare_core.computing import computing
 from semshare_core.config import ReusePolicy
 from semshare_core.engine import SemShareEngine
 from semshare_core.errors import NumericalError, PromptError
@@ -44,14 +43,16 @@ def observe(engine: SemShareEngine, pair: CalibrationPair, ratios: Sequence[floa
             return None
         room = engine.context - situation.tokens
         full = engine.prefill(pair.target, reuse="off", store=False, namespace=_NAMESPACE)
-        with torch.no_grad():
+        with computing(engine.model):
             answer, expected = Continuation(engine.model, full.cache).greedy(full.logits, min(MEASURED_TOKENS, room))
         kl, seconds = [], []
         for ratio in tried(situation) if ratios is None else ratios:
             reused = engine.prefill(
                 pair.target, reuse=ReusePolicy(recompute_ratio=ratio), store=False, namespace=_NAMESPACE
             )
-            found = Divergence.between(expected, Continuation(engine.model, reused.cache).follow(reused.logits, answer))
+            with computing(engine.model):
+                behind = Continuation(engine.model, reused.cache).follow(reused.logits, answer)
+            found = Divergence.between(expected, behind)
             kl.append(float(found.kl.mean()))
             if not math.isfinite(kl[-1]):
                 raise NumericalError(f"{pair.id} at a ratio of {ratio}: the KL is {kl[-1]}. Use another dtype.")

@@ -18,6 +18,7 @@ from typing import NoReturn
 from transformers import PreTrainedModel
 
 from semshare_core import forking
+from semshare_core.computing import computing
 from semshare_core.config import ReusePolicy
 from semshare_core.errors import NotPicklableError, NumericalError, QualityWarning
 from semshare_core.model_turns import ModelTurns
@@ -202,7 +203,7 @@ class CanaryWatch:
 
     @contextmanager
     def _turn(self, replay: Replay) -> Iterator[None]:
-        with self._turns.when_idle(), replay.autocast.again():
+        with self._turns.when_idle(), computing(self._model, replay.autocast):
             if self._background.closed or self._weights.identity() != replay.weights:
                 raise _Closed
             with grouped_attention(self._model):

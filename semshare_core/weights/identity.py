@@ -17,15 +17,19 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules import module as every_module
 from transformers import PreTrainedModel
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from xxhash import xxh3_128
 
 from semshare_core.autocast import Autocast
+from semshare_core.weights.configs import Configs
 from semshare_core.weights.layout import Layout, all_modules, digest
 from semshare_core.weights.marks import Mark, Sampler
 
 _HASHED_AT_ONCE = 2**26  # bytes that are copied from an accelerator in one go
 _REMEMBERED = 1000  # states of a model, so that it can come back to them
+_FOR_ALL_MODULES = (every_module._global_forward_hooks, every_module._global_forward_pre_hooks)
 _HOOKS = ("_forward_hooks", "_forward_pre_hooks")
 
 
@@ -37,6 +41,10 @@ class Weights:
         thorough: identities hold in other processes, too: they come from all bytes of the weights instead of from
             where these lie. All bytes are read once, and those of a tensor again after it changed.
         moving: the model's rotary frequencies change with the prompt's length, by the model's own doing.
+
+    Attributes:
+        structure: what positions and masks come from, as :meth:`identity` saw it last: other ones need another look at
+            the model.
     """
 
     def __init__(self, model: PreTrainedModel, *, thorough: bool, moving: bool = False) -> None:
@@ -48,8 +56,11 @@ class Weights:
         self._sampler = Sampler()
         self._seen: tuple[Any, ...] = ()
         self._identity = ""
+        self.structure: tuple[Any, ...] = ()
         self._hashes: dict[tuple[Any, ...], str] = {}
         self._replaced: list[tuple[object, int]] = []
+        self._first: dict[type | str, object] = {}
+        self._configs = Configs(model)
         self._names: dict[str, str] = {}
         self._numbers = itertools.count()
 
@@ -68,6 +79,7 @@ class Weights:
             if self._thorough and any(seen[2]):
                 told.append(self._process)  # nobody can say whether another process has the same hooks
             self._seen, self._identity = seen, self._named(digest(told))
+            self.structure = (self._configs.changes(), *layout.of_buffers(modules, marks.each()))
         return self._identity
 
     def _named(self, told: str) -> str:
@@ -109,8 +121,8 @@ class Weights:
         return self._hashes[key]
 
     def _foreign_code(self, modules: list[nn.Module]) -> tuple[list[Any], list[Any]]:
-        """The hooks of others, and ``forward`` methods that were replaced, each by a number that never comes again."""
-        hooks: list[Any] = []
+        """The hooks of others, and what was replaced of ``forward`` methods and attention: by numbers of their own."""
+        hooks: list[Any] = [tuple(each) for each in _FOR_ALL_MODULES if each]
         replaced: list[tuple[object, int]] = []
         found: list[Any] = []
         for place, module in enumerate(modules):
@@ -120,6 +132,13 @@ class Weights:
             if "forward" in values and "_hf_hook" not in values:  # accelerate's only moves tensors
                 replaced.append(self._numbered(values["forward"]))
                 found.append((place, replaced[-1][1]))
+        attention = self._model.config.get_text_config(decoder=True)._attn_implementation or ""
+        kinds: list[Any] = list(dict.fromkeys(map(type, modules)))
+        shared: list[tuple[type | str, object]] = [(kind, kind.forward) for kind in kinds]
+        for owner, code in [*shared, (attention, ALL_ATTENTION_FUNCTIONS.get(attention))]:
+            if self._first.setdefault(owner, code) is not code:
+                replaced.append(self._numbered(code))
+                found.append((str(owner), replaced[-1][1]))
         self._replaced = replaced  # held, so that no other object can come to lie where one lay
         return hooks, found
 
@@ -132,7 +151,7 @@ class Weights:
     def _numerics(self) -> tuple[Any, ...]:
         config = self._model.config.get_text_config(decoder=True)
         attention = (self._model.config._attn_implementation, config._attn_implementation)
-        return attention, torch.get_float32_matmul_precision(), Autocast.here()
+        return attention, self._configs.changes(), torch.get_float32_matmul_precision(), Autocast.here()
 
 
 def _key(tensor: Tensor, mark: Mark) -> tuple[Any, ...]:

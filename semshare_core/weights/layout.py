@@ -15,8 +15,8 @@ from semshare_core.weights import adapters
 from semshare_core.weights.parts import plain_parts
 
 _MOST_ITEMS = 64  # of a setting that is a list or dict
-_PLAIN = (float, bool, str)
-_OF_TRAINING = ("training", "gradient_checkpointing")  # dropout, which training switches on, is seen on its own
+_PLAIN = (float, bool, str, int)
+_OF_TRAINING = ("training", "gradient_checkpointing")  # calls compute in eval mode
 _TENSORS = ("_parameters", "_buffers")
 
 
@@ -51,7 +51,7 @@ class Layout:
             if name is None or (moving and hasattr(module, "rope_type")):
                 continue
             if adapter is None:
-                told.append(f"{name} {type(module).__qualname__}{' drops' * (module.training and _drops(module))}")
+                told.append(f"{name} {type(module).__qualname__} {code_name(type(module).forward)}")
                 told += [f"{name}.{attribute}={module.__dict__[attribute]!r}" for attribute in watched]
             elif adapter != adapters.OFF:
                 told.append(f"{name} {type(module).__qualname__} {adapter}")
@@ -76,6 +76,15 @@ class Layout:
         """Parameters and buffers; of quantised ones the tensors that they are made of."""
         found = (modules[place].__dict__[kind].get(key) for place, kind, key, _ in self.slots)
         return [part for tensor in found if tensor is not None for _, part in plain_parts(tensor)]
+
+    def of_buffers(self, modules: list[nn.Module], marks: list[Any]) -> Iterator[Any]:
+        """Those of ``marks``, one for each of :meth:`tensors`, that are of buffers."""
+        each = iter(marks)
+        for place, kind, key, _ in self.slots:
+            tensor = modules[place].__dict__[kind].get(key)
+            taken = [next(each) for _ in plain_parts(tensor)] if tensor is not None else []
+            if kind == "_buffers":
+                yield from taken
 
     def names(self, modules: list[nn.Module]) -> list[str]:
         """The names of :meth:`tensors`."""
@@ -127,32 +136,31 @@ def _settings(module: nn.Module) -> list[str]:
     return [
         name
         for name, value in module.__dict__.items()
-        if not name.startswith("_") and name not in _OF_TRAINING and _is_plain(value)
+        if not name.startswith("_") and name not in _OF_TRAINING and is_plain(value)
     ]
 
 
-def _is_plain(value: object) -> bool:
+def is_plain(value: object) -> bool:
     if isinstance(value, dict):
-        return 0 < len(value) <= _MOST_ITEMS and all(map(_is_plain, value.values()))
+        return 0 < len(value) <= _MOST_ITEMS and all(map(is_plain, value.values()))
     if isinstance(value, list | tuple):
-        return 0 < len(value) <= _MOST_ITEMS and all(map(_is_plain, value))
+        return 0 < len(value) <= _MOST_ITEMS and all(map(is_plain, value))
     return isinstance(value, _PLAIN)
 
 
 def _values(modules: list[nn.Module], settings: list[tuple[int, str]]) -> list[Any]:
     dicts = [module.__dict__ for module in modules]
-    return [*(values["training"] for values in dicts), *(dicts[place].get(name) for place, name in settings)]
+    return [dicts[place].get(name) for place, name in settings]
 
 
 def _copied(value: Any) -> Any:
     """As it is now, whatever is done to it later."""
-    return copy.deepcopy(value) if _is_plain(value) else copy.copy(value)
+    return copy.deepcopy(value) if is_plain(value) else copy.copy(value)
 
 
-def _drops(module: nn.Module) -> bool:
-    """Whether a module that is trained leaves values out at random."""
-    values = module.__dict__.items()
-    return any(isinstance(value, float) and value > 0 and (name == "p" or "drop" in name) for name, value in values)
+def code_name(code: Any) -> str:
+    """Where a function was written; a class may have been given another ``forward``."""
+    return f"{getattr(code, '__module__', '')}.{getattr(code, '__qualname__', type(code).__qualname__)}"
 
 
 def digest(texts: list[str]) -> str:

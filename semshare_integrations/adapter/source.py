@@ -12,6 +12,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from semshare_core import ReusePolicy, SemShareEngine
 from semshare_core.errors import ConfigError, NotPicklableError
 from semshare_core.forking import free
+from semshare_core.given import check_tokenizer, given_model
 from semshare_core.located import located
 from semshare_core.models import DEMO, max_context
 
@@ -71,6 +72,8 @@ class EngineSource:
     ) -> EngineSource:
         """Serve a model that is loaded already."""
         _refuse("model=", settings, allowed=_OF_A_LOADED_MODEL)
+        model = given_model(model)
+        check_tokenizer(tokenizer)
         make = partial(SemShareEngine, model, tokenizer, policy=policy, **settings)
         name, loaded = _name_of(model), (model, tokenizer)
         return cls(make, name=name, dtype=model.dtype, policy=policy, settings=settings, loaded=loaded)

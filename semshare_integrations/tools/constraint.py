@@ -236,7 +236,7 @@ def _held(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> _Held:
     ends = [*dict.fromkeys([*end_tokens(model.generation_config.eos_token_id), *end_tokens(tokenizer.eos_token_id)])]
     if not ends:
         raise ConfigError("the tokenizer names no end token, which tool calls and structured output need.")
-    size = model.get_input_embeddings().num_embeddings
+    size = model.get_input_embeddings().weight.shape[0]
     vocabulary = vocabulary_state(tokenizer)
     key = (vocabulary, size, tuple(ends))
     with _making:

@@ -150,7 +150,7 @@ BAD_CALLS: list[tuple[dict[str, Any], str]] = [
     ({"seed": "lucky"}, "seed"),
     ({"seed": 2**70}, "64 bits"),
     ({"stop": 3}, "list of strings"),
-    ({"logits_processor": lambda ids, scores: scores}, "list of logits processors"),
+    ({"logits_processor": max}, "list of logits processors"),
     ({"eos_token_id": "</s>"}, "could not begin the answer"),
     ({"namespace": 5}, "namespace"),
     ({"namespace": ""}, "names nobody"),

@@ -33,7 +33,8 @@ def engine_of() -> SemShareEngine:
 
 
 def without_times(report: ReuseReport) -> dict:
-    return {name: value for name, value in report.model_dump().items() if not name.endswith(("_ms", "_at"))}
+    told = report.model_dump(exclude={"id"})  # a number of its own
+    return {name: value for name, value in told.items() if not name.endswith(("_ms", "_at"))}
 
 
 def reused(engine: SemShareEngine, way: str, namespace: str | None) -> ReuseReport:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -9,7 +10,9 @@ from typing import Any
 import pytest
 
 from semshare_core import ReusePolicy, ReuseReport, SemShareEngine
+from semshare_core.errors import QualityWarning
 from semshare_core.quality.bounds import BOUNDS, Bound
+from semshare_core.quality.uncalibrated import say_once
 from tiny_models import tiny_model, tiny_tokenizer
 from tiny_reuse import PARAGRAPHS
 
@@ -23,6 +26,9 @@ def reordered(question: str) -> str:
 
 def engine_of(model: str = "llama", **policy: Any) -> SemShareEngine:
     engine = SemShareEngine(tiny_model(model), tiny_tokenizer(), policy=ReusePolicy(**{"canary": 1.0, **policy}))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", QualityWarning)
+        say_once(engine.model, "fast")  # that no calibration is there, and not among the canary's warnings
     engine.warm([TEXT])
     return engine
 

@@ -91,8 +91,6 @@ class EngineFields(BaseModel):
                 f"engine={engine!r} is a {type(engine).__name__}, but must be a SemShareEngine: make one with "
                 "SemShareEngine.from_pretrained(...), or pass model_id=."
             )
-        if model is not None and not isinstance(model, torch.nn.Module):
-            raise ConfigError(f"model={model!r} is no transformers model: load one, or pass model_id=.")
         tokenizer = os.fspath(tokenizer) if isinstance(tokenizer, os.PathLike) else tokenizer
         super().__init__(**settings)
         self.source = self._find_source(engine, model, tokenizer)

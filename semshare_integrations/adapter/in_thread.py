@@ -22,7 +22,7 @@ class _End:
 
 
 async def in_thread(
-    make: Callable[[threading.Event], Generator[T, None, None]], unread: Callable[[T], None]
+    make: Callable[[threading.Event], Generator[T, None, None]], unread: Callable[[T], None] = lambda _: None
 ) -> AsyncGenerator[T, None]:
     """Run the generator that ``make`` returns in one thread of its own and hand its items to the event loop.
 

@@ -48,6 +48,8 @@ class Sampling:
             raise ConfigError(f"max_new_tokens={self.max_new_tokens!r} must be a whole number of at least 1.")
         if not isinstance(self.temperature, (int, float)) or not 0 <= self.temperature < float("inf"):
             raise ConfigError(f"temperature={self.temperature!r} must be a finite number, 0 (greedy) or more.")
+        if 0 < self.temperature < _COLDEST:  # the scores over it are no numbers any more
+            raise ConfigError(f"temperature={self.temperature!r} is too small to sample with: 0 is greedy.")
         if any(not isinstance(text, str) or not text for text in self.stop):
             raise ConfigError(f"stop={self.stop!r} must be a list of non-empty strings.")
         check_settings(self.extra, _MODEL_KWARGS)
@@ -68,6 +70,9 @@ class Sampling:
         processors = self.extra.get("logits_processor")
         if processors is not None and not (isinstance(processors, list | tuple) and all(map(callable, processors))):
             raise ConfigError(f"logits_processor={processors!r} must be a list of logits processors.")
+        chunk = self.extra.get("prefill_chunk_size")
+        if chunk is not None and not (isinstance(chunk, int) and chunk > 0):
+            raise ConfigError(f"prefill_chunk_size={chunk!r} must be a whole number of at least 1, or None.")
         penalty = self.extra.get("repetition_penalty")
         if penalty is not None and not penalty > 0:
             raise ConfigError(f"repetition_penalty={penalty!r} must be greater than 0.")
@@ -95,9 +100,14 @@ class Sampling:
             config.eos_token_id = list(ends) or None
         if config.pad_token_id is None:
             config.pad_token_id = next(iter(end_tokens(config.eos_token_id)), None)
+        words = model.get_input_embeddings().num_embeddings
+        for name in ("forced_bos_token_id", "forced_eos_token_id"):
+            if any(not 0 <= token < words for token in end_tokens(getattr(config, name))):
+                raise ConfigError(f"{name}={getattr(config, name)!r} must lie in [0, {words}).")
         return config
 
 
+_COLDEST = 1e-6
 _MODEL_KWARGS = ("logits_processor",)
 _NUMBERS = ("top_p", "top_k", "min_p", "typical_p", "repetition_penalty", "no_repeat_ngram_size", "min_new_tokens")
 

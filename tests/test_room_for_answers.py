@@ -22,6 +22,7 @@ from semshare_core.errors import ConfigError
 from semshare_integrations.adapter import Turn
 from semshare_integrations.langchain import ChatSemShare
 from semshare_integrations.llama_index import SemShareLLM
+from semshare_integrations.tools.way_to_end import Spelling, shortest_way_to_end
 from tiny_models import tiny_model, tiny_tokenizer
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -210,3 +211,36 @@ def test_other_settings_that_forbid_what_must_come_are_told(
     brace = tokenizer("{", add_special_tokens=False)["input_ids"]
     with pytest.raises(ConfigError, match="forbid every token that its grammar allows"):
         chat.with_structured_output(File, method="json_schema").invoke("A file.", bad_words_ids=[brace])
+
+
+def test_a_form_whose_shortest_answer_is_far_away_does_not_keep_the_call() -> None:
+    """Ways that end nowhere are given up after a number of steps, not after all that the room has place for."""
+    matcher = Endless()
+    assert shortest_way_to_end(matcher, Spelling.of([b"a", b"b", b"c"]), 10**6) is None
+    assert matcher.copies[0] < 100_000
+
+
+class Endless:
+    """A grammar whose every step looks new, and that never comes to its end."""
+
+    def __init__(self, copies: list[int] | None = None) -> None:
+        self.copies = copies if copies is not None else [0]
+        self._place = self.copies[0]
+
+    def deep_copy(self) -> Endless:
+        self.copies[0] += 1
+        return Endless(self.copies)
+
+    def compute_bitmask(self) -> bytes:
+        return bytes([0b111]) + self._place.to_bytes(8, "little")  # three tokens, and what tells it from others
+
+    def compute_ff_tokens(self) -> list[int]:
+        return []
+
+    def try_consume_tokens(self, tokens: list[int]) -> int:
+        return len(tokens)
+
+    def is_error(self) -> bool:
+        return False
+
+    is_accepting = is_stopped = is_error

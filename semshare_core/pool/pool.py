@@ -161,8 +161,8 @@ class ReferencePool:
                 for other in covered:
                     if self._books.get(other.namespace, other.id) is other:
                         self._books.remove(other)
-            if self._saving is not None:
-                self._saving.save(entry)
+            if (saving := self._saving) is not None:  # another thread may close the pool
+                saving.save(entry)
             elif self._owner_elsewhere:
                 self._owner_elsewhere = False
                 warnings.warn(
@@ -200,8 +200,8 @@ class ReferencePool:
             if not crossing.holders:
                 return []
             holders = self._books.replace(crossing, parts)
-        if self._saving is not None:
-            self._saving.replace(crossing, holders)
+        if (saving := self._saving) is not None:
+            saving.replace(crossing, holders)
         return [*whole, parts[0]]
 
     def _fits(self, entry: Entry, start: int, shared: Sequence[Segment]) -> bool:
@@ -252,8 +252,8 @@ class ReferencePool:
             assert indexes is not None, "it is in the pool"
             indexes.semantic.add(entry.id, vectors)
             entry.embedding = vectors
-        if self._saving is not None:
-            self._saving.save(entry)
+        if (saving := self._saving) is not None:
+            saving.save(entry)
         return True
 
     def _restore(self, folder: PoolFolder, embed: Callable[[Tokens], Vectors] | None) -> None:

@@ -22,6 +22,7 @@ _TRIED = 12  # tokens that are tried where several may come next
 _NARROW = 256  # tokens that a single way is followed: it may go on for ever, with the digits of a number, say
 _WIDE = 8  # ways that are followed at once
 _WIDEST = 48
+_MOST_STEPS = 20_000  # that are tried in one walk, about a second: a way that is longer than that counts as none
 
 # what ends something first, what begins something last
 _ORDER = (
@@ -100,8 +101,9 @@ def shortest_way_to_end(matcher: Any, spelling: Spelling, limit: int, tags: Coll
 def _walk(matcher: Any, spelling: Spelling, limit: int, tags: Collection[int], width: int) -> list[int] | None:
     """Follow the ``width`` most promising ways at once, token by token."""
     waiting: dict[int, list[tuple[int, Any, tuple[int, ...]]]] = {0: [(0, matcher.deep_copy(), ())]}
+    tried = 0
     for count in range(limit + 1):
-        if not waiting:
+        if not waiting or tried > _MOST_STEPS:
             return None
         nodes = sorted(waiting.pop(count, []), key=lambda node: node[0])  # stable: by rank, then by parent
         done = next((tokens for _, at, tokens in nodes if ended(at)), None)
@@ -116,6 +118,7 @@ def _walk(matcher: Any, spelling: Spelling, limit: int, tags: Collection[int], w
             seen.add(bits)
             followed += 1
             for rank, step in enumerate(_steps(at, bits, spelling, tags)):
+                tried += 1
                 after = at.deep_copy()
                 if after.try_consume_tokens(step) == len(step):
                     waiting.setdefault(count + len(step), []).append((rank, after, (*tokens, *step)))

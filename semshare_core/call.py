@@ -450,7 +450,8 @@ class Served:
             return tokens
         try:
             call.prefill.respell(cache, to_torch(again, self.ids.device), known)
-        except (CallCancelledError, CallTimeoutError):  # the answer is there: what is not computed yet is not kept
+        except (CallCancelledError, CallTimeoutError, torch.OutOfMemoryError):
+            # the answer is there: what is not computed yet is not kept
             cache.finish(known)
             return tokens[:known]
         return again

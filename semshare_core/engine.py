@@ -8,6 +8,7 @@ import queue
 import threading
 import time
 from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Literal, NoReturn
@@ -330,7 +331,8 @@ class SemShareEngine:
         chosen = self.canary.chooses(asked.canary)
         replay = None
         if chosen and served.approximate and self.canary.has_room:  # copied before the pool takes the rows
-            replay = Replay.of(served.ids, generated, served.cache, served.room, served.call.computed_by)
+            with suppress(torch.OutOfMemoryError):  # the answer is there: without room for a copy the check is dropped
+                replay = Replay.of(served.ids, generated, served.cache, served.room, served.call.computed_by)
         report = served.finish(first_token_at, generated, store=store, copy=copy)
         if not chosen:
             return report, lambda: None

@@ -13,12 +13,15 @@ import torch
 from torch import Tensor
 from transformers import LogitsProcessor, PreTrainedModel, PreTrainedTokenizerBase
 
+from chat_tokenizers import Says, sentencepiece_tokenizer
 from semshare_core import PoolConfig, ReusePolicy, SemShareEngine
 from semshare_core.errors import NumericalError, PoolWarning
 from semshare_core.pool import pool as pool_module
 from semshare_core.pool.disk.stored_rows import StoredRows
+from semshare_core.prefill.selective import SelectivePrefill
+from semshare_core.quality.replay import Replay
 from tiny_canary import TEXT, busy, reordered
-from tiny_models import HEAD_DIM, HIDDEN, KV_HEADS, LAYERS, VOCAB
+from tiny_models import HEAD_DIM, HIDDEN, KV_HEADS, LAYERS, VOCAB, tiny_model, tiny_tokenizer
 
 pytestmark = pytest.mark.usefixtures("one_thread", "bounds_kept")
 
@@ -409,3 +412,28 @@ def test_what_is_counted_is_what_a_token_takes(engine: SemShareEngine, live: Liv
     cache = engine.prefill(TEXT, store=False).cache
     assert abs(live() - before - (len(TEXT) + 1) * TOKEN) <= ALLOWED
     assert isinstance(cache.layers[0].keys, torch.Tensor)
+
+
+def _out_of_memory(*_: Any, **__: Any) -> Any:
+    raise torch.OutOfMemoryError("out of memory")
+
+
+def test_a_finished_answer_is_not_lost_where_memory_is_out_for_what_comes_behind(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The copy for the canary, and the rows of the answer as it will be spelled."""
+    engine = SemShareEngine(tiny_model("llama"), tiny_tokenizer(), policy=ReusePolicy(recompute_ratio=0.4, canary=1.0))
+    engine.warm([TEXT])
+    monkeypatch.setattr(Replay, "of", _out_of_memory)
+    out = engine.generate(TEXT[100:] + TEXT[:100], max_new_tokens=4)
+    assert len(out.token_ids) == 4
+    assert out.report.canary is not None
+    assert out.report.canary.status == "dropped"
+    spelled = SemShareEngine(tiny_model("llama"), sentencepiece_tokenizer("first"))
+    letters = [spelled.tokenizer.convert_tokens_to_ids(token) for token in ["▁", "i", "t", "▁", "i", "s"]]
+    monkeypatch.setattr(SelectivePrefill, "respell", _out_of_memory)
+    prompt = "The lighthouse at Vinga was built in 1841. Is that so?"
+    said = spelled.generate(prompt, logits_processor=[Says([*letters, spelled.tokenizer.eos_token_id])])
+    assert said.text == " it is"
+    assert said.report.stored
+    assert spelled.generate(prompt + "!", max_new_tokens=1, reuse="exact").report.prefix_tokens > 10

@@ -100,7 +100,7 @@ class Sampling:
             config.eos_token_id = list(ends) or None
         if config.pad_token_id is None:
             config.pad_token_id = next(iter(end_tokens(config.eos_token_id)), None)
-        words = model.get_input_embeddings().num_embeddings
+        words = len(model.get_input_embeddings().weight)
         for name in ("forced_bos_token_id", "forced_eos_token_id"):
             if any(not 0 <= token < words for token in end_tokens(getattr(config, name))):
                 raise ConfigError(f"{name}={getattr(config, name)!r} must lie in [0, {words}).")

@@ -61,6 +61,7 @@ def test_links_lead_somewhere(page: Path) -> None:
 
 
 def test_pages_are_found() -> None:
-    runnable = {"README.md", "langchain.md", "llamaindex.md", "structures.md", "canary.md", "pool.md", "security.md"}
+    guides = ("langchain.md", "llamaindex.md", "weights.md", "structures.md", "canary.md", "pool.md", "security.md")
+    runnable = {"README.md", *guides}
     assert runnable | {"paper.md"} <= set(names(PAGES))
     assert runnable == set(names(RUNNABLE))

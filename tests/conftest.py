@@ -1,14 +1,19 @@
 """What all tests share: no network, two threads in all, and the real model loaded at most once a process."""
 
+# ruff: noqa: E402 - what others read when they are imported is set before
+
 from __future__ import annotations
 
 import gc
+import logging
 import os
 from collections.abc import Callable, Iterator
 from typing import Any
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # before transformers is imported, which reads it once
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+for _name in ("torchao", "torch.utils._pytree"):  # on the CPU torchao says at length which kernels it lacks
+    logging.getLogger(_name).setLevel(logging.ERROR)
 
 import pytest
 import torch

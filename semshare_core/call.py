@@ -53,6 +53,7 @@ from semshare_core.quality.situation import Situation
 from semshare_core.quality.uncalibrated import say_once
 from semshare_core.report import Outcome, ReuseReport
 from semshare_core.respelling import respelled
+from semshare_core.servable import vocabulary_size
 from semshare_core.weights import Weights
 
 T = TypeVar("T")
@@ -105,7 +106,7 @@ class Call:
         self.queue_ms = self.embed_ms = 0.0  # waited for the model; for foreign code to embed the prompt
         self.kept: weakref.ref[Entry] | None = None  # weakly: should it leave the pool, its rows leave memory
         self._embedding: NDArray[np.float32] | None = None
-        self.encoded: EncodedPrompt = encode(prompt, tokenizer, model.get_input_embeddings().weight.shape[0], context)
+        self.encoded: EncodedPrompt = encode(prompt, tokenizer, vocabulary_size(model), context)
 
     def fit(self, sampling: Sampling) -> Sampling:
         """Shorten the answer to what the context has room for."""

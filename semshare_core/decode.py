@@ -25,6 +25,7 @@ from semshare_core.errors import CallCancelledError, CallTimeoutError, ConfigErr
 from semshare_core.generation_settings import check_settings, settled_config
 from semshare_core.interrupt import NEVER, Interrupt
 from semshare_core.prefill.cache import MergedCache
+from semshare_core.servable import vocabulary_size
 from semshare_core.stop_strings import AnswerText
 
 FinishReason = Literal["stop", "length", "cancelled"]
@@ -100,7 +101,7 @@ class Sampling:
             config.eos_token_id = list(ends) or None
         if config.pad_token_id is None:
             config.pad_token_id = next(iter(end_tokens(config.eos_token_id)), None)
-        words = len(model.get_input_embeddings().weight)
+        words = vocabulary_size(model)
         for name in ("forced_bos_token_id", "forced_eos_token_id"):
             if any(not 0 <= token < words for token in end_tokens(getattr(config, name))):
                 raise ConfigError(f"{name}={getattr(config, name)!r} must lie in [0, {words}).")

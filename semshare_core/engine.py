@@ -149,7 +149,7 @@ class SemShareEngine:
             self.weights.identity()
             self._prefill.follow(self.weights.structure)
         self._table = TokenTable(lambda: model.get_input_embeddings().weight)
-        self._facts = FactTokens(tokenizer, lambda: len(model.get_input_embeddings().weight))
+        self._facts = FactTokens(tokenizer, lambda: models.vocabulary_size(model))
         embed = outside_autocast(prompt_embedding(embedding, tokenizer, self._table))
         self._vectors = PromptVectors(embed, foreign=embedding is not None)
         self.pool = open_pool(pool, model, tokenizer, anatomy.devices, embedding, self._vectors.of, self.weights)

@@ -16,9 +16,18 @@ from semshare_core.errors import ConfigError, ModelError, ModelNotFoundError, Se
 from semshare_core.gguf_file import gguf_architecture
 from semshare_core.given import check_place
 from semshare_core.located import at_home
-from semshare_core.servable import UNBOUNDED, check_config, check_pair, check_servable, max_context
+from semshare_core.servable import UNBOUNDED, check_config, check_pair, check_servable, max_context, vocabulary_size
 
-__all__ = ["DEMO", "UNBOUNDED", "check_pair", "check_servable", "default_device", "load_model", "max_context"]
+__all__ = [
+    "DEMO",
+    "UNBOUNDED",
+    "check_pair",
+    "check_servable",
+    "default_device",
+    "load_model",
+    "max_context",
+    "vocabulary_size",
+]
 
 DEMO = "demo"
 

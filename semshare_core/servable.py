@@ -112,8 +112,7 @@ def check_pair(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> No
     Raises:
         TokenizerMismatchError: naming the first tokens without a row.
     """
-    table = model.get_input_embeddings()
-    rows = int(table.weight.shape[0])
+    rows = vocabulary_size(model)
     beyond = sorted((index, token) for token, index in tokenizer.get_vocab().items() if index >= rows)
     if beyond:
         shown = ", ".join(f"{token!r} = {index}" for index, token in beyond[:3])
@@ -121,6 +120,11 @@ def check_pair(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> No
             f"The tokenizer does not fit the model: {len(beyond)} of its tokens have no embedding ({shown}; the model "
             f"has {rows} rows). Use the model's own tokenizer, or call model.resize_token_embeddings(len(tokenizer))."
         )
+
+
+def vocabulary_size(model: PreTrainedModel) -> int:
+    """Token ids that the model has an embedding for now; the modules that adapters wrap the table in do not tell."""
+    return int(model.get_input_embeddings().weight.shape[0])
 
 
 def max_context(model: PreTrainedModel) -> int:
@@ -151,7 +155,7 @@ def _probe(model: PreTrainedModel) -> None:
     """One short prompt twice, differing in its last token: are there rows per layer, and is attention causal?"""
     text = model.config.get_text_config(decoder=True)
     device = model.get_input_embeddings().weight.device
-    rows = int(model.get_input_embeddings().weight.shape[0])
+    rows = vocabulary_size(model)
     first = torch.arange(_PROBE_TOKENS, device=device)[None] % rows
     second = first.clone()
     second[0, -1] = (_PROBE_TOKENS + 1) % rows

@@ -16,6 +16,7 @@ from transformers.cache_utils import DynamicCache
 from semshare_core.errors import UnsupportedModelError
 from semshare_core.prefill.grouped_attention import uses_sdpa
 from semshare_core.prefill.rotary import Rotation, find_rotations
+from semshare_core.servable import vocabulary_size
 
 MaskFormat = Literal["attend", "masked", "additive"]
 
@@ -111,7 +112,7 @@ def _windows(config: Any, n: int) -> list[int | None]:
 
 
 def _keys_at(model: PreTrainedModel, takes_position_ids: bool, n: int) -> Callable[[int], list[Tensor]]:
-    token = torch.tensor([[min(17, model.get_input_embeddings().weight.shape[0] - 1)]], device=model.device)
+    token = torch.tensor([[min(17, vocabulary_size(model) - 1)]], device=model.device)
 
     def keys_at(position: int) -> list[Tensor]:
         cache = DynamicCache()

@@ -20,6 +20,7 @@ from semshare_core.prefill.cache import MergedCache
 from semshare_core.prefill.forward import RowForward
 from semshare_core.prefill.grouped_attention import grouped_attention
 from semshare_core.prefill.observe import Unobserved, tail_influence
+from semshare_core.servable import vocabulary_size
 
 _TOKENS, _FIRST_PART, _WATCHED = 12, 7, 3
 _TOLERANCE = {torch.float32: 1e-3, torch.float64: 1e-6}
@@ -36,7 +37,7 @@ def try_out(model: PreTrainedModel, anatomy: Anatomy) -> Anatomy:
     Raises:
         UnsupportedModelError: if rows computed in parts are not those of a plain pass.
     """
-    ids = torch.arange(_TOKENS, device=model.device) % model.get_input_embeddings().weight.shape[0]
+    ids = torch.arange(_TOKENS, device=model.device) % vocabulary_size(model)
     n_layers = len(anatomy.layers)
     plain = DynamicCache()
     model(input_ids=ids[None], past_key_values=plain, use_cache=True)

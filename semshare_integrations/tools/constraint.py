@@ -23,6 +23,7 @@ from semshare_core.decode import end_tokens
 from semshare_core.errors import ConfigError, MissingDependencyError
 from semshare_core.forking import free
 from semshare_core.own_tokenizer import own_tokenizer
+from semshare_core.servable import vocabulary_size
 from semshare_integrations.tools.added_tokens import special_tokens, vocabulary_state
 from semshare_integrations.tools.grammar import Grammar
 from semshare_integrations.tools.way_to_end import Spelling, leads_to_end, shortest_way_to_end, way_to_end
@@ -236,7 +237,7 @@ def _held(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> _Held:
     ends = [*dict.fromkeys([*end_tokens(model.generation_config.eos_token_id), *end_tokens(tokenizer.eos_token_id)])]
     if not ends:
         raise ConfigError("the tokenizer names no end token, which tool calls and structured output need.")
-    size = model.get_input_embeddings().weight.shape[0]
+    size = vocabulary_size(model)
     vocabulary = vocabulary_state(tokenizer)
     key = (vocabulary, size, tuple(ends))
     with _making:

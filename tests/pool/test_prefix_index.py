@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from semshare_core.match import common_prefix
-from semshare_core.pool.prefix_index import PrefixIndex, block_marks
+from semshare_core.pool.indexes.prefix_index import PrefixIndex, block_marks
 
 texts = st.lists(st.integers(0, 1), max_size=12)
 

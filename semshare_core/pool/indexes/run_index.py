@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from semshare_core.match.plan import Tokens
 from semshare_core.match.runs import kgram_hashes
-from semshare_core.pool.mark_index import MarkIndex, Marks
+from semshare_core.pool.indexes.mark_index import MarkIndex, Marks
 
 _K = 8
 _WINDOW = 16

@@ -41,7 +41,7 @@ def test_every_entry_is_whole(tmp_path: Path) -> None:
             assert writers.stdout.readline() == "-9\n", "it was at work to the end"
             pool = pool_at(tmp_path)
             assert books_balance(pool)
-            for each in pool._books.chosen(None):
+            for each in pool._entries.chosen(None):
                 ((keys, values),) = rows_of(each)
                 assert keys.flatten().tolist() == each.tokens.tolist()
                 assert values.flatten().tolist() == list(range(len(each)))

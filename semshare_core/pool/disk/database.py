@@ -17,12 +17,13 @@ from typing import TypeVar
 
 from semshare_core.errors import DamagedFileError, NewerFileError, PoolFileError
 from semshare_core.pool.disk.atomic import cannot, damaged, regular_size, sync_folder
-from semshare_core.pool.disk.record import Fingerprint, Record, read_all, read_models, write_model
+from semshare_core.pool.disk.record import Fingerprint, Record, is_damage, read_all, read_models, write_model
 from semshare_core.process.forking import whole
 
 DATABASE = "pool.db"
 _BUSY_SECONDS = 10.0
 _TRIES = 5  # to read while a writer is at work
+_SMALLEST_PAGE = 512  # bytes; SQLite takes a smaller file for an empty database
 _MIGRATED_FROM = 4  # the first format in a database; those before it were files of JSON
 
 T = TypeVar("T")
@@ -71,6 +72,10 @@ class PoolDatabase:
 
     def exists(self) -> bool:
         return os.path.lexists(self.path)
+
+    def is_empty(self) -> bool:
+        """Nothing was ever in it."""
+        return not self.exists() or regular_size(self.path) < _SMALLEST_PAGE
 
     @contextmanager
     def change(self) -> Iterator[sqlite3.Connection]:
@@ -185,6 +190,8 @@ class PoolDatabase:
 def check(database: sqlite3.Connection, path: Path) -> None:
     """Raises :class:`DamagedFileError` where tables or pages are not as we make them, :class:`NewerFileError` likewise."""
     version = _version(database, path)
+    if not version:
+        raise damaged(path, "it is empty")
     if version < newest_format():
         raise PoolFileError(
             f"{path} has format {version}, which an earlier version of SemShare wrote: open the folder once for "
@@ -233,7 +240,7 @@ def _told(path: Path) -> Iterator[None]:
     """SQLite's errors as ours."""
     try:
         yield
-    except sqlite3.OperationalError as error:
-        raise cannot("use", path, OSError(str(error))) from error
+    except UnicodeDecodeError as error:  # in what SQLite says of it
+        raise damaged(path, "its tables have no proper names") from error
     except sqlite3.DatabaseError as error:
-        raise damaged(path, str(error)) from error
+        raise damaged(path, str(error)) if is_damage(error) else cannot("use", path, OSError(str(error))) from error

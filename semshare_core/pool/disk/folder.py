@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from semshare_core.errors import ConfigError, DamagedFileError, PoolFileError
-from semshare_core.pool.disk.atomic import PART, make_folder, names_in, remove, whole_file
+from semshare_core.pool.disk.atomic import PART, damaged, make_folder, names_in, remove, whole_file
 from semshare_core.pool.disk.database import PoolDatabase, check
 from semshare_core.pool.disk.lock import OwnerLock
 from semshare_core.pool.disk.old_format import refuse_old_format
@@ -230,11 +230,15 @@ class PoolFolder:
         """Make the folder ready to be written to: delete what is damaged and what a killed writer left."""
         if self._rows.is_symlink():
             raise PoolFileError(f"{self._rows} is a symbolic link, which is not followed: move the folder itself.")
-        make_folder(self._rows)
         for name in names_in(self.path):
             if _DATABASE_PART.fullmatch(name):
                 remove(self.path / name)
-        if (error := self._database.prepare()) is not None:
+        lost = self._rows.is_dir() and self._database.is_empty()  # the database comes first
+        error = self._database.prepare()
+        make_folder(self._rows)
+        if lost:
+            error = damaged(self._database.path, "it is missing or empty")
+        if error is not None:
             self.skipped.append(Skipped.of(self._database.path, error))
         with self._database.change() as database:
             found = self._gather(database)

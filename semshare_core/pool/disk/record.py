@@ -163,9 +163,9 @@ def read_all(database: sqlite3.Connection) -> Iterator[tuple[int, Record | str]]
     for key in sorted(keys):
         try:
             yield key, _read(database, key)
-        except sqlite3.OperationalError:
-            raise
         except (sqlite3.DatabaseError, ValueError, TypeError) as error:
+            if isinstance(error, sqlite3.DatabaseError) and not is_damage(error):
+                raise
             yield key, str(error).rstrip(".")
 
 
@@ -173,10 +173,16 @@ def read_all(database: sqlite3.Connection) -> Iterator[tuple[int, Record | str]]
 def _damage_passed_over() -> Iterator[None]:
     try:
         yield
-    except sqlite3.OperationalError:  # it is the system that fails
-        raise
-    except sqlite3.DatabaseError:
+    except UnicodeDecodeError:  # in what SQLite says of it
         return
+    except sqlite3.DatabaseError as error:
+        if not is_damage(error):
+            raise
+
+
+def is_damage(error: sqlite3.DatabaseError) -> bool:
+    """Whether it is the database that is wrong, and not the system. Python 3.10 does not always know."""
+    return not isinstance(error, sqlite3.OperationalError) or getattr(error, "sqlite_errorcode", None) == 1
 
 
 def delete(database: sqlite3.Connection, model: str, namespace: str, entry: str) -> None:

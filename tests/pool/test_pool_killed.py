@@ -18,7 +18,7 @@ import pytest
 from pool_writer import pool_at
 from pooled import books_balance, rows_of
 
-TESTS = Path(__file__).parent
+TESTS = Path(__file__).parents[1]
 KILLS = 12
 
 
@@ -27,7 +27,7 @@ def test_every_entry_is_whole(tmp_path: Path) -> None:
     foreign = tmp_path / "notes.txt"
     foreign.write_text("not ours")
     survivors = 0
-    command = [sys.executable, str(TESTS / "pool_writer.py"), str(tmp_path)]
+    command = [sys.executable, str(TESTS / "support" / "pool_writer.py"), str(tmp_path)]
     environment = os.environ | {"PYTHONPATH": str(TESTS.parent)}
     piped = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
     with subprocess.Popen(command, env=environment, **piped) as writers:

@@ -18,7 +18,7 @@ from pooled import BYTES_PER_TOKEN, books_balance, entry, pool_of, text
 from semshare_core import PoolConfig
 from semshare_core.errors import PoolWarning
 from semshare_core.pool import Entry, ReferencePool, View
-from semshare_core.pool.disk.folder import PoolFolder
+from semshare_core.pool.disk import PoolFolder
 from semshare_core.pool.segment import MemoryRows
 
 Live = Callable[[], int]

@@ -30,7 +30,7 @@ class DiskWriter:
 
     def __init__(self, folder: PoolFolder, tiers: Tiers, worker: Worker, lock: threading.RLock) -> None:
         self._folder = folder
-        self._tiers: Tiers = weakref.proxy(tiers)  # they know the entries, which know this writer
+        self._tiers = tiers
         self._worker = worker
         self._lock = lock
         self._gone: list[tuple[tuple[str, str], list[str]]] = []

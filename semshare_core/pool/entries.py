@@ -18,6 +18,9 @@ from semshare_core.pool.segment import Segment
 from semshare_core.pool.tiers import Tiers
 
 
+Forget = Callable[[Entry, list[Segment]], None]
+
+
 @dataclass
 class Counts:
     """What became of a namespace's prompts."""
@@ -29,15 +32,14 @@ class Counts:
 class Entries:
     """Every method needs the pool's lock; the dicts of a namespace's store may be read without.
 
-    Attributes:
-        namespaces: those that have entries.
-        forget: told of every entry that leaves, with the segments on disk that nobody holds any more.
+    Tiers and disk writer know the entries, so these know them weakly: without a cycle a pool that is dropped leaves
+    memory at once, and not when the garbage collector comes by.
     """
 
     def __init__(self, config: PoolConfig, policy: EvictionPolicy) -> None:
         self.namespaces: dict[str, NamespaceStore] = {}
         self.counts: defaultdict[str, Counts] = defaultdict(Counts)
-        self.forget: Callable[[Entry, list[Segment]], None] | None = None
+        self._forget: weakref.WeakMethod[Forget] | None = None
         self._config = config
         self._policy = policy
         self._pinned: set[Entry] = set()
@@ -45,9 +47,12 @@ class Entries:
         self._tiers: Tiers
 
     def attach(self, tiers: Tiers) -> None:
-        """Where the bytes of segments are counted. Held weakly, for they know the entries: without a cycle a pool that
-        is dropped leaves memory at once."""
+        """Where the bytes of segments are counted."""
         self._tiers = weakref.proxy(tiers)
+
+    def on_leaving(self, forget: Forget | None) -> None:
+        """What is told of every entry that leaves, with the segments on disk that nobody holds any more."""
+        self._forget = None if forget is None else weakref.WeakMethod(forget)
 
     def get(self, namespace: str, name: str) -> Entry | None:
         store = self.namespaces.get(namespace)
@@ -91,8 +96,9 @@ class Entries:
         if not store.entries:
             del self.namespaces[entry.namespace]
         self._expiry.set((entry.namespace, entry.id), None)
-        if self.forget is not None:
-            self.forget(entry, released)
+        forget = self._forget() if self._forget is not None else None
+        if forget is not None:
+            forget(entry, released)
 
     def evict(self, segment: Segment) -> None:
         """A segment must go, and with it every entry that needs it."""

@@ -74,7 +74,7 @@ class ReferencePool(Search):
         self._worker = Worker("semshare-pool", finishes=True, idle=partial(_drop_expired, weakref.ref(self)))
         if self._tiers.writes and folder is not None:
             self._writer = DiskWriter(folder, self._tiers, self._worker, self._lock)
-            self._entries.forget = self._writer.forget
+            self._entries.on_leaving(self._writer.forget)
 
     def __reduce__(self) -> NoReturn:
         raise NotPicklableError(
@@ -86,7 +86,7 @@ class ReferencePool(Search):
         """In a forked child the folder is the parent's. What a thread of the parent was in the middle of is dropped."""
         self._owner_elsewhere |= self._writer is not None
         self._writer = None
-        self._entries.forget = None
+        self._entries.on_leaving(None)
         if forking.torn(self._lock) or forking.torn(self._tiers.making_room):
             self._begin(None)
 
@@ -321,7 +321,7 @@ class ReferencePool(Search):
         """Write what is still to be written, give the folder free, forget everything and end the thread."""
         self.flush()
         with self._lock:
-            self._entries.forget = None  # what is forgotten from now on stays on disk
+            self._entries.on_leaving(None)  # what is forgotten from now on stays on disk
             self._writer = None
         self.clear()
         self._worker.close()

@@ -17,7 +17,6 @@ from semshare_core.pool.namespace_store import NamespaceStore
 from semshare_core.pool.segment import Segment
 from semshare_core.pool.tiers import Tiers
 
-
 Forget = Callable[[Entry, list[Segment]], None]
 
 

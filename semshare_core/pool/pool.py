@@ -232,7 +232,7 @@ class ReferencePool(Search):
     def _restore(self, folder: PoolFolder, embed: Callable[[Tokens], Vectors] | None) -> None:
         with self._lock:
             entries = restored(folder, self._tiers, embed)
-            others = folder.others if self._tiers.writes else ()
+            others = folder.found.others if self._tiers.writes else ()
             for each in sorted(
                 [*entries, *others], key=lambda each: each.created
             ):  # of equal ones the older leaves first

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -106,20 +106,11 @@ def give_up(path: Path, doomed: Sequence[Doomed]) -> None:
             folder.remove_where("model = ? AND namespace = ? AND id = ?", *names)
 
 
-@contextmanager
-def _locked(path: Path) -> Iterator[None]:
-    lock = OwnerLock(path)
-    try:
-        yield
-    finally:
-        lock.release()
-
-
 def clear(path: Path, namespace: str | None) -> None:
-    """Delete the entries of a namespace, or all, what earlier versions wrote included. Raises :class:`PoolFileError`."""
+    """Delete the entries of a namespace, or all, those of earlier versions too. Raises :class:`PoolFileError`."""
     _check_is_pool(path)
     if namespace is None:
-        with _locked(path):
+        with closing(OwnerLock(path)):
             remove_old_formats(path)
     with PoolFolder(path, None) as folder:
         folder.clear(namespace)

@@ -7,7 +7,7 @@
     <path>/rows/<random>.safetensors    a segment: keys and values of consecutive tokens
 
 Rows are on the disk before the record that names them, and are deleted when its deletion is on the disk. So a process
-may be killed at any moment: the next owner finds whole records, and perhaps rows that no record names, which it deletes.
+may be killed at any moment: the next owner finds whole records, and perhaps rows without a record, which it deletes.
 """
 
 from __future__ import annotations
@@ -185,7 +185,7 @@ class PoolFolder:
         """Give up the ownership. Open rows stay valid; nothing can be written any more."""
         with self.changing:
             if self._lock is not None:
-                self._lock.release()
+                self._lock.close()
                 self._lock = None
 
     def __enter__(self) -> PoolFolder:
@@ -214,9 +214,18 @@ class PoolFolder:
     # --- opening -----------------------------------------------------------------------------------------------------
 
     def _look(self) -> Contents:
-        """Read what is there, and leave everything as it is."""
+        """Read what is there, and leave everything as it is. Of a damaged database what can be read is used."""
+
+        def look(database: sqlite3.Connection) -> Contents:
+            found = self._gather(database)
+            try:
+                check(database, self._database.path)
+            except DamagedFileError as error:
+                found.skipped.append(error)
+            return found
+
         try:
-            return self._database.read(self._gather) if self._database.exists() else Contents()
+            return self._database.read(look) if self._database.exists() else Contents()
         except DamagedFileError as error:
             return Contents(skipped=[error])
 
@@ -248,10 +257,6 @@ class PoolFolder:
     def _gather(self, database: sqlite3.Connection) -> Contents:
         path, found = self._database.path, Contents(table.read_models(database))
         there = set(names_in(self._rows)) if self._rows.is_dir() else set()
-        try:
-            check(database, path)
-        except DamagedFileError as error:  # what can be read is used all the same
-            found.skipped.append(error)
         for key, each in table.read_all(database):
             if not isinstance(each, str) and not {self.rows_path(part.id).name for part in each.segments} <= there:
                 each = "rows of it are missing"

@@ -43,8 +43,6 @@ def _in_new_words(old: dict[str, Any], new: dict[str, Any]) -> dict[str, Any]:
 
 
 def _reworded(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {name: _reworded(part) for name, part in value.items()}
     if isinstance(value, str):
         for before, after in REWORDED.items():
             value = value.replace(before, after)
@@ -62,8 +60,6 @@ def _values(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
 
 
 def _same(old: Any, new: Any) -> bool:
-    if isinstance(old, dict) and isinstance(new, dict):
-        return all(name in new and _same(value, new[name]) for name, value in old.items())
     if isinstance(old, list) and isinstance(new, list):
         return len(old) == len(new) and all(_same(a, b) for a, b in zip(old, new, strict=True))
     if isinstance(old, float) and isinstance(new, float):

@@ -93,7 +93,7 @@ class Probe:
         self._seen.values[f"{self._plans}. {where}: similarity"] = float(plan.similarity)
 
     def add_decision(self, decision: dict[str, Any]) -> None:
-        self._seen.values["decision"] = decision
+        self._seen.values |= {f"decision: {name}": value for name, value in decision.items()}
 
     def add_rows(self, rows: Any, last_layer: int) -> None:
         """Only what is computed counts: a pass may end with the keys and values of ``last_layer``."""
@@ -163,7 +163,7 @@ def check_seen(seen: Seen, report: dict[str, Any]) -> None:
     missing = []
     if not any("carried out: source" in name for name in seen.arrays):
         missing.append("the plan carried out")
-    if outcome == "semantic" and not (seen.values.get("decision") or {}).get("budget"):
+    if outcome == "semantic" and not seen.values.get("decision: budget"):
         missing.append("the decision")
     if outcome == "semantic" and not seen.computed:
         missing.append("the rows computed")

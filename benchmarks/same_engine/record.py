@@ -99,7 +99,12 @@ def _asked(engine: SemShareEngine, ask: Ask, probe: Probe) -> tuple[dict[str, Ar
     check_seen(seen, report)
     arrays = seen.arrays | {"logits": prefilled.logits.float().cpu().numpy()}
     arrays |= {f"cache, layer {number}": _digest(layer) for number, layer in enumerate(prefilled.cache.layers)}
-    values = seen.values | {f"report: {name}": value for name, value in report.items()}
+    values = dict(seen.values)
+    for name, value in report.items():
+        if name.startswith("token_"):
+            arrays[f"report: {name}"] = np.array(value, np.int64)
+        else:
+            values[f"report: {name}"] = value
     if ask.answer:
         out = engine.generate(
             prompt, max_new_tokens=ask.answer, reuse=ask.reuse, namespace=ask.namespace, store=ask.store

@@ -127,7 +127,7 @@ def _watch_before(probe: Probe) -> None:
                 "reason": decision.reason,
                 "bypassed": decision.bypassed,
                 "lossless": decision.lossless,
-                "calibrated": decision.calibration,
+                "calibrated": decision.calibration not in (None, "default"),  # its name follows its file's format
                 "expected_kl": decision.expected_kl,
             }
         )

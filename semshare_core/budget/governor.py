@@ -7,7 +7,7 @@ SmolLM2-135M-Instruct with hardly a look at the prompt. No fixed amount is safe 
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from semshare_core.budget.calibration import Calibration
 from semshare_core.budget.features import PlanFeatures
@@ -71,7 +71,7 @@ class Decision:
     lossless: bool = False
     calibration: str | None = None
     expected_kl: float | None = None
-    recompute: RecomputePlan | None = None
+    recompute: RecomputePlan | None = field(default=None, compare=False)
 
 
 def decide(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -75,6 +75,10 @@ class RecomputePlan:
     def layer_rows(self) -> int:
         """Rows computed, summed over the layers, with what observing costs."""
         return int(self.counts.sum()) + self.watched * len(self.counts)
+
+    def extend(self, rows: int) -> RecomputePlan:
+        """With ``rows`` more at each layer, as far as there are tokens. A prefill may do so once, when it has looked."""
+        return replace(self, counts=np.minimum(self.counts + rows, int(self.suffix.sum())))
 
     def rows(self, priority: Priority | None) -> list[NDArray[np.int64]]:
         """Ascending positions per layer, each a subset of the layer's before.

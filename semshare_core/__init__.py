@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from semshare_core.config import PoolConfig, Retention, ReusePolicy
-    from semshare_core.engine import Generation, Piece, Prefill, SemShareEngine
+    from semshare_core.engine import Prefill, SemShareEngine
     from semshare_core.errors import SemShareError
     from semshare_core.prompt.encode import Chat
     from semshare_core.report import Canary, ReuseReport
+    from semshare_core.streaming import Generation, Piece
 
 __all__ = [
     "Canary",
@@ -30,8 +31,8 @@ __all__ = [
 _DEFINED_IN = {
     "Canary": "report",
     "Chat": "prompt.encode",
-    "Generation": "engine",
-    "Piece": "engine",
+    "Generation": "streaming",
+    "Piece": "streaming",
     "PoolConfig": "config",
     "Prefill": "engine",
     "Retention": "config",

@@ -55,7 +55,7 @@ def test_a_name_that_is_not_there_is_an_attribute_error() -> None:
     assert semshare_core.errors is errors  # modules stay what they are
 
 
-@pytest.mark.parametrize("name", ["SemShareEngine", "Generation", "Prefill"])
+@pytest.mark.parametrize("name", ["SemShareEngine", "Prefill"])
 def test_without_faiss_the_first_name_that_needs_it_says_which_extra_to_install(name: str) -> None:
     code = (
         "sys.modules['faiss'] = None\n"

@@ -1,7 +1,7 @@
 """The commands of ``semshare``: its own, and those of installed packages. Each is imported when it is called.
 
-A package adds a command by an entry point of the group ``semshare.commands``. ``--help`` shows its name, and beside it the
-summary of the package that it comes from, so that nothing has to be imported to list it.
+A package adds a command by an entry point of the group ``semshare.commands``. ``--help`` shows its name and, beside it,
+the summary of the package that it comes from, so that nothing has to be imported to list it.
 """
 
 from __future__ import annotations
@@ -21,7 +21,10 @@ GROUP = "semshare.commands"
 
 _OWN = {
     "pool": ("semshare_core.cli.pool:pool", "Look after the folder of a pool (PoolConfig(path=...))."),
-    "calibrate": ("semshare_core.cli.calibrate:calibrate", "Measure a model, so that its levels keep their promises."),
+    "calibrate": (
+        "semshare_core.cli.calibrate:calibrate",
+        "Measure how far reused answers lie from the full prefill's.",
+    ),
 }
 
 
@@ -98,6 +101,6 @@ def _package(entry: EntryPoint) -> str:
 
 
 def _summary(entry: EntryPoint) -> str:
-    metadata = entry.dist.metadata if entry.dist else {}
-    told = str(metadata["Summary"]) if "Summary" in metadata else ""
-    return f"{told} ({_package(entry)})" if told else f"Of {_package(entry)}."
+    if entry.dist is None or "Summary" not in entry.dist.metadata:
+        return f"Of {_package(entry)}."
+    return f"{entry.dist.metadata['Summary']} ({_package(entry)})"

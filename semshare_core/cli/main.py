@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
-from importlib.metadata import version
+from importlib import metadata
 from typing import Annotated
 
 import typer
@@ -24,13 +24,13 @@ app = typer.Typer(
 
 def _say_version(asked: bool) -> None:
     if asked:
-        print(f"semshare {version('semshare')}")
+        print(f"semshare {metadata.version('semshare')}")
         raise typer.Exit
 
 
 @app.callback()
 def options(
-    _: Annotated[bool, typer.Option("--version", callback=_say_version, is_eager=True, help="Say the version.")] = False,
+    version: Annotated[bool, typer.Option("--version", callback=_say_version, is_eager=True, help="Say it.")] = False,
 ) -> None:
     """SemShare's tools."""
 

@@ -68,8 +68,8 @@ def test_without_faiss_the_first_name_that_needs_it_says_which_extra_to_install(
     assert 'pip install "semshare[cpu]"' in printed
 
 
-@pytest.mark.parametrize("arguments", [["--help"], ["--version"], ["pool", "--help"], ["pool", "prune", "--help"]])
-def test_help_and_version_import_nothing_heavy(arguments: list[str]) -> None:
-    loaded, printed = command(*arguments)
+@pytest.mark.parametrize("option", ["--help", "--version"])
+def test_help_and_version_import_nothing_heavy(option: str) -> None:
+    loaded, printed = command(option)
     assert loaded == []
-    assert printed
+    assert "semshare" in printed.lower()

@@ -14,13 +14,14 @@ from transformers import DynamicCache, PreTrainedModel
 from semshare_core.budget.needs import Needs
 from semshare_core.budget.recompute import Budget, plan_recompute
 from semshare_core.config import ReusePolicy
-from semshare_core.match.plan import ReusePlan, Tokens
+from semshare_core.match.plan import ReusePlan
 from semshare_core.model.cache_argument import with_cache
 from semshare_core.model.spec import examine
 from semshare_core.pool.entry import Piece
 from semshare_core.pool.segment import MemoryRows
 from semshare_core.prefill.selective import Prefilled, SelectivePrefill
 from semshare_core.select import selection_for
+from semshare_core.tokens import Tokens
 from tiny_models import tiny_model
 
 

@@ -15,7 +15,7 @@ ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 _FENCE = re.compile(r"^```(\S*)[^\n]*\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 _LINK = re.compile(r"\]\(([^)#\s]+)(?:#[^)\s]*)?\)")
-_NOT_CODE = ("mermaid", "{include}", "{toctree}", "{eval-rst}")
+_NOT_CODE = ("mermaid", "toml", "{include}", "{toctree}", "{eval-rst}")
 
 
 def blocks(page: Path) -> Iterator[tuple[str, str, int]]:

@@ -126,6 +126,8 @@ METHODS = Scenario(
         Ask("combined, decay", "semantic", EDITED, ratio(schedule="decay")),
         Ask("combined, much changed", "semantic", RETOLD, ratio(0.6)),
         Ask("combined, prefix and moved and fuzzy", "semantic", MIXED, ratio(0.4)),
+        *(Ask(f"combined, {share} of moved", "semantic", MOVED, ratio(share)) for share in (0.06, 0.08, 0.1)),
+        Ask("combined, little to spend", "semantic", EDITED, ratio(0.1)),
         Ask("deviation", "semantic", EDITED, ratio(0.5, selection="deviation")),
         Ask("deviation, decay", "semantic", EDITED, ratio(0.5, selection="deviation", schedule="decay", decay=0.7)),
         Ask("non-exact", "semantic", EDITED, ratio(selection="non_exact")),
@@ -160,7 +162,12 @@ CHUNKS = Scenario(
             prompt(MUSEUM, SCHOOL, BAKERY_RETOLD, WHO_KEEPS),
             ratio(0.6, max_references=2),
         ),
-        Ask("a prefix costs a place", "semantic", f"The ferry {prompt(GARDEN, SCHOOL)}", ratio(max_references=2)),
+        Ask(
+            "a prefix costs a place",
+            "semantic",
+            f"The ferry Aurelia leaves {prompt(GARDEN, SCHOOL)}",
+            ratio(max_references=2),
+        ),
     ),
 )
 CHAIN = Scenario(

@@ -10,13 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from cookbook.demo_chain import ANSWER_TOKENS, Answered
-
-MEANING = (
-    "The model is small (SmolLM2-135M-Instruct), so look at what is reused rather than at what it says; the times hold "
-    "for this machine and this run. Exact and fuzzy reuse are approximations, and so is a prefix whose own rows were "
-    "approximated: where the answers part, the full prefill's is the one to trust."
-)
-
+from cookbook.demo_summary import MEANING, seconds
 
 def row(number: int, done: Answered) -> list[str]:
     """The cells of one call, the same on the console and on the page."""
@@ -53,11 +47,6 @@ HEADINGS = (
     "speed-up",
     "same tokens",
 )
-
-
-def seconds(milliseconds: float) -> str:
-    """A time as people read it: two digits that count."""
-    return f"{milliseconds / 1e3:.1f} s" if milliseconds >= 1e3 else f"{milliseconds / 1e3:.2f} s"
 
 
 def table(answered: Sequence[Answered]) -> Table:

@@ -88,7 +88,8 @@ def _ribbon(row: _Row, old: Passage, now: _Row, passage: Passage, source: str) -
     x0, x1, y0, y1 = row.x(old.start), row.x(old.stop), now.x(passage.start), now.x(passage.stop)
     return (
         f'<path class="ribbon {source}" d="M{x0} {top}C{x0} {top + bend} {y0} {bottom - bend} {y0} {bottom}'
-        f'H{y1}C{y1} {bottom - bend} {x1} {top + bend} {x1} {top}Z"><title>passage {passage.name}: {source}</title></path>'
+        f'H{y1}C{y1} {bottom - bend} {x1} {top + bend} {x1} {top}Z">'
+        f"<title>passage {passage.name}: {source}</title></path>"
     )
 
 
@@ -138,11 +139,9 @@ def _counts(report: ReuseReport) -> str:
     """Tokens by source, and how many were computed."""
     counts = [(name, report.token_sources.count(code)) for code, (name, *_) in enumerate(SOURCES)]
     parts = [f'<span class="key {name}"></span>{count:,} {name}' for name, count in reversed(counts) if count]
+    computed = f"{report.recomputed_tokens:,} of {report.prompt_tokens:,} computed"
     share = report.recomputed_tokens / max(report.prompt_tokens, 1)
-    return (
-        f"{' + '.join(parts)} tokens; "
-        f'<span class="key computed"></span>{report.recomputed_tokens:,} of {report.prompt_tokens:,} computed ({share:.0%})'
-    )
+    return f'{" + ".join(parts)} tokens; <span class="key computed"></span>{computed} ({share:.0%})'
 
 
 def _in_words(prompt: Prompt, before: Sequence[Prompt], report: ReuseReport) -> str:

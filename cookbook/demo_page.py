@@ -6,16 +6,15 @@ One file without scripts, which loads nothing: the picture first, every number a
 from __future__ import annotations
 
 import html
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
 
-from cookbook.demo_chain import Answered
+from cookbook.demo_chain import Answered, same_beginning
 from cookbook.demo_figure import figure
 from cookbook.demo_passages import Prompt
-from cookbook.demo_summary import MEANING, clock, closeness, figures, questions, seconds
+from cookbook.demo_summary import closeness, key_numbers, notes, promise, questions, seconds
 from cookbook.demo_table import HEADINGS, row
 from semshare_core import ReuseReport
 from semshare_core.report import colours
@@ -23,6 +22,14 @@ from semshare_core.report.token_strip import SOURCES
 
 _STYLE = Path(__file__).with_name("demo_page.css")
 _TINT = "59"  # how much of a colour lies behind text, as the alpha of a CSS colour: about a third
+
+_HOW_TO_READ = (
+    "The bars show the time from the prompt to the first token. A letter names a passage of the documentation. The "
+    "ribbons lead from its place in an earlier prompt, which has it too, to its place in this one.",
+    "KL is KL(full prefill || SemShare) in nats, the mean over the answer’s tokens: how far the probabilities of the "
+    "next token lie from those after a full prefill. At 0 they are the same. Where two tokens are almost equally "
+    "likely, a small KL is enough to part the answers.",
+)
 
 
 @dataclass(frozen=True)
@@ -39,24 +46,30 @@ def render(shown: Sequence[Shown]) -> str:
     answered = [each.done for each in shown]
     longest = max((ms for done in answered for ms in (done.report.ttft_ms, done.full_report.ttft_ms)), default=1.0)
     sections = "\n".join(_section(each, longest) for each in shown)
-    tiles = "".join(f"<div><dt>{_text(each.meaning)}</dt><dd>{_text(each.value)}</dd></div>" for each in figures(answered))
+    tiles = "".join(
+        f"<div><dt>{_text(each.meaning)}</dt><dd>{_text(each.value)}</dd></div>" for each in key_numbers(answered)
+    )
     return (
         '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
         f"<title>SemShare demo: what reuse saved</title>\n<style>\n{style()}</style>\n</head>\n<body>\n<main>\n"
         f"<h1>{questions(answered).capitalize()} about Python’s documentation, each answered twice</h1>\n"
-        "<p>With SemShare, which reuses what earlier prompts computed, and with a full prefill of the same prompt.</p>\n"
-        f'<dl class="tiles">{tiles}</dl>\n{_legend()}\n<div class="picture">\n{sections}\n</div>\n'
+        "<p>With SemShare, which reuses what earlier prompts computed, and with a full prefill of the same prompt. "
+        "The model is small: judge how close the two answers are, not how good they are.</p>"
+        f'\n<dl class="tiles">{tiles}</dl>\n{_legend()}\n<div class="picture">\n{sections}\n</div>\n'
         f"<h2>How to read the numbers</h2>\n{_notes(answered)}\n</main>\n</body>\n</html>\n"
     )
 
 
 def style() -> str:
     """The page's style; its colours are those of the notebooks."""
-    by_name = {name: colour for name, _, colour in SOURCES} | colours.OUTCOMES
-    named = [f"--{name}: {colour};" for name, colour in by_name.items()]
-    tints = [f"--{name}-tint: {colour}{_TINT};" for name, _, colour in SOURCES]
-    return f":root {{ {' '.join((*named, *tints))} }}\n{_STYLE.read_text(encoding='utf-8')}"
+    sources = "\n".join(
+        f".{name} {{ fill: {colour}; }} .key.{name} {{ background: {colour}; }} "
+        f".map .{name} {{ background: {colour}{_TINT}; }}"
+        for name, _, colour in SOURCES
+    )
+    outcomes = "\n".join(f".bar.{name} {{ background: {colour}; }}" for name, colour in colours.OUTCOMES.items())
+    return f"{_STYLE.read_text(encoding='utf-8')}\n{sources}\n{outcomes}\n"
 
 
 def heat_map(tokens: Sequence[str], report: ReuseReport) -> str:
@@ -74,12 +87,14 @@ def heat_map(tokens: Sequence[str], report: ReuseReport) -> str:
     for (source, fresh), run in groupby(zip(tokens, sources, computed, strict=True), key=lambda item: item[1:]):
         name = SOURCES[source][0] + (" fresh" if fresh else "")
         spans.append(f'<span class="{name}">{_text("".join(text for text, _, _ in run))}</span>')
-    return f'<pre class="map">{"".join(spans)}</pre>'
+    return f'<pre class="map" tabindex="0" aria-label="the prompt">{"".join(spans)}</pre>'
 
 
 def _legend() -> str:
-    items = [f'<li><span class="key {name}"></span><b>{name}</b> {meaning}</li>' for name, meaning, _ in SOURCES]
-    items.append('<li><span class="key computed"></span><b>computed</b> afresh, whatever its source</li>')
+    items = [
+        f'<li><span class="key {name}"></span><b>{name}</b> {meaning}</li>' for name, meaning, _ in reversed(SOURCES)
+    ]
+    items.append('<li><span class="key computed"></span><b>computed</b> afresh</li>')
     return f'<ul class="legend">{"".join(items)}</ul>'
 
 
@@ -105,7 +120,7 @@ def _bars(done: Answered, longest: float) -> str:
         '<dl class="bars">'
         f"<dt>SemShare</dt>{_bar(done.report.outcome, ours / longest, f'{seconds(ours)} <b>{done.speed_up:.1f}×</b>')}"
         f"<dt>full prefill</dt>{_bar('bypass', full / longest, seconds(full))}"
-        f'<dt>KL</dt><dd class="kl">{_text(closeness(done))}</dd></dl>'
+        f"<dt>KL</dt><dd>{closeness(done)} <small>{_text(promise(done))}</small></dd></dl>"
     )
 
 
@@ -121,7 +136,8 @@ def _answers(done: Answered) -> str:
             f'<dl class="answers"><div><dt>SemShare answers</dt><dd>{_text(ours)}</dd></div>'
             '<div><dt>full prefill answers</dt><dd class="same">the same, word for word</dd></div></dl>'
         )
-    same = len(" ".join(os.path.commonprefix([ours.split(" "), full.split(" ")])))
+    words = ours.split(" ")
+    same = len(" ".join(words[: same_beginning(words, full.split(" "))]))
     return (
         f'<dl class="answers"><div><dt>SemShare answers</dt><dd>{_parted(ours, same)}</dd></div>'
         f"<div><dt>full prefill answers</dt><dd>{_parted(full, same)}</dd></div></dl>"
@@ -145,16 +161,7 @@ def _details(each: Shown) -> str:
 
 
 def _notes(answered: Sequence[Answered]) -> str:
-    notes = (
-        "The bars show the time from the prompt to the first token. A letter is a passage of the documentation: the "
-        "ribbons lead from where it stood in an earlier prompt to where it stands now.",
-        "KL is KL(full prefill || SemShare) in nats, the mean over the answer’s tokens: how far the "
-        "probabilities of the next token lie from those after a full prefill. At 0 they are the same. Where two tokens "
-        "are almost equally likely, a small distance is enough to part the answers.",
-        clock(answered),
-        MEANING,
-    )
-    return "\n".join(f"<p>{_text(note)}</p>" for note in notes if note)
+    return "\n".join(f"<p>{_text(note)}</p>" for note in (*_HOW_TO_READ, *notes(answered)))
 
 
 def _text(text: str) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from bisect import bisect_left
 from collections import Counter
 from collections.abc import Sequence
@@ -10,6 +9,7 @@ from dataclasses import dataclass
 from itertools import accumulate
 from string import ascii_uppercase
 
+from cookbook.demo_chain import same_beginning
 from semshare_core import ReuseReport
 from semshare_core.report.token_strip import SOURCES
 
@@ -82,7 +82,7 @@ def _has(prompt: Prompt, wanted: set[str]) -> int:
 
 
 def _alike(prompt: Prompt, other: Prompt) -> int:
-    return len(os.path.commonprefix([prompt.tokens, other.tokens]))
+    return same_beginning(prompt.tokens, other.tokens)
 
 
 def _letters(number: int) -> str:

@@ -8,10 +8,10 @@ from itertools import groupby
 from semshare_core.report import colours
 
 SOURCES = (  # by code in ReuseReport.token_sources: name, meaning, colour
-    ("new", "served by no earlier prompt", colours.VERMILLION),
-    ("fuzzy", "matched to a similar or displaced token", colours.ORANGE),
-    ("exact", "in an identical run of another prompt", colours.SKY),
-    ("prefix", "in the longest common prefix", colours.BLUE),
+    ("new", "in no earlier prompt", colours.VERMILLION),
+    ("fuzzy", "a similar or displaced token", colours.ORANGE),
+    ("moved", "identical text at another place", colours.SKY),
+    ("prefix", "the same beginning", colours.BLUE),
 )
 _PER_LINE, _HEIGHT, _GAP, _MARK = 256, 10, 4, 3
 

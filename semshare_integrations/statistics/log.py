@@ -14,7 +14,7 @@ from semshare_core.process import forking
 from semshare_core.quality.canary_registry import when_done
 from semshare_integrations.statistics.totals import ReuseTotals
 
-_COLUMNS = ("call", "outcome", "prompt", "prefix", "exact", "fuzzy", "new", "ratio", "TTFT ms", "KL")
+_COLUMNS = ("call", "outcome", "prompt", "prefix", "moved", "fuzzy", "new", "ratio", "TTFT ms", "KL")
 
 
 class ReuseLog:

@@ -127,7 +127,7 @@ def test_the_strip_shows_every_token() -> None:
     assert sum(int(each.get("width", "")) for each in pieces) == len(sources)
     marks = [each for each in root.iter("rect") if not len(each)]
     assert sum(int(each.get("width", "")) for each in marks) == 27
-    assert root.get("aria-label") == "tokens by source: 7 new, 10 fuzzy, 50 exact, 300 prefix"
+    assert root.get("aria-label") == "tokens by source: 7 new, 10 fuzzy, 50 moved, 300 prefix"
     assert strip([], []) == ""
 
 

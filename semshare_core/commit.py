@@ -14,14 +14,14 @@ from transformers.cache_utils import Cache
 
 from semshare_core.embed.prompt_vectors import NO_VECTORS
 from semshare_core.errors import CallCancelledError, CallTimeoutError
-from semshare_core.match.plan import Source, Tokens
-from semshare_core.match.prefix import common_prefix
+from semshare_core.match.plan import Source
 from semshare_core.pool import Entry
 from semshare_core.prefill.cache import kv_bytes, to_torch
 from semshare_core.prefilled import PrefilledRequest
 from semshare_core.prompt.retokenize import retokenized
 from semshare_core.quality.replay import Replay
 from semshare_core.report import ReuseReport
+from semshare_core.tokens import Tokens, common_prefix
 
 
 def commit(

@@ -30,7 +30,7 @@ from semshare_core.embed.prompt_vectors import NO_VECTORS
 from semshare_core.errors import ConfigError, DamagedFileError, PoolWarning, UnsupportedModelError
 from semshare_core.lookup.find import Lookup, find
 from semshare_core.lookup.search import Wanted
-from semshare_core.match.plan import ReusePlan, Tokens
+from semshare_core.match.plan import ReusePlan
 from semshare_core.model import autocast
 from semshare_core.model.attention.bit_blocks import block_of
 from semshare_core.model.attention.grouped import grouped_attention, uses_sdpa
@@ -47,6 +47,7 @@ from semshare_core.quality.uncalibrated import say_once
 from semshare_core.report import ReuseReport
 from semshare_core.runtime import Runtime
 from semshare_core.select import selection_for
+from semshare_core.tokens import Tokens
 
 T = TypeVar("T")
 

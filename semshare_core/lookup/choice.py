@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 from semshare_core.budget.goal import Goal
 from semshare_core.lookup.search import Candidates
 from semshare_core.match.coverage import cover
-from semshare_core.match.plan import Tokens
 from semshare_core.pool.entry import Entry
+from semshare_core.tokens import Tokens
 
 Prefix = tuple[Entry, int]
 

@@ -10,9 +10,10 @@ from numpy.typing import NDArray
 from semshare_core.config import ReusePolicy
 from semshare_core.match.lsh import LshMatcher
 from semshare_core.match.ordered import OrderedMatcher
-from semshare_core.match.plan import Positions, ReferenceTokens, ReusePlan, Source, Tokens
+from semshare_core.match.plan import ReferenceTokens, ReusePlan, Source
 from semshare_core.match.runs import find_runs
 from semshare_core.match.token_table import TokenTable
+from semshare_core.tokens import Positions, Tokens
 
 KINDRED_SPAN = 32  # tokens to either side that tell whether a stretch retells another
 KINDRED_SHARE = 0.4  # of them have the very token that they are matched to

@@ -13,8 +13,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from semshare_core.match.plan import Positions, Tokens
 from semshare_core.match.token_table import TokenTable
+from semshare_core.tokens import Positions, Tokens
 
 
 @dataclass(frozen=True)

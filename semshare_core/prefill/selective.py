@@ -19,6 +19,7 @@ from semshare_core.budget.recompute import Layers, RecomputePlan
 from semshare_core.match.plan import ReusePlan, Source
 from semshare_core.model.attention.bit_blocks import block_of, pieces
 from semshare_core.model.attention.grouped import grouped_attention
+from semshare_core.model.cache_argument import with_cache
 from semshare_core.model.spec import ModelSpec, decoder_layers, examine
 from semshare_core.prefill.attention_probe import hot_tokens, tail_attention, tail_influence
 from semshare_core.prefill.cache import MergedCache, to_torch
@@ -125,12 +126,12 @@ class SelectivePrefill:
     def last_logits(self, cache: Cache, ids: Tensor, pending: int) -> Tensor:
         """Logits [vocabulary] behind ``ids`` [n], whose last ``pending`` rows are computed into ``cache``."""
         n = len(ids)
-        extra: dict[str, Any] = {}
+        extra = with_cache(self.model, cache)
         if self.spec.takes_position_ids:
             extra["position_ids"] = torch.arange(n - pending, n, device=ids.device)[None]
         if self._keeps_logits:
             extra["logits_to_keep"] = 1
-        output = self.model(input_ids=ids[None, n - pending :], past_key_values=cache, use_cache=True, **extra)
+        output = self.model(input_ids=ids[None, n - pending :], use_cache=True, **extra)
         return output.logits[0, -1]
 
     def recompute_tail(self, cache: MergedCache, ids: Tensor, known: int) -> None:

@@ -11,6 +11,7 @@ from pooled import rows_of
 from semshare_core import Retention, ReusePolicy, SemShareEngine
 from semshare_core.compress.retention import kept_rows, layer_shares
 from semshare_core.errors import UnsupportedModelError
+from semshare_core.model.cache_argument import with_cache
 from semshare_core.prefill.attention_probe import hot_tokens
 from tiny_models import LAYERS, SLIDING, tiny_model, tiny_tokenizer
 from tiny_reuse import PARAGRAPHS, full_logits
@@ -80,7 +81,7 @@ def test_keeping_everything_changes_nothing(name: str) -> None:
     ids = np.array(engine.token_ids(TEXT) + answer.token_ids)
     result = engine.prefill(TEXT, reuse=keeping(ALL))
     with torch.no_grad():
-        rest = engine.model(torch.tensor([answer.token_ids]), past_key_values=result.cache).logits[0]
+        rest = engine.model(torch.tensor([answer.token_ids]), **with_cache(engine.model, result.cache)).logits[0]
     expected = full_logits(engine.model, ids, 13)
     torch.testing.assert_close(torch.cat((result.logits[None], rest)), expected, atol=1e-4, rtol=0)
 
@@ -115,10 +116,10 @@ def test_dropped_rows_are_as_if_masked(name: str) -> None:
         # the last prompt token saw other rows in the two passes: take over what it left
         for whole, left in zip(full.cache.layers, result.cache.layers, strict=True):
             whole.keys[:, :, -1], whole.values[:, :, -1] = left.keys[:, :, -1], left.values[:, :, -1]
-        expected = engine.model(token, past_key_values=full.cache, attention_mask=masks[0]).logits
+        expected = engine.model(token, **with_cache(engine.model, full.cache), attention_mask=masks[0]).logits
         for handle in handles:
             handle.remove()
-        found = engine.model(token, past_key_values=result.cache).logits
+        found = engine.model(token, **with_cache(engine.model, result.cache)).logits
     torch.testing.assert_close(found, expected, atol=1e-4, rtol=0)
 
 

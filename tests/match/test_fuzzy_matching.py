@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from semshare_core.match import TokenTable
 from semshare_core.match.lsh import LshMatcher
 from semshare_core.match.ordered import OrderedMatcher, expected_positions
-from semshare_core.match.plan import Positions, Tokens
+from semshare_core.tokens import Positions, Tokens
 
 WEIGHT = torch.randn(60, 17, generator=torch.Generator().manual_seed(0))
 TABLE = TokenTable(WEIGHT)

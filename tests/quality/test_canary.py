@@ -9,6 +9,7 @@ from semshare_core import ReusePolicy, SemShareEngine
 from semshare_core.budget.levels import MEASURED_TOKENS
 from semshare_core.config import Retention
 from semshare_core.errors import ConfigError
+from semshare_core.model.cache_argument import with_cache
 from semshare_core.quality.canary import CanaryCounts
 from tiny_canary import QUESTIONS, TEXT, engine_of, reordered
 from tiny_models import tiny_model, tiny_tokenizer
@@ -32,7 +33,7 @@ def measured_by_hand(
         agreed.append(int(p.argmax()) == int(q.argmax()))
         if not answer:
             follow.append(int(p.argmax()))
-        logits = engine.model(torch.tensor([[follow[step]]]), past_key_values=reused.cache).logits[0, -1]
+        logits = engine.model(torch.tensor([[follow[step]]]), **with_cache(engine.model, reused.cache)).logits[0, -1]
     return sum(kls) / len(kls), sum(agreed) / len(agreed), len(kls)
 
 

@@ -20,6 +20,7 @@ from semshare_core.match.token_table import TokenTable
 from semshare_core.model.attention.bit_blocks import whole_blocks
 from semshare_core.pool.entry import Entry, View
 from semshare_core.pool.pool import ReferencePool
+from semshare_core.slots import MATCHERS
 
 
 @dataclass(frozen=True)
@@ -118,7 +119,7 @@ def find(
         similar = pool.similar(namespace, embedding, weights=weights)
         similarity = similar[0][1] if similar else None
         nearest = [entry for entry, _ in similar]
-        one_partner = policy.matching in ("lsh", "random")  # the paper's choice: the most similar prompt
+        one_partner = MATCHERS.get(policy.matching).max_partners == 1  # the most similar prompt
         scored: list[Entry] = []
         if not one_partner:
             behind = tokens[prefix[1] if prefix else 0 :]

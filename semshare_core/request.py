@@ -15,13 +15,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
-from transformers.cache_utils import Cache
 
 from semshare_core.budget.calibration import Calibration
 from semshare_core.budget.features import PlanFeatures
 from semshare_core.budget.governor import UNCALIBRATED, Decision, decide, plan_features
 from semshare_core.budget.levels import bound_of, level_of
-from semshare_core.compress.retention import retain
+from semshare_core.compress.live.compressed import CompressedCache, compressed, compressor_for
 from semshare_core.config import ReusePolicy
 from semshare_core.decode.generate import Sampling
 from semshare_core.embed.prompt_vectors import NO_VECTORS, PromptVectors
@@ -32,7 +31,6 @@ from semshare_core.errors import (
     DamagedFileError,
     NumericalError,
     PoolWarning,
-    UnsupportedModelError,
 )
 from semshare_core.lookup import Found, find, searches
 from semshare_core.match.facts import FactTokens
@@ -41,13 +39,12 @@ from semshare_core.match.prefix import common_prefix
 from semshare_core.match.token_table import TokenTable
 from semshare_core.model import autocast
 from semshare_core.model.attention.bit_blocks import block_of, whole_blocks
-from semshare_core.model.attention.grouped import grouped_attention, uses_sdpa
+from semshare_core.model.attention.grouped import grouped_attention
 from semshare_core.model.computing import computing
 from semshare_core.model.lock import ModelTurns
 from semshare_core.model.support import vocabulary_size
 from semshare_core.model.weights import Weights
 from semshare_core.pool import Entry, ReferencePool
-from semshare_core.prefill.attention_probe import tail_attention
 from semshare_core.prefill.cache import InterruptibleCache, kv_bytes, to_torch
 from semshare_core.prefill.selective import Prefilled, SelectivePrefill
 from semshare_core.process.interrupt import NEVER, Interrupt
@@ -233,12 +230,13 @@ class Call:
         """
         n = len(self.encoded.ids)
         ids = to_torch(self.encoded.ids, self.model.device)
-        retains = self.policy.retention is not None and n > 1 and self.policy.level not in ("off", "exact")
+        compresses = n > 1 and self.policy.level not in ("off", "exact")
+        compressor = compressor_for(self.policy) if compresses else None
         started = time.perf_counter()
         if decision.budget is None:
             found = _prefix_only(found, lossless=decision.lossless)
             prefilled = self.prefill.exact(
-                ids, found.plan, found.entries, n + reserve, complete=retains, interrupt=self.interrupt
+                ids, found.plan, found.entries, n + reserve, complete=compressor is not None, interrupt=self.interrupt
             )
         else:
             prefilled = self.prefill.selective(
@@ -252,8 +250,8 @@ class Call:
                 interrupt=self.interrupt,
             )
         served = Served(self, ids, found, decision, prefilled, prefilled.cache, movable, started)
-        if retains:
-            served.cache = self._retain(ids, prefilled)
+        if compressor is not None:
+            served.cache = compressed(compressor, self.model, self.prefill.spec, ids, prefilled.cache)
         return served
 
     def _decide(self, found: Found, movable: bool) -> Decision:
@@ -280,20 +278,6 @@ class Call:
         """
         self._see_weights()
         return plan_features(self.look_up().plan, self.policy, self.encoded.fresh_from(self.policy.fresh_tail))
-
-    def _retain(self, ids: Tensor, prefilled: Prefilled) -> InterruptibleCache:
-        retention = self.policy.retention
-        assert retention is not None
-        spec = self.prefill.spec
-        if any(spec.windows) or not uses_sdpa(self.model) or not spec.observable:
-            raise UnsupportedModelError(
-                "retention leaves layers of different lengths, which needs full attention in every layer, "
-                "attn_implementation='sdpa' and weights that can be watched; use a policy with retention=None for this "
-                "model."
-            )
-        n_rows = len(ids) - 1
-        attention = tail_attention(self.model, spec, prefilled.cache, ids, n_rows, retention.window)
-        return retain(prefilled.cache, attention, retention)
 
 
 @dataclass
@@ -364,7 +348,7 @@ class Served:
             prefill_ms=1e3 * (first_token_at - self.started),
             ttft_ms=1e3 * (first_token_at - call.arrived),
             decode_ms=1e3 * (time.perf_counter() - first_token_at),
-            kv_bytes=bytes_full if self.cache is self.prefilled.cache else _retained_bytes(self.cache, n - 1),
+            kv_bytes=self.cache.prompt_bytes if isinstance(self.cache, CompressedCache) else bytes_full,
             kv_bytes_full=bytes_full,
             depth=int(self._depths.max(initial=0)),
             calibration=self.decision.calibration,
@@ -480,15 +464,3 @@ def _prefix_only(found: Found, *, lossless: bool) -> Found:
     source[approximate], reference[approximate], position[approximate] = Source.NEW, -1, -1
     prefix = ReusePlan(source, reference, position, plan.reference_ids, plan.similarity)
     return replace(found, plan=prefix)
-
-
-def _retained_bytes(cache: Cache, prompt_rows: int) -> int:
-    """Bytes that a retained cache held for the first ``prompt_rows`` tokens."""
-    total = 0
-    for layer in cache.layers:
-        assert isinstance(layer.keys, torch.Tensor)
-        assert isinstance(layer.values, torch.Tensor)
-        rows = prompt_rows - layer.dropped
-        per_row = layer.keys[:, :, :1].numel() + layer.values[:, :, :1].numel()
-        total += rows * per_row * layer.keys.element_size()
-    return total

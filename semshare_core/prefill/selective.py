@@ -171,7 +171,7 @@ class SelectivePrefill:
         laid = plan.served & but_last(n)
         if observes:
             # nothing is known of new tokens yet; what memory held must not be read
-            lay_rows(cache, self.spec, plan, references, laid, zero_fuzzy=policy.zero_fuzzy, zero_new=True)
+            lay_rows(cache, self.spec, plan, references, laid, zero_new=True)
         evidence = Evidence(plan)
         if allotment.watched:
             evidence = self._watch(cache, ids, plan, allotment.watched, selection)
@@ -182,7 +182,7 @@ class SelectivePrefill:
         sets = [np.sort(order[:count]) for count in allotment.counts]
         if not observes:
             laid[sets[-1]] = False
-            lay_rows(cache, self.spec, plan, references, laid, zero_fuzzy=policy.zero_fuzzy)
+            lay_rows(cache, self.spec, plan, references, laid)
         if allotment.probe:  # all tokens' first rows are in already; the chosen ones pass through again to go deeper
             sets[0] = sets[1]
         if len(sets[0]):

@@ -14,7 +14,7 @@ import torch
 
 from semshare_core import ReusePolicy, SemShareEngine
 from semshare_core.match import TokenTable, build_plan
-from semshare_core.match.plan import Tokens
+from semshare_core.tokens import Tokens
 from tiny_models import tiny_model, tiny_tokenizer
 
 pytestmark = pytest.mark.usefixtures("one_thread")

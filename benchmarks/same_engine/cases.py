@@ -137,7 +137,6 @@ METHODS = Scenario(
         Ask("LSH matching", "semantic", EDITED, ratio(0.4, matching="lsh", selection="deviation")),
         Ask("runs alone", "semantic", MIXED, ratio(0.4, matching="runs")),
         Ask("random matching", "semantic", EDITED, ratio(0.4, matching="random", selection="seams", seed=5)),
-        Ask("zeros for fuzzy rows", "semantic", MIXED, ratio(0.4, zero_fuzzy=True)),
         Ask("nothing but what must be", "semantic", EDITED, ratio(0.0)),
         Ask("everything", "semantic", EDITED, ratio(1.0)),
         Ask("one reference", "semantic", SEVERAL, ratio(0.5, max_references=1)),

@@ -114,7 +114,8 @@ def install() -> Probe:
 
 def with_retention(policy: ReusePolicy, **shares: Any) -> ReusePolicy:
     """``policy``, keeping fewer rows for decoding."""
-    return policy.model_copy(update={"retention": semshare_core.Retention(**shares)})
+    name = "compress" if "compress" in ReusePolicy.model_fields else "retention"
+    return policy.model_copy(update={name: semshare_core.Retention(**shares)})
 
 
 def _watch_before(probe: Probe) -> None:

@@ -51,6 +51,7 @@ from semshare_core.quality.calibration import Calibration
 from semshare_core.quality.governor import UNCALIBRATED, Decision, decide, situation_of
 from semshare_core.quality.situation import Situation
 from semshare_core.quality.uncalibrated import say_once
+from semshare_core.reasons import NO_REASON, Reason, ReasonText
 from semshare_core.report import Outcome, ReuseReport
 from semshare_core.respelling import respelled
 from semshare_core.servable import vocabulary_size
@@ -258,13 +259,12 @@ class Call:
 
     def _decide(self, found: Found, movable: bool) -> Decision:
         if self.policy.level == "off":
-            return Decision(None, "reuse is off", bypassed=True)
+            return Decision(None, Reason.REUSE_OFF.text(), bypassed=True)
         if not movable:
-            limit = self.prefill.anatomy.static_until
-            reason = f"the rotary frequencies change beyond {limit} tokens, so rows cannot be moved"
+            reason = Reason.BEYOND_ROTARY_LIMIT.text(limit=self.prefill.anatomy.static_until)
             return Decision(None, reason, bypassed=True)
         if self.policy.level == "exact":
-            return Decision(None, "" if found.plan.prefix_tokens else "nothing to reuse")
+            return Decision(None, NO_REASON if found.plan.prefix_tokens else Reason.NOTHING_TO_REUSE.text())
         fresh_from = self.encoded.fresh_from(self.policy.fresh_tail)
         made = decide(found.plan, self.policy, fresh_from, barred=found.barred, calibration=self.calibration)
         if made.calibration == UNCALIBRATED and self.calibration is None:
@@ -457,7 +457,7 @@ class Served:
             return tokens[:known]
         return again
 
-    def _outcome(self) -> tuple[Outcome, str]:
+    def _outcome(self) -> tuple[Outcome, ReasonText]:
         if self.decision.budget is not None:
             return "semantic", self.decision.reason
         if self.found.plan.prefix_tokens:

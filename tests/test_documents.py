@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import io
 import re
 import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import redirect_stdout
 from pathlib import Path
 
 import pytest
@@ -25,6 +27,11 @@ def blocks(page: Path) -> Iterator[tuple[str, str, int]]:
         yield found[1], found[2], text.count("\n", 0, found.start()) + 2
 
 
+def timeless(printed: str) -> str:
+    """Less what the clock says, which no two runs share."""
+    return re.sub(r"\d+(\.\d+)? (ms|s)\b", r"… \2", printed)
+
+
 def names(pages: list[Path]) -> list[str]:
     return [page.name for page in pages]
 
@@ -35,17 +42,21 @@ RUNNABLE = [page for page in PAGES if any(language == "python" for language, _, 
 @pytest.mark.real
 @pytest.mark.parametrize("page", RUNNABLE, ids=names(RUNNABLE))
 def test_python_blocks_run_as_pasted(page: Path) -> None:
-    """In the order of the page and in one namespace, as a reader would paste them."""
+    """In the order of the page and in one namespace, as a reader would paste them; they print what the page shows."""
     namespace: dict[str, object] = {"__name__": "__main__"}
+    printed = io.StringIO()
     for language, code, line in blocks(page):
         if language == "python":
-            exec(compile("\n" * (line - 1) + code, str(page), "exec"), namespace)
+            with redirect_stdout(io.StringIO()) as printed:
+                exec(compile("\n" * (line - 1) + code, str(page), "exec"), namespace)
+        if language == "text":
+            assert timeless(printed.getvalue()) == timeless(code), f"{page.name}:{line} is not what the code prints"
 
 
 @pytest.mark.parametrize("page", PAGES, ids=names(PAGES))
 def test_blocks_say_what_they_are(page: Path) -> None:
     for language, code, line in blocks(page):
-        assert language in ("python", "bash", *_NOT_CODE), f"{page.name}:{line} is {language!r}"
+        assert language in ("python", "bash", "text", *_NOT_CODE), f"{page.name}:{line} is {language!r}"
         if language == "bash":
             for command in filter(None, (each.partition("#")[0].split() for each in code.splitlines())):
                 assert shutil.which(command[0]) or (Path(sys.executable).parent / command[0]).exists(), command
@@ -61,7 +72,16 @@ def test_links_lead_somewhere(page: Path) -> None:
 
 
 def test_pages_are_found() -> None:
-    guides = ("langchain.md", "llamaindex.md", "weights.md", "structures.md", "canary.md", "pool.md", "security.md")
+    guides = (
+        "langchain.md",
+        "llamaindex.md",
+        "weights.md",
+        "structures.md",
+        "canary.md",
+        "pool.md",
+        "security.md",
+        "why.md",
+    )
     runnable = {"README.md", *guides}
     assert runnable | {"paper.md"} <= set(names(PAGES))
     assert runnable == set(names(RUNNABLE))

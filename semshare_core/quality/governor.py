@@ -19,6 +19,7 @@ from semshare_core.quality.bounds import BOUNDS
 from semshare_core.quality.calibration import Calibration
 from semshare_core.quality.method import method_of
 from semshare_core.quality.situation import Situation
+from semshare_core.reasons import NO_REASON, Reason, ReasonText
 
 _MIN_SAVED_TOKENS = 64  # fewer cost more in matching and rearranging than they save
 
@@ -66,7 +67,7 @@ class Decision:
     """
 
     budget: Budget | None
-    reason: str = ""
+    reason: ReasonText = NO_REASON
     bypassed: bool = False
     lossless: bool = False
     calibration: str | None = None
@@ -90,7 +91,7 @@ def decide(
     """
     situation = situation_of(plan, policy, fresh_from)
     if situation is None:
-        return Decision(None, "no reference shares more than the prefix" if plan.prefix_tokens else "nothing to reuse")
+        return Decision(None, (Reason.ONLY_THE_PREFIX if plan.prefix_tokens else Reason.NOTHING_TO_REUSE).text())
     if policy.recompute_ratio is not None:
         return Decision(Budget(policy.recompute_ratio, fill=True))
     if policy.level is None and policy.schedule == "decay":
@@ -98,13 +99,12 @@ def decide(
     level = policy.level or "balanced"
     if barred > LEVEL_RULES[level].max_barred:
         # a chain of rewrites has left its last lossless prompt behind: this one becomes the next
-        reason = f"the prompt that shares {barred:.0%} more than any other has approximate rows, which may not serve"
+        reason = Reason.APPROXIMATE_REFERENCE.text(share=barred)
         return Decision(None, reason, bypassed=True, lossless=True)
     if calibration is None or method_of(policy):
         made = _by_rule(situation, LEVEL_RULES[level])
-        why = "the model is not calibrated" if calibration is None else "the calibration is that of another method"
-        reason = made.reason or f"{why}: a fixed share is recomputed"
-        return replace(made, reason=reason, calibration=UNCALIBRATED)
+        why = Reason.NOT_CALIBRATED if calibration is None else Reason.OTHER_METHOD
+        return replace(made, reason=made.reason or why.text(), calibration=UNCALIBRATED)
     return replace(_by_calibration(situation, level, calibration), calibration=calibration.name)
 
 
@@ -123,31 +123,31 @@ def _by_calibration(situation: Situation, level: str, calibration: Calibration) 
     if ratio is None:
         most = max((situation.computed(each) for each in calibration.choices(situation)), default=situation.must)
         share = most / situation.tokens
-        reason = f"to recompute {share:.0%} is not expected to keep the KL of {level!r} within {BOUNDS[level].kl}"
+        reason = Reason.BEYOND_BOUND.text(share=share, level=level, bound=BOUNDS[level].kl)
         return Decision(None, reason, bypassed=True)
     saved = situation.window - situation.computed(ratio)
     if saved < _MIN_SAVED_TOKENS:
-        return Decision(None, f"only {saved} of {situation.window} tokens would be saved", bypassed=True)
+        return Decision(None, Reason.TOO_LITTLE_SAVED.text(saved=saved, tokens=situation.window), bypassed=True)
     if not calibration.pays(situation, ratio):
-        return Decision(None, f"to save {saved} of {situation.window} tokens would take longer", bypassed=True)
+        return Decision(None, Reason.SLOWER.text(saved=saved, tokens=situation.window), bypassed=True)
     return Decision(Budget(ratio, fill=True), expected_kl=calibration.expected_kl(situation, ratio))
 
 
 def _by_rule(situation: Situation, rule: LevelRule) -> Decision:
     fuzzy = situation.fuzzy / situation.free
     if fuzzy > rule.max_fuzzy:
-        return _too_different(situation, f"{fuzzy:.0%} of the tokens have no identical run")
+        return _too_different(situation, Reason.TOO_FUZZY.text(share=fuzzy))
     n, window = situation.tokens, situation.window
     computed = max(situation.must, min(max(situation.worth, int(rule.least * n)), int(rule.ceiling * n)))
     saved = window - computed
     if saved < _MIN_SAVED_TOKENS or saved < rule.min_saving * window:
-        return Decision(None, f"only {saved} of {window} tokens would be saved", bypassed=True)
+        return Decision(None, Reason.TOO_LITTLE_SAVED.text(saved=saved, tokens=window), bypassed=True)
     return Decision(Budget(rule.ceiling, fill=False, least=rule.least))
 
 
-def _too_different(situation: Situation, why: str) -> Decision:
+def _too_different(situation: Situation, reason: ReasonText) -> Decision:
     # a few common words are shared by any two texts; not to use them is no decision
-    return Decision(None, f"too different: {why}", bypassed=situation.exact >= _MIN_SAVED_TOKENS)
+    return Decision(None, reason, bypassed=situation.exact >= _MIN_SAVED_TOKENS)
 
 
 def _published_ratio(policy: ReusePolicy, share: float = 0.4, layers: int = 30) -> float:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from semshare_core.prompt import Prompt
+from semshare_core.prompt.encode import Prompt
 
 
 @dataclass(frozen=True)

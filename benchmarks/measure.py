@@ -12,7 +12,7 @@ from transformers import DynamicCache, PreTrainedModel
 from transformers.cache_utils import Cache
 
 from semshare_core import ReusePolicy, ReuseReport, SemShareEngine
-from semshare_core.prompt import Prompt
+from semshare_core.prompt.encode import Prompt
 from semshare_core.quality.divergence import Continuation, Divergence
 
 CONTINUED_TOKENS = 48

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from itertools import groupby
 
 from semshare_core import ReuseReport
-from semshare_core.token_strip import SOURCES
+from semshare_core.report.token_strip import SOURCES
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from semshare_core.errors import ConfigError
-from semshare_core.located import absolute
+from semshare_core.process.paths import absolute
 from semshare_core.suggestion import did_you_mean
 
 Level = Literal["off", "exact", "high", "balanced", "fast"]
@@ -127,7 +127,7 @@ class ReusePolicy(Settings):
             Tokens that no reference serves, and the question, are computed even when they exceed it.
         schedule: ``constant``: the same set in every selective layer; ``decay``: shrinks by ``decay`` per layer.
         decay: factor of the ``decay`` schedule (0.85 per layer is a guess of the paper's unpublished values).
-        selection: which tokens are recomputed; see ``semshare_core.prefill.selection``.
+        selection: which tokens are recomputed; see ``semshare_core.select``.
         matching: ``ordered``: prefix, exact runs, order-aware fuzzy · ``lsh``: prefix, then SemShareKV's fuzzy matching
             for everything else · ``runs``: prefix and exact runs only · ``random``: an ablation.
         zero_fuzzy: ablation: serve fuzzy tokens by zero rows instead of the matched ones.

@@ -18,36 +18,37 @@ from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from transformers.cache_utils import Cache
 
-from semshare_core import forking, models
-from semshare_core.autocast import OFF, Autocast, outside_autocast
-from semshare_core.call import Call, Served
-from semshare_core.computing import computing
+from semshare_core.budget.calibration import Calibration
+from semshare_core.budget.features import Situation
 from semshare_core.config import PoolConfig, ReusePolicy, resolve_policy
-from semshare_core.decode import FinishReason, Sampling, check_logits, decode
-from semshare_core.embedding import EmbeddingSource, prompt_embedding
+from semshare_core.decode.generate import FinishReason, Sampling, check_logits, decode
+from semshare_core.decode.settings import own_stop_strings, warn_of_overridden
+from semshare_core.decode.stop_strings import AnswerText
+from semshare_core.embed.encoder import EmbeddingSource, prompt_embedding
+from semshare_core.embed.prompt_vectors import PromptVectors
 from semshare_core.errors import CallCancelledError, ConfigError, NotPicklableError, ProcessError
-from semshare_core.faiss_import import one_thread
-from semshare_core.generation_settings import own_stop_strings, warn_of_overridden
-from semshare_core.given import check_pool, check_tokenizer, given_model
-from semshare_core.interrupt import NEVER, Interrupt, check_limits
-from semshare_core.kept_errors import keeps_no_rows
 from semshare_core.match.facts import FactTokens
 from semshare_core.match.token_table import TokenTable
-from semshare_core.model_turns import turns_of
+from semshare_core.model import load as models
+from semshare_core.model.autocast import OFF, Autocast, outside_autocast
+from semshare_core.model.computing import computing
+from semshare_core.model.given import check_pool, check_tokenizer, given_model
+from semshare_core.model.lock import turns_of
+from semshare_core.model.spec import examine
+from semshare_core.model.weights import Weights
 from semshare_core.opening import open_pool
-from semshare_core.prefill.anatomy import examine
 from semshare_core.prefill.selective import SelectivePrefill
 from semshare_core.prefill.trial import try_out
-from semshare_core.prompt import Chat, Prompt
-from semshare_core.prompt_vectors import PromptVectors
-from semshare_core.quality.calibration import Calibration
-from semshare_core.quality.calibrations import calibration_for
+from semshare_core.process import forking
+from semshare_core.process.faiss_import import one_thread
+from semshare_core.process.interrupt import NEVER, Interrupt, check_limits
+from semshare_core.process.kept_errors import keeps_no_rows
+from semshare_core.prompt.encode import Chat, Prompt
+from semshare_core.quality.calibration_files import calibration_for
 from semshare_core.quality.canary import CanaryWatch
 from semshare_core.quality.replay import Replay
-from semshare_core.quality.situation import Situation
 from semshare_core.report import ReuseReport
-from semshare_core.stop_strings import AnswerText
-from semshare_core.weights import Weights
+from semshare_core.request import Call, Served
 
 DEFAULT_NAMESPACE = "default"
 
@@ -89,8 +90,8 @@ class SemShareEngine:
     """Serves one model, reusing keys and values of earlier prompts. Thread-safe: calls take turns at the model.
 
     ``pool`` holds the earlier prompts; ``canary`` (:class:`~semshare_core.quality.canary.CanaryWatch`) what background
-    checks found, if the policy asks for some; ``weights`` (:class:`~semshare_core.weights.Weights`) names what computes
-    rows now: those of other weights, adapters or numerics never serve.
+    checks found, if the policy asks for some; ``weights`` (:class:`~semshare_core.model.weights.Weights`) names what
+    computes rows now: those of other weights, adapters or numerics never serve.
 
     Args:
         model: a decoder-only transformers model whose cache keeps one row per token. Of PEFT's ``PeftModel`` the model
@@ -101,9 +102,9 @@ class SemShareEngine:
         policy: what calls may reuse unless they say otherwise; default level ``balanced``.
         embedding: what embeds prompts, for the search over similar ones: a sentence-transformers folder or object, a
             LangChain ``Embeddings``, a LlamaIndex ``BaseEmbedding``, or a function from a text to a vector; long
-            prompts reach it in segments (see ``semshare_core.embedding``). No lock is held while it runs: it is called
-            from several threads at once and may ask this very engine. Where it fails there is one warning, and answers
-            without it. Default: the mean of the model's own token embeddings, which costs next to nothing.
+            prompts reach it in segments (see ``semshare_core.embed.encoder``). No lock is held while it runs: it is
+            called from several threads at once and may ask this very engine. Where it fails there is one warning,
+            and answers without it. Default: the mean of the model's own token embeddings, which costs next to nothing.
         calibration: what the levels go by: ``auto`` takes the one of this model (``semshare calibrate``); None: the
             default for models without one; or what ``read_calibration(path)`` gives.
 
@@ -172,7 +173,7 @@ class SemShareEngine:
         calibration: Calibration | Literal["auto"] | None = "auto",
         model_kwargs: Mapping[str, Any] | None = None,
     ) -> SemShareEngine:
-        """Load a model by hub id, local folder, GGUF file or ``"demo"`` and serve it; see ``semshare_core.models``.
+        """Load a model by hub id, local folder, GGUF file or ``"demo"`` and serve it; see ``semshare_core.model.load``.
 
         ``model_kwargs`` are further settings of transformers' ``from_pretrained``, such as ``quantization_config``.
         """
@@ -221,7 +222,7 @@ class SemShareEngine:
             cancel: set from any thread, it ends the call as soon; what was generated until then is the answer, with
                 ``finish_reason`` ``cancelled``.
             **generation: other fields of transformers' ``GenerationConfig``; what becomes of each is in the table of
-                ``semshare_core.generation_settings``.
+                ``semshare_core.decode.settings``.
 
         Raises:
             PromptError: empty or too long a prompt. ConfigError: a setting that cannot be honoured.

@@ -9,17 +9,17 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
+from semshare_core.budget.levels import bound_of
 from semshare_core.config import ReusePolicy
-from semshare_core.embedding import Embed
+from semshare_core.embed.encoder import Embed
 from semshare_core.match.facts import FactTokens
 from semshare_core.match.matcher import build_plan
 from semshare_core.match.plan import ReusePlan, Source, Tokens
 from semshare_core.match.runs import kgram_hashes
 from semshare_core.match.token_table import TokenTable
+from semshare_core.model.attention.bit_blocks import whole_blocks
 from semshare_core.pool.entry import Entry, View
 from semshare_core.pool.pool import ReferencePool
-from semshare_core.prefill.bit_blocks import whole_blocks
-from semshare_core.quality.bounds import bound_of
 
 
 @dataclass(frozen=True)
@@ -102,8 +102,8 @@ def find(
 ) -> Found:
     """Look up ``tokens`` [n] in one namespace and plan their reuse. The last token is never served as prefix.
 
-    Only what ``weights`` computed is found (:meth:`semshare_core.weights.Weights.identity`); of a lossless prefix only
-    what does not stand in the last ``block`` of the prompt (:mod:`semshare_core.prefill.bit_blocks`).
+    Only what ``weights`` computed is found (:meth:`semshare_core.model.weights.Weights.identity`); of a lossless
+    prefix only what does not stand in the last ``block`` of the prompt (``semshare_core.model.attention.bit_blocks``).
     """
     started = time.perf_counter()
     lossless = policy.level == "exact"

@@ -8,12 +8,12 @@ import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from semshare_core.config import PoolConfig
-from semshare_core.embedding import Embed
-from semshare_core.embedding_identity import UNKNOWN_EMBEDDING, embedding_identity
+from semshare_core.embed.encoder import Embed
+from semshare_core.embed.identity import UNKNOWN_EMBEDDING, embedding_identity
+from semshare_core.model.weights import Weights
 from semshare_core.pool.disk.fingerprint import fingerprint
 from semshare_core.pool.disk.folder import PoolFolder
 from semshare_core.pool.pool import ReferencePool
-from semshare_core.weights import Weights
 
 
 def open_pool(

@@ -74,7 +74,7 @@ def tokenizer() -> PreTrainedTokenizerBase:
 @pytest.fixture(scope="session")
 def demo() -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """The real demo model (SmolLM2-135M-Instruct, float32, on the CPU) and its tokenizer."""
-    from semshare_core.models import load_model
+    from semshare_core.model.load import load_model
 
     return load_model("demo", device="cpu", dtype="float32")
 

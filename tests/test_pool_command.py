@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from semshare_core.command.amounts import age, read_age, read_bytes
-from semshare_core.command.main import main
+from semshare_core.cli.amounts import age, read_age, read_bytes
+from semshare_core.cli.main import main
 from semshare_core.pool.disk import PoolFolder
 from stored_entries import MODEL, OTHER_MODEL, keep, make_record, make_rows, verify
 

@@ -31,7 +31,7 @@ from benchmarks.systems.published import RATIOS
 from benchmarks.systems.retention import PAPER as PAPER_RETENTION
 from benchmarks.workloads.length_sweep import LENGTHS
 from benchmarks.workloads.similarity_sweep import EDITS, SHARES
-from semshare_core.quality.bounds import BOUNDS
+from semshare_core.budget.levels import BOUNDS
 
 SPEEDS = {"5000": 6.25, "8000": 8.0}
 NEVER_BELOW = 0.97

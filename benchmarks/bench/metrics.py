@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks.bench.item import Item
-from semshare_core.quality.bounds import BOUNDS, MEASURED_TOKENS
+from semshare_core.budget.levels import BOUNDS, MEASURED_TOKENS
 
 RESAMPLES, SEED, COVERED = 1000, 0, 0.95
 CLEAR_LEAD = 0.4

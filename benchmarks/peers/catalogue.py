@@ -7,7 +7,7 @@ from pathlib import Path
 
 from benchmarks.peers.environments import Environment
 from benchmarks.peers.peer import Peer
-from semshare_core.demo_model import demo_folder, demo_gguf
+from semshare_core.model.demo import demo_folder, demo_gguf
 
 _WORKERS = Path(__file__).with_name("workers")
 

@@ -10,7 +10,7 @@ from benchmarks.bench.plan import PEERS_PART
 from benchmarks.bench.record import Record
 from benchmarks.bench.workloads import ABOUT
 from benchmarks.report.tables import figures_table, levels_table, peers_table, sweep_table, systems_table
-from semshare_core.quality.bounds import MEASURED_TOKENS
+from semshare_core.budget.levels import MEASURED_TOKENS
 
 Plots = Mapping[str, str]
 """Name of a plot → its title for those who cannot see it."""

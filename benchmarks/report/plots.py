@@ -26,7 +26,7 @@ from benchmarks.bench.metrics import (
 )
 from benchmarks.bench.plan import BALANCED
 from benchmarks.report.drawing import COLOURS, Dot, label_dots, new_figure
-from semshare_core.quality.bounds import BOUNDS, MEASURED_TOKENS
+from semshare_core.budget.levels import BOUNDS, MEASURED_TOKENS
 
 KL_FLOOR = 1e-3
 """Where a logarithmic axis ends: less is as good as none."""

@@ -25,7 +25,7 @@ from benchmarks.bench.metrics import (
     grouped,
 )
 from benchmarks.sections.figure import Figure
-from semshare_core.quality.bounds import BOUNDS
+from semshare_core.budget.levels import BOUNDS
 
 NOTHING = "–"
 COLUMNS = (SPEED, KL, KL_P95, AGREEMENT, ROUGE_L, ACCURACY, KEPT, KEPT_CLEAR, STALE, RATIO, KV_SHARE, PEAK)

@@ -11,8 +11,8 @@ from torch import Tensor
 from benchmarks.corpora.bible import chapter_texts
 from benchmarks.measure import full_prefill
 from benchmarks.sections.figure import Figure, Run
-from semshare_core.prefill.anatomy import examine
-from semshare_core.prefill.rotary import Rotation
+from semshare_core.model.rotary import Rotation
+from semshare_core.model.spec import examine
 
 TOKENS, SHIFTS = 1000, (1, 700, 3000)
 DTYPES = (torch.bfloat16, torch.float16)

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from semshare_core.match.plan import ReusePlan
-from semshare_core.prefill.anatomy import Anatomy
+from semshare_core.model.spec import Anatomy
 from semshare_core.prefill.cache import MergedCache, to_torch
 from semshare_core.prefill.rearrange import ReferenceRows, lay_rows
 

@@ -20,12 +20,12 @@ from benchmarks.sections.mid_layer import mid_layer
 from benchmarks.sections.two_candidates import two_candidates
 from benchmarks.workloads.paraphrase import paraphrases
 from semshare_core import ReusePolicy
+from semshare_core.calibrate.prompts import default_pairs
 from semshare_core.match import context, matcher
 from semshare_core.match.facts import FactTokens
-from semshare_core.prefill.selection import combined
-from semshare_core.prefill.selection.combined import CombinedSelection
-from semshare_core.prompt import Prompt
-from semshare_core.quality.calibration_prompts import default_pairs
+from semshare_core.prompt.encode import Prompt
+from semshare_core.select import combined
+from semshare_core.select.combined import CombinedSelection
 
 RATIOS = (0.1, 0.25)
 PAIRS, PARAPHRASES, TOKENS = 18, 4, 32

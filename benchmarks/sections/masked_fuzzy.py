@@ -14,7 +14,7 @@ from transformers import AttentionInterface
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from semshare_core.match.plan import ReusePlan, Source
-from semshare_core.prefill import grouped_attention
+from semshare_core.model.attention import grouped as grouped_attention
 from semshare_core.prefill.cache import to_torch
 from semshare_core.prefill.selective import Prefilled, SelectivePrefill
 

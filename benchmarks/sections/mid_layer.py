@@ -17,14 +17,14 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from semshare_core.budget.allotment import Budget, Needs, but_last
 from semshare_core.config import ReusePolicy
 from semshare_core.match.plan import ReusePlan, Source
 from semshare_core.pool.entry import View
-from semshare_core.prefill.allotment import Budget, Needs, but_last
 from semshare_core.prefill.cache import MergedCache, to_torch
 from semshare_core.prefill.rearrange import lay_rows
-from semshare_core.prefill.selection import selection_for
 from semshare_core.prefill.selective import Prefilled, SelectivePrefill
+from semshare_core.select import selection_for
 
 _DEPTH = 1 / 3
 

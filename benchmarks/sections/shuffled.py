@@ -12,7 +12,7 @@ from benchmarks.measure import Measured, baseline, full_prefill, measure
 from benchmarks.sections.figure import Figure, Run, item, means
 from benchmarks.workloads.shuffled_edits import shuffled_edits
 from semshare_core import ReusePolicy
-from semshare_core.prompt import Prompt
+from semshare_core.prompt.encode import Prompt
 
 SEEDS = {"chat": range(10, 16), "text": range(10, 12)}
 """The selection's constants were chosen on the pairs of the seeds 0 to 3."""

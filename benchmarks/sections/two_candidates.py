@@ -17,9 +17,9 @@ from torch import Tensor
 from benchmarks.sections.blended import blend_in
 from semshare_core.match.plan import ReusePlan, Source
 from semshare_core.match.token_table import TokenTable
+from semshare_core.model.spec import Anatomy
 from semshare_core.pool.entry import View
 from semshare_core.prefill import selective as room
-from semshare_core.prefill.anatomy import Anatomy
 from semshare_core.prefill.cache import MergedCache
 from semshare_core.prefill.rearrange import lay_rows
 from semshare_core.prefill.selective import Prefilled, SelectivePrefill

@@ -27,8 +27,8 @@ from semshare_core import ReusePolicy
 from semshare_core.lookup import Found
 from semshare_core.match.context import estrangement
 from semshare_core.match.plan import ReusePlan, Source
+from semshare_core.model.spec import Anatomy
 from semshare_core.prefill import selective as room
-from semshare_core.prefill.anatomy import Anatomy
 from semshare_core.prefill.cache import MergedCache
 from semshare_core.prefill.rearrange import ReferenceRows, lay_rows
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from benchmarks.systems.engine_system import EngineSystem
 from semshare_core import ReusePolicy
-from semshare_core.quality.bounds import BOUNDS
+from semshare_core.budget.levels import BOUNDS
 
 LEVELS = [EngineSystem(f"ours {level}", ReusePolicy.model_validate({"level": level})) for level in BOUNDS]
 RATIOS = [

@@ -14,8 +14,8 @@ from torch import Tensor
 from transformers.cache_utils import DynamicLayer
 
 from semshare_core.config import Retention
+from semshare_core.prefill.attention_probe import hot_tokens
 from semshare_core.prefill.cache import InterruptibleCache, MergedCache, to_torch
-from semshare_core.prefill.observe import hot_tokens
 
 
 class RetainedLayer(DynamicLayer):

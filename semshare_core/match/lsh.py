@@ -14,9 +14,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from semshare_core.faiss_import import import_faiss
 from semshare_core.match.plan import Positions, Tokens
 from semshare_core.match.token_table import TokenTable
+from semshare_core.process.faiss_import import import_faiss
 
 _ROPE_BASE = 10_000.0
 _NO_SCORE = -2.0

@@ -32,8 +32,8 @@ class Entry:
         created: seconds of Unix time.
         expires: when it is no longer used, likewise; None: never.
         steady: leading rows that have the bits of any longer prompt's own pass; None: all that are lossless
-            (``semshare_core.prefill.bit_blocks``).
-        weights: names the weights that computed the rows (``semshare_core.weights``); it serves under no others.
+            (``semshare_core.model.attention.bit_blocks``).
+        weights: names the weights that computed the rows (``semshare_core.model.weights``); it serves under no others.
     """
 
     namespace: str

@@ -8,7 +8,7 @@ import threading
 import weakref
 from collections.abc import Callable
 
-from semshare_core import forking
+from semshare_core.process import forking
 
 Job = Callable[[], None]
 Idle = Callable[[], float | None]

@@ -11,9 +11,9 @@ import threading
 
 import numpy as np
 
-from semshare_core import forking
 from semshare_core.errors import ConfigError
 from semshare_core.pool.vector_rows import VectorRows, Vectors
+from semshare_core.process import forking
 from semshare_core.product import product
 
 _SHORTLIST, _SURPLUS = 32, 4  # rows for each segment, at least and for each entry wanted, where FAISS ranks coarsely

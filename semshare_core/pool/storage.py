@@ -16,11 +16,11 @@ import torch
 
 from semshare_core.config import PoolConfig
 from semshare_core.errors import DamagedFileError, PoolFileError, PoolWarning
-from semshare_core.forking import free, whole
 from semshare_core.pool.disk.folder import PoolFolder
 from semshare_core.pool.folder_rows import FolderRows
 from semshare_core.pool.segment import MemoryRows, Segment, Tier, read_rows, to_devices, to_host
 from semshare_core.pool.worth import Queue, Worth
+from semshare_core.process.forking import free, whole
 
 Place = Tier | Literal["disk"]
 

@@ -20,8 +20,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from semshare_core.faiss_import import import_faiss
-from semshare_core.forking import free
+from semshare_core.process.faiss_import import import_faiss
+from semshare_core.process.forking import free
 
 Vectors = NDArray[np.float32]
 """Unit rows [m, dim]."""

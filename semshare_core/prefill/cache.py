@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from transformers.cache_utils import Cache, CacheLayerMixin, DynamicLayer
 
-from semshare_core.interrupt import NEVER, Interrupt
+from semshare_core.process.interrupt import NEVER, Interrupt
 
 _GROWTH = 1.5
 

@@ -18,10 +18,10 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from semshare_core.errors import UnsupportedModelError
-from semshare_core.prefill.anatomy import Anatomy
-from semshare_core.prefill.bit_blocks import block_of
+from semshare_core.model.attention.bit_blocks import block_of
+from semshare_core.model.attention.query_blocks import query_blocks
+from semshare_core.model.spec import Anatomy
 from semshare_core.prefill.cache import MergedCache, StopForward
-from semshare_core.prefill.query_blocks import query_blocks
 
 CHUNK_ROWS = 768
 

@@ -16,10 +16,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from semshare_core.match.plan import ReusePlan, Source
-from semshare_core.prefill.anatomy import Anatomy
+from semshare_core.model.rotary import Rotation
+from semshare_core.model.spec import Anatomy
 from semshare_core.prefill.cache import MergedCache, to_torch
 from semshare_core.prefill.feed import LayerFeed, carry
-from semshare_core.prefill.rotary import Rotation
 
 Pair = tuple[Tensor, Tensor]
 

@@ -14,19 +14,19 @@ from torch import Tensor
 from transformers import PreTrainedModel
 from transformers.cache_utils import Cache
 
+from semshare_core.budget.allotment import Budget, Needs, allot, but_last
 from semshare_core.config import ReusePolicy
-from semshare_core.interrupt import NEVER, Interrupt
 from semshare_core.match.plan import ReusePlan, Source
-from semshare_core.prefill.allotment import Budget, Needs, allot, but_last
-from semshare_core.prefill.anatomy import Anatomy, decoder_layers, examine
-from semshare_core.prefill.bit_blocks import block_of, pieces
+from semshare_core.model.attention.bit_blocks import block_of, pieces
+from semshare_core.model.attention.grouped import grouped_attention
+from semshare_core.model.spec import Anatomy, decoder_layers, examine
+from semshare_core.prefill.attention_probe import hot_tokens, tail_attention, tail_influence
 from semshare_core.prefill.cache import MergedCache, to_torch
 from semshare_core.prefill.forward import RowForward
-from semshare_core.prefill.grouped_attention import grouped_attention
-from semshare_core.prefill.observe import hot_tokens, tail_attention, tail_influence
 from semshare_core.prefill.rearrange import ReferenceRows, lay_rows
-from semshare_core.prefill.selection import Evidence, Selection, selection_for
 from semshare_core.prefill.trial import try_out
+from semshare_core.process.interrupt import NEVER, Interrupt
+from semshare_core.select import Evidence, Selection, selection_for
 
 _PROBE_LAYER = 1  # keys of layer 0 know only their own token; those of layer 1 know the context
 _HOT_MASS = 0.55
@@ -62,7 +62,7 @@ class SelectivePrefill:
         """Look at the model anew if its layers are others, or what their positions and masks come from is.
 
         Args:
-            structure: :attr:`semshare_core.weights.Weights.structure`.
+            structure: :attr:`semshare_core.model.weights.Weights.structure`.
 
         Raises:
             UnsupportedModelError: what became of the model cannot be served.

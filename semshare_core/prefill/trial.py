@@ -15,12 +15,12 @@ from transformers import PreTrainedModel
 from transformers.cache_utils import DynamicCache
 
 from semshare_core.errors import UnsupportedModelError
-from semshare_core.prefill.anatomy import Anatomy
+from semshare_core.model.attention.grouped import grouped_attention
+from semshare_core.model.spec import Anatomy
+from semshare_core.model.support import vocabulary_size
+from semshare_core.prefill.attention_probe import Unobserved, tail_influence
 from semshare_core.prefill.cache import MergedCache
 from semshare_core.prefill.forward import RowForward
-from semshare_core.prefill.grouped_attention import grouped_attention
-from semshare_core.prefill.observe import Unobserved, tail_influence
-from semshare_core.servable import vocabulary_size
 
 _TOKENS, _FIRST_PART, _WATCHED = 12, 7, 3
 _TOLERANCE = {torch.float32: 1e-3, torch.float64: 1e-6}

@@ -8,7 +8,7 @@ import weakref
 from collections import deque
 from typing import Protocol
 
-from semshare_core import forking
+from semshare_core.process import forking
 
 _EXIT_SECONDS = 60  # at the end of the program so long is waited for the job that runs
 

@@ -17,21 +17,21 @@ from typing import NoReturn
 
 from transformers import PreTrainedModel
 
-from semshare_core import forking
-from semshare_core.computing import computing
+from semshare_core.budget.levels import BOUNDS, level_of, promised
+from semshare_core.budget.method import method_of
 from semshare_core.config import ReusePolicy
 from semshare_core.errors import NotPicklableError, NumericalError, QualityWarning
-from semshare_core.model_turns import ModelTurns
-from semshare_core.prefill.grouped_attention import grouped_attention
-from semshare_core.quality import news
+from semshare_core.model.attention.grouped import grouped_attention
+from semshare_core.model.computing import computing
+from semshare_core.model.lock import ModelTurns
+from semshare_core.model.weights import Weights
+from semshare_core.process import forking
+from semshare_core.quality import canary_registry
 from semshare_core.quality.background import Background
-from semshare_core.quality.bounds import BOUNDS, level_of, promised
 from semshare_core.quality.divergence import Divergence
-from semshare_core.quality.method import method_of
 from semshare_core.quality.promises import Promises, Tally
 from semshare_core.quality.replay import Replay
 from semshare_core.report import Canary, ReuseReport
-from semshare_core.weights import Weights
 
 _WAITING_CHECKS = 2  # each holds a copy of its prompt's rows
 _REMEMBERED_RESULTS = 1000
@@ -76,7 +76,7 @@ class CanaryWatch:
         self._results: deque[Canary] = deque(maxlen=_REMEMBERED_RESULTS)
         self._errors: deque[str] = deque(maxlen=_REMEMBERED_ERRORS)
         self._warned = False
-        self._listeners: list[news.Listener] = []
+        self._listeners: list[canary_registry.Listener] = []
         forking.renewed(self._after_fork)
 
     # What users ask.
@@ -108,7 +108,7 @@ class CanaryWatch:
         with self._lock:
             return list(self._errors)
 
-    def listen(self, listener: news.Listener) -> Callable[[], None]:
+    def listen(self, listener: canary_registry.Listener) -> Callable[[], None]:
         """Call ``listener`` with every :class:`~semshare_core.report.Canary` that is done, in the thread that checks.
 
         One that is dropped is told of in the thread that dropped it.
@@ -169,7 +169,7 @@ class CanaryWatch:
         """
         canary = _begun(report, policy)
         report.canary = canary
-        news.announce(canary)
+        canary_registry.announce(canary)
         with self._lock:
             self._counts["pending"] += 1
         check = _Check(self, report, canary, replay)
@@ -217,7 +217,7 @@ class CanaryWatch:
             self._counts[canary.status] += 1
             if canary.status == "measured":
                 self._results.append(canary)
-            listeners = [*news.conclude(canary), *self._listeners]
+            listeners = [*canary_registry.conclude(canary), *self._listeners]
         for listener in listeners:
             try:
                 listener(canary)

@@ -18,7 +18,7 @@ from torch import Tensor
 from transformers import DynamicCache, PreTrainedModel
 from transformers.cache_utils import Cache
 
-from semshare_core.quality.bounds import MEASURED_TOKENS
+from semshare_core.budget.levels import MEASURED_TOKENS
 
 Turn = Callable[[], AbstractContextManager[object]]
 """Makes the context in which one forward pass runs, such as a lock."""

@@ -5,11 +5,11 @@ from __future__ import annotations
 import threading
 from dataclasses import dataclass, replace
 
-from semshare_core import forking
+from semshare_core.budget.levels import BOUNDS, level_of, promised, stricter
+from semshare_core.budget.method import method_of
 from semshare_core.config import ReusePolicy
-from semshare_core.quality.bounds import BOUNDS, level_of, promised, stricter
-from semshare_core.quality.evidence import too_often
-from semshare_core.quality.method import method_of
+from semshare_core.process import forking
+from semshare_core.quality.sequential_test import too_often
 from semshare_core.report import Canary
 
 

@@ -10,9 +10,9 @@ from torch import Tensor
 from transformers import PreTrainedModel
 from transformers.cache_utils import Cache
 
-from semshare_core.autocast import Autocast
+from semshare_core.budget.levels import MEASURED_TOKENS
 from semshare_core.compress.retention import RetainedLayer
-from semshare_core.quality.bounds import MEASURED_TOKENS
+from semshare_core.model.autocast import Autocast
 from semshare_core.quality.divergence import Divergence, Turn, divergence
 
 
@@ -25,7 +25,7 @@ class Replay:
         answer: int64 [k], the first tokens of the answer; None where nothing was generated.
         cache: the rows that decoding began with, of all prompt tokens but the last.
         tokens: how many of the continuation are compared.
-        weights: names what computed the rows (:class:`semshare_core.weights.Weights`): no others can be compared.
+        weights: names what computed the rows (:class:`semshare_core.model.weights.Weights`): no others can be compared.
         autocast: what was on in the call.
     """
 

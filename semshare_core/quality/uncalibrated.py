@@ -9,7 +9,7 @@ from weakref import WeakSet
 from transformers import PreTrainedModel
 
 from semshare_core.errors import QualityWarning
-from semshare_core.forking import whole
+from semshare_core.process.forking import whole
 
 _said: WeakSet[PreTrainedModel] = WeakSet()
 _lock = whole(threading.Lock())

@@ -11,7 +11,7 @@ from contextlib import closing
 from dataclasses import dataclass
 from typing import TypeVar
 
-from semshare_core.autocast import Autocast
+from semshare_core.model.autocast import Autocast
 
 T = TypeVar("T")
 

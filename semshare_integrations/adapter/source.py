@@ -11,10 +11,10 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from semshare_core import ReusePolicy, SemShareEngine
 from semshare_core.errors import ConfigError, NotPicklableError
-from semshare_core.forking import free
-from semshare_core.given import check_tokenizer, given_model
-from semshare_core.located import located
-from semshare_core.models import DEMO, max_context
+from semshare_core.model.given import check_tokenizer, given_model
+from semshare_core.model.load import DEMO, max_context
+from semshare_core.process.forking import free
+from semshare_core.process.paths import located
 
 _NAMED = ("tokenizer", "embedding")
 _OF_A_LOADED_MODEL = ("pool", "embedding")

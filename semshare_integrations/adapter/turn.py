@@ -10,12 +10,12 @@ from typing import Any
 from uuid import uuid4
 
 from semshare_core import Chat, Piece, SemShareEngine
-from semshare_core.chat_template import continues
-from semshare_core.decode import end_tokens
+from semshare_core.decode.generate import end_tokens
 from semshare_core.errors import ConfigError
-from semshare_core.forking import free
-from semshare_core.own_tokenizer import decode_ids
-from semshare_core.prompt import Prompt
+from semshare_core.process.forking import free
+from semshare_core.prompt.chat_template import continues
+from semshare_core.prompt.encode import Prompt
+from semshare_core.prompt.own_tokenizer import decode_ids
 from semshare_integrations.tools import (
     CallFormat,
     Grammar,

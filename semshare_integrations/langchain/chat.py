@@ -22,7 +22,7 @@ from langchain_core.utils.pydantic import is_basemodel_subclass
 from pydantic import Field
 
 from semshare_core import Piece, SemShareEngine
-from semshare_core.own_tokenizer import encode_text
+from semshare_core.prompt.own_tokenizer import encode_text
 from semshare_integrations.adapter import ToolFields, Turn, in_thread, which_tool
 from semshare_integrations.adapter.turn import TURN_SETTINGS, tool_names
 from semshare_integrations.langchain.callbacks import left_early

@@ -23,7 +23,7 @@ from pydantic import Field
 from typing_extensions import Self
 
 from semshare_core import Piece, ReuseReport
-from semshare_core.own_tokenizer import encode_text
+from semshare_core.prompt.own_tokenizer import encode_text
 from semshare_integrations.adapter import in_thread, token_usage
 from semshare_integrations.langchain.callbacks import left_early
 from semshare_integrations.langchain.fields import LangChainFields

@@ -12,7 +12,7 @@ from llama_index.core.base.llms.types import ChatMessage, ChatResponse, Completi
 from llama_index.core.instrumentation.span import active_span_id
 
 from semshare_core import Canary, Piece, ReuseReport
-from semshare_core.quality.news import when_done
+from semshare_core.quality.canary_registry import when_done
 from semshare_integrations.adapter import Turn, token_usage
 from semshare_integrations.llama_index.events import SemShareCanaryEvent, SemShareReuseEvent, dispatcher
 from semshare_integrations.llama_index.messages import message_of

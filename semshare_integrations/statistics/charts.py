@@ -9,7 +9,7 @@ import numpy as np
 
 from semshare_core import ReuseReport
 from semshare_core.errors import MissingDependencyError
-from semshare_core.token_strip import SOURCES
+from semshare_core.report.token_strip import SOURCES
 from semshare_integrations.statistics.prefill_cost import PrefillCost
 
 try:

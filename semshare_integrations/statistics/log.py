@@ -8,9 +8,10 @@ from collections.abc import Iterable, Sequence
 from functools import partial
 from typing import Any
 
-from semshare_core import Canary, ReuseReport, forking
+from semshare_core import Canary, ReuseReport
 from semshare_core.errors import ConfigError, MissingDependencyError
-from semshare_core.quality.news import when_done
+from semshare_core.process import forking
+from semshare_core.quality.canary_registry import when_done
 from semshare_integrations.statistics.totals import ReuseTotals
 
 _COLUMNS = ("call", "outcome", "prompt", "prefix", "exact", "fuzzy", "new", "ratio", "TTFT ms", "KL")

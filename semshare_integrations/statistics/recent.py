@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from semshare_core import ReuseReport
-from semshare_core.forking import whole
+from semshare_core.process.forking import whole
 
 _REMEMBERED = 64  # callbacks run when an answer is finished: as many calls may end at once
 

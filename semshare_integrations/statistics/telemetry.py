@@ -10,7 +10,7 @@ from functools import partial
 
 from semshare_core import Canary, ReuseReport
 from semshare_core.errors import MissingDependencyError
-from semshare_core.quality.news import when_done
+from semshare_core.quality.canary_registry import when_done
 from semshare_integrations.statistics.operation import Operation
 
 try:

@@ -19,11 +19,11 @@ import torch
 from torch import Tensor
 from transformers import LogitsProcessor, PreTrainedModel, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
-from semshare_core.decode import end_tokens
+from semshare_core.decode.generate import end_tokens
 from semshare_core.errors import ConfigError, MissingDependencyError
-from semshare_core.forking import free
-from semshare_core.own_tokenizer import own_tokenizer
-from semshare_core.servable import vocabulary_size
+from semshare_core.model.support import vocabulary_size
+from semshare_core.process.forking import free
+from semshare_core.prompt.own_tokenizer import own_tokenizer
 from semshare_integrations.tools.added_tokens import special_tokens, vocabulary_state
 from semshare_integrations.tools.grammar import Grammar
 from semshare_integrations.tools.way_to_end import Spelling, leads_to_end, shortest_way_to_end, way_to_end

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from semshare_core.model.weights.parts import plain_parts
 from semshare_core.pool.disk.checked_file import FORMAT
-from semshare_core.weights.parts import plain_parts
 
 _SAMPLED = 1024  # values of each weight tensor
 
@@ -42,9 +42,9 @@ def fingerprint(
     Where the weights came from does not count.
 
     Args:
-        weights: names them (:meth:`semshare_core.weights.Weights.base`). None: of every weight tensor 1,024 values are
-            looked at, evenly spaced, so that other weights under the same configuration show; an edit of single values
-            does not. Weights that are not in memory (offloaded to the disk) count by name and shape only.
+        weights: names them (:meth:`semshare_core.model.weights.Weights.base`). None: of every weight tensor 1,024
+            values are looked at, evenly spaced, so that other weights under the same configuration show; an edit of
+            single values does not. Weights that are not in memory (offloaded to the disk) count by name and shape only.
     """
     config = {
         name: value

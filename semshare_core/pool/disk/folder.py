@@ -24,8 +24,6 @@ from pathlib import Path
 from torch import Tensor
 
 from semshare_core.errors import ConfigError, DamagedFileError, PoolFileError
-from semshare_core.forking import free, renewed
-from semshare_core.located import absolute
 from semshare_core.pool.disk.atomic import make_folder
 from semshare_core.pool.disk.checked_file import damaged
 from semshare_core.pool.disk.fingerprint import Fingerprint
@@ -43,6 +41,8 @@ from semshare_core.pool.disk.shelf import (
 )
 from semshare_core.pool.disk.skipped import Skipped, warn_of
 from semshare_core.pool.disk.stored_rows import StoredRows, encode_rows
+from semshare_core.process.forking import free, renewed
+from semshare_core.process.paths import absolute
 
 MANIFEST = "pool.json"
 _UNFINISHED = re.compile(r"^[0-9a-f]{32}\.[0-9a-f]{16}\.part$")

@@ -1,0 +1,155 @@
+"""The governor: how much to recompute for the level asked for, or whether to reuse at all.
+
+With a calibration of the model (``semshare calibrate``) a level takes the smallest ratio whose forecast divergence is
+within its bound. Without one it goes by :data:`LEVEL_RULES`: fixed amounts, about what keeps the promises on
+SmolLM2-135M-Instruct with hardly a look at the prompt. No fixed amount is safe across models.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from semshare_core.budget.allotment import Budget, Needs
+from semshare_core.budget.calibration import Calibration
+from semshare_core.budget.features import Situation
+from semshare_core.budget.levels import BOUNDS
+from semshare_core.budget.method import method_of
+from semshare_core.config import ReusePolicy
+from semshare_core.match.plan import ReusePlan
+from semshare_core.report.reasons import NO_REASON, Reason, ReasonText
+from semshare_core.select import selection_for
+
+_MIN_SAVED_TOKENS = 64  # fewer cost more in matching and rearranging than they save
+
+
+@dataclass(frozen=True)
+class LevelRule:
+    """What a level spends on a model that was not calibrated, and when it gives up.
+
+    Attributes:
+        ceiling: largest recompute ratio; what the strategy finds worth less is left reused.
+        least: recompute ratio that is spent even where the plan shows less change, on the rows that the question reads.
+        max_fuzzy: largest share of the tokens behind the prefix that may be served fuzzily.
+        min_saving: smallest share of the tokens behind the prefix that must be saved for reuse to pay.
+        max_barred: by how much, as a share of the tokens behind the prefix, the prompt that resembles this one most may
+            exceed the one that resembles it most by rows that may serve; beyond it the prompt is computed in full, so
+            that it can serve those that follow it. Without it the error of a chain of rewrites grows, as prompts are
+            patched together from ever older ones (``python -m benchmarks.pool drift``).
+    """
+
+    ceiling: float
+    least: float
+    max_fuzzy: float
+    min_saving: float = 0.3
+    max_barred: float = 0.1
+
+
+LEVEL_RULES = {
+    "high": LevelRule(ceiling=0.7, least=0.6, max_fuzzy=0.2),
+    "balanced": LevelRule(ceiling=0.5, least=0.35, max_fuzzy=0.45),
+    "fast": LevelRule(ceiling=0.35, least=0.15, max_fuzzy=0.6),
+}
+
+UNCALIBRATED = "default"
+"""What reports name where the levels' rules decided: no calibration of the model, or one of another method."""
+
+
+@dataclass(frozen=True)
+class Decision:
+    """``budget`` of a selective prefill, or None: compute everything behind the prefix.
+
+    Attributes:
+        lossless: have no approximate rows in that prefix, so that the prompt can serve others.
+        calibration: name of the calibration that a level went by; None: no level had to choose.
+        expected_kl: forecast, in nats; None: there was none.
+    """
+
+    budget: Budget | None
+    reason: ReasonText = NO_REASON
+    bypassed: bool = False
+    lossless: bool = False
+    calibration: str | None = None
+    expected_kl: float | None = None
+
+
+def decide(
+    plan: ReusePlan,
+    policy: ReusePolicy,
+    fresh_from: int,
+    *,
+    barred: float = 0.0,
+    calibration: Calibration | None = None,
+) -> Decision:
+    """Choose the recomputation for a plan whose policy allows approximate reuse.
+
+    Args:
+        fresh_from: the question's first token.
+        barred: by how much more of them some one prompt holds in rows too deep to serve; see :class:`LevelRule`.
+        calibration: of the model, if it has one.
+    """
+    situation = situation_of(plan, policy, fresh_from)
+    if situation is None:
+        return Decision(None, (Reason.ONLY_THE_PREFIX if plan.prefix_tokens else Reason.NOTHING_TO_REUSE).text())
+    if policy.recompute_ratio is not None:
+        return Decision(Budget(policy.recompute_ratio, fill=True))
+    if policy.level is None and policy.schedule == "decay":
+        return Decision(Budget(_published_ratio(policy), fill=True))
+    level = policy.level or "balanced"
+    if barred > LEVEL_RULES[level].max_barred:
+        # a chain of rewrites has left its last lossless prompt behind: this one becomes the next
+        reason = Reason.APPROXIMATE_REFERENCE.text(share=barred)
+        return Decision(None, reason, bypassed=True, lossless=True)
+    if calibration is None or method_of(policy):
+        made = _by_rule(situation, LEVEL_RULES[level])
+        why = Reason.NOT_CALIBRATED if calibration is None else Reason.OTHER_METHOD
+        return replace(made, reason=made.reason or why.text(), calibration=UNCALIBRATED)
+    return replace(_by_calibration(situation, level, calibration), calibration=calibration.name)
+
+
+def situation_of(plan: ReusePlan, policy: ReusePolicy, fresh_from: int) -> Situation | None:
+    """The plan in numbers; None if nothing is served that could be left as it is."""
+    needs = Needs.of(plan, selection_for(policy), fresh_from)
+    free = needs.window & (np.arange(len(plan)) < fresh_from)  # what need not be computed in any case
+    return Situation.of(plan, needs, fresh_from) if (free & plan.served).any() else None
+
+
+def _by_calibration(situation: Situation, level: str, calibration: Calibration) -> Decision:
+    unlike = calibration.unlike(situation)
+    if unlike:
+        return _too_different(situation, unlike)
+    ratio = calibration.ratio_for(level, situation)
+    if ratio is None:
+        most = max((situation.computed(each) for each in calibration.choices(situation)), default=situation.must)
+        share = most / situation.tokens
+        reason = Reason.BEYOND_BOUND.text(share=share, level=level, bound=BOUNDS[level].kl)
+        return Decision(None, reason, bypassed=True)
+    saved = situation.window - situation.computed(ratio)
+    if saved < _MIN_SAVED_TOKENS:
+        return Decision(None, Reason.TOO_LITTLE_SAVED.text(saved=saved, tokens=situation.window), bypassed=True)
+    if not calibration.pays(situation, ratio):
+        return Decision(None, Reason.SLOWER.text(saved=saved, tokens=situation.window), bypassed=True)
+    return Decision(Budget(ratio, fill=True), expected_kl=calibration.expected_kl(situation, ratio))
+
+
+def _by_rule(situation: Situation, rule: LevelRule) -> Decision:
+    fuzzy = situation.fuzzy / situation.free
+    if fuzzy > rule.max_fuzzy:
+        return _too_different(situation, Reason.TOO_FUZZY.text(share=fuzzy))
+    n, window = situation.tokens, situation.window
+    computed = max(situation.must, min(max(situation.worth, int(rule.least * n)), int(rule.ceiling * n)))
+    saved = window - computed
+    if saved < _MIN_SAVED_TOKENS or saved < rule.min_saving * window:
+        return Decision(None, Reason.TOO_LITTLE_SAVED.text(saved=saved, tokens=window), bypassed=True)
+    return Decision(Budget(rule.ceiling, fill=False, least=rule.least))
+
+
+def _too_different(situation: Situation, reason: ReasonText) -> Decision:
+    # a few common words are shared by any two texts; not to use them is no decision
+    return Decision(None, reason, bypassed=situation.exact >= _MIN_SAVED_TOKENS)
+
+
+def _published_ratio(policy: ReusePolicy, share: float = 0.4, layers: int = 30) -> float:
+    """Average ratio of the paper's schedule: everything in layer 1, 40 % in layer 2, then falling by ``decay``."""
+    return (1 + share * sum(policy.decay**step for step in range(layers - 1))) / layers

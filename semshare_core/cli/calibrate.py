@@ -1,0 +1,101 @@
+"""``semshare calibrate``: measure a model, so that its levels keep their promises."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Annotated
+
+import numpy as np
+import torch
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from semshare_core.budget.calibration import RATIOS, Calibration, check_enough, cross_fitted, measured
+from semshare_core.budget.forecast import log_kl
+from semshare_core.budget.levels import BOUNDS
+from semshare_core.calibrate.prompts import default_pairs, read_pairs
+from semshare_core.calibrate.risk import beyond, chosen
+from semshare_core.errors import ConfigError
+from semshare_core.quality.calibration_files import calibration_file, identity, write_calibration
+
+console = Console(soft_wrap=True, highlight=False, markup=False)
+_POOL_BYTES = 4 * 2**30
+
+
+def calibrate(
+    model: Annotated[str, typer.Argument(help="Hub id, folder, GGUF file or 'demo'.", show_default=False)],
+    prompts: Annotated[
+        Path | None,
+        typer.Option(help="JSONL of your own pairs: 'reference' (a text or several), 'target', 'question', 'kind'."),
+    ] = None,
+    pairs: Annotated[int, typer.Option(help="How many of the built-in pairs, without --prompts.")] = 280,
+    dtype: Annotated[str, typer.Option(help="As the engine will load it: auto, float32, bfloat16, float16.")] = "auto",
+    device: Annotated[str | None, typer.Option(help="cpu, cuda, ...", show_default=False)] = None,
+    threads: Annotated[int | None, typer.Option(help="Of torch.", min=1, show_default=False)] = None,
+    out: Annotated[Path | None, typer.Option(help="Not the file in the cache, but this.", show_default=False)] = None,
+) -> None:
+    """Measure how far reused answers lie from the full prefill's, and what each level has to recompute for its promise.
+
+    Takes five to eight full prefills per pair: with the built-in ones, 40 turns of seven kinds of work, some
+    three hours for the demo model on one thread of a busy CPU. A run that is broken off goes on where it stopped.
+    """
+    from semshare_core.calibrate.journal import Journal
+    from semshare_core.calibrate.measuring import observe_all
+    from semshare_core.config import PoolConfig
+    from semshare_core.engine import SemShareEngine
+
+    if threads is not None:
+        torch.set_num_threads(threads)
+    if out is not None and out.is_dir():  # said before hours of measuring, not after
+        raise ConfigError(f"--out={out} is a folder: name a file, such as {out / 'calibration.json'}.")
+    brought = read_pairs(prompts) if prompts is not None else default_pairs(pairs)
+    check_enough(len(brought))
+    engine = SemShareEngine.from_pretrained(
+        model, dtype=dtype, device=device, pool=PoolConfig(max_bytes=_POOL_BYTES), calibration=None
+    )
+    parts = identity(engine.model, engine.tokenizer)
+    place = out or calibration_file(parts)
+    journal = Journal(place.with_suffix(".observations.jsonl"), parts)
+    started = time.perf_counter()
+    count = 0
+
+    def tell(line: str) -> None:
+        nonlocal count
+        count += 1
+        console.print(f"[{count}/{len(brought)}, {time.perf_counter() - started:.0f} s] {line}")
+
+    observations = observe_all(engine, brought, tell, journal=journal)
+    source = f"{len(observations)} pairs of {prompts.name if prompts is not None else 'the built-in prompts'}"
+    made = Calibration.of(observations, parts, source, RATIOS)
+    write_calibration(made, place)
+    journal.remove()
+    Console().print(_table(made))
+    console.print(f"Calibration {made.name} ({made.prompts}): {place}")
+
+
+def _table(made: Calibration) -> Table:
+    """What each level spends on the prompts it was calibrated on, by forecasts that have not seen the call."""
+    table = Table(title="What each level recomputes of calibration prompts that its forecast has not seen")
+    for column in ("level", "bound (KL)", "margin", "mean ratio", "computed in full", "beyond the bound"):
+        table.add_column(column)
+    situations = [item.situation for item in made.observations]
+    kl = measured(made.observations, made.ratios)
+    forecast, spread, _ = cross_fitted(situations, kl, made.ratios)
+    for level, bound in BOUNDS.items():
+        margin = made.margins[level]
+        if margin is None:
+            table.add_row(level, str(bound.kl), "none keeps it", "1.00", "100%", "0%")
+            continue
+        index = chosen(forecast, spread, float(log_kl(bound.kl)), margin)
+        spent = np.where(index < 0, 1.0, np.array(made.ratios)[np.maximum(index, 0)])
+        table.add_row(
+            level,
+            str(bound.kl),
+            f"{margin:.2f}",
+            f"{spent.mean():.2f}",
+            f"{(index < 0).mean():.0%}",
+            f"{beyond(kl, index, bound.kl).mean():.1%}",
+        )
+    return table

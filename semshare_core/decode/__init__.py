@@ -1,0 +1,1 @@
+"""From a filled cache to an answer: sampling and stopping are transformers'."""

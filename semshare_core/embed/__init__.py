@@ -1,0 +1,1 @@
+"""Prompts as vectors, for the search over similar prompts."""

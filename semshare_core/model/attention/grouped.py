@@ -1,0 +1,55 @@
+"""Masked grouped-query attention on the CPU without a copy of the keys and values per query head.
+
+transformers repeats keys and values for every query head as soon as there is a mask, because CUDA's fused kernels take
+grouped heads only without one. The CPU's fused kernel takes both. Behind a long cached prefix the copies cost more than
+the attention itself, so calls run with this function in the place of transformers' own. Sums and results are the same.
+"""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
+
+from semshare_core.model.attention.switched import register, switchable, switched_attention
+
+_NAME = "semshare_sdpa"
+
+
+def uses_sdpa(model: PreTrainedModel) -> bool:
+    """Whether the model's attention is PyTorch's fused one, ours included."""
+    return model.config._attn_implementation in ("sdpa", _NAME)
+
+
+def grouped_attention(model: PreTrainedModel) -> AbstractContextManager[None]:
+    """For the time of the context a model on the CPU with ``sdpa`` attends without copies; others are not touched."""
+    if model.config._attn_implementation != "sdpa" or model.device.type != "cpu" or not switchable(model):
+        return nullcontext()
+    return switched_attention(model, _NAME)
+
+
+def _attend(
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    dropout: float = 0.0,
+    scaling: float | None = None,
+    **extra: Any,
+) -> tuple[Tensor, None]:
+    """As ``sdpa_attention_forward``: query [1, heads, q, head_dim], keys and values [1, kv_heads, n, head_dim]."""
+    special = extra.get("position_bias") is not None or extra.get("softcap") is not None
+    if attention_mask is None or query.shape[1] == key.shape[1] or query.shape[2] == 1 or special:
+        return sdpa_attention_forward(module, query, key, value, attention_mask, dropout, scaling, **extra)
+    output = torch.nn.functional.scaled_dot_product_attention(
+        query, key, value, attn_mask=attention_mask, dropout_p=dropout, scale=scaling, enable_gqa=True
+    )
+    return output.transpose(1, 2).contiguous(), None
+
+
+register(_NAME, _attend)

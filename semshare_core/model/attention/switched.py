@@ -1,0 +1,35 @@
+"""Attention functions of ours in the place of ``sdpa``, for a while.
+
+transformers looks a model's attention function up by the name in its config; ours take the masks that ``sdpa`` takes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
+from transformers.masking_utils import sdpa_mask
+
+from semshare_core.process.forking import undone
+
+
+def register(name: str, attend: Callable[..., Any]) -> None:
+    """Make ``attend`` known under ``name``; it is called as ``sdpa_attention_forward`` is."""
+    AttentionInterface.register(name, attend)
+    AttentionMaskInterface.register(name, sdpa_mask)
+
+
+def switchable(model: PreTrainedModel) -> bool:
+    """Whether ``model`` looks its attention function up when it runs; some (Falcon) fix it when they are built."""
+    return model._can_set_attn_implementation()
+
+
+@contextmanager
+def switched_attention(model: PreTrainedModel, name: str) -> Iterator[None]:
+    """For the time of the context ``model`` attends by the function called ``name``."""
+    before = model.config._attn_implementation
+    with undone(lambda: model.set_attn_implementation(before)):
+        model.set_attn_implementation(name)
+        yield

@@ -1,0 +1,173 @@
+"""What selective prefill must know of a model, found by looking at one instead of by a list of architectures."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+from transformers.cache_utils import DynamicCache
+
+from semshare_core.errors import UnsupportedModelError
+from semshare_core.model.attention.grouped import uses_sdpa
+from semshare_core.model.rotary import Rotation, find_rotations
+from semshare_core.model.support import vocabulary_size
+
+MaskFormat = Literal["attend", "masked", "additive"]
+
+
+@dataclass(frozen=True)
+class Anatomy:
+    """The parts of a decoder-only model that the prefill touches.
+
+    Attributes:
+        layers: the decoder layers, in order.
+        windows: sliding window per layer in tokens, None for full attention.
+        rotations: how the keys of each layer turn with position.
+        mask_format: what the layers take as mask: bool True = attend, bool True = masked, or added to the scores.
+        takes_position_ids: False for models whose positions are implicit (ALiBi).
+        static_until: number of positions for which the rotary frequencies do not change; None: they never do.
+        causal_without_mask: a whole prompt is given to the layers without a mask, neither built nor read.
+        observable: attention weights can be watched; ``trial.py`` finds out.
+    """
+
+    layers: list[nn.Module]
+    windows: list[int | None]
+    rotations: list[Rotation]
+    mask_format: MaskFormat
+    takes_position_ids: bool
+    static_until: int | None
+    causal_without_mask: bool
+    observable: bool = True
+
+    @cached_property
+    def devices(self) -> list[torch.device]:
+        """Where each layer computes."""
+        return [next(layer.parameters()).device for layer in self.layers]
+
+    def mask(self, rows: Tensor, visible: int, window: int | None, dtype: torch.dtype) -> Tensor:
+        """Causal mask [1, 1, len(rows), visible] for queries at positions ``rows``, in the model's format."""
+        keys = torch.arange(visible, device=rows.device)
+        attend = keys[None, :] <= rows[:, None]
+        if window is not None:
+            attend &= keys[None, :] > rows[:, None] - window
+        if self.mask_format == "masked":
+            attend = ~attend
+        elif self.mask_format == "additive":
+            attend = torch.zeros(attend.shape, dtype=dtype, device=rows.device).masked_fill_(
+                ~attend, torch.finfo(dtype).min
+            )
+        return attend[None, None]
+
+
+@torch.no_grad()
+def examine(model: PreTrainedModel) -> Anatomy:
+    """Find the anatomy of ``model`` by running it on a few tokens.
+
+    Raises:
+        UnsupportedModelError: if its layers, masks or positions are not understood.
+    """
+    config = model.config.get_text_config(decoder=True)
+    layers = decoder_layers(model)
+    takes_position_ids = "position_ids" in inspect.signature(model.forward).parameters
+    static_until = _static_until(config)
+    windows = _windows(config, len(layers))
+    return Anatomy(
+        layers=layers,
+        windows=windows,
+        rotations=find_rotations(model, _keys_at(model, takes_position_ids, len(layers)), static_until),
+        mask_format=_mask_format(model, layers[0]),
+        takes_position_ids=takes_position_ids,
+        static_until=static_until,
+        causal_without_mask=not any(windows) and _mask_given(model, layers[0]) is None,
+    )
+
+
+def decoder_layers(model: PreTrainedModel) -> list[nn.Module]:
+    """The model's layers as they are now.
+
+    Raises:
+        UnsupportedModelError: there is no list of as many as its configuration tells.
+    """
+    n = model.config.get_text_config(decoder=True).num_hidden_layers
+    for module in model.modules():
+        if isinstance(module, nn.ModuleList) and len(module) == n:
+            return list(module)
+    raise UnsupportedModelError(f"{type(model).__name__} has no list of {n} decoder layers to hook into.")
+
+
+def _windows(config: Any, n: int) -> list[int | None]:
+    window = getattr(config, "sliding_window", None)
+    if getattr(config, "use_sliding_window", True) is False:
+        window = None
+    types = getattr(config, "layer_types", None)
+    if types is None:
+        return [window] * n
+    return [window if "sliding" in kind else None for kind in types]
+
+
+def _keys_at(model: PreTrainedModel, takes_position_ids: bool, n: int) -> Callable[[int], list[Tensor]]:
+    token = torch.tensor([[min(17, vocabulary_size(model) - 1)]], device=model.device)
+
+    def keys_at(position: int) -> list[Tensor]:
+        cache = DynamicCache()
+        extra = {"position_ids": torch.tensor([[position]], device=model.device)} if takes_position_ids else {}
+        model(input_ids=token, past_key_values=cache, use_cache=True, **extra)
+        keys = [layer.keys for layer in cache.layers if isinstance(layer.keys, Tensor)]
+        if len(keys) != n or any(key.dim() != 4 or key.shape[2] != 1 for key in keys):
+            raise UnsupportedModelError(
+                f"{type(model).__name__} does not keep one row of keys per token and layer, so rows cannot be reused."
+            )
+        return keys
+
+    return keys_at
+
+
+def _mask_given(model: PreTrainedModel, layer: nn.Module, attention_mask: list[int] | None = None) -> Tensor | None:
+    """The mask that the model hands to a layer for a prompt of four tokens; None: it leaves it out."""
+    seen: list[Tensor] = []
+
+    def look(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        if isinstance(kwargs.get("attention_mask"), Tensor):
+            seen.append(kwargs["attention_mask"])
+
+    handle = layer.register_forward_pre_hook(look, with_kwargs=True)
+    try:
+        ids = torch.zeros((1, 4), dtype=torch.int64, device=model.device)
+        given = None if attention_mask is None else torch.tensor([attention_mask], device=model.device)
+        model(input_ids=ids, attention_mask=given, use_cache=False)
+    finally:
+        handle.remove()
+    return seen[0] if seen else None
+
+
+def _mask_format(model: PreTrainedModel, layer: nn.Module) -> MaskFormat:
+    """See which mask the model itself hands to a layer when it cannot leave it out (one padded token)."""
+    mask = _mask_given(model, layer, attention_mask=[0, 1, 1, 1])
+    if mask is None or mask.dim() != 4:
+        raise UnsupportedModelError(
+            f"{type(model).__name__} with attention {model.config._attn_implementation!r} gives its layers no "
+            "4-D attention mask; load it with attn_implementation='sdpa' or 'eager'."
+        )
+    if mask.dtype != torch.bool or uses_sdpa(model):
+        return "additive"  # sdpa takes both, and turns a bool mask into this one again in every layer
+    return "masked" if bool(mask[0, 0, 1, -1]) else "attend"
+
+
+def _static_until(config: Any) -> int | None:
+    """`dynamic` and `longrope` change their frequencies beyond the original window: static only within it."""
+    parameters = getattr(config, "rope_parameters", None) or {}
+    nested = [value for value in parameters.values() if isinstance(value, dict)] or [parameters]
+    limits = [
+        rope.get("original_max_position_embeddings")
+        or getattr(config, "original_max_position_embeddings", None)
+        or config.max_position_embeddings
+        for rope in nested
+        if rope.get("rope_type") in ("dynamic", "longrope")
+    ]
+    return min(limits) if limits else None

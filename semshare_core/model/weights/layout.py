@@ -1,0 +1,168 @@
+"""Where a model keeps what its rows depend on: its tensors by name, and the plain settings of its modules."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from hashlib import blake2b
+from typing import Any
+
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from semshare_core.model.weights import adapters
+from semshare_core.model.weights.parts import plain_parts
+
+_MOST_ITEMS = 64  # of a setting that is a list or dict
+_PLAIN = (float, bool, str, int)
+_OF_TRAINING = ("training", "gradient_checkpointing")  # calls compute in eval mode
+_TENSORS = ("_parameters", "_buffers")
+
+
+@dataclass(frozen=True, eq=False)
+class Layout:
+    """What there is to look at in a model, as long as its modules and their plain settings stay what they are.
+
+    Attributes:
+        types: of all modules, in the order of :func:`all_modules`.
+        counts: parameters and buffers of each.
+        slots: where tensors are: the module's place, ``_parameters`` or ``_buffers``, the key, and the name.
+        settings: where plain settings are: the module's place and the attribute; ``values`` has them.
+        digest: of names and settings.
+    """
+
+    types: list[type]
+    counts: list[int]
+    slots: list[tuple[int, str, str, str]]
+    settings: list[tuple[int, str]]
+    values: list[Any]
+    digest: str = field(repr=False)
+
+    @classmethod
+    def of(cls, model: PreTrainedModel, *, moving: bool, with_adapters: bool = True) -> Layout:
+        types, counts, slots, settings, told = [], [], [], [], []
+        for place, (name, module, only) in enumerate(_named_modules(model, with_adapters=with_adapters)):
+            types.append(type(module))
+            counts.append(_count(module))
+            adapter = adapters.state(module) if with_adapters else adapters.OFF if adapters.is_layer(module) else None
+            watched = adapters.settings(module) if adapter is not None else _settings(module)
+            settings += [(place, attribute) for attribute in watched]
+            if name is None or (moving and hasattr(module, "rope_type")):
+                continue
+            if adapter is None:
+                told.append(f"{name} {type(module).__qualname__} {code_name(type(module).forward)}")
+                told += [f"{name}.{attribute}={module.__dict__[attribute]!r}" for attribute in watched]
+            elif adapter != adapters.OFF:
+                told.append(f"{name} {type(module).__qualname__} {adapter}")
+            for kind in _TENSORS:
+                keys = [key for key in module.__dict__[kind] if only is None or key in only]
+                slots += [(place, kind, key, f"{name}.{key}") for key in keys]
+        values = _values(list(all_modules(model)), settings)
+        return cls(types, counts, slots, settings, [*map(_copied, values)], digest(told))
+
+    def fits(self, modules: list[nn.Module]) -> bool:
+        """Whether the model has still these modules with these settings."""
+        try:
+            return (
+                self.types == list(map(type, modules))
+                and self.counts == list(map(_count, modules))
+                and self.values == _values(modules, self.settings)
+            )
+        except (RuntimeError, ValueError):  # a list of numbers has become one of tensors, which do not compare
+            return False
+
+    def tensors(self, modules: list[nn.Module]) -> list[Tensor]:
+        """Parameters and buffers; of quantised ones the tensors that they are made of."""
+        found = (modules[place].__dict__[kind].get(key) for place, kind, key, _ in self.slots)
+        return [part for tensor in found if tensor is not None for _, part in plain_parts(tensor)]
+
+    def of_buffers(self, modules: list[nn.Module], marks: list[Any]) -> Iterator[Any]:
+        """Those of ``marks``, one for each of :meth:`tensors`, that are of buffers."""
+        each = iter(marks)
+        for place, kind, key, _ in self.slots:
+            tensor = modules[place].__dict__[kind].get(key)
+            taken = [next(each) for _ in plain_parts(tensor)] if tensor is not None else []
+            if kind == "_buffers":
+                yield from taken
+
+    def names(self, modules: list[nn.Module]) -> list[str]:
+        """The names of :meth:`tensors`."""
+        found = ((name, modules[place].__dict__[kind].get(key)) for place, kind, key, name in self.slots)
+        return [name + suffix for name, tensor in found if tensor is not None for suffix, _ in plain_parts(tensor)]
+
+
+def all_modules(model: nn.Module) -> Iterator[nn.Module]:
+    """All modules, in an order that holds as long as they do; several times as fast as ``model.modules()``."""
+    waiting = [model]
+    while waiting:
+        module = waiting.pop()
+        yield module
+        waiting.extend(child for child in module.__dict__["_modules"].values() if child is not None)
+
+
+def _named_modules(
+    model: nn.Module, *, with_adapters: bool
+) -> Iterator[tuple[str | None, nn.Module, frozenset[str] | None]]:
+    """The modules of :func:`all_modules` with names that adapters do not change; None: it computes nothing now.
+
+    And of a dict of adapters' parts the keys that count.
+    """
+    waiting: list[tuple[str | None, nn.Module, frozenset[str] | None]] = [("", model, None)]
+    while waiting:
+        name, module, only = waiting.pop()
+        yield name, module, only
+        inner, used = adapters.parts(module) if name is not None else ((), frozenset())
+        used = used if with_adapters else frozenset()
+        for key, child in module.__dict__["_modules"].items():
+            if child is None:
+                continue
+            told = None if name is None or (only is not None and key not in only) else f"{name}.{key}"
+            if key in adapters.WRAPPED and adapters.is_layer(module):
+                told = name
+            keys = used if key in inner else None
+            waiting.append((None if keys is not None and not keys else told, child, keys))
+
+
+def _count(module: nn.Module) -> int:
+    values = module.__dict__
+    return len(values["_parameters"]) + len(values["_buffers"])
+
+
+def _settings(module: nn.Module) -> list[str]:
+    """Attributes that hold plain values, such as ``scaling``. A model's own say where it comes from and the like."""
+    if isinstance(module, PreTrainedModel):
+        return []
+    return [
+        name
+        for name, value in module.__dict__.items()
+        if not name.startswith("_") and name not in _OF_TRAINING and is_plain(value)
+    ]
+
+
+def is_plain(value: object) -> bool:
+    if isinstance(value, dict):
+        return 0 < len(value) <= _MOST_ITEMS and all(map(is_plain, value.values()))
+    if isinstance(value, list | tuple):
+        return 0 < len(value) <= _MOST_ITEMS and all(map(is_plain, value))
+    return isinstance(value, _PLAIN)
+
+
+def _values(modules: list[nn.Module], settings: list[tuple[int, str]]) -> list[Any]:
+    dicts = [module.__dict__ for module in modules]
+    return [dicts[place].get(name) for place, name in settings]
+
+
+def _copied(value: Any) -> Any:
+    """As it is now, whatever is done to it later."""
+    return copy.deepcopy(value) if is_plain(value) else copy.copy(value)
+
+
+def code_name(code: Any) -> str:
+    """Where a function was written; a class may have been given another ``forward``."""
+    return f"{getattr(code, '__module__', '')}.{getattr(code, '__qualname__', type(code).__qualname__)}"
+
+
+def digest(texts: list[str]) -> str:
+    """32 hexadecimal digits."""
+    return blake2b("\n".join(texts).encode(), digest_size=16).hexdigest()

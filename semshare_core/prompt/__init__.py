@@ -1,0 +1,1 @@
+"""From text or messages to token ids, and back."""

@@ -1,0 +1,182 @@
+"""Prompts in: text, chat messages or token ids become ids, and the place where the question begins."""
+
+from __future__ import annotations
+
+import re
+from bisect import bisect_left
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from transformers import PreTrainedTokenizerBase
+
+from semshare_core.errors import PromptError
+from semshare_core.match.plan import Tokens
+from semshare_core.match.prefix import common_prefix
+from semshare_core.prompt.chat_template import check_messages, check_tools, continues, rendered
+from semshare_core.prompt.control_tokens import ControlTokens, control_tokens, texts_of
+from semshare_core.prompt.ids import ids_of
+from semshare_core.prompt.own_tokenizer import encode_text, own_tokenizer
+
+
+@dataclass(frozen=True)
+class Chat:
+    """Chat messages together with tools that the chat template is told of (OpenAI's function schemas).
+
+    ``control_tokens``: what the messages spell like a control token (``<|im_start|>``) is one. Otherwise it is text,
+    as it must be where others wrote the messages.
+    """
+
+    messages: Sequence[Mapping[str, Any]]
+    tools: Sequence[Mapping[str, Any]] = ()
+    control_tokens: bool = False
+
+
+Prompt = str | Sequence[int] | Sequence[Mapping[str, Any]] | Chat
+
+MAX_QUESTION_TOKENS = 256
+
+_BLANK_LINE = re.compile(r"\r?\n[ \t]*\r?\n\s*")
+_LINE_END = re.compile(r"\r?\n\s*")
+_CUE_CHARACTERS = 32
+
+
+@dataclass(frozen=True)
+class EncodedPrompt:
+    """Token ids int64 [n], the index of the question's first token (n: no question is known), and who spelled them.
+
+    ``control``: what tells text from control tokens, in the messages and in an answer that comes back among them.
+    """
+
+    ids: Tokens
+    question: int
+    from_ids: bool = False
+    control: ControlTokens | None = None
+
+    def fresh_from(self, tail: int) -> int:
+        """First token that must be computed: of the question at most ``MAX_QUESTION_TOKENS``, or ``tail`` if more."""
+        n = len(self.ids)
+        asked = min(n - self.question, MAX_QUESTION_TOKENS)
+        return max(0, n - max(asked, tail))
+
+
+def encode(prompt: Prompt, tokenizer: PreTrainedTokenizerBase, vocabulary: int, context: int) -> EncodedPrompt:
+    """Turn a prompt into ids.
+
+    The question of a text is what :func:`question_start` says. Messages go through the chat template; the last one is
+    the question, or what that function says of it where it is the only one or longer than a question may be. Ids are
+    taken as they are; their question is that of the text that they decode to.
+
+    What a message spells like a control token is text (``semshare_core.prompt.control_tokens``); a ``str`` prompt is
+    taken as it is, and its control tokens are such. Messages that end with the assistant's are the
+    beginning of the answer.
+
+    Raises:
+        PromptError: empty, unknown ids, malformed messages, no chat template, or longer than the context.
+    """
+    if isinstance(prompt, str):
+        encoded = _encode_text(prompt, tokenizer)
+    elif isinstance(prompt, Chat):
+        encoded = _encode_messages(prompt.messages, tokenizer, prompt.tools, prompt.control_tokens)
+    elif isinstance(prompt, Sequence) and len(prompt) and isinstance(prompt[0], Mapping):
+        encoded = _encode_messages(prompt, tokenizer)  # type: ignore[arg-type]
+    else:
+        ids = ids_of(prompt)
+        encoded = EncodedPrompt(ids, len(ids), from_ids=True)
+    ids = encoded.ids
+    if not len(ids):
+        raise PromptError("the prompt is empty: pass text, messages or at least one token id.")
+    if ids.min() < 0 or ids.max() >= vocabulary:
+        raise PromptError(f"token ids must lie in [0, {vocabulary}); got {int(ids.min())} to {int(ids.max())}.")
+    if len(ids) >= context:
+        raise PromptError(
+            f"the prompt has {len(ids)} tokens but the model's context is {context}, answer included: shorten it."
+        )
+    return replace(encoded, question=_question_of(ids, tokenizer)) if encoded.from_ids else encoded
+
+
+def question_start(text: str) -> int | None:
+    """Index of the character at which the question begins; None if nothing tells it from the rest.
+
+    That is the last paragraph, or the last line of a text that has no blank line. A cue behind the question, a last
+    paragraph of few characters that asks nothing itself ("Answer:"), belongs to it.
+    """
+    end = len(text.rstrip())
+    for border in (_BLANK_LINE, _LINE_END):
+        starts = [0, *(found.end() for found in border.finditer(text, 0, end))]
+        last = text[starts[-1] : end]
+        if len(starts) > 1:
+            is_cue = len(last) <= _CUE_CHARACTERS and "?" not in last
+            return starts[-2] if is_cue else starts[-1]
+    return None
+
+
+def _encode_text(text: str, tokenizer: PreTrainedTokenizerBase) -> EncodedPrompt:
+    _check_unicode(text, "the prompt")
+    ids = np.asarray(encode_text(tokenizer, text, special=True), np.int64)
+    start = question_start(text)
+    if start is None:
+        return EncodedPrompt(ids, len(ids))
+    before = np.asarray(encode_text(tokenizer, text[:start], special=True), np.int64)
+    return EncodedPrompt(ids, common_prefix(ids, before))
+
+
+def _question_of(ids: Tokens, tokenizer: PreTrainedTokenizerBase) -> int:
+    """Where the shortest end of ``ids`` begins that decodes to the question's text."""
+    n, own = len(ids), own_tokenizer(tokenizer)
+
+    def text_of(start: int) -> str:
+        return str(own.decode(ids[start:], skip_special_tokens=True, clean_up_tokenization_spaces=False))
+
+    text = text_of(0)
+    start = question_start(text)
+    if start is None:
+        return n
+    first = max(0, n - MAX_QUESTION_TOKENS)
+    shorter = bisect_left(range(first, n), start - len(text) + 1, key=lambda at: -len(text_of(at)))
+    return max(first, first + shorter - 1)
+
+
+def _encode_messages(
+    messages: Sequence[Mapping[str, Any]],
+    tokenizer: PreTrainedTokenizerBase,
+    tools: Sequence[Mapping[str, Any]] = (),
+    trusted: bool = False,
+) -> EncodedPrompt:
+    check_messages(messages)
+    check_tools(tools)
+    _check_unicode("".join(texts_of([*messages, *tools])), "a message")
+    control, mark = control_tokens(tokenizer, tools), ""
+    if not trusted:
+        messages, tools, mark = control.marked(messages, tools)
+
+    def render(part: Sequence[Mapping[str, Any]], answer: bool) -> Tokens:
+        text = rendered(tokenizer, part, tools, answer=answer)
+        return np.asarray(control.spell(tokenizer, text, mark), np.int64)
+
+    def behind(part: Sequence[Mapping[str, Any]]) -> int:
+        """Index of the first token that ``part`` of the messages lacks; 0 if the template refuses that part alone."""
+        try:
+            return common_prefix(ids, render(part, False)) if part else 0
+        except PromptError:
+            return 0
+
+    ids = render(messages, True)
+    asked = messages[:-1] if continues(messages) and len(messages) > 1 else messages
+    *earlier, last = asked
+    question = behind(earlier)
+    if not (earlier and len(ids) - question <= MAX_QUESTION_TOKENS):
+        content: Any = last.get("content")
+        start = question_start(content) if isinstance(content, str) else None
+        if start is not None:
+            question = behind([*earlier, {**last, "content": content[:start]}])
+    return EncodedPrompt(ids, question, control=None if trusted else control)
+
+
+def _check_unicode(text: str, what: str) -> None:
+    """Raises :class:`PromptError` if ``text`` cannot be encoded (a lone surrogate)."""
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise PromptError(f"{what} is not valid Unicode ({error.reason} at {error.start}): repair it.") from error

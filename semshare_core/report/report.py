@@ -1,0 +1,173 @@
+"""What happened out: one :class:`ReuseReport` per call."""
+
+from __future__ import annotations
+
+import html
+import uuid
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from semshare_core.report.token_runs import runs_of, tokens_of
+from semshare_core.report.token_strip import strip
+
+Outcome = Literal["miss", "prefix", "semantic", "bypass"]
+CanaryStatus = Literal["pending", "measured", "dropped", "failed"]
+
+
+class Canary(BaseModel):
+    """What the background check of one call found: the divergence of its answer from the full prefill's.
+
+    Attributes:
+        id: names the check, in every copy of the report.
+        status: ``pending``: not measured yet · ``measured`` · ``dropped``: too many checks were waiting, or the engine
+            was closed · ``failed``: an error, which ``engine.canary.errors`` has.
+        level: the level that was asked for, or ``custom``; ``served_level``: what the call was served at.
+        method: the settings with which reuse works otherwise than in calibration; empty if there are none.
+        tokens: of the answer were compared.
+        kl: KL(full prefill || reuse) in nats, the mean over these tokens; None until measured.
+        agreement: share of these tokens at which both find the same token likeliest; None until measured.
+        bound: the largest ``kl`` that the level asked for promises, but for a small share of calls; None: no promise.
+        broken: whether ``kl`` exceeds ``bound``; None where there is no bound or nothing measured.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    id: str
+    status: CanaryStatus = "pending"
+    level: str
+    served_level: str
+    method: str = ""
+    tokens: int = 0
+    kl: float | None = None
+    agreement: float | None = None
+    bound: float | None = None
+    broken: bool | None = None
+
+    def summary(self) -> str:
+        """In words."""
+        if self.kl is None:
+            return self.status
+        kept = {None: "no bound", True: f"bound {self.bound} broken", False: f"bound {self.bound} kept"}[self.broken]
+        return f"KL {self.kl:.4f} over {self.tokens} tokens, agreement {self.agreement:.2f}, {kept}"
+
+
+class ReuseReport(BaseModel):
+    """What one call reused, recomputed and took. JSON-able: ``report.model_dump_json()``.
+
+    ``prefix + exact + fuzzy + new = prompt`` tokens. Times are milliseconds; ``ttft_ms`` runs from the prompt's arrival
+    to the first token and contains ``queue_ms``, ``lookup_ms``, ``match_ms`` and ``prefill_ms``.
+
+    Attributes:
+        id: names the call, in every copy of the report.
+        arrived_at: when the prompt arrived, in seconds of Unix time.
+        outcome: ``miss``: nothing worth reusing in the pool · ``prefix``: nothing but the rows of a common prefix, as
+            they are (lossless if ``depth`` is 0 and no retention drops rows) · ``semantic``: approximate reuse ·
+            ``bypass``: reuse was switched off, or would not have paid or been good enough.
+        reason: why, in words; ``docs/why.md`` explains each sentence (:mod:`semshare_core.report.reasons`).
+        level: the level that was asked for, or ``custom`` for a policy with its own ratio.
+        served_level: the level that the call was served at: a stricter one where the canary found the promise broken.
+        reference_ids: the pooled prompts that served tokens.
+        similarity: of the most similar reference, in [0, 1]; None when no search was made.
+        queue_ms: how long the call waited for the model while others had their turn.
+        recomputed_tokens: tokens whose final rows were computed, the last prompt token included.
+        recompute_ratio: rows computed / (prompt tokens x layers), the first layer included.
+        kv_bytes: keys and values kept for decoding when it begins; ``kv_bytes_full``: without retention.
+        calibration: the calibration that chose how much is recomputed; ``default``: fixed shares did, because the model
+            has none or the policy changes the method that it was made with; None: no level had to choose.
+        expected_kl: the KL to the full prefill that it forecast, in nats; half of such calls lie beyond it. None where
+            nothing was forecast.
+        depth: approximate reuses behind the rows of this call (0: they are a full prefill's, of which retention may
+            drop some).
+        stored: the prompt's rows were kept in the pool, for later calls.
+        token_sources: per prompt token 0 new, 1 fuzzy, 2 exact, 3 prefix. What messages carry (:meth:`brief`) has
+            ``token_runs`` instead.
+        token_recomputed: per prompt token 1 if its final row was computed.
+        canary: the background check of this call; None if there is none. ``pending`` at first: the engine replaces it
+            in this very object when the check is done, copies stay as they were.
+    """
+
+    model_config = ConfigDict(extra="forbid")
+
+    id: str = Field(default_factory=lambda: uuid.uuid4().hex, repr=False)
+    arrived_at: float = 0.0
+    outcome: Outcome
+    reason: str = ""
+    level: str
+    served_level: str = ""
+    reference_ids: list[str] = []
+    similarity: float | None = None
+    prompt_tokens: int
+    prefix_tokens: int = 0
+    exact_tokens: int = 0
+    fuzzy_tokens: int = 0
+    new_tokens: int = 0
+    recomputed_tokens: int = 0
+    recompute_ratio: float = 1.0
+    queue_ms: float = 0.0
+    lookup_ms: float = 0.0
+    match_ms: float = 0.0
+    prefill_ms: float = 0.0
+    ttft_ms: float = 0.0
+    decode_ms: float = 0.0
+    kv_bytes: int = 0
+    kv_bytes_full: int = 0
+    depth: int = 0
+    calibration: str | None = None
+    expected_kl: float | None = None
+    generated_tokens: int = 0
+    stored: bool = False
+    token_sources: list[int] = Field(default=[], repr=False)
+    token_recomputed: list[int] = Field(default=[], repr=False)
+    canary: Canary | None = None
+
+    @property
+    def reused_tokens(self) -> int:
+        """Prompt tokens that were served and not computed again."""
+        return self.prompt_tokens - self.recomputed_tokens
+
+    @model_validator(mode="before")
+    @classmethod
+    def _from_runs(cls, told: Any) -> Any:
+        """What :meth:`brief` gave is read back."""
+        if isinstance(told, dict) and "token_runs" in told:
+            told = dict(told)
+            told["token_sources"], told["token_recomputed"] = tokens_of(told.pop("token_runs"))
+        return told
+
+    def brief(self) -> dict[str, Any]:
+        """What messages, events and traces carry, JSON-able: a few kilobytes, however long the prompt is.
+
+        Instead of two numbers per token it has ``token_runs``, a list of ``[source, recomputed, tokens]``; an empty one
+        where there are more than 256 runs. ``ReuseReport.model_validate`` reads it back.
+        """
+        told = self.model_dump(mode="json", exclude={"token_sources", "token_recomputed"})
+        return {**told, "token_runs": [list(run) for run in runs_of(self.token_sources, self.token_recomputed)]}
+
+    def summary(self) -> str:
+        """One line for logs and consoles."""
+        queued = f" ({self.queue_ms:.0f} in the queue)" if self.queue_ms >= 0.5 else ""
+        return (
+            f"{self.outcome}: {self.prompt_tokens} tokens = {self.prefix_tokens} prefix + {self.exact_tokens} exact + "
+            f"{self.fuzzy_tokens} fuzzy + {self.new_tokens} new, recompute ratio {self.recompute_ratio:.2f}, "
+            f"TTFT {self.ttft_ms:.0f} ms{queued}"
+        )
+
+    def _levels(self) -> str:
+        return self.level if self.served_level in ("", self.level) else f"{self.level}, served at {self.served_level}"
+
+    def _repr_html_(self) -> str:
+        rows = [
+            ("outcome", f"{self.outcome} ({self.reason})" if self.reason else self.outcome),
+            ("level", self._levels()),
+            ("tokens", f"{self.prefix_tokens} prefix, {self.exact_tokens} exact, {self.fuzzy_tokens} fuzzy, "
+                       f"{self.new_tokens} new of {self.prompt_tokens}"),
+            ("recompute ratio", f"{self.recompute_ratio:.3f}"),
+            ("TTFT", f"{self.ttft_ms:.0f} ms (queue {self.queue_ms:.0f}, lookup {self.lookup_ms:.1f}, "
+                     f"matching {self.match_ms:.1f}, prefill {self.prefill_ms:.0f})"),
+            ("KV for decoding", f"{self.kv_bytes / 2**20:.1f} of {self.kv_bytes_full / 2**20:.1f} MiB"),
+        ]  # fmt: skip
+        if self.canary is not None:
+            rows.append(("canary", self.canary.summary()))
+        cells = "".join(f"<tr><th>{html.escape(a)}</th><td>{html.escape(b)}</td></tr>" for a, b in rows)
+        return f"<table>{cells}</table>{strip(self.token_sources, self.token_recomputed)}"

@@ -1,6 +1,0 @@
-"""Which weights, adapters and numerics compute a model's rows."""
-
-from semshare_core.weights.adapters import without_wrapper
-from semshare_core.weights.identity import Weights
-
-__all__ = ["Weights", "without_wrapper"]

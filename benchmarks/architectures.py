@@ -132,7 +132,7 @@ def _compared(engine: SemShareEngine) -> tuple[Kind, str]:
     prefilled = engine.prefill(moved, reuse=ReusePolicy(recompute_ratio=0.3), store=False)
     if prefilled.report.outcome != "semantic":
         return "wrong", f"identical text at another place is not reused: {prefilled.report.reason}"
-    reused = np.array(prefilled.report.token_sources) == Source.EXACT
+    reused = np.array(prefilled.report.token_sources) == Source.MOVED
     error = _relative(_first_keys(prefilled.cache)[reused], _first_keys(_full_cache(engine.model, moved))[reused])
     if error > _TOLERANCE:
         return "wrong", f"moved keys are off by {error:.1e} of the largest"

@@ -27,7 +27,7 @@ def row(number: int, done: Answered) -> list[str]:
         report.outcome,
         f"{report.prompt_tokens:,}",
         f"{report.prefix_tokens:,}",
-        f"{report.exact_tokens:,}",
+        f"{report.moved_tokens:,}",
         f"{report.fuzzy_tokens:,}",
         f"{report.new_tokens:,}",
         f"{report.recompute_ratio:.2f}",

@@ -19,7 +19,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from transformers.cache_utils import Cache
 
 from semshare_core.budget.calibration import Calibration
-from semshare_core.budget.features import Situation
+from semshare_core.budget.features import PlanFeatures
 from semshare_core.config import PoolConfig, ReusePolicy, resolve_policy
 from semshare_core.decode.generate import FinishReason, Sampling, check_logits, decode
 from semshare_core.decode.settings import own_stop_strings, warn_of_overridden
@@ -132,7 +132,7 @@ class SemShareEngine:
         model.eval()
         with self._lock, computing(model, OFF):  # the checks run the model, too
             models.check_servable(model)
-            anatomy = try_out(model, examine(model))
+            spec = try_out(model, examine(model))
         models.check_pair(model, tokenizer)
         warn_of_overridden(model)
         self.model = model
@@ -140,12 +140,12 @@ class SemShareEngine:
         self.policy = resolve_policy(policy, ReusePolicy(level="balanced"), "policy")
         self.context = models.max_context(model)
         pool = pool or PoolConfig()
-        self.weights = Weights(model, thorough=pool.path is not None, moving=anatomy.static_until is not None)
+        self.weights = Weights(model, thorough=pool.path is not None, moving=spec.static_until is not None)
         self.canary = CanaryWatch(model, self._lock, self.policy.seed, self.weights)
         self.calibration = calibration_for(model, tokenizer, calibration)
         if self.calibration is not None:
             self.calibration.prepare()
-        self._prefill = SelectivePrefill(model, anatomy)
+        self._prefill = SelectivePrefill(model, spec)
         with self._lock, computing(model, OFF):
             self.weights.identity()
             self._prefill.follow(self.weights.structure)
@@ -153,7 +153,7 @@ class SemShareEngine:
         self._facts = FactTokens(tokenizer, lambda: models.vocabulary_size(model))
         embed = outside_autocast(prompt_embedding(embedding, tokenizer, self._table))
         self._vectors = PromptVectors(embed, foreign=embedding is not None)
-        self.pool = open_pool(pool, model, tokenizer, anatomy.devices, embedding, self._vectors.of, self.weights)
+        self.pool = open_pool(pool, model, tokenizer, spec.devices, embedding, self._vectors.of, self.weights)
         self._stranded: str | None = None
         forking.renewed(self._after_fork)
 
@@ -342,11 +342,11 @@ class SemShareEngine:
         return report, partial(self.canary.spare, report, asked)
 
     @keeps_no_rows
-    def situation(self, prompt: Prompt, *, namespace: str | None = None) -> Situation | None:
+    def plan_features(self, prompt: Prompt, *, namespace: str | None = None) -> PlanFeatures | None:
         """What the governor would see of a prompt: looked up and matched, nothing computed; None: nothing to reuse."""
         call = self._call(prompt, "balanced", namespace)
         with self._lock, computing(self.model):  # the hooks of a call that runs would be taken for its change
-            return call.situation()
+            return call.features()
 
     def token_ids(self, prompt: Prompt) -> list[int]:
         """The ids that a prompt becomes: what the other methods see of it, checked as they check it."""

@@ -30,8 +30,8 @@ class Found:
         embedding: float32 [m, dim] of the prompt, without rows where it could not be embedded; None where only the
             prefix was looked up.
         similarity: of the nearest entry, in [0, 1]; None where no search was made or the pool was empty.
-        barred: by how much more of the tokens behind the prefix some one prompt holds, could its rows that are too
-            deep or too lax serve, than any one whose rows may; as a share.
+        blocked_coverage: coverage lost to rows that may not serve, as a share of the tokens behind the prefix: what the
+            best prompt would cover with all of its rows, less what the best covers with the rows that may serve.
     """
 
     plan: ReusePlan
@@ -40,7 +40,7 @@ class Found:
     similarity: float | None
     lookup_ms: float
     match_ms: float
-    barred: float = 0.0
+    blocked_coverage: float = 0.0
 
     @property
     def used(self) -> list[View]:
@@ -112,7 +112,7 @@ def find(
     prefix = pool.longest_prefix(namespace, begin, 0 if lossless else policy.max_depth, bound, weights=weights)
     chosen: dict[str, Entry] = {prefix[0].id: prefix[0]} if prefix else {}
     partners: list[Entry] = []  # who may serve fuzzy tokens, best first
-    embedding, similarity, barred = None, None, 0.0
+    embedding, similarity, blocked_coverage = None, None, 0.0
     if searches(policy):
         embedding = embed(tokens)
         similar = pool.similar(namespace, embedding, weights=weights)
@@ -123,7 +123,7 @@ def find(
         if not one_partner:
             behind = tokens[prefix[1] if prefix else 0 :]
             sharing = pool.sharing(namespace, behind, policy.max_references, weights=weights)
-            scored, barred = _score(behind, [*chosen.values(), *sharing, *nearest], policy, bound)
+            scored, blocked_coverage = _score(behind, [*chosen.values(), *sharing, *nearest], policy, bound)
             prefix = _sparing(prefix, scored, tokens, policy, bound)
             chosen = {prefix[0].id: prefix[0]} if prefix else {}
         for entry in scored:
@@ -162,7 +162,7 @@ def find(
         similarity,
         lookup_ms=1e3 * (looked_up - started),
         match_ms=1e3 * (matched - looked_up),
-        barred=barred,
+        blocked_coverage=blocked_coverage,
     )
 
 
@@ -195,7 +195,7 @@ def _score(tokens: Tokens, candidates: Sequence[Entry], policy: ReusePolicy, bou
     ends = np.cumsum(lengths) - lengths + [entry.usable(policy.max_depth - 1, bound) for entry in entries]
     usable = hit & (np.arange(len(grams)) + k <= ends[owner[: len(grams)]])
     held, stand = (_by_entry(owner[: len(grams)], place, mask, len(entries), len(wanted)) for mask in (usable, hit))
-    barred = max(0.0, float((stand @ counts).max() - (held @ counts).max()) / int(counts.sum()))
+    blocked_coverage = max(0.0, float((stand @ counts).max() - (held @ counts).max()) / int(counts.sum()))
     chosen: list[Entry] = []
     while len(chosen) < policy.max_references:
         gains = held @ counts
@@ -204,7 +204,7 @@ def _score(tokens: Tokens, candidates: Sequence[Entry], policy: ReusePolicy, bou
             break
         chosen.append(entries[best])
         held &= ~held[best]
-    return chosen, barred
+    return chosen, blocked_coverage
 
 
 def _by_entry(

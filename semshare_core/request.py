@@ -18,8 +18,8 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from transformers.cache_utils import Cache
 
 from semshare_core.budget.calibration import Calibration
-from semshare_core.budget.features import Situation
-from semshare_core.budget.governor import UNCALIBRATED, Decision, decide, situation_of
+from semshare_core.budget.features import PlanFeatures
+from semshare_core.budget.governor import UNCALIBRATED, Decision, decide, plan_features
 from semshare_core.budget.levels import bound_of, level_of
 from semshare_core.compress.retention import retain
 from semshare_core.config import ReusePolicy
@@ -52,7 +52,7 @@ from semshare_core.prefill.cache import InterruptibleCache, kv_bytes, to_torch
 from semshare_core.prefill.selective import Prefilled, SelectivePrefill
 from semshare_core.process.interrupt import NEVER, Interrupt
 from semshare_core.prompt.encode import EncodedPrompt, Prompt, encode
-from semshare_core.prompt.retokenize import respelled
+from semshare_core.prompt.retokenize import retokenized
 from semshare_core.quality.uncalibrated import say_once
 from semshare_core.report import Outcome, ReuseReport
 from semshare_core.report.reasons import NO_REASON, Reason, ReasonText
@@ -197,7 +197,7 @@ class Call:
         return Found(ReusePlan.empty(len(self.encoded.ids)), [], None, None, 0.0, 0.0), movable
 
     def _movable(self, reserve: int) -> bool:
-        limit = self.prefill.anatomy.static_until
+        limit = self.prefill.spec.static_until
         return limit is None or len(self.encoded.ids) + reserve <= limit
 
     def look_up(self) -> Found:
@@ -261,36 +261,38 @@ class Call:
         if self.policy.level == "off":
             return Decision(None, Reason.REUSE_OFF.text(), bypassed=True)
         if not movable:
-            reason = Reason.BEYOND_ROTARY_LIMIT.text(limit=self.prefill.anatomy.static_until)
+            reason = Reason.BEYOND_ROTARY_LIMIT.text(limit=self.prefill.spec.static_until)
             return Decision(None, reason, bypassed=True)
         if self.policy.level == "exact":
             return Decision(None, NO_REASON if found.plan.prefix_tokens else Reason.NOTHING_TO_REUSE.text())
         fresh_from = self.encoded.fresh_from(self.policy.fresh_tail)
-        made = decide(found.plan, self.policy, fresh_from, barred=found.barred, calibration=self.calibration)
+        made = decide(
+            found.plan, self.policy, fresh_from, blocked_coverage=found.blocked_coverage, calibration=self.calibration
+        )
         if made.calibration == UNCALIBRATED and self.calibration is None:
             say_once(self.model, level_of(self.policy))
         return made
 
-    def situation(self) -> Situation | None:
+    def features(self) -> PlanFeatures | None:
         """What the governor sees of the prompt, nothing of which is computed; None: there is nothing to reuse.
 
         Needs the model's lock.
         """
         self._see_weights()
-        return situation_of(self.look_up().plan, self.policy, self.encoded.fresh_from(self.policy.fresh_tail))
+        return plan_features(self.look_up().plan, self.policy, self.encoded.fresh_from(self.policy.fresh_tail))
 
     def _retain(self, ids: Tensor, prefilled: Prefilled) -> InterruptibleCache:
         retention = self.policy.retention
         assert retention is not None
-        anatomy = self.prefill.anatomy
-        if any(anatomy.windows) or not uses_sdpa(self.model) or not anatomy.observable:
+        spec = self.prefill.spec
+        if any(spec.windows) or not uses_sdpa(self.model) or not spec.observable:
             raise UnsupportedModelError(
                 "retention leaves layers of different lengths, which needs full attention in every layer, "
                 "attn_implementation='sdpa' and weights that can be watched; use a policy with retention=None for this "
                 "model."
             )
         n_rows = len(ids) - 1
-        attention = tail_attention(self.model, anatomy, prefilled.cache, ids, n_rows, retention.window)
+        attention = tail_attention(self.model, spec, prefilled.cache, ids, n_rows, retention.window)
         return retain(prefilled.cache, attention, retention)
 
 
@@ -324,7 +326,7 @@ class Served:
     @property
     def room(self) -> int:
         """Tokens that may follow the prompt."""
-        limit = self.call.prefill.anatomy.static_until
+        limit = self.call.prefill.spec.static_until
         context = self.call.context
         return max(1, (context if limit is None else min(limit, context)) - len(self.ids))
 
@@ -351,7 +353,7 @@ class Served:
             similarity=self.found.similarity,
             prompt_tokens=n,
             prefix_tokens=plan.prefix_tokens,
-            exact_tokens=plan.count(Source.EXACT),
+            moved_tokens=plan.count(Source.MOVED),
             fuzzy_tokens=plan.count(Source.FUZZY),
             new_tokens=plan.count(Source.NEW),
             recomputed_tokens=int(recomputed.sum()),
@@ -443,14 +445,14 @@ class Served:
         tokens = np.concatenate((prompt, np.asarray(generated, np.int64)))[:length]
         if not generated or call.encoded.from_ids:
             return tokens
-        again = respelled(prompt, generated, call.tokenizer, call.encoded.control)[:-1]
+        again = retokenized(prompt, generated, call.tokenizer, call.encoded.control)[:-1]
         known = common_prefix(tokens, again)
-        limit = call.prefill.anatomy.static_until
+        limit = call.prefill.spec.static_until
         room = call.context if limit is None else min(limit, call.context)
         if known == len(tokens) or len(again) > room:
             return tokens
         try:
-            call.prefill.respell(cache, to_torch(again, self.ids.device), known)
+            call.prefill.recompute_tail(cache, to_torch(again, self.ids.device), known)
         except (CallCancelledError, CallTimeoutError, torch.OutOfMemoryError):
             # the answer is there: what is not computed yet is not kept
             cache.finish(known)
@@ -471,7 +473,7 @@ def _prefix_only(found: Found, *, lossless: bool) -> Found:
     ``lossless`` ends the prefix where its rows are no longer those of a full prefill.
     """
     plan = found.plan
-    approximate = (plan.source == Source.EXACT) | (plan.source == Source.FUZZY)
+    approximate = (plan.source == Source.MOVED) | (plan.source == Source.FUZZY)
     if lossless:
         approximate |= found.depths(recomputed=np.zeros(len(plan), bool)) > 0
     source, reference, position = plan.source.copy(), plan.reference.copy(), plan.position.copy()

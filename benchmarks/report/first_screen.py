@@ -103,6 +103,6 @@ def _draw_bars(axes: Axes, told: Mapping[str, Any]) -> None:
     axes.set_yticks(range(len(BARS)), [label for label, _ in BARS.values()], fontsize=10)
     axes.invert_yaxis()
     axes.set_xlim(0, 1.12 * max(seconds))
-    axes.set_xlabel("seconds to the first token (demo model, one CPU thread)", fontsize=9)
+    axes.set_xlabel("seconds of processor time to the first token (demo model, one CPU thread)", fontsize=9)
     axes.tick_params(axis="y", length=0)
     axes.spines[["top", "right", "left"]].set_visible(False)

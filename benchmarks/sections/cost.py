@@ -163,7 +163,7 @@ def _laid(engine: SemShareEngine, target: list[int]) -> tuple[float, float]:
 
     def lay() -> MergedCache:
         cache = MergedCache(prefill.n_layers, n)
-        lay_rows(cache, prefill.anatomy, found.plan, found.entries, found.plan.served)
+        lay_rows(cache, prefill.spec, found.plan, found.entries, found.plan.served)
         for layer in cache.layers:
             assert layer.buffers  # a layer is filled when it is looked at
         return cache

@@ -51,7 +51,7 @@ VARIANTS = (
     Variant(
         "facts that differ and strays have to be chosen", within=_instead(CombinedSelection, "computes_stale", False)
     ),
-    Variant("a few words of another place served like any passage", within=_instead(context, "_ISLAND_TOKENS", 0)),
+    Variant("a few words of another place served like any passage", within=_instead(context, "_SHORT_TOKENS", 0)),
     Variant("capitals of common words are names", within=_instead(FactTokens, "_begins_sentence", lambda *_: False)),
     Variant("no halos", {"halo": 0, "seam_halo": 0}),
     Variant("without what the question reads", within=_instead(CombinedSelection, "needs_influence", False)),

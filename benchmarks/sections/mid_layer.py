@@ -47,7 +47,7 @@ def mid_layer() -> Iterator[None]:
     ) -> Prefilled:
         n, start = len(ids), round(_DEPTH * self.n_layers)
         must = Needs.of(plan, selection_for(policy), fresh_from).must
-        startable = ~must & (plan.source >= Source.EXACT)
+        startable = ~must & (plan.source >= Source.MOVED)
 
         def chosen(ratio: float) -> Prefilled:
             wider = replace(budget, ratio=ratio)
@@ -61,7 +61,7 @@ def mid_layer() -> Iterator[None]:
         made = chosen(budget.ratio + saved / (1 - start / self.n_layers))
         started = made.recomputed & startable & but_last(n)
         cache = MergedCache(self.n_layers, capacity)
-        lay_rows(cache, self.anatomy, plan, references, plan.served & but_last(n))
+        lay_rows(cache, self.spec, plan, references, plan.served & but_last(n))
         states = _states(self, plan, references, np.flatnonzero(started), start)
         _run(self, cache, ids, made.recomputed & but_last(n) & ~started, started, states, start)
         cache.finish(n - 1)
@@ -105,7 +105,7 @@ def _run(
     cache.begin([below] * start + [above] * (prefill.n_layers - start), visible, None)
     hidden = model.embed_tokens(ids[below][None])
     rows = below
-    for index, layer in enumerate(prefill.anatomy.layers):
+    for index, layer in enumerate(prefill.spec.layers):
         if index == start:
             joined = torch.empty((1, len(above), hidden.shape[2]), dtype=hidden.dtype, device=hidden.device)
             joined[:, torch.searchsorted(above, below)] = hidden
@@ -113,7 +113,7 @@ def _run(
             hidden, rows = joined, above
         hidden = layer(
             hidden,
-            attention_mask=prefill.anatomy.mask(rows, visible, None, hidden.dtype),
+            attention_mask=prefill.spec.mask(rows, visible, None, hidden.dtype),
             position_ids=rows[None],
             past_key_values=cache,
             position_embeddings=model.rotary_emb(hidden, rows[None]),

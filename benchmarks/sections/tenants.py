@@ -72,7 +72,7 @@ def _asked(engine: SemShareEngine, name: str, prompts: Sequence[list[int]], owne
                 entry_id(namespace, np.array(prompt + answer.token_ids[:-1]), engine.weights.identity())
             )
             served_by[namespace].update(report.reference_ids)
-            served += report.prefix_tokens + report.exact_tokens + report.fuzzy_tokens
+            served += report.prefix_tokens + report.moved_tokens + report.fuzzy_tokens
     foreign = sum(len(served_by[namespace] - owned[namespace]) for namespace in NAMES)
     used = sum(map(len, served_by.values()))
     told = f"{foreign} of {used} references were not the tenant's own; {served:,} tokens served"

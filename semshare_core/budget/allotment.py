@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from semshare_core.budget.schedule import rows_per_layer
 from semshare_core.config import ReusePolicy
-from semshare_core.match.context import astray
+from semshare_core.match.context import misaligned
 from semshare_core.match.plan import ReusePlan, Source
 from semshare_core.select import Selection
 
@@ -36,31 +36,31 @@ class Needs:
     """Tokens of a prompt by what is known of them from the plan, bool [n] each.
 
     Attributes:
-        window: behind the prefix: whatever may be computed at all.
-        must: new tokens, the question, facts that differ, what was matched astray, and what was first in one of prompt
-            and reference only.
+        suffix: behind the prefix: whatever may be computed at all.
+        must: computed whatever the budget: new tokens, the question, facts that differ, misaligned tokens, and the
+            first token of the prompt or of a reference where it is not the first of the other.
         worth: those, and the tokens that the strategy finds worth computing by the plan alone.
     """
 
-    window: NDArray[np.bool_]
+    suffix: NDArray[np.bool_]
     must: NDArray[np.bool_]
     worth: NDArray[np.bool_]
 
     @classmethod
     def of(cls, plan: ReusePlan, selection: Selection, fresh_from: int) -> Needs:
-        window = plan.source != Source.PREFIX
-        must = window & ((plan.source == Source.NEW) | (np.arange(len(plan)) >= fresh_from))
+        suffix = plan.source != Source.PREFIX
+        must = suffix & ((plan.source == Source.NEW) | (np.arange(len(plan)) >= fresh_from))
         if plan.stale is not None and selection.computes_stale:
-            must |= window & plan.stale
-            must |= window & astray(plan)
+            must |= suffix & plan.stale
+            must |= suffix & misaligned(plan)
         # the first token is the attention sink of every head: no other row can stand in for it, nor it for another
-        must |= window & ((plan.position == 0) != (np.arange(len(plan)) == 0))
-        return cls(window, must, must | (window & selection.structural(plan)))
+        must |= suffix & ((plan.position == 0) != (np.arange(len(plan)) == 0))
+        return cls(suffix, must, must | (suffix & selection.structural(plan)))
 
     def but_last(self) -> Needs:
         """Without the last token, whose rows belong to the first decoding step."""
-        rows = but_last(len(self.window))
-        return Needs(self.window & rows, self.must & rows, self.worth & rows)
+        rows = but_last(len(self.suffix))
+        return Needs(self.suffix & rows, self.must & rows, self.worth & rows)
 
 
 def but_last(n: int) -> NDArray[np.bool_]:
@@ -103,14 +103,14 @@ def allot(
 
     Where the model's attention is not ``observable`` nothing is watched.
     """
-    n, n_window, must = len(plan), int(needs.window.sum()), needs.must
+    n, n_suffix, must = len(plan), int(needs.suffix.sum()), needs.must
     spend = budget.ratio * n * n_layers - n_layers  # the last token passes through every layer, too
-    ranked = bool(must.sum() < n_window) and n_layers > 1  # one layer shows nothing before it is computed
-    most = n_window
+    ranked = bool(must.sum() < n_suffix) and n_layers > 1  # one layer shows nothing before it is computed
+    most = n_suffix
     if not budget.fill:
         most = min(most, max(int(needs.worth.sum()), int(budget.least * n)))
-    if most == n_window and spend >= n_window * n_layers - 1e-6:  # everything may be computed: nothing to choose
-        ranked, must = False, needs.window
+    if most == n_suffix and spend >= n_suffix * n_layers - 1e-6:  # everything may be computed: nothing to choose
+        ranked, must = False, needs.suffix
     n_must = int(must.sum())
     room = min(spend / n_layers, most)
     watched = min(selection.watched_tokens, n)  # their attention stands for the answer's
@@ -120,14 +120,14 @@ def allot(
     watches = ranked and ((selection.needs_hot and observable) or influence)
     spend -= watched * n_layers if watches else 0
     # a first layer for all tokens must leave rows to choose, most of them
-    crowded = crowded and n_window + (n_layers - 1) * n_must < spend and n_window <= _PROBE_SHARE * spend
+    crowded = crowded and n_suffix + (n_layers - 1) * n_must < spend and n_suffix <= _PROBE_SHARE * spend
     probe = ranked and (selection.needs_deviation or (crowded and selection.needs_deviation_when_crowded))
     counts = rows_per_layer(
         spend,
         n_layers,
         policy.schedule,
         policy.decay,
-        first=n_window if probe else None,
+        first=n_suffix if probe else None,
         minimum=n_must,
         maximum=most,
     )

@@ -5,19 +5,18 @@ from __future__ import annotations
 import functools
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
-from typing import Literal
+from collections.abc import Sequence
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from semshare_core.budget.cost import CostModel
-from semshare_core.budget.features import Situation, features_of
+from semshare_core.budget.features import PlanFeatures, feature_matrix
 from semshare_core.budget.forecast import KL_FLOOR, Forecast, log_kl
 from semshare_core.budget.levels import BOUNDS
 from semshare_core.budget.spread import Spread
-from semshare_core.calibrate.risk import chosen, margin_for
 from semshare_core.errors import ConfigError
 from semshare_core.report.reasons import NO_REASON, Reason, ReasonText
 
@@ -27,10 +26,7 @@ RATIOS = (0.05, 0.065, 0.085, 0.11, 0.14, 0.18, 0.25, 0.35, 0.5, 0.58, 0.68, 0.8
 _HALF, _ALIKE = 0.5, 0.8
 _AT_LEAST = 0.15  # chosen by cross-validation: from 0.12 to 0.25 levels spend the same
 
-LEAST_PAIRS = 45
-"""Fewer cannot show a promise of 5 % kept: not one broken call among them would be proof enough."""
-
-_FOLDS = 10
+_NAMES_SINCE_9 = {"window": "suffix", "exact": "moved", "estranged": "mismatch"}
 _UNLIKE = 0.05  # of the prompt: a share beyond the highest measured by more is another kind of prompt
 
 
@@ -39,7 +35,7 @@ class Observation(BaseModel):
 
     Attributes:
         id: of the pair; ``prompts``: a digest of its texts; ``kind`` of work.
-        situation: what was known beforehand.
+        features: what was known beforehand.
         kl: KL(full prefill || reuse) in nats at each of the ratios tried, mean over the first 32 tokens of the answer.
         seconds: TTFT at each of them; ``full_seconds`` of the full prefill.
     """
@@ -49,7 +45,7 @@ class Observation(BaseModel):
     id: str
     prompts: str
     kind: str
-    situation: Situation
+    features: PlanFeatures
     kl: list[float]
     seconds: list[float]
     full_seconds: float
@@ -73,7 +69,7 @@ class Calibration(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    format: Literal[8] = 8
+    format: Literal[9] = 9
     fingerprint: dict[str, str]
     prompts: str
     ratios: list[float]
@@ -82,45 +78,22 @@ class Calibration(BaseModel):
     cost: CostModel
     observations: list[Observation] = Field(repr=False)
 
+    @model_validator(mode="before")
     @classmethod
-    def of(
-        cls, observations: Sequence[Observation], fingerprint: Mapping[str, str], prompts: str, ratios: Sequence[float]
-    ) -> Calibration:
-        """Choose each level's margin by forecasts that have not seen the call (cross-fitting).
-
-        Raises:
-            ConfigError: too few observations to show that a promise is kept.
-        """
-        check_enough(len(observations))
-        situations = [item.situation for item in observations]
-        kl = measured(observations, ratios)
-        tokens = _tokens(situations)
-        forecast, spread, errors = cross_fitted(situations, kl, ratios)
-        kinds = [item.kind for item in observations]
-        margins = {
-            level: margin_for(forecast, spread, log_kl(kl), float(log_kl(bound.kl)), bound.share, kinds)
-            for level, bound in BOUNDS.items()
-        }
-        cost = CostModel.fit(
-            tokens,
-            np.array([item.full_seconds for item in observations]),
-            np.array([[float(situation.computed(ratio)) for ratio in ratios] for situation in situations]),
-            _padded([item.seconds for item in observations], len(ratios)),
-        )
-        return cls(
-            fingerprint=dict(fingerprint),
-            prompts=prompts,
-            ratios=list(ratios),
-            margins=margins,
-            spread=Spread.fit(tokens, errors),
-            cost=cost,
-            observations=list(observations),
-        )
+    def _from_format_8(cls, data: Any) -> Any:
+        """Format 8 has other names for the same numbers."""
+        if isinstance(data, dict) and data.get("format") == 8:
+            items = [dict(item) for item in data["observations"]]
+            for item in items:
+                known = item.pop("situation")
+                item["features"] = {_NAMES_SINCE_9.get(name, name): value for name, value in known.items()}
+            return data | {"format": 9, "observations": items}
+        return data
 
     @functools.cached_property
     def forecast(self) -> Forecast:
         """Fitted to all observations."""
-        features = features_of([item.situation for item in self.observations], self.ratios)
+        features = feature_matrix([item.features for item in self.observations], self.ratios)
         return Forecast(features, measured(self.observations, self.ratios))
 
     def prepare(self) -> None:
@@ -132,29 +105,29 @@ class Calibration(BaseModel):
         """The same eight hexadecimal digits for the same measurements."""
         return hashlib.blake2b(self.model_dump_json().encode(), digest_size=4).hexdigest()
 
-    def ratio_for(self, level: str, situation: Situation) -> float | None:
+    def ratio_for(self, level: str, features: PlanFeatures) -> float | None:
         """The smallest ratio that keeps the level's promise; None: none of those tried does."""
         margin = self.margins.get(level)
         if margin is None:
             return None
-        ratios = self.choices(situation)
+        ratios = self.choices(features)
         if not ratios:
             return None
-        expected = self.forecast.log_kl(features_of([situation], ratios))
-        index = chosen(expected, self.spread.of(np.array([situation.tokens])), float(log_kl(BOUNDS[level].kl)), margin)
+        expected = self.forecast.log_kl(feature_matrix([features], ratios))
+        index = chosen(expected, self.spread.of(np.array([features.tokens])), float(log_kl(BOUNDS[level].kl)), margin)
         return ratios[index[0]] if index[0] >= 0 else None
 
-    def choices(self, situation: Situation) -> list[float]:
+    def choices(self, features: PlanFeatures) -> list[float]:
         """The ratios that a level may take for such a prompt, ascending; none where too little is left to reuse."""
-        return choices(situation, self.ratios)
+        return choices(features, self.ratios)
 
-    def expected_kl(self, situation: Situation, ratio: float) -> float:
+    def expected_kl(self, features: PlanFeatures, ratio: float) -> float:
         """The forecast KL in nats: half of such calls lie beyond it."""
-        return max(0.0, float(np.exp(self.forecast.log_kl(situation.features(ratio))) - KL_FLOOR))
+        return max(0.0, float(np.exp(self.forecast.log_kl(features.vector(ratio))) - KL_FLOOR))
 
-    def unlike(self, situation: Situation) -> ReasonText:
+    def unlike(self, features: PlanFeatures) -> ReasonText:
         """In what a prompt is unlike all that was measured; no reason if in nothing that matters."""
-        for name, value in situation.shares.items():
+        for name, value in features.shares.items():
             highest = self._highest_shares[name]
             if value > highest + _UNLIKE:
                 return Reason.UNLIKE_CALIBRATION.text(feature=name, share=value, highest=highest)
@@ -163,14 +136,14 @@ class Calibration(BaseModel):
     @functools.cached_property
     def _highest_shares(self) -> dict[str, float]:
         """Of all that was measured."""
-        shares = [item.situation.shares for item in self.observations]
+        shares = [item.features.shares for item in self.observations]
         return {name: max(each[name] for each in shares) for name in shares[0]}
 
-    def pays(self, situation: Situation, ratio: float) -> bool:
+    def pays(self, features: PlanFeatures, ratio: float) -> bool:
         """Whether reuse is predicted to take less time than computing everything behind the prefix."""
-        prefix = situation.tokens - situation.window
-        full = self.cost.full(situation.tokens) - self.cost.full(prefix) + self.cost.laid * prefix  # laid by both
-        return self.cost.reuse(situation.tokens, situation.computed(ratio)) < full
+        prefix = features.tokens - features.suffix
+        full = self.cost.full(features.tokens) - self.cost.full(prefix) + self.cost.laid * prefix  # laid by both
+        return self.cost.reuse(features.tokens, features.computed(ratio)) < full
 
     def to_json(self) -> str:
         """As pydantic reads it again, an observation a line."""
@@ -180,36 +153,43 @@ class Calibration(BaseModel):
         return text[:-2] + ',\n "observations": [\n  ' + ",\n  ".join(rows) + "\n ]\n}\n"
 
 
-def tried(situation: Situation, ratios: Sequence[float] = RATIOS) -> list[float]:
+def tried(features: PlanFeatures, ratios: Sequence[float] = RATIOS) -> list[float]:
     """Those of ``ratios``, ascending, that are measured on a prompt: those above a half only where much of what stands
     behind its prefix is in no identical run.
 
     More than half of such a prompt may have to be computed in any case, so that small ratios choose nothing beyond it;
     of a prompt that is the same but for its order the rows chosen last no longer matter.
     """
-    return [ratio for ratio in ratios if ratio <= _HALF or not _alike(situation)]
+    return [ratio for ratio in ratios if ratio <= _HALF or not _alike(features)]
 
 
-def choices(situation: Situation, ratios: Sequence[float] = RATIOS) -> list[float]:
+def choices(features: PlanFeatures, ratios: Sequence[float] = RATIOS) -> list[float]:
     """Those of the ratios tried that a level may take, ascending; none where too little is left to reuse.
 
     Where passages stand among much that is new, it depends on a few rows of theirs how far the answer lies from the
     full prefill's, and no forecast sees by how much: as many rows are computed as the strategy finds worth it by the
     plan, or 15 % beyond those that must be.
     """
-    offered = tried(situation, ratios)
-    if _alike(situation):
+    offered = tried(features, ratios)
+    if _alike(features):
         return offered
-    least = min(situation.worth, situation.must + _AT_LEAST * situation.window)
-    return [ratio for ratio in offered if situation.computed(ratio) >= least]
+    least = min(features.worth, features.must + _AT_LEAST * features.suffix)
+    return [ratio for ratio in offered if features.computed(ratio) >= least]
 
 
-def _alike(situation: Situation) -> bool:
-    return situation.exact >= _ALIKE * situation.window
+def _alike(features: PlanFeatures) -> bool:
+    return features.moved >= _ALIKE * features.suffix
 
 
-def _tokens(situations: Sequence[Situation]) -> NDArray[np.float64]:
-    return np.array([float(situation.tokens) for situation in situations])
+def chosen(
+    forecast: NDArray[np.float64], spread: NDArray[np.float64], limit: float, margin: float
+) -> NDArray[np.int64]:
+    """Per call the first ratio at which ``forecast`` [calls, ratios] + ``margin`` x ``spread`` [calls] is within limit.
+
+    -1: at none.
+    """
+    within = forecast + margin * spread[:, None] <= limit
+    return np.where(within.any(axis=1), within.argmax(axis=1), -1)
 
 
 def measured(observations: Sequence[Observation], ratios: Sequence[float]) -> NDArray[np.float64]:
@@ -219,48 +199,18 @@ def measured(observations: Sequence[Observation], ratios: Sequence[float]) -> ND
         ConfigError: an observation is of other ratios, or holds what is not a number.
     """
     for item in observations:
-        if not len(item.kl) == len(item.seconds) == len(tried(item.situation, ratios)):
+        if not len(item.kl) == len(item.seconds) == len(tried(item.features, ratios)):
             raise ConfigError(f"Pair {item.id} was measured at other ratios. Measure it again.")
         if not np.isfinite([*item.kl, *item.seconds]).all():
             raise ConfigError(
                 f"What was measured of pair {item.id} is not a number. Leave it out, or use another dtype."
             )
-    return _padded([item.kl for item in observations], len(ratios))
+    return padded([item.kl for item in observations], len(ratios))
 
 
-def _padded(rows: Sequence[Sequence[float]], width: int) -> NDArray[np.float64]:
+def padded(rows: Sequence[Sequence[float]], width: int) -> NDArray[np.float64]:
+    """The rows as one table [rows, width]; NaN where a row is shorter."""
     table = np.full((len(rows), width), np.nan)
     for line, row in zip(table, rows, strict=True):
         line[: len(row)] = row
     return table
-
-
-def check_enough(pairs: int) -> None:
-    """Raises ConfigError if so many pairs of prompts cannot show that a promise is kept."""
-    if pairs < LEAST_PAIRS:
-        raise ConfigError(
-            f"{pairs} pairs of prompts are too few: it takes {LEAST_PAIRS} to show that at most "
-            f"{BOUNDS['balanced'].share:.0%} of calls break a bound. Bring more prompts that resemble earlier ones."
-        )
-
-
-def cross_fitted(
-    situations: Sequence[Situation], kl: NDArray[np.float64], ratios: Sequence[float]
-) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
-    """Forecast log KL [calls, ratios], its usual error [calls] and its error [calls, ratios], by fits to other folds.
-
-    As in CV+ (arXiv 1905.02928). The forecast is infinite where a level may not choose a ratio, the error NaN where
-    ``kl`` [calls, ratios] is.
-    """
-    features, tokens = features_of(situations, ratios), _tokens(situations)
-    fold = np.arange(len(kl)) % _FOLDS
-    forecast, spread = np.empty_like(kl), np.empty(len(kl))
-    for number in range(_FOLDS):
-        out = fold == number
-        forecast[out] = Forecast(features[~out], kl[~out]).log_kl(features[out])
-    errors = log_kl(kl) - forecast
-    for number in range(_FOLDS):
-        out = fold == number
-        spread[out] = Spread.fit(tokens[~out], errors[~out]).of(tokens[out])
-    offered = np.array([np.isin(ratios, choices(situation, ratios)) for situation in situations])
-    return np.where(offered & ~np.isnan(kl), forecast, np.inf), spread, errors

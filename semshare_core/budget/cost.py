@@ -46,7 +46,7 @@ class CostModel(BaseModel):
         full = _design(np.zeros_like(tokens), tokens, tokens / 2, np.zeros_like(tokens))
         design = np.concatenate([full, _design(np.ones_like(n), rows, n, n - rows)])
         target = np.concatenate([full_seconds, seconds[known]])
-        return cls(**dict(zip(cls.model_fields, _non_negative(design, target).tolist(), strict=True)))
+        return cls(**dict(zip(cls.model_fields, non_negative_fit(design, target).tolist(), strict=True)))
 
     def full(self, tokens: int) -> float:
         """Seconds of a full prefill of so many tokens."""
@@ -70,15 +70,9 @@ def _design(
     return np.stack(np.broadcast_arrays(reuse, rows, np.multiply(rows, keys), laid), axis=-1).astype(np.float64)
 
 
-def _non_negative(design: NDArray[np.float64], target: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Least relative squares, leaving out columns until none has a negative weight."""
-    scaled, ones = design / target[:, None], np.ones_like(target)
-    kept = list(range(design.shape[1]))
-    weights = np.zeros(design.shape[1])
-    while kept:
-        found = np.linalg.lstsq(scaled[:, kept], ones, rcond=None)[0]
-        if (found >= 0).all():
-            weights[kept] = found
-            break
-        kept.pop(int(found.argmin()))
-    return weights
+def non_negative_fit(design: NDArray[np.float64], target: NDArray[np.float64]) -> NDArray[np.float64]:
+    """The weights [columns], none below 0, that bring ``design`` [rows, columns] nearest to ``target`` [rows], each
+    error counted relative to its target."""
+    from scipy.optimize import nnls  # takes a moment to import, and only those who fit need it
+
+    return np.asarray(nnls(design / target[:, None], np.ones_like(target))[0])

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from semshare_core.budget.allotment import Needs
-from semshare_core.match.context import estrangement
+from semshare_core.match.context import context_mismatch
 from semshare_core.match.plan import ReusePlan, Source
 from semshare_core.select.base import changed
 
@@ -29,35 +29,35 @@ FEATURES = (
     "share of the context that reused rows have not read, or read elsewhere",
     "share of the begins of runs",
 )
-"""What :meth:`Situation.features` holds, in order."""
+"""What :meth:`PlanFeatures.vector` holds, in order."""
 
 _CHOSEN_LEAST = 0.02  # of the prompt: where no row is chosen beyond those computed in any case, the logarithm is finite
 
 
 @dataclass(frozen=True)
-class Situation:
+class PlanFeatures:
     """A plan in numbers. Tokens are those behind the prefix unless said otherwise.
 
     Attributes:
         tokens: of the whole prompt.
-        window: tokens behind the prefix.
+        suffix: tokens behind the prefix.
         must: those that are computed in any case.
         worth: those that the strategy finds worth computing by the plan alone, ``must`` included.
-        exact: served by identical runs, before the question; ``fuzzy``, ``new`` likewise.
+        moved: served by identical runs at another place, before the question; ``fuzzy``, ``new`` likewise.
         runs: stretches of changed tokens.
         seams: places where a text begins that stood elsewhere.
         question: tokens of the question.
         references: prompts drawn on.
         similarity: of the nearest prompt, in [0, 1].
-        estranged: sum over the identical runs before the question of how far the context of each row has changed;
+        mismatch: sum over the identical runs before the question of how far the context of each row has changed;
             ``begins``: of one over each row's place in its run (``semshare_core.match.context``).
     """
 
     tokens: int
-    window: int
+    suffix: int
     must: int
     worth: int
-    exact: int
+    moved: int
     fuzzy: int
     new: int
     runs: int
@@ -65,23 +65,23 @@ class Situation:
     question: int
     references: int
     similarity: float
-    estranged: float
+    mismatch: float
     begins: float
 
     @classmethod
-    def of(cls, plan: ReusePlan, needs: Needs, fresh_from: int) -> Situation:
+    def of(cls, plan: ReusePlan, needs: Needs, fresh_from: int) -> PlanFeatures:
         """``fresh_from``: the question's first token."""
         n = len(plan)
-        free = needs.window & (np.arange(n) < fresh_from)
+        free = needs.suffix & (np.arange(n) < fresh_from)
         altered = changed(plan) & free
-        exact = free & (plan.source == Source.EXACT)
-        context, shallow = estrangement(plan)
+        moved = free & (plan.source == Source.MOVED)
+        context, shallow = context_mismatch(plan)
         return cls(
             tokens=n,
-            window=int(needs.window.sum()),
+            suffix=int(needs.suffix.sum()),
             must=int(needs.must.sum()),
             worth=int(needs.worth.sum()),
-            exact=int(exact.sum()),
+            moved=int(moved.sum()),
             fuzzy=int((free & (plan.source == Source.FUZZY)).sum()),
             new=int((free & (plan.source == Source.NEW)).sum()),
             runs=int((altered & ~np.concatenate(([False], altered[:-1]))).sum()),
@@ -89,14 +89,14 @@ class Situation:
             question=n - fresh_from,
             references=len(plan.drawn_on),
             similarity=float(plan.similarity),
-            estranged=float(context[exact].sum()),
-            begins=float(shallow[exact].sum()),
+            mismatch=float(context[moved].sum()),
+            begins=float(shallow[moved].sum()),
         )
 
     @property
     def free(self) -> int:
         """Tokens before the question that may be reused or computed."""
-        return self.exact + self.fuzzy + self.new
+        return self.moved + self.fuzzy + self.new
 
     @property
     def shares(self) -> dict[str, float]:
@@ -105,9 +105,9 @@ class Situation:
 
     def computed(self, ratio: float) -> int:
         """Tokens computed under a recompute ratio: what must be, however small the ratio."""
-        return max(self.must, min(self.window, round(ratio * self.tokens)))
+        return max(self.must, min(self.suffix, round(ratio * self.tokens)))
 
-    def features(self, ratio: float) -> NDArray[np.float64]:
+    def vector(self, ratio: float) -> NDArray[np.float64]:
         """Float64 [len(FEATURES)] under a recompute ratio."""
         n, rows = self.tokens, self.computed(ratio)
         return np.array(
@@ -116,7 +116,7 @@ class Situation:
                 np.log(rows - self.must + _CHOSEN_LEAST * n),
                 rows / n,
                 max(0, self.worth - rows) / n,
-                self.exact / n,
+                self.moved / n,
                 self.new / n,
                 np.sqrt(self.runs / n),
                 self.question / n,
@@ -124,12 +124,12 @@ class Situation:
                 1.0 - self.similarity,
                 self.must / n,
                 max(0, self.must - self.new - self.question) / n,
-                self.estranged / n,
+                self.mismatch / n,
                 self.begins / n,
             ]
         )
 
 
-def features_of(situations: Sequence[Situation], ratios: Sequence[float]) -> NDArray[np.float64]:
-    """Float64 [situations, ratios, len(FEATURES)]."""
-    return np.stack([[situation.features(ratio) for ratio in ratios] for situation in situations])
+def feature_matrix(plans: Sequence[PlanFeatures], ratios: Sequence[float]) -> NDArray[np.float64]:
+    """Float64 [plans, ratios, len(FEATURES)]."""
+    return np.stack([[features.vector(ratio) for ratio in ratios] for features in plans])

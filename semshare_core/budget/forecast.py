@@ -1,7 +1,7 @@
 """A forecast of the divergence: Gaussian process regression of log KL on what is known beforehand (Rasmussen and
 Williams, Gaussian Processes for Machine Learning, 2006, chapter 2).
 
-Two covariances add up: what nearby situations have in common, and what all ratios of one prompt have in common that
+Two covariances add up: what nearby plans have in common, and what all ratios of one prompt have in common that
 nothing known beforehand explains, some answers being more easily moved than others. The forecast need not be good: how
 far it errs is part of what calibration measures. The better it is, the less is computed.
 """

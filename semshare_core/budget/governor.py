@@ -13,7 +13,7 @@ import numpy as np
 
 from semshare_core.budget.allotment import Budget, Needs
 from semshare_core.budget.calibration import Calibration
-from semshare_core.budget.features import Situation
+from semshare_core.budget.features import PlanFeatures
 from semshare_core.budget.levels import BOUNDS
 from semshare_core.budget.method import method_of
 from semshare_core.config import ReusePolicy
@@ -33,17 +33,18 @@ class LevelRule:
         least: recompute ratio that is spent even where the plan shows less change, on the rows that the question reads.
         max_fuzzy: largest share of the tokens behind the prefix that may be served fuzzily.
         min_saving: smallest share of the tokens behind the prefix that must be saved for reuse to pay.
-        max_barred: by how much, as a share of the tokens behind the prefix, the prompt that resembles this one most may
-            exceed the one that resembles it most by rows that may serve; beyond it the prompt is computed in full, so
-            that it can serve those that follow it. Without it the error of a chain of rewrites grows, as prompts are
-            patched together from ever older ones (``python -m benchmarks.pool drift``).
+        max_blocked_coverage: how much coverage may be lost to rows that may not serve, as a share of the tokens behind
+            the prefix. Example: one pooled prompt has 90 % of them, but its rows are approximate; the best prompt whose
+            rows may serve has 70 %; the blocked coverage is 20 %. Beyond the limit the prompt is computed in full, so
+            that it can serve those that follow. Without the limit the error of a chain of rewrites grows
+            (``python -m benchmarks.pool drift``).
     """
 
     ceiling: float
     least: float
     max_fuzzy: float
     min_saving: float = 0.3
-    max_barred: float = 0.1
+    max_blocked_coverage: float = 0.1
 
 
 LEVEL_RULES = {
@@ -79,75 +80,75 @@ def decide(
     policy: ReusePolicy,
     fresh_from: int,
     *,
-    barred: float = 0.0,
+    blocked_coverage: float = 0.0,
     calibration: Calibration | None = None,
 ) -> Decision:
     """Choose the recomputation for a plan whose policy allows approximate reuse.
 
     Args:
         fresh_from: the question's first token.
-        barred: by how much more of them some one prompt holds in rows too deep to serve; see :class:`LevelRule`.
+        blocked_coverage: coverage lost to rows that may not serve; see :class:`LevelRule`.
         calibration: of the model, if it has one.
     """
-    situation = situation_of(plan, policy, fresh_from)
-    if situation is None:
+    features = plan_features(plan, policy, fresh_from)
+    if features is None:
         return Decision(None, (Reason.ONLY_THE_PREFIX if plan.prefix_tokens else Reason.NOTHING_TO_REUSE).text())
     if policy.recompute_ratio is not None:
         return Decision(Budget(policy.recompute_ratio, fill=True))
     if policy.level is None and policy.schedule == "decay":
         return Decision(Budget(_published_ratio(policy), fill=True))
     level = policy.level or "balanced"
-    if barred > LEVEL_RULES[level].max_barred:
+    if blocked_coverage > LEVEL_RULES[level].max_blocked_coverage:
         # a chain of rewrites has left its last lossless prompt behind: this one becomes the next
-        reason = Reason.APPROXIMATE_REFERENCE.text(share=barred)
+        reason = Reason.APPROXIMATE_REFERENCE.text(share=blocked_coverage)
         return Decision(None, reason, bypassed=True, lossless=True)
     if calibration is None or method_of(policy):
-        made = _by_rule(situation, LEVEL_RULES[level])
+        made = _by_rule(features, LEVEL_RULES[level])
         why = Reason.NOT_CALIBRATED if calibration is None else Reason.OTHER_METHOD
         return replace(made, reason=made.reason or why.text(), calibration=UNCALIBRATED)
-    return replace(_by_calibration(situation, level, calibration), calibration=calibration.name)
+    return replace(_by_calibration(features, level, calibration), calibration=calibration.name)
 
 
-def situation_of(plan: ReusePlan, policy: ReusePolicy, fresh_from: int) -> Situation | None:
+def plan_features(plan: ReusePlan, policy: ReusePolicy, fresh_from: int) -> PlanFeatures | None:
     """The plan in numbers; None if nothing is served that could be left as it is."""
     needs = Needs.of(plan, selection_for(policy), fresh_from)
-    free = needs.window & (np.arange(len(plan)) < fresh_from)  # what need not be computed in any case
-    return Situation.of(plan, needs, fresh_from) if (free & plan.served).any() else None
+    free = needs.suffix & (np.arange(len(plan)) < fresh_from)  # what need not be computed in any case
+    return PlanFeatures.of(plan, needs, fresh_from) if (free & plan.served).any() else None
 
 
-def _by_calibration(situation: Situation, level: str, calibration: Calibration) -> Decision:
-    unlike = calibration.unlike(situation)
+def _by_calibration(features: PlanFeatures, level: str, calibration: Calibration) -> Decision:
+    unlike = calibration.unlike(features)
     if unlike:
-        return _too_different(situation, unlike)
-    ratio = calibration.ratio_for(level, situation)
+        return _too_different(features, unlike)
+    ratio = calibration.ratio_for(level, features)
     if ratio is None:
-        most = max((situation.computed(each) for each in calibration.choices(situation)), default=situation.must)
-        share = most / situation.tokens
+        most = max((features.computed(each) for each in calibration.choices(features)), default=features.must)
+        share = most / features.tokens
         reason = Reason.BEYOND_BOUND.text(share=share, level=level, bound=BOUNDS[level].kl)
         return Decision(None, reason, bypassed=True)
-    saved = situation.window - situation.computed(ratio)
+    saved = features.suffix - features.computed(ratio)
     if saved < _MIN_SAVED_TOKENS:
-        return Decision(None, Reason.TOO_LITTLE_SAVED.text(saved=saved, tokens=situation.window), bypassed=True)
-    if not calibration.pays(situation, ratio):
-        return Decision(None, Reason.SLOWER.text(saved=saved, tokens=situation.window), bypassed=True)
-    return Decision(Budget(ratio, fill=True), expected_kl=calibration.expected_kl(situation, ratio))
+        return Decision(None, Reason.TOO_LITTLE_SAVED.text(saved=saved, tokens=features.suffix), bypassed=True)
+    if not calibration.pays(features, ratio):
+        return Decision(None, Reason.SLOWER.text(saved=saved, tokens=features.suffix), bypassed=True)
+    return Decision(Budget(ratio, fill=True), expected_kl=calibration.expected_kl(features, ratio))
 
 
-def _by_rule(situation: Situation, rule: LevelRule) -> Decision:
-    fuzzy = situation.fuzzy / situation.free
+def _by_rule(features: PlanFeatures, rule: LevelRule) -> Decision:
+    fuzzy = features.fuzzy / features.free
     if fuzzy > rule.max_fuzzy:
-        return _too_different(situation, Reason.TOO_FUZZY.text(share=fuzzy))
-    n, window = situation.tokens, situation.window
-    computed = max(situation.must, min(max(situation.worth, int(rule.least * n)), int(rule.ceiling * n)))
-    saved = window - computed
-    if saved < _MIN_SAVED_TOKENS or saved < rule.min_saving * window:
-        return Decision(None, Reason.TOO_LITTLE_SAVED.text(saved=saved, tokens=window), bypassed=True)
+        return _too_different(features, Reason.TOO_FUZZY.text(share=fuzzy))
+    n, suffix = features.tokens, features.suffix
+    computed = max(features.must, min(max(features.worth, int(rule.least * n)), int(rule.ceiling * n)))
+    saved = suffix - computed
+    if saved < _MIN_SAVED_TOKENS or saved < rule.min_saving * suffix:
+        return Decision(None, Reason.TOO_LITTLE_SAVED.text(saved=saved, tokens=suffix), bypassed=True)
     return Decision(Budget(rule.ceiling, fill=False, least=rule.least))
 
 
-def _too_different(situation: Situation, reason: ReasonText) -> Decision:
+def _too_different(features: PlanFeatures, reason: ReasonText) -> Decision:
     # a few common words are shared by any two texts; not to use them is no decision
-    return Decision(None, reason, bypassed=situation.exact >= _MIN_SAVED_TOKENS)
+    return Decision(None, reason, bypassed=features.moved >= _MIN_SAVED_TOKENS)
 
 
 def _published_ratio(policy: ReusePolicy, share: float = 0.4, layers: int = 30) -> float:

@@ -38,15 +38,15 @@ def observe(engine: SemShareEngine, pair: CalibrationPair, ratios: Sequence[floa
     engine.pool.clear(_NAMESPACE)
     try:
         engine.warm(pair.references, namespace=_NAMESPACE)
-        situation = engine.situation(pair.target, namespace=_NAMESPACE)
-        if situation is None:
+        features = engine.plan_features(pair.target, namespace=_NAMESPACE)
+        if features is None:
             return None
-        room = engine.context - situation.tokens
+        room = engine.context - features.tokens
         full = engine.prefill(pair.target, reuse="off", store=False, namespace=_NAMESPACE)
         with computing(engine.model):
             answer, expected = Continuation(engine.model, full.cache).greedy(full.logits, min(MEASURED_TOKENS, room))
         kl, seconds = [], []
-        for ratio in tried(situation) if ratios is None else ratios:
+        for ratio in tried(features) if ratios is None else ratios:
             reused = engine.prefill(
                 pair.target, reuse=ReusePolicy(recompute_ratio=ratio), store=False, namespace=_NAMESPACE
             )
@@ -63,7 +63,7 @@ def observe(engine: SemShareEngine, pair: CalibrationPair, ratios: Sequence[floa
         id=pair.id,
         prompts=_digest(pair),
         kind=pair.kind,
-        situation=situation,
+        features=features,
         kl=kl,
         seconds=seconds,
         full_seconds=full.report.ttft_ms / 1e3,
@@ -94,7 +94,7 @@ def observe_all(
                 continue
             if journal:
                 journal.append(found)
-        tell(f"{pair.id}: {found.situation.tokens} tokens, KL {' '.join(f'{value:.3f}' for value in found.kl)}")
+        tell(f"{pair.id}: {found.features.tokens} tokens, KL {' '.join(f'{value:.3f}' for value in found.kl)}")
         observations.append(found)
     return observations
 

@@ -11,10 +11,12 @@ probability of at least ``1 - RISK`` over the calibration prompts the promise ho
 from __future__ import annotations
 
 from collections.abc import Sequence
-from math import comb
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.special import bdtr
+
+from semshare_core.budget.calibration import chosen
 
 RISK = 0.1
 """The probability, over the calibration prompts, that the margin chosen does not keep the promise."""
@@ -24,17 +26,6 @@ _UNEVEN = 0.05
 
 MARGINS = np.arange(10.0, -1.01, -0.05)
 """In usual errors of the forecast, from the most careful down."""
-
-
-def chosen(
-    forecast: NDArray[np.float64], spread: NDArray[np.float64], limit: float, margin: float
-) -> NDArray[np.int64]:
-    """Per call the first ratio at which ``forecast`` [calls, ratios] + ``margin`` x ``spread`` [calls] is within limit.
-
-    -1: at none.
-    """
-    within = forecast + margin * spread[:, None] <= limit
-    return np.where(within.any(axis=1), within.argmax(axis=1), -1)
 
 
 def beyond(measured: NDArray[np.float64], index: NDArray[np.int64], limit: float) -> NDArray[np.bool_]:
@@ -80,4 +71,4 @@ def _too_many(broken: int, calls: int, share: float) -> bool:
 
 def binomial_tail(broken: int, calls: int, share: float) -> float:
     """The probability that at most ``broken`` of ``calls`` break if each does with probability ``share``."""
-    return sum(comb(calls, count) * share**count * (1 - share) ** (calls - count) for count in range(broken + 1))
+    return float(bdtr(broken, calls, share))

@@ -102,7 +102,7 @@ class FactTokens:
         """
         self._follow()
         stale = np.zeros(len(target), bool)
-        fuzzy, new, identical = plan.source == Source.FUZZY, plan.source == Source.NEW, plan.source >= Source.EXACT
+        fuzzy, new, identical = plan.source == Source.FUZZY, plan.source == Source.NEW, plan.source >= Source.MOVED
         if not fuzzy.any() and not (new[:-1] & identical[1:]).any():
             return stale
         target_kinds = self._kinds(target)

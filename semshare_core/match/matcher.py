@@ -48,7 +48,7 @@ def build_plan(
         plan.serve(0, start, Source.PREFIX, index[prefix[0]], 0)
     if policy.matching in ("ordered", "runs"):
         for run in find_runs(target, references, policy.min_run, start):
-            plan.serve(run.start, run.start + run.length, Source.EXACT, run.reference, run.position)
+            plan.serve(run.start, run.start + run.length, Source.MOVED, run.reference, run.position)
     if policy.matching == "ordered" and fuzzy:
         _serve_in_order(plan, target, references, [index[name] for name in fuzzy], table)
     elif policy.matching in ("lsh", "random") and fuzzy:

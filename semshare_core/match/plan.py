@@ -22,7 +22,7 @@ class Source(IntEnum):
 
     NEW = 0
     FUZZY = 1
-    EXACT = 2
+    MOVED = 2
     PREFIX = 3
 
 
@@ -101,7 +101,7 @@ class ReusePlan:
         word, and a seam only where tokens that stood in between are missing. A prompt's begin has diagonal 0.
         """
         marked = np.zeros(len(self), bool)
-        held = np.flatnonzero(self.source >= Source.EXACT)
+        held = np.flatnonzero(self.source >= Source.MOVED)
         if not held.size:
             return marked
         reference, position = self.reference[held], self.position[held]
@@ -109,5 +109,5 @@ class ReusePlan:
         reference_before = np.concatenate((reference[:1], reference[:-1]))
         jump = np.diff(held - position, prepend=0)
         begins = (reference != reference_before) | (np.abs(jump) > EDIT_TOKENS) | ((jump != 0) & (held - before == 1))
-        marked[held[begins & (self.source[held] == Source.EXACT)]] = True
+        marked[held[begins & (self.source[held] == Source.MOVED)]] = True
         return marked

@@ -22,7 +22,7 @@ MaskFormat = Literal["attend", "masked", "additive"]
 
 
 @dataclass(frozen=True)
-class Anatomy:
+class ModelSpec:
     """The parts of a decoder-only model that the prefill touches.
 
     Attributes:
@@ -66,8 +66,8 @@ class Anatomy:
 
 
 @torch.no_grad()
-def examine(model: PreTrainedModel) -> Anatomy:
-    """Find the anatomy of ``model`` by running it on a few tokens.
+def examine(model: PreTrainedModel) -> ModelSpec:
+    """Find the spec of ``model`` by running it on a few tokens.
 
     Raises:
         UnsupportedModelError: if its layers, masks or positions are not understood.
@@ -77,7 +77,7 @@ def examine(model: PreTrainedModel) -> Anatomy:
     takes_position_ids = "position_ids" in inspect.signature(model.forward).parameters
     static_until = _static_until(config)
     windows = _windows(config, len(layers))
-    return Anatomy(
+    return ModelSpec(
         layers=layers,
         windows=windows,
         rotations=find_rotations(model, _keys_at(model, takes_position_ids, len(layers)), static_until),

@@ -19,7 +19,7 @@ from semshare_core.config import ReusePolicy
 from semshare_core.match.plan import ReusePlan, Source
 from semshare_core.model.attention.bit_blocks import block_of, pieces
 from semshare_core.model.attention.grouped import grouped_attention
-from semshare_core.model.spec import Anatomy, decoder_layers, examine
+from semshare_core.model.spec import ModelSpec, decoder_layers, examine
 from semshare_core.prefill.attention_probe import hot_tokens, tail_attention, tail_influence
 from semshare_core.prefill.cache import MergedCache, to_torch
 from semshare_core.prefill.forward import RowForward
@@ -50,11 +50,11 @@ class Prefilled:
 class SelectivePrefill:
     """Fills caches for one model. Not thread-safe: hooks sit on the model while it runs."""
 
-    def __init__(self, model: PreTrainedModel, anatomy: Anatomy) -> None:
+    def __init__(self, model: PreTrainedModel, spec: ModelSpec) -> None:
         self.model = model
-        self.anatomy = anatomy
-        self.n_layers = len(anatomy.layers)
-        self._forward = RowForward(model, anatomy)
+        self.spec = spec
+        self.n_layers = len(spec.layers)
+        self._forward = RowForward(model, spec)
         self._structure: tuple[Any, ...] = ()
         self._keeps_logits = "logits_to_keep" in inspect.signature(model.forward).parameters
 
@@ -69,10 +69,10 @@ class SelectivePrefill:
         """
         layers = decoder_layers(self.model)
         known = self._structure in ((), structure)
-        if not known or list(map(id, layers)) != list(map(id, self.anatomy.layers)):
-            self.anatomy = try_out(self.model, examine(self.model))
+        if not known or list(map(id, layers)) != list(map(id, self.spec.layers)):
+            self.spec = try_out(self.model, examine(self.model))
             self.n_layers = len(layers)
-            self._forward = RowForward(self.model, self.anatomy)
+            self._forward = RowForward(self.model, self.spec)
         self._structure = structure
 
     def exact(
@@ -94,8 +94,8 @@ class SelectivePrefill:
         prefix = plan.source == Source.PREFIX
         start = plan.prefix_tokens
         cache = MergedCache(self.n_layers, capacity, interrupt)
-        lay_rows(cache, self.anatomy, plan, references, prefix)
-        limit = self.anatomy.static_until
+        lay_rows(cache, self.spec, plan, references, prefix)
+        limit = self.spec.static_until
         # beyond the limit the frequencies depend on the prompt's length
         one_pass = (limit is not None and n > limit) or self.stands_alone(plan)
         if one_pass and complete:
@@ -114,21 +114,21 @@ class SelectivePrefill:
 
     def stands_alone(self, plan: ReusePlan) -> bool:
         """Whether :meth:`exact` leaves the prompt to the model's own pass, which needs no mask."""
-        return plan.prefix_tokens == 0 and self.anatomy.causal_without_mask
+        return plan.prefix_tokens == 0 and self.spec.causal_without_mask
 
     @torch.no_grad()
     def last_logits(self, cache: Cache, ids: Tensor, pending: int) -> Tensor:
         """Logits [vocabulary] behind ``ids`` [n], whose last ``pending`` rows are computed into ``cache``."""
         n = len(ids)
         extra: dict[str, Any] = {}
-        if self.anatomy.takes_position_ids:
+        if self.spec.takes_position_ids:
             extra["position_ids"] = torch.arange(n - pending, n, device=ids.device)[None]
         if self._keeps_logits:
             extra["logits_to_keep"] = 1
         output = self.model(input_ids=ids[None, n - pending :], past_key_values=cache, use_cache=True, **extra)
         return output.logits[0, -1]
 
-    def respell(self, cache: MergedCache, ids: Tensor, known: int) -> None:
+    def recompute_tail(self, cache: MergedCache, ids: Tensor, known: int) -> None:
         """Other tokens from ``known`` on: compute the rows of ``ids`` [n] there, behind the rows that stay."""
         rows = torch.arange(known, len(ids), device=ids.device)
         for layer in cache.layers:
@@ -165,24 +165,24 @@ class SelectivePrefill:
         n = len(ids)
         selection = selection_for(policy)
         needs = Needs.of(plan, selection, fresh_from).but_last()
-        allotment = allot(plan, needs, selection, policy, budget, self.n_layers, observable=self.anatomy.observable)
+        allotment = allot(plan, needs, selection, policy, budget, self.n_layers, observable=self.spec.observable)
         observes = allotment.probe or allotment.watched > 0
         cache = MergedCache(self.n_layers, capacity, interrupt)
         laid = plan.served & but_last(n)
         if observes:
             # nothing is known of new tokens yet; what memory held must not be read
-            lay_rows(cache, self.anatomy, plan, references, laid, zero_fuzzy=policy.zero_fuzzy, zero_new=True)
+            lay_rows(cache, self.spec, plan, references, laid, zero_fuzzy=policy.zero_fuzzy, zero_new=True)
         evidence = Evidence(plan)
         if allotment.watched:
             evidence = self._watch(cache, ids, plan, allotment.watched, selection)
         if allotment.probe:
-            evidence = self._probe(cache, ids, needs.window, evidence)
+            evidence = self._probe(cache, ids, needs.suffix, evidence)
         priority = selection.priority(evidence) if allotment.ranked else np.zeros(n)
         order = _ranking(priority, allotment.first, needs)
         sets = [np.sort(order[:count]) for count in allotment.counts]
         if not observes:
             laid[sets[-1]] = False
-            lay_rows(cache, self.anatomy, plan, references, laid, zero_fuzzy=policy.zero_fuzzy)
+            lay_rows(cache, self.spec, plan, references, laid, zero_fuzzy=policy.zero_fuzzy)
         if allotment.probe:  # all tokens' first rows are in already; the chosen ones pass through again to go deeper
             sets[0] = sets[1]
         if len(sets[0]):
@@ -198,9 +198,9 @@ class SelectivePrefill:
         n = len(ids)
         hot, influence = None, None
         if selection.needs_hot:
-            hot = hot_tokens(tail_attention(self.model, self.anatomy, cache, ids, n, watched).mean(axis=0), _HOT_MASS)
+            hot = hot_tokens(tail_attention(self.model, self.spec, cache, ids, n, watched).mean(axis=0), _HOT_MASS)
         else:
-            influence = tail_influence(self.model, self.anatomy, cache, ids, n, watched)
+            influence = tail_influence(self.model, self.spec, cache, ids, n, watched)
         return Evidence(plan, hot=hot, influence=influence)
 
     def _probe(self, cache: MergedCache, ids: Tensor, window: NDArray[np.bool_], evidence: Evidence) -> Evidence:
@@ -220,4 +220,4 @@ class SelectivePrefill:
 def _ranking(priority: NDArray[np.float64], first: NDArray[np.bool_], needs: Needs) -> NDArray[np.int64]:
     """Window tokens: those that must be computed, in however deep a layer; then ``first``; by falling priority each."""
     order = np.lexsort((-priority, ~first, ~needs.must))
-    return np.asarray(order[needs.window[order]])
+    return np.asarray(order[needs.suffix[order]])

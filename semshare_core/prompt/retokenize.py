@@ -19,7 +19,7 @@ from semshare_core.prompt.own_tokenizer import decode_ids, encode_text
 _BEFORE = (*range(16, 0, -1), *range(17, 65))
 
 
-def respelled(
+def retokenized(
     prompt: Tokens, generated: Sequence[int], tokenizer: PreTrainedTokenizerBase, control: ControlTokens | None = None
 ) -> Tokens:
     """Prompt and answer as int64 ids, the answer as the tokenizer spells its text.

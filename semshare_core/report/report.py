@@ -99,7 +99,7 @@ class ReuseReport(BaseModel):
     similarity: float | None = None
     prompt_tokens: int
     prefix_tokens: int = 0
-    exact_tokens: int = 0
+    moved_tokens: int = 0
     fuzzy_tokens: int = 0
     new_tokens: int = 0
     recomputed_tokens: int = 0
@@ -148,7 +148,7 @@ class ReuseReport(BaseModel):
         """One line for logs and consoles."""
         queued = f" ({self.queue_ms:.0f} in the queue)" if self.queue_ms >= 0.5 else ""
         return (
-            f"{self.outcome}: {self.prompt_tokens} tokens = {self.prefix_tokens} prefix + {self.exact_tokens} exact + "
+            f"{self.outcome}: {self.prompt_tokens} tokens = {self.prefix_tokens} prefix + {self.moved_tokens} exact + "
             f"{self.fuzzy_tokens} fuzzy + {self.new_tokens} new, recompute ratio {self.recompute_ratio:.2f}, "
             f"TTFT {self.ttft_ms:.0f} ms{queued}"
         )
@@ -160,7 +160,7 @@ class ReuseReport(BaseModel):
         rows = [
             ("outcome", f"{self.outcome} ({self.reason})" if self.reason else self.outcome),
             ("level", self._levels()),
-            ("tokens", f"{self.prefix_tokens} prefix, {self.exact_tokens} exact, {self.fuzzy_tokens} fuzzy, "
+            ("tokens", f"{self.prefix_tokens} prefix, {self.moved_tokens} exact, {self.fuzzy_tokens} fuzzy, "
                        f"{self.new_tokens} new of {self.prompt_tokens}"),
             ("recompute ratio", f"{self.recompute_ratio:.3f}"),
             ("TTFT", f"{self.ttft_ms:.0f} ms (queue {self.queue_ms:.0f}, lookup {self.lookup_ms:.1f}, "

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from semshare_core.match.context import estrangement
+from semshare_core.match.context import context_mismatch
 from semshare_core.match.distance import since_last
 from semshare_core.match.plan import ReusePlan
 from semshare_core.select.base import Evidence, Priority, Selection, changed
@@ -59,6 +59,6 @@ class CombinedSelection(Selection):
     def _expected_error(self, plan: ReusePlan) -> Priority:
         new = changed(plan)
         distance = np.minimum(since_last(plan.seams()), since_last(new))
-        foreign = _KINDRED + estrangement(plan)[0] ** _STEEPNESS
+        foreign = _KINDRED + context_mismatch(plan)[0] ** _STEEPNESS
         within_runs = (_ERROR_RUN + _ERROR_SEAM / (1.0 + distance)) * foreign
         return np.where(new, _ERROR_CHANGED * (_KINDRED + 1.0), within_runs)

@@ -115,7 +115,7 @@ def _cells(reports: Iterable[ReuseReport]) -> list[tuple[str, ...]]:
             report.outcome,
             str(report.prompt_tokens),
             str(report.prefix_tokens),
-            str(report.exact_tokens),
+            str(report.moved_tokens),
             str(report.fuzzy_tokens),
             str(report.new_tokens),
             f"{report.recompute_ratio:.2f}",

@@ -8,12 +8,13 @@ from pathlib import Path
 
 import pytest
 
-from made_up_calibration import PARTS, made, observations, plan_of, situation
+from made_up_calibration import PARTS, made, made_features, observations, plan_of
 from semshare_core import ReusePolicy
-from semshare_core.budget.calibration import RATIOS, Calibration
+from semshare_core.budget.calibration import RATIOS
 from semshare_core.budget.cost import CostModel
-from semshare_core.budget.governor import UNCALIBRATED, decide, situation_of
+from semshare_core.budget.governor import UNCALIBRATED, decide, plan_features
 from semshare_core.budget.levels import BOUNDS
+from semshare_core.calibrate.fitting import fit_calibration
 from semshare_core.config import Retention
 from semshare_core.errors import ConfigError
 from semshare_core.match.plan import ReusePlan
@@ -26,9 +27,9 @@ from semshare_core.quality.calibration_files import write_calibration
 def test_a_stricter_level_spends_no_less() -> None:
     found = made()
     for seed in range(40):
-        ratios = [found.ratio_for(level, situation(seed)) or 1.0 for level in ("fast", "balanced", "high")]
+        ratios = [found.ratio_for(level, made_features(seed)) or 1.0 for level in ("fast", "balanced", "high")]
         assert ratios == sorted(ratios)
-    assert found.ratio_for("fast", situation(1)) is not None
+    assert found.ratio_for("fast", made_features(1)) is not None
 
 
 def test_noise_costs_and_a_promise_that_cannot_be_kept_is_not_made() -> None:
@@ -36,7 +37,7 @@ def test_noise_costs_and_a_promise_that_cannot_be_kept_is_not_made() -> None:
     assert calm is not None
     assert wild is None or wild > calm
     hopeless = made(scale=1e4)
-    assert all(hopeless.ratio_for(level, situation(1)) is None for level in BOUNDS)
+    assert all(hopeless.ratio_for(level, made_features(1)) is None for level in BOUNDS)
 
 
 def test_too_few_pairs_show_nothing() -> None:
@@ -66,19 +67,28 @@ def test_what_was_measured_at_other_ratios_or_is_no_number_is_refused() -> None:
     known = observations(60)
     known[7] = known[7].model_copy(update={"kl": known[7].kl[:4], "seconds": known[7].seconds[:4]})
     with pytest.raises(ConfigError, match="Pair 7 was measured at other ratios"):
-        Calibration.of(known, PARTS, "made up", RATIOS)
+        fit_calibration(known, PARTS, "made up", RATIOS)
     known[7] = known[8].model_copy(update={"kl": [math.nan] * len(known[8].kl)})
     with pytest.raises(ConfigError, match="pair 8 is not a number"):
-        Calibration.of(known, PARTS, "made up", RATIOS)
+        fit_calibration(known, PARTS, "made up", RATIOS)
 
 
 def test_margins_chosen_by_another_forecast_are_not_read(tmp_path: Path) -> None:
     path = tmp_path / "old.json"
     text = made(60).to_json()
-    assert '"format": 8' in text
-    path.write_text(text.replace('"format": 8', '"format": 7'))
+    assert '"format": 9' in text
+    path.write_text(text.replace('"format": 9', '"format": 7'))
     with pytest.raises(ConfigError, match="Make it again"):
         calibration_files.read_calibration(path)
+
+
+def test_a_calibration_of_the_format_before_is_read_under_the_new_names(tmp_path: Path) -> None:
+    path, now = tmp_path / "old.json", made(60)
+    text = now.to_json().replace('"format": 9', '"format": 8').replace('"features"', '"situation"')
+    for name, before in (("suffix", "window"), ("moved", "exact"), ("mismatch", "estranged")):
+        text = text.replace(f'"{name}"', f'"{before}"')
+    path.write_text(text)
+    assert calibration_files.read_calibration(path) == now
 
 
 def test_a_folder_that_cannot_be_written_is_said(tmp_path: Path) -> None:
@@ -93,7 +103,7 @@ def test_a_folder_that_cannot_be_written_is_said(tmp_path: Path) -> None:
 def test_a_calibrated_level_takes_its_ratio_and_says_by_what() -> None:
     found, plan = made(), plan_of(1000)
     decision = decide(plan, ReusePolicy(level="fast"), 980, calibration=found)
-    seen = situation_of(plan, ReusePolicy(), 980)
+    seen = plan_features(plan, ReusePolicy(), 980)
     assert seen is not None
     assert decision.budget is not None
     assert (decision.budget.ratio, decision.budget.fill) == (found.ratio_for("fast", seen), True)
@@ -113,7 +123,7 @@ def test_of_a_prompt_much_of_which_differs_more_is_computed_before_reuse_is_give
     found = made(scale=2.0)
     ratios = {
         new: found.ratio_for(
-            "balanced", situation(3, tokens=1000, window=1000, new=new, must=new + 20, exact=980 - new, fuzzy=0)
+            "balanced", made_features(3, tokens=1000, suffix=1000, new=new, must=new + 20, moved=980 - new, fuzzy=0)
         )
         for new in (60, 300)
     }
@@ -123,7 +133,7 @@ def test_of_a_prompt_much_of_which_differs_more_is_computed_before_reuse_is_give
 
 
 def test_where_too_little_is_left_to_reuse_all_is_computed() -> None:
-    plan = situation(3, tokens=2000, window=2000, must=1700, worth=1800, exact=280, new=1680, fuzzy=0)
+    plan = made_features(3, tokens=2000, suffix=2000, must=1700, worth=1800, moved=280, new=1680, fuzzy=0)
     assert made(scale=1e-6).ratio_for("fast", plan) is None
 
 
@@ -145,7 +155,7 @@ def test_what_does_not_pay_is_computed() -> None:
 def test_a_prefix_is_laid_either_way_and_counts_for_neither() -> None:
     cost = CostModel(fixed=0.0, row=1.0, pair=0.0, laid=0.5)
     calibration = made(60).model_copy(update={"cost": cost})
-    plan = situation(1, tokens=1000, window=100, must=40, worth=40)
+    plan = made_features(1, tokens=1000, suffix=100, must=40, worth=40)
     assert calibration.pays(plan, 0.04), "40 rows and 60 laid are less than 100 rows"
     assert not calibration.pays(replace(plan, must=100), 0.04)
 

@@ -12,11 +12,11 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from made_up_calibration import PARTS, made, observations
 from semshare_core import ReusePolicy, SemShareEngine
-from semshare_core.budget import calibration
-from semshare_core.budget.calibration import RATIOS, Calibration, Observation, tried
+from semshare_core.budget.calibration import RATIOS, Observation, tried
 from semshare_core.budget.governor import UNCALIBRATED
 from semshare_core.budget.levels import BOUNDS
-from semshare_core.calibrate import measuring
+from semshare_core.calibrate import fitting, measuring
+from semshare_core.calibrate.fitting import fit_calibration
 from semshare_core.calibrate.journal import Journal
 from semshare_core.calibrate.measuring import observe, observe_all
 from semshare_core.calibrate.prompts import CalibrationPair, default_pairs, read_pairs
@@ -51,10 +51,10 @@ def test_a_pair_is_measured_beside_the_full_prefill_and_leaves_nothing_behind() 
     before = engine.pool.stats().entries
     found = observe(engine, pair(1))
     assert found is not None
-    assert len(found.kl) == len(found.seconds) == len(tried(found.situation))
+    assert len(found.kl) == len(found.seconds) == len(tried(found.features))
     assert found.kl[0] > 0
     assert min(found.kl) >= -1e-6
-    assert found.situation.tokens == len(engine.token_ids(pair(1).target))
+    assert found.features.tokens == len(engine.token_ids(pair(1).target))
     assert engine.pool.stats().entries == before
 
 
@@ -149,7 +149,7 @@ def test_an_engine_finds_its_models_calibration_and_no_others(own_cache: Path) -
     model, tokenizer = tiny_model("llama"), tiny_tokenizer()
     assert find_calibration(model, tokenizer) is None
     parts = identity(model, tokenizer)
-    found = Calibration.of(observations(60), parts, "made up", RATIOS)
+    found = fit_calibration(observations(60), parts, "made up", RATIOS)
     write_calibration(found, calibration_file(parts))
     assert tiny_engine().calibration == found
     assert tiny_engine(calibration=None).calibration is None
@@ -158,7 +158,7 @@ def test_an_engine_finds_its_models_calibration_and_no_others(own_cache: Path) -
 
 def test_a_calibration_is_taken_by_its_own_model_only(own_cache: Path) -> None:
     model, tokenizer = tiny_model("llama"), tiny_tokenizer()
-    found = Calibration.of(observations(60), identity(model, tokenizer), "made up", RATIOS)
+    found = fit_calibration(observations(60), identity(model, tokenizer), "made up", RATIOS)
     assert tiny_engine(calibration=found).calibration is found
     with pytest.raises(ConfigError, match=rf"{found.name} is that of another model \(Llama.*, float32\).*Qwen2"):
         SemShareEngine(tiny_model("qwen2"), tokenizer, calibration=found)
@@ -175,7 +175,7 @@ def test_what_is_no_calibration_is_refused(asked: object) -> None:
 
 def test_another_models_calibration_under_this_ones_name_is_warned_of_and_not_used(own_cache: Path) -> None:
     model, tokenizer = tiny_model("llama"), tiny_tokenizer()
-    theirs = Calibration.of(observations(60), PARTS, "made up", RATIOS)
+    theirs = fit_calibration(observations(60), PARTS, "made up", RATIOS)
     write_calibration(theirs, calibration_file(identity(model, tokenizer)))
     with pytest.warns(QualityWarning, match=r"is that of another model .*counts as uncalibrated"):
         assert find_calibration(model, tokenizer) is None
@@ -213,7 +213,7 @@ def test_reports_name_what_decided(own_cache: Path) -> None:
 def test_the_command_calibrates_a_model(
     own_cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(calibration, "LEAST_PAIRS", 6)
+    monkeypatch.setattr(fitting, "LEAST_PAIRS", 6)
     folder = tmp_path / "model"
     tiny_model("llama").save_pretrained(folder)
     tiny_tokenizer().save_pretrained(folder)

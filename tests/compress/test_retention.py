@@ -109,7 +109,7 @@ def test_dropped_rows_are_as_if_masked(name: str) -> None:
         layer.register_forward_pre_hook(
             lambda _, args, kwargs, mask=mask: (args, kwargs | {"attention_mask": mask}), with_kwargs=True
         )
-        for layer, mask in zip(engine._prefill.anatomy.layers, masks, strict=True)
+        for layer, mask in zip(engine._prefill.spec.layers, masks, strict=True)
     ]
     with torch.no_grad():
         # the last prompt token saw other rows in the two passes: take over what it left

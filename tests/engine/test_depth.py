@@ -132,7 +132,7 @@ def test_max_depth_zero_is_lossless_altogether(engine: SemShareEngine) -> None:
         exact = engine.generate(prompt, max_new_tokens=8, reuse="exact", store=False).report
         assert answer.token_ids == greedy(engine, prompt, 8)
         assert (answer.report.depth, answer.report.prefix_tokens) == (0, exact.prefix_tokens)
-        assert (answer.report.exact_tokens, answer.report.fuzzy_tokens, answer.report.calibration) == (0, 0, None)
+        assert (answer.report.moved_tokens, answer.report.fuzzy_tokens, answer.report.calibration) == (0, 0, None)
     assert exact.prefix_tokens == 0, "the last is what an approximate call would have moved"
     assert engine.prefill(prompt, reuse=ReusePolicy(recompute_ratio=0.2), store=False).report.outcome == "semantic"
 

@@ -36,7 +36,7 @@ def random_plan(seed: int, prefix: int) -> tuple[np.ndarray, ReusePlan, list[Ref
     at = prefix
     while at < N:
         end = min(N, at + int(rng.integers(2, 20)))
-        source = rng.choice([Source.NEW, Source.FUZZY, Source.EXACT, Source.EXACT])
+        source = rng.choice([Source.NEW, Source.FUZZY, Source.MOVED, Source.MOVED])
         if source != Source.NEW:
             plan.serve(at, end, Source(source), 0, at if rng.random() < 0.5 else int(rng.integers(0, 20)))
         at = end
@@ -127,7 +127,7 @@ def test_a_level_recomputes_what_is_worth_it_and_no_more() -> None:
     other[40] ^= 1
     reference = reference_of(prefill.model, other)
     plan = plan_of(N, reference)
-    plan.serve(0, N, Source.EXACT, 0, 0)
+    plan.serve(0, N, Source.MOVED, 0, 0)
     plan.source[40] = Source.FUZZY
     policy = ReusePolicy(halo=3)
     prefilled = prefill.selective(torch.as_tensor(ids), plan, [reference], policy, Budget(0.9, fill=False), N - 5, N)
@@ -142,7 +142,7 @@ def test_a_first_token_that_was_not_first_is_computed() -> None:
     reference = reference_of(prefill.model, np.roll(ids, 30))
     for position, computed in ((30, True), (0, False)):
         plan = plan_of(N, reference)
-        plan.serve(0, N - 30, Source.EXACT, 0, position)
+        plan.serve(0, N - 30, Source.MOVED, 0, position)
         for fresh_from in (N - 4, 0):
             prefilled = prefill.selective(
                 torch.as_tensor(ids),
@@ -164,7 +164,7 @@ def test_nothing_need_be_left_to_recompute(selection: SelectionName, ratio: floa
     ids = random_ids(N, 9)
     reference = reference_of(prefill.model, ids)
     plan = plan_of(N, reference)
-    plan.serve(0, N, Source.EXACT, 0, 0)
+    plan.serve(0, N, Source.MOVED, 0, 0)
     prefilled = prefill.selective(
         torch.as_tensor(ids), plan, [reference], ReusePolicy(selection=selection), Budget(ratio, fill=True), N - 1, N
     )
@@ -186,7 +186,7 @@ def test_shallow_models(layers: int, selection: SelectionName) -> None:
     ids = random_ids(N, 10)
     reference = reference_of(model, ids)
     plan = plan_of(N, reference)
-    plan.serve(0, N, Source.EXACT, 0, 0)
+    plan.serve(0, N, Source.MOVED, 0, 0)
     for ratio in (0.2, 0.6, 1.0):
         policy = ReusePolicy(selection=selection)
         prefilled = prefill.selective(
@@ -203,7 +203,7 @@ def test_fuzzy_rows_can_be_left_empty() -> None:
     policy = ReusePolicy(selection="random", zero_fuzzy=True)
     prefilled = prefill.selective(torch.as_tensor(ids), plan, references, policy, Budget(0.2, fill=False), N - 4, N)
     left = np.flatnonzero((plan.source == Source.FUZZY) & ~prefilled.recomputed)
-    others = np.flatnonzero((plan.source == Source.EXACT) & ~prefilled.recomputed)
+    others = np.flatnonzero((plan.source == Source.MOVED) & ~prefilled.recomputed)
     assert len(left)
     for layer in prefilled.cache.layers:
         for buffer in layer.buffers:

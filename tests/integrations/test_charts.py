@@ -22,7 +22,7 @@ def report(number: int, n: int = 300, outcome: str = "miss") -> ReuseReport:
         level="balanced",
         prompt_tokens=n,
         new_tokens=10 if hit else n,
-        exact_tokens=n - 10 if hit else 0,
+        moved_tokens=n - 10 if hit else 0,
         recomputed_tokens=20 if hit else n,
         lookup_ms=1.0,
         match_ms=2.0,

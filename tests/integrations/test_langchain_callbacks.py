@@ -213,7 +213,7 @@ REPORTS = [
         generated_tokens=2,
     ),
     ReuseReport(
-        outcome="semantic", level="balanced", prompt_tokens=20, prefix_tokens=4, exact_tokens=8, fuzzy_tokens=5,
+        outcome="semantic", level="balanced", prompt_tokens=20, prefix_tokens=4, moved_tokens=8, fuzzy_tokens=5,
         new_tokens=3, recomputed_tokens=6, recompute_ratio=0.25, ttft_ms=30.5, generated_tokens=7,
         kv_bytes=60, kv_bytes_full=90,
     ),
@@ -240,7 +240,7 @@ def test_totals() -> None:
         outcomes={"miss": 2, "semantic": 1},
         prompt_tokens=31,
         prefix_tokens=4,
-        exact_tokens=8,
+        moved_tokens=8,
         fuzzy_tokens=5,
         new_tokens=14,
         recomputed_tokens=17,

@@ -142,7 +142,7 @@ def test_every_token_is_accounted_for_and_served_by_what_it_claims(request: Requ
     assert (plan.source[:start] == Source.PREFIX).all()
     assert plan.prefix_tokens == start
     assert (plan.position[:start] == np.arange(start)).all()
-    exact = plan.source == Source.EXACT
+    exact = plan.source == Source.MOVED
     assert not exact.any() or policy.matching in ("ordered", "runs")
     if not fuzzy or policy.matching == "runs":
         assert not (plan.source == Source.FUZZY).any()

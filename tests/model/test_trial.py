@@ -113,8 +113,8 @@ def test_a_model_in_training_is_put_into_evaluation() -> None:
 @pytest.mark.parametrize("name", TINY)
 def test_the_others_are_observable(name: str) -> None:
     model = tiny_model(name)
-    anatomy = try_out(model, examine(model))
-    assert anatomy.observable
-    whole = model.config._attn_implementation == "sdpa" and not any(anatomy.windows)
-    assert anatomy.causal_without_mask == whole
-    assert np.all([not layer._forward_pre_hooks for layer in anatomy.layers])
+    spec = try_out(model, examine(model))
+    assert spec.observable
+    whole = model.config._attn_implementation == "sdpa" and not any(spec.windows)
+    assert spec.causal_without_mask == whole
+    assert np.all([not layer._forward_pre_hooks for layer in spec.layers])

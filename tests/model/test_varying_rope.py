@@ -36,7 +36,7 @@ def moved_rows_are_right(prefill: SelectivePrefill) -> None:
     reference = reference_of(prefill.model, ids, offset=shift)
     expected = full_logits(prefill.model, ids, 1)
     plan = plan_of(n, reference)
-    plan.serve(0, n, Source.EXACT, 0, shift)
+    plan.serve(0, n, Source.MOVED, 0, shift)
     prefilled = prefill.selective(
         torch.as_tensor(ids), plan, [reference], ReusePolicy(), Budget(0.3, fill=True), n - 5, n
     )
@@ -47,7 +47,7 @@ def moved_rows_are_right(prefill: SelectivePrefill) -> None:
 def test_rows_move_within_the_limit(name: str) -> None:
     model = tiny_model(name)
     prefill = SelectivePrefill(model, examine(model))
-    assert prefill.anatomy.static_until == LIMIT
+    assert prefill.spec.static_until == LIMIT
     moved_rows_are_right(prefill)
 
 

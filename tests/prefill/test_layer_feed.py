@@ -56,7 +56,7 @@ class FarReference:
 
 def served(n: int, shift: int, reference: Reference | FarReference) -> ReusePlan:
     plan = plan_of(n, reference)
-    plan.serve(max(0, shift), n - 1, Source.PREFIX if shift == 0 else Source.EXACT, 0, max(0, -shift))
+    plan.serve(max(0, shift), n - 1, Source.PREFIX if shift == 0 else Source.MOVED, 0, max(0, -shift))
     return plan
 
 

@@ -10,7 +10,7 @@ from torch import Tensor
 from transformers import LogitsProcessor, PreTrainedModel, PreTrainedTokenizerBase
 
 from semshare_core import SemShareEngine
-from semshare_core.prompt.retokenize import respelled
+from semshare_core.prompt.retokenize import retokenized
 
 ASKED = [{"role": "user", "content": "Write a short story about a lighthouse."}]
 TEXT = "There was a lighthouse at Vinga, and a keeper who lit its lamp. He was never seen by day."
@@ -39,14 +39,14 @@ def test_an_answer_is_spelled_as_its_text(demo: tuple[PreTrainedModel, PreTraine
     prompt = tokenizer("A lighthouse stood at Vinga, and every night", return_tensors="np")["input_ids"][0]
     letters = [tokenizer(letter)["input_ids"][0] for letter in " lighthouse"]
     assert len(letters) == 11
-    again = respelled(prompt, letters, tokenizer)
+    again = retokenized(prompt, letters, tokenizer)
     assert tokenizer.decode(again) == tokenizer.decode(prompt) + " lighthouse"
     assert len(again) == len(prompt) + 1
     half = tokenizer("🦔")["input_ids"][:1]
     assert "\ufffd" in tokenizer.decode(half), "half a character"
-    assert respelled(prompt, half, tokenizer).tolist() == [*prompt.tolist(), *half]
+    assert retokenized(prompt, half, tokenizer).tolist() == [*prompt.tolist(), *half]
     border = tokenizer("A light")["input_ids"]
-    joined = respelled(
+    joined = retokenized(
         tokenizer("A light", return_tensors="np")["input_ids"][0], tokenizer("house")["input_ids"], tokenizer
     )
     assert joined[: len(border)].tolist() == border, "the prompt's own tokens stay"

@@ -15,7 +15,7 @@ from semshare_core.config import Schedule
 from semshare_core.match.plan import ReusePlan, Source
 from semshare_core.select import Evidence, selection_for
 
-CODES = {"N": Source.NEW, "F": Source.FUZZY, "E": Source.EXACT, "P": Source.PREFIX}
+CODES = {"N": Source.NEW, "F": Source.FUZZY, "E": Source.MOVED, "P": Source.PREFIX}
 
 
 def plan_from(text: str, moved: dict[int, int] | None = None) -> ReusePlan:
@@ -230,7 +230,7 @@ def test_an_explicit_ratio_is_never_bypassed(ratio: float, text: str) -> None:
     plan = plan_from("".join(sorted(text, key=lambda letter: letter != "P")))
     decision = decide(plan, ReusePolicy(recompute_ratio=ratio), fresh_from=max(0, len(text) - 3))
     assert not decision.bypassed
-    if set(plan.source[: max(0, len(text) - 3)]) & {Source.EXACT, Source.FUZZY}:
+    if set(plan.source[: max(0, len(text) - 3)]) & {Source.MOVED, Source.FUZZY}:
         assert decision.budget is not None
         assert (decision.budget.ratio, decision.budget.fill) == (ratio, True)
     else:
@@ -259,12 +259,14 @@ def test_a_faster_level_spends_no_more() -> None:
 @pytest.mark.parametrize("level", ["high", "balanced", "fast"])
 def test_levels_compute_in_full_what_stands_in_rows_too_deep(level: str) -> None:
     """The little that may stand there changes nothing, and whoever names a ratio gets it."""
-    few, many = (decide(plan_from(GOOD), ReusePolicy(level=level), len(GOOD) - 16, barred=b) for b in (0.01, 0.3))
+    few, many = (
+        decide(plan_from(GOOD), ReusePolicy(level=level), len(GOOD) - 16, blocked_coverage=b) for b in (0.01, 0.3)
+    )
     assert few == decide(plan_from(GOOD), ReusePolicy(level=level), len(GOOD) - 16)
     assert many.budget is None
     assert many.bypassed
     assert "approximate rows, which may not serve" in many.reason
-    ratio = decide(plan_from(GOOD), ReusePolicy(recompute_ratio=0.3), len(GOOD) - 16, barred=0.3)
+    ratio = decide(plan_from(GOOD), ReusePolicy(recompute_ratio=0.3), len(GOOD) - 16, blocked_coverage=0.3)
     assert ratio.budget is not None
 
 

@@ -27,6 +27,7 @@ def build_plan(
     prefix: tuple[str, int] | None = None,
     fuzzy: Sequence[str] = (),
     similarity: float = 0.0,
+    grams: NDArray[np.uint64] | None = None,
 ) -> ReusePlan:
     """Serve every target token that can be served, best source first.
 
@@ -38,6 +39,7 @@ def build_plan(
         prefix: id of the reference with the longest usable common prefix, and its length.
         fuzzy: ids of the references that may serve fuzzy tokens, best first; the paper's matchers take the first.
         similarity: prompt similarity of the best reference, carried into the plan.
+        grams: hashes of the target's k-grams, k = ``policy.min_run``, where the caller has them already.
     """
     references = sorted(references, key=lambda reference: reference.id)
     index = {reference.id: number for number, reference in enumerate(references)}
@@ -47,7 +49,7 @@ def build_plan(
         start = prefix[1]
         plan.serve(0, start, Source.PREFIX, index[prefix[0]], 0)
     if policy.matching in ("ordered", "runs"):
-        for run in find_runs(target, references, policy.min_run, start):
+        for run in find_runs(target, references, policy.min_run, start, grams):
             plan.serve(run.start, run.start + run.length, Source.MOVED, run.reference, run.position)
     if policy.matching == "ordered" and fuzzy:
         _serve_in_order(plan, target, references, [index[name] for name in fuzzy], table)

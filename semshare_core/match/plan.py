@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import IntEnum
+from functools import cached_property
 from typing import Protocol
 
 import numpy as np
@@ -89,6 +90,7 @@ class ReusePlan:
 
     def serve(self, start: int, stop: int, source: Source, reference: int, position: int) -> None:
         """Record that target tokens ``start:stop`` come from ``reference`` at ``position`` onwards."""
+        self.__dict__.pop("_seams", None)
         self.source[start:stop] = source
         self.reference[start:stop] = reference
         self.position[start:stop] = np.arange(position, position + stop - start)
@@ -100,6 +102,10 @@ class ReusePlan:
         diagonal (target position - reference position) further than ``EDIT_TOKENS`` away; a smaller jump is an edited
         word, and a seam only where tokens that stood in between are missing. A prompt's begin has diagonal 0.
         """
+        return self._seams
+
+    @cached_property
+    def _seams(self) -> NDArray[np.bool_]:
         marked = np.zeros(len(self), bool)
         held = np.flatnonzero(self.source >= Source.MOVED)
         if not held.size:

@@ -1,7 +1,7 @@
 """One strategy per file; :func:`selection_for` picks the one that a policy names."""
 
 from semshare_core.config import ReusePolicy
-from semshare_core.select.base import Evidence, Selection
+from semshare_core.select.base import Evidence, Priority, Selection
 from semshare_core.select.combined import CombinedSelection
 from semshare_core.select.deviation import DeviationSelection
 from semshare_core.select.non_exact import NonExactSelection
@@ -9,7 +9,7 @@ from semshare_core.select.paper import PaperSelection
 from semshare_core.select.random import RandomSelection
 from semshare_core.select.seams import SeamSelection
 
-__all__ = ["Evidence", "Selection", "selection_for"]
+__all__ = ["Evidence", "Priority", "Selection", "selection_for"]
 
 
 def selection_for(policy: ReusePolicy) -> Selection:

@@ -161,7 +161,7 @@ def test_watching_the_tail_leaves_the_rows_as_they_were() -> None:
     engine.warm([TEXT])
     n = len(TEXT)
     kept = engine.pool.longest_prefix("default", np.array(engine.token_ids(TEXT)), 0, weights=engine.weights.identity())
-    served, _ = engine._call(TEXT + " So.", keeping(Retention()), None).answer(1, lambda _: None)
+    served, _ = engine._request(TEXT + " So.", keeping(Retention()), None).run(1, lambda _: None)
     assert kept is not None
     assert served.cache is not served.prefilled.cache, "the tail was watched, for retention"
     for before, after in zip(rows_of(kept[0]), served.prefilled.cache.rows(n), strict=True):

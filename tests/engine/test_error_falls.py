@@ -11,10 +11,10 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from benchmarks.measure import baseline, measure
 from semshare_core import ReusePolicy, SemShareEngine
-from semshare_core.budget.allotment import Budget
+from semshare_core.budget.recompute import Budget
 from semshare_core.config import SelectionName
 from semshare_core.match.plan import Source
-from tiny_reuse import full_logits, plan_of, random_ids, reference_of, reused_logits, shared_prefill
+from tiny_reuse import full_logits, plan_of, random_ids, reference_of, reused_logits, selective, shared_prefill
 
 RATIOS = (0.1, 0.3, 0.6, 1.0)
 SEEDS = 8
@@ -39,8 +39,8 @@ def mean_error(name: str, selection: SelectionName, prefix: int, ratio: float) -
         plan.source[changed] = Source.FUZZY
         plan.serve(0, prefix, Source.PREFIX, 0, 0)
         policy = ReusePolicy(recompute_ratio=ratio, selection=selection)
-        prefilled = prefill.selective(
-            torch.as_tensor(ids[:N]), plan, [reference], policy, Budget(ratio, fill=True), N - 2, N + AFTER
+        prefilled = selective(
+            prefill, torch.as_tensor(ids[:N]), plan, [reference], policy, Budget(ratio, fill=True), N - 2, N + AFTER
         )
         difference = reused_logits(prefill.model, prefilled, ids, N) - full_logits(prefill.model, ids, AFTER + 1)
         errors.append(float(difference.abs().mean()))

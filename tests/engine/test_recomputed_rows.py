@@ -10,13 +10,22 @@ import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from semshare_core import ReusePolicy
-from semshare_core.budget.allotment import Budget
+from semshare_core.budget.recompute import Budget
 from semshare_core.config import SelectionName
 from semshare_core.match.plan import ReusePlan, Source
 from semshare_core.model.spec import examine
 from semshare_core.prefill.selective import SelectivePrefill
 from tiny_models import VOCAB
-from tiny_reuse import Reference, full_logits, plan_of, random_ids, reference_of, reused_logits, shared_prefill
+from tiny_reuse import (
+    Reference,
+    full_logits,
+    plan_of,
+    random_ids,
+    reference_of,
+    reused_logits,
+    selective,
+    shared_prefill,
+)
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -60,7 +69,7 @@ def test_the_question_is_computed_and_the_prefix_never(selection: SelectionName,
         fresh_from = N - 1 - 3 * seed
         budget = Budget(0.1 + 0.1 * seed, fill=bool(seed % 2))
         policy = ReusePolicy(selection=selection, seed=seed)
-        prefilled = prefill.selective(torch.as_tensor(ids), plan, references, policy, budget, fresh_from, N)
+        prefilled = selective(prefill, torch.as_tensor(ids), plan, references, policy, budget, fresh_from, N)
         must = forced(plan, fresh_from)
         assert prefilled.recomputed[must].all()
         assert prefilled.recomputed[-1]
@@ -79,7 +88,7 @@ def test_reused_rows_are_the_references(selection: SelectionName) -> None:
     prefill = shared_prefill("llama")
     ids, plan, references = random_plan(3, 20)
     policy = ReusePolicy(selection=selection)
-    prefilled = prefill.selective(torch.as_tensor(ids), plan, references, policy, Budget(0.35, fill=False), N - 4, N)
+    prefilled = selective(prefill, torch.as_tensor(ids), plan, references, policy, Budget(0.35, fill=False), N - 4, N)
     reused = np.flatnonzero(~prefilled.recomputed)
     assert len(reused) > N / 3
     place = plan.position[reused]
@@ -107,8 +116,8 @@ def test_the_ratio_is_kept(selection: SelectionName, schedule: str, ratio: float
     for seed, prefix in ((1, 0), (2, 25)):
         ids, plan, references = random_plan(seed, prefix)
         policy = ReusePolicy(selection=selection, schedule=schedule)
-        prefilled = prefill.selective(
-            torch.as_tensor(ids), plan, references, policy, Budget(ratio, fill=True), N - 4, N
+        prefilled = selective(
+            prefill, torch.as_tensor(ids), plan, references, policy, Budget(ratio, fill=True), N - 4, N
         )
         assert prefilled.recomputed[forced(plan, N - 4)].all(), "in the deepest layer, too"
         must = int(forced(plan, N - 4)[:-1].sum())
@@ -130,7 +139,7 @@ def test_a_level_recomputes_what_is_worth_it_and_no_more() -> None:
     plan.serve(0, N, Source.MOVED, 0, 0)
     plan.source[40] = Source.FUZZY
     policy = ReusePolicy(halo=3)
-    prefilled = prefill.selective(torch.as_tensor(ids), plan, [reference], policy, Budget(0.9, fill=False), N - 5, N)
+    prefilled = selective(prefill, torch.as_tensor(ids), plan, [reference], policy, Budget(0.9, fill=False), N - 5, N)
     assert np.flatnonzero(prefilled.recomputed).tolist() == [40, 41, 42, 43, *range(N - 5, N)]
     assert prefilled.layer_rows == (4 + 4) * prefill.n_layers
 
@@ -144,7 +153,8 @@ def test_a_first_token_that_was_not_first_is_computed() -> None:
         plan = plan_of(N, reference)
         plan.serve(0, N - 30, Source.MOVED, 0, position)
         for fresh_from in (N - 4, 0):
-            prefilled = prefill.selective(
+            prefilled = selective(
+                prefill,
                 torch.as_tensor(ids),
                 plan,
                 [reference],
@@ -165,8 +175,15 @@ def test_nothing_need_be_left_to_recompute(selection: SelectionName, ratio: floa
     reference = reference_of(prefill.model, ids)
     plan = plan_of(N, reference)
     plan.serve(0, N, Source.MOVED, 0, 0)
-    prefilled = prefill.selective(
-        torch.as_tensor(ids), plan, [reference], ReusePolicy(selection=selection), Budget(ratio, fill=True), N - 1, N
+    prefilled = selective(
+        prefill,
+        torch.as_tensor(ids),
+        plan,
+        [reference],
+        ReusePolicy(selection=selection),
+        Budget(ratio, fill=True),
+        N - 1,
+        N,
     )
     logits = reused_logits(prefill.model, prefilled, ids, N)
     torch.testing.assert_close(logits, full_logits(prefill.model, ids, 1), atol=1e-4, rtol=0)
@@ -189,8 +206,8 @@ def test_shallow_models(layers: int, selection: SelectionName) -> None:
     plan.serve(0, N, Source.MOVED, 0, 0)
     for ratio in (0.2, 0.6, 1.0):
         policy = ReusePolicy(selection=selection)
-        prefilled = prefill.selective(
-            torch.as_tensor(ids), plan, [reference], policy, Budget(ratio, fill=True), N - 5, N
+        prefilled = selective(
+            prefill, torch.as_tensor(ids), plan, [reference], policy, Budget(ratio, fill=True), N - 5, N
         )
         logits = reused_logits(model, prefilled, ids, N)
         torch.testing.assert_close(logits, full_logits(model, ids, 1), atol=1e-4, rtol=0)
@@ -201,7 +218,7 @@ def test_fuzzy_rows_can_be_left_empty() -> None:
     prefill = shared_prefill("llama")
     ids, plan, references = random_plan(3, 20)
     policy = ReusePolicy(selection="random", zero_fuzzy=True)
-    prefilled = prefill.selective(torch.as_tensor(ids), plan, references, policy, Budget(0.2, fill=False), N - 4, N)
+    prefilled = selective(prefill, torch.as_tensor(ids), plan, references, policy, Budget(0.2, fill=False), N - 4, N)
     left = np.flatnonzero((plan.source == Source.FUZZY) & ~prefilled.recomputed)
     others = np.flatnonzero((plan.source == Source.MOVED) & ~prefilled.recomputed)
     assert len(left)

@@ -15,14 +15,23 @@ import pytest
 import torch
 
 from semshare_core import ReusePolicy, SemShareEngine
-from semshare_core.budget.allotment import Budget
+from semshare_core.budget.recompute import Budget
 from semshare_core.config import Schedule, SelectionName
 from semshare_core.match.plan import ReusePlan, Source
 from semshare_core.prefill.cache import MergedCache
 from semshare_core.prefill.rearrange import lay_rows
 from semshare_core.prefill.selective import Prefilled, SelectivePrefill
 from tiny_models import SLIDING, SLIDING_WINDOW, TINY, VARYING_ROPE, tiny_model, tiny_tokenizer
-from tiny_reuse import Reference, full_logits, plan_of, random_ids, reference_of, reused_logits, shared_prefill
+from tiny_reuse import (
+    Reference,
+    full_logits,
+    plan_of,
+    random_ids,
+    reference_of,
+    reused_logits,
+    selective,
+    shared_prefill,
+)
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -47,8 +56,8 @@ def run(
 ) -> Prefilled:
     fresh_from = N - policy.pop("fresh_tail", 5)
     settings = ReusePolicy(recompute_ratio=ratio, **policy)
-    return prefill.selective(
-        torch.as_tensor(ids[:N]), plan, references, settings, Budget(ratio, fill=True), fresh_from, N + AFTER
+    return selective(
+        prefill, torch.as_tensor(ids[:N]), plan, references, settings, Budget(ratio, fill=True), fresh_from, N + AFTER
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 
@@ -10,11 +11,15 @@ import torch
 from torch import Tensor
 from transformers import DynamicCache, PreTrainedModel
 
+from semshare_core.budget.needs import Needs
+from semshare_core.budget.recompute import Budget, plan_recompute
+from semshare_core.config import ReusePolicy
 from semshare_core.match.plan import ReusePlan, Tokens
 from semshare_core.model.spec import examine
 from semshare_core.pool.entry import Piece
 from semshare_core.pool.segment import MemoryRows
 from semshare_core.prefill.selective import Prefilled, SelectivePrefill
+from semshare_core.select import selection_for
 from tiny_models import tiny_model
 
 
@@ -36,6 +41,22 @@ def shared_prefill(name: str) -> SelectivePrefill:
     """The selective prefill of a tiny model, made once (not for models whose frequencies change as they run)."""
     model = tiny_model(name)
     return SelectivePrefill(model, examine(model))
+
+
+def selective(
+    prefill: SelectivePrefill,
+    ids: Tensor,
+    plan: ReusePlan,
+    references: Sequence[Reference],
+    policy: ReusePolicy,
+    budget: Budget,
+    fresh_from: int,
+    capacity: int,
+) -> Prefilled:
+    """A selective prefill of what ``plan`` serves, within ``budget``."""
+    selection = selection_for(policy)
+    recompute = plan_recompute(plan, Needs.of(plan, selection, fresh_from), selection, policy, budget, prefill.layers)
+    return prefill.selective(ids, plan, references, recompute, selection, capacity)
 
 
 def random_ids(n: int, seed: int = 0) -> Tokens:

@@ -43,6 +43,7 @@ from semshare_core.process.interrupt import NEVER, Interrupt
 from semshare_core.prompt.encode import EncodedPrompt, Prompt, encode
 from semshare_core.quality.uncalibrated import say_once
 from semshare_core.report import ReuseReport
+from semshare_core.report.reasons import NO_REASON, Reason
 from semshare_core.runtime import Runtime
 from semshare_core.select import selection_for
 from semshare_core.tokens import Tokens
@@ -148,10 +149,11 @@ class Request:
         """
         movable = self._movable(reserve)
         if self.goal.mode is Mode.OFF:
-            return RequestPlan(self._nothing(), Decision(None, "reuse is off", bypassed=True), movable, reserve)
+            return RequestPlan(
+                self._nothing(), Decision(None, Reason.REUSE_OFF.text(), bypassed=True), movable, reserve
+            )
         if not movable:
-            limit = self.runtime.movable_tokens
-            reason = f"the rotary frequencies change beyond {limit} tokens, so rows cannot be moved"
+            reason = Reason.BEYOND_ROTARY_LIMIT.text(limit=self.runtime.movable_tokens)
             return RequestPlan(self._nothing(), Decision(None, reason, bypassed=True), movable, reserve)
         lookup = self.look_up()
         return RequestPlan(lookup, self._decide(lookup), movable, reserve)
@@ -170,7 +172,7 @@ class Request:
 
     def _decide(self, lookup: Lookup) -> Decision:
         if self.goal.mode is Mode.LOSSLESS:
-            return Decision(None, "" if lookup.plan.prefix_tokens else "nothing to reuse")
+            return Decision(None, NO_REASON if lookup.plan.prefix_tokens else Reason.NOTHING_TO_REUSE.text())
         made = decide(
             lookup.plan,
             self.goal,

@@ -1,4 +1,4 @@
-"""README and docs: every Python block runs and prints what stands below it, every command exists, every link leads somewhere."""
+"""README and docs: every Python block runs and prints what stands below it, every command exists, every link works."""
 
 from __future__ import annotations
 

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from importlib import import_module
+from importlib.util import find_spec
 from typing import Any
 
 from benchmarks.same_engine import texts
@@ -31,6 +33,9 @@ from benchmarks.same_engine.texts import (
     prompt,
 )
 from semshare_core import PoolConfig, ReusePolicy
+
+if find_spec("semshare_core.slots"):  # the ablations are no part of the core any more
+    import_module("benchmarks.ablations")
 
 Messages = list[dict[str, str]]
 

@@ -13,7 +13,6 @@ import traceback
 import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -22,9 +21,6 @@ import torch
 from transformers.utils.logging import disable_progress_bar
 
 import semshare_core
-
-if find_spec("semshare_core.slots"):  # the ablations are no part of the core any more
-    import benchmarks.ablations  # noqa: F401
 from benchmarks.same_engine.cases import SCENARIOS, Ask, Scenario
 from benchmarks.same_engine.models import make_engine
 from benchmarks.same_engine.probes import Array, Probe, check_seen, install

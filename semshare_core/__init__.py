@@ -7,7 +7,8 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from semshare_core.config import PoolConfig, Retention, ReusePolicy
+    from semshare_core.baselines.semsharekv import Retention
+    from semshare_core.config import PoolConfig, ReusePolicy
     from semshare_core.engine import Prefill, SemShareEngine
     from semshare_core.errors import SemShareError
     from semshare_core.prompt.encode import Chat
@@ -35,7 +36,7 @@ _DEFINED_IN = {
     "Piece": "streaming",
     "PoolConfig": "config",
     "Prefill": "engine",
-    "Retention": "config",
+    "Retention": "baselines.semsharekv",
     "ReusePolicy": "config",
     "ReuseReport": "report",
     "SemShareEngine": "engine",

@@ -153,7 +153,6 @@ class SelectivePrefill:
         selection: Selection,
         capacity: int,
         *,
-        zero_fuzzy: bool = False,
         interrupt: Interrupt = NEVER,
     ) -> Prefilled:
         """Reuse what ``plan`` serves and recompute the tokens that matter.
@@ -172,7 +171,7 @@ class SelectivePrefill:
         laid = plan.served & but_last(n)
         if recompute.observes:
             # nothing is known of new tokens yet; what memory held must not be read
-            lay_rows(cache, self.spec, plan, references, laid, zero_fuzzy=zero_fuzzy, zero_new=True)
+            lay_rows(cache, self.spec, plan, references, laid, zero_new=True)
         evidence = Evidence(plan)
         if recompute.watched:
             evidence = self._watch(cache, ids, plan, recompute.watched, selection)
@@ -181,7 +180,7 @@ class SelectivePrefill:
         sets = recompute.rows(selection.priority(evidence) if recompute.ranked else None)
         if not recompute.observes:
             laid[sets[-1]] = False
-            lay_rows(cache, self.spec, plan, references, laid, zero_fuzzy=zero_fuzzy)
+            lay_rows(cache, self.spec, plan, references, laid)
         if recompute.probe:  # all tokens' first rows are in already; the chosen ones pass through again to go deeper
             sets[0] = sets[1]
         if len(sets[0]):

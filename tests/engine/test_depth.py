@@ -20,7 +20,7 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 POLICIES = {
     "default ratio": ReusePolicy(recompute_ratio=0.3),
     "deep": ReusePolicy(recompute_ratio=0.3, max_depth=3),
-    "paper": ReusePolicy.paper(0.4, min_similarity=0, retention=None, max_depth=3),
+    "paper": ReusePolicy.paper(0.4, min_similarity=0, compress=None, max_depth=3),
     "runs": ReusePolicy.cacheblend(0.3, max_depth=2),
 }
 

@@ -5,9 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from semshare_core import ReusePolicy, SemShareEngine
+from semshare_core import Retention, ReusePolicy, SemShareEngine
 from semshare_core.budget.levels import MEASURED_TOKENS
-from semshare_core.config import Retention
 from semshare_core.errors import ConfigError
 from semshare_core.model.cache_argument import with_cache
 from semshare_core.quality.canary import CanaryCounts
@@ -66,7 +65,7 @@ def test_the_divergence_is_that_measured_by_hand(model: str, way: str) -> None:
 
 
 def test_what_retention_drops_is_measured_too() -> None:
-    policy = ReusePolicy(recompute_ratio=0.3, retention=Retention(first=0.5, floor=0.3), canary=1.0)
+    policy = ReusePolicy(recompute_ratio=0.3, compress=Retention(first=0.5, floor=0.3), canary=1.0)
     engine = engine_of(recompute_ratio=0.3)
     prompt = reordered(QUESTIONS[0])
     made = engine.generate(prompt, max_new_tokens=6, reuse=policy, store=False)
@@ -81,7 +80,7 @@ def test_what_retention_drops_is_measured_too() -> None:
 
 
 def test_rows_that_retention_drops_are_missing_in_misses_and_prefixes_too() -> None:
-    engine = engine_of(level="high", retention=Retention(first=0.5, floor=0.3))
+    engine = engine_of(level="high", compress=Retention(first=0.5, floor=0.3))
     engine.pool.clear()
     prompt = reordered(QUESTIONS[0])
     miss, prefix = (engine.generate(prompt, max_new_tokens=6).report for _ in range(2))

@@ -58,7 +58,7 @@ def selective(
     """A selective prefill of what ``plan`` serves, within ``budget``."""
     selection = selection_for(policy)
     recompute = plan_recompute(plan, Needs.of(plan, selection, fresh_from), selection, policy, budget, prefill.layers)
-    return prefill.selective(ids, plan, references, recompute, selection, capacity, zero_fuzzy=policy.zero_fuzzy)
+    return prefill.selective(ids, plan, references, recompute, selection, capacity)
 
 
 def random_ids(n: int, seed: int = 0) -> Tokens:

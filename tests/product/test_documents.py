@@ -79,6 +79,7 @@ def test_pages_are_found() -> None:
         "langchain.md",
         "llamaindex.md",
         "weights.md",
+        "extending.md",
         "structures.md",
         "canary.md",
         "pool.md",

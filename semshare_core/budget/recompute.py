@@ -77,7 +77,7 @@ class RecomputePlan:
         return int(self.counts.sum()) + self.watched * len(self.counts)
 
     def extend(self, rows: int) -> RecomputePlan:
-        """With ``rows`` more at each layer, as far as there are tokens. A prefill may do so once, when it has looked."""
+        """With ``rows`` more at each layer, as far as there are tokens. A prefill may ask for that once."""
         return replace(self, counts=np.minimum(self.counts + rows, int(self.suffix.sum())))
 
     def rows(self, priority: Priority | None) -> list[NDArray[np.int64]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,7 @@ import torch
 
 from benchmarks.measure import greedy
 from semshare_core import PoolConfig, ReusePolicy, ReuseReport, SemShareEngine
+from semshare_core.model.cache_argument import with_cache
 from semshare_core.prompt.encode import Prompt
 from tiny_models import HEAD_DIM, KV_HEADS, LAYERS, tiny_model, tiny_tokenizer
 from tiny_reuse import PARAGRAPHS, full_logits
@@ -102,7 +104,7 @@ def test_sampling_follows_the_reused_rows(engine: SemShareEngine) -> None:
 
 
 def test_the_answer_ends_with_the_context(engine: SemShareEngine) -> None:
-    engine.context = 50
+    engine._runtime = replace(engine._runtime, context=50)
     answer = engine.generate(list(range(40)), max_new_tokens=100)
     assert (len(answer.token_ids), answer.finish_reason) == (10, "length")
 
@@ -120,7 +122,7 @@ def test_a_prefilled_cache_decodes_on(engine: SemShareEngine, reuse: str | Reuse
     tokens = [int(result.logits.argmax())]
     while len(tokens) < 10:
         step = torch.tensor([[tokens[-1]]])
-        tokens.append(int(engine.model(step, past_key_values=result.cache).logits[0, -1].argmax()))
+        tokens.append(int(engine.model(step, **with_cache(engine.model, result.cache)).logits[0, -1].argmax()))
     assert tokens == expected
 
 

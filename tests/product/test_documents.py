@@ -1,4 +1,4 @@
-"""README and docs: every Python block runs and prints what stands below it, every command exists, every link works."""
+"""README and docs: every Python block runs and prints what is shown, commands exist, links lead somewhere."""
 
 from __future__ import annotations
 

@@ -14,8 +14,7 @@ from pathlib import Path
 from cookbook.demo_chain import Answered, same_beginning
 from cookbook.demo_figure import figure
 from cookbook.demo_passages import Prompt
-from cookbook.demo_summary import closeness, key_numbers, notes, promise, questions, seconds
-from cookbook.demo_table import HEADINGS, row
+from cookbook.demo_summary import closeness, key_numbers, notes, numbers, promise, questions, seconds
 from semshare_core import ReuseReport
 from semshare_core.report import colours
 from semshare_core.report.token_strip import SOURCES
@@ -152,10 +151,11 @@ def _parted(answer: str, same: int) -> str:
 
 def _details(each: Shown) -> str:
     """Every number of the call, and every token of its prompt."""
-    cells = zip(HEADINGS, row(each.prompt.question, each.done), strict=True)
-    numbers = "".join(f"<div><dt>{_text(name)}</dt><dd>{_text(cell)}</dd></div>" for name, cell in cells if name)
+    cells = "".join(
+        f"<div><dt>{_text(name)}</dt><dd>{_text(cell)}</dd></div>" for name, cell in numbers(each.done).items()
+    )
     return (
-        f'<details><summary>all numbers, and the prompt token by token</summary>\n<dl class="numbers">{numbers}</dl>\n'
+        f'<details><summary>all numbers, and the prompt token by token</summary>\n<dl class="numbers">{cells}</dl>\n'
         f"{heat_map(each.prompt.tokens, each.done.report)}\n</details>"
     )
 

@@ -57,7 +57,7 @@ def main() -> None:
     for part in (summary(answered), table(answered), answers(answered, console.width), *notes(answered)):
         console.print()
         console.print(part, highlight=False)
-    console.print(f"\nThe same as a picture: {page.as_uri()}", highlight=False, soft_wrap=True)
+    console.print(f"\nOpen the picture in a browser: {page.as_uri()}", highlight=False, soft_wrap=True)
     console.print(f"Run time {time.perf_counter() - started:.0f} s", style="dim", highlight=False)
 
 

@@ -25,9 +25,9 @@ _TINT = "59"  # how much of a colour lies behind text, as the alpha of a CSS col
 _HOW_TO_READ = (
     "The bars show the time from the prompt to the first token. A letter names a passage of the documentation. The "
     "ribbons lead from its place in an earlier prompt, which has it too, to its place in this one.",
-    "KL is KL(full prefill || SemShare) in nats, the mean over the answer’s tokens: how far the probabilities of the "
-    "next token lie from those after a full prefill. At 0 they are the same. Where two tokens are almost equally "
-    "likely, a small KL is enough to part the answers.",
+    "KL(full prefill || SemShare), in nats, says how far the probabilities of the next token lie from those after a "
+    "full prefill; it is the mean over the answer’s tokens. At 0 they are the same. Where two tokens are almost "
+    "equally likely, a small KL is enough to part the answers.",
 )
 
 
@@ -86,7 +86,7 @@ def heat_map(tokens: Sequence[str], report: ReuseReport) -> str:
     for (source, fresh), run in groupby(zip(tokens, sources, computed, strict=True), key=lambda item: item[1:]):
         name = SOURCES[source][0] + (" fresh" if fresh else "")
         spans.append(f'<span class="{name}">{_text("".join(text for text, _, _ in run))}</span>')
-    return f'<pre class="map" tabindex="0" aria-label="the prompt">{"".join(spans)}</pre>'
+    return f'<pre class="map" tabindex="0" role="region" aria-label="the prompt">{"".join(spans)}</pre>'
 
 
 def _legend() -> str:

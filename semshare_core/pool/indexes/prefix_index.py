@@ -13,7 +13,7 @@ import secrets
 
 import numpy as np
 
-from semshare_core.pool.mark_index import MarkIndex, Marks
+from semshare_core.pool.indexes.mark_index import MarkIndex, Marks
 from semshare_core.tokens import Tokens
 
 _SECRET = np.uint64(secrets.randbits(64))

@@ -29,7 +29,7 @@ def work(path: Path, seed: int) -> None:
     while True:
         tokens = text(rng.randrange(3), 40)[: rng.randrange(5, 40)] + text(rng.randrange(50), rng.randrange(1, 40))
         pool.add(entry(tokens, str(rng.randrange(2)), seed=rng.randrange(9)))
-        living = list(pool._books.chosen(None))
+        living = list(pool._entries.chosen(None))
         pool.touch(rng.sample(living, min(2, len(living))))
         if living and rng.random() < 0.2:
             pool.discard(rng.sample(living, 1))

@@ -1,22 +1,23 @@
-"""The pool's books: who is in it, who holds which segment, who is pinned, who is due, what each namespace lost."""
+"""Which entries are in the pool: who holds which segment, who is pinned, who expires when, what each namespace lost."""
 
 from __future__ import annotations
 
 import time
 import weakref
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from semshare_core.config import PoolConfig
-from semshare_core.pool.due import DueTimes
 from semshare_core.pool.entry import Entry
-from semshare_core.pool.saving import Saving
+from semshare_core.pool.eviction import EvictionPolicy
+from semshare_core.pool.expiry import ExpiryTimes
+from semshare_core.pool.namespace_store import NamespaceStore
 from semshare_core.pool.segment import Segment
-from semshare_core.pool.space import Space
-from semshare_core.pool.storage import Storage
-from semshare_core.pool.worth import Worth
+from semshare_core.pool.tiers import Tiers
 from semshare_core.tokens import common_prefix
+
+Forget = Callable[[Entry, list[Segment]], None]
 
 
 @dataclass
@@ -27,76 +28,76 @@ class Counts:
     rejected: int = 0
 
 
-class Books:
-    """Every method needs the pool's lock; the dicts of a space may be read without.
+class Entries:
+    """Every method needs the pool's lock; the dicts of a namespace's store may be read without.
 
-    Storage and saving know the books, so the books know them weakly: without a cycle a pool that is dropped leaves
+    Tiers and disk writer know the entries, so these know them weakly: without a cycle a pool that is dropped leaves
     memory at once, and not when the garbage collector comes by.
     """
 
-    def __init__(self, config: PoolConfig, worth: Worth) -> None:
-        self.spaces: dict[str, Space] = {}
+    def __init__(self, config: PoolConfig, policy: EvictionPolicy) -> None:
+        self.namespaces: dict[str, NamespaceStore] = {}
         self.counts: defaultdict[str, Counts] = defaultdict(Counts)
-        self.storage: Storage
-        self._saving: weakref.ref[Saving] | None = None
+        self._forget: weakref.WeakMethod[Forget] | None = None
         self._config = config
-        self._worth = worth
+        self._policy = policy
         self._pinned: set[Entry] = set()
-        self._due = DueTimes()
+        self._expiry = ExpiryTimes()
+        self._tiers: Tiers
 
-    def know(self, storage: Storage) -> None:
+    def attach(self, tiers: Tiers) -> None:
         """Where the bytes of segments are counted."""
-        self.storage = weakref.proxy(storage)
+        self._tiers = weakref.proxy(tiers)
 
-    def tell(self, saving: Saving | None) -> None:
-        """Who hears of every entry that leaves, with the segments on disk that nobody holds any more."""
-        self._saving = None if saving is None else weakref.ref(saving)
+    def on_leaving(self, forget: Forget | None) -> None:
+        """What is told of every entry that leaves, with the segments on disk that nobody holds any more."""
+        self._forget = None if forget is None else weakref.WeakMethod(forget)
 
     def get(self, namespace: str, name: str) -> Entry | None:
-        space = self.spaces.get(namespace)
-        return space.entries.get(name) if space is not None else None
+        store = self.namespaces.get(namespace)
+        return store.entries.get(name) if store is not None else None
 
     def chosen(self, namespace: str | None) -> Iterator[Entry]:
         """The entries of one namespace, or of all."""
-        for name, space in self.spaces.items():
+        for name, store in self.namespaces.items():
             if namespace in (None, name):
-                yield from space.entries.values()
+                yield from store.entries.values()
 
     def insert(self, entry: Entry) -> None:
         """Enter an entry whose segments are counted already."""
-        space = self.spaces.get(entry.namespace)
-        if space is None:
-            space = self.spaces[entry.namespace] = Space(self._config)
+        store = self.namespaces.get(entry.namespace)
+        if store is None:
+            store = self.namespaces[entry.namespace] = NamespaceStore(self._config)
         for segment in entry.segments:
             if not segment.holders:
-                space.n_bytes += segment.n_bytes
+                store.n_bytes += segment.n_bytes
             segment.holders.add(entry.id)
-        space.add(entry)
+        store.add(entry)
         if entry.pinned:
             self.pin(entry)
         self.value(entry)
         self.remember_expiry(entry)
 
     def remove(self, entry: Entry) -> None:
-        space = self.spaces[entry.namespace]
-        space.remove(entry)
+        store = self.namespaces[entry.namespace]
+        store.remove(entry)
         self._pinned.discard(entry)
         released = []
         for segment in entry.segments:
             segment.holders.discard(entry.id)
             if not segment.holders:
-                space.n_bytes -= segment.n_bytes
-                if self.storage.leave(segment):
+                store.n_bytes -= segment.n_bytes
+                if self._tiers.leave(segment):
                     released.append(segment)
             elif segment.pinned:
                 segment.pinned = any(segment in other.segments for other in self._pinned)
                 self._push(segment)
-        if not space.entries:
-            del self.spaces[entry.namespace]
-        self._due.set((entry.namespace, entry.id), None)
-        saving = self._saving() if self._saving is not None else None
-        if saving is not None:
-            saving.forget(entry, released)
+        if not store.entries:
+            del self.namespaces[entry.namespace]
+        self._expiry.set((entry.namespace, entry.id), None)
+        forget = self._forget() if self._forget is not None else None
+        if forget is not None:
+            forget(entry, released)
 
     def evict(self, segment: Segment) -> None:
         """A segment must go, and with it every entry that needs it."""
@@ -108,19 +109,17 @@ class Books:
 
     def replace(self, old: Segment, parts: tuple[Segment, Segment]) -> list[Entry]:
         """Let two segments stand where one stood, in all entries that hold it; returns those."""
-        holders = [self.spaces[old.namespace].entries[name] for name in old.holders]
+        holders = [self.namespaces[old.namespace].entries[name] for name in old.holders]
         tier = old.tier
-        self.storage.leave(old)
+        self._tiers.leave(old)
         for part in parts:
             part.holders, part.pinned = set(old.holders), old.pinned
-            self.storage.enter(part, tier)
+            self._tiers.enter(part, tier)
         old.holders.clear()
-        # a file is larger than the rows in it by its header
-        self.spaces[old.namespace].n_bytes += sum(part.n_bytes for part in parts) - old.n_bytes
         for entry in holders:
             at = entry.segments.index(old)
             entry.segments = (*entry.segments[:at], *parts, *entry.segments[at + 1 :])
-        self._worth.value(parts)
+        self._policy.value(parts)
         for part in reversed(parts):
             part.value = max(part.value, old.value)
             self._push(part)
@@ -134,7 +133,7 @@ class Books:
 
     def value(self, entry: Entry) -> None:
         """Value an entry's segments as of now."""
-        self._worth.value(entry.segments)
+        self._policy.value(entry.segments)
         for segment in reversed(entry.segments):  # of equal ones the beginning goes last
             self._push(segment)
 
@@ -155,11 +154,11 @@ class Books:
         return None if lifetime is None or entry.pinned else time.time() + lifetime
 
     def remember_expiry(self, entry: Entry) -> None:
-        self._due.set((entry.namespace, entry.id), entry.expires)
+        self._expiry.set((entry.namespace, entry.id), entry.expires)
 
     def drop_expired(self) -> float | None:
         """Remove what is due; the seconds until something is, or None."""
-        while (first := self._due.next()) is not None:
+        while (first := self._expiry.next()) is not None:
             due, (namespace, name) = first
             left = due - time.time()
             if left > 0:
@@ -171,8 +170,8 @@ class Books:
 
     def related(self, entry: Entry) -> tuple[Entry | None, list[Entry]]:
         """The entry that covers ``entry``, if any, and those that it covers."""
-        space = self.spaces.get(entry.namespace)
-        same_weights = space.of(entry.weights) if space is not None else None
+        store = self.namespaces.get(entry.namespace)
+        same_weights = store.of(entry.weights) if store is not None else None
         if same_weights is None:
             return None, []
         covered = []
@@ -193,10 +192,10 @@ class Books:
         return None, covered
 
     def _push(self, segment: Segment) -> None:
-        self.storage.push(segment)
-        space = self.spaces.get(segment.namespace)
-        if space is not None:
-            space.queue.push(segment)
+        self._tiers.push(segment)
+        store = self.namespaces.get(segment.namespace)
+        if store is not None:
+            store.queue.push(segment)
 
 
 def _covers(longer: Entry, shorter: Entry) -> bool:

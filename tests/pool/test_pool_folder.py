@@ -16,7 +16,9 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
+from test_pool_tiers import pool_at
 
+from pooled import entry, text
 from semshare_core.errors import (
     ConfigError,
     DamagedFileError,
@@ -24,49 +26,61 @@ from semshare_core.errors import (
     PoolLockedError,
     PoolWarning,
 )
-from semshare_core.pool.disk import Fingerprint, PoolFolder, Record, fingerprint
-from semshare_core.pool.disk.checked_file import About, encode
-from semshare_core.pool.disk.record import read_record
-from stored_entries import MODEL, OTHER_MODEL, files, keep, make_record, make_rows, same_bits, same_record, verify
+from semshare_core.pool.disk import Fingerprint, PoolFolder, Record, SegmentRef
+from semshare_core.pool.disk.fingerprint import fingerprint
+from stored_entries import (
+    MODEL,
+    OTHER_MODEL,
+    all_rows,
+    files,
+    keep,
+    make_record,
+    make_rows,
+    refs,
+    same_bits,
+    segment_id,
+    verify,
+    write_rows,
+)
 from tiny_models import tiny_model, tiny_tokenizer
 
 pytestmark = pytest.mark.filterwarnings("error::semshare_core.errors.PoolWarning")
 
 
 def test_what_is_written_comes_back_bit_for_bit(tmp_path: Path) -> None:
+    entries = {
+        ("one", "default"): (("a", 3), ("b", 5)),
+        ("two", "default"): (("a", 3), ("c", 1)),
+        ("one", "other"): (("a", 4),),
+    }
     with PoolFolder(tmp_path, MODEL) as folder:
-        written = [keep(folder, "one", (("a", 3), ("b", 5))), keep(folder, "two", (("a", 3), ("c", 1)))]
-        other = keep(folder, "one", (("a", 4),), namespace="other")
-        size = folder.n_bytes()
-    assert size == sum(path.stat().st_size for path in [*files(tmp_path, "*.rows"), *files(tmp_path, "*.entry")])
+        for (entry, namespace), segments in entries.items():
+            keep(folder, entry, segments, namespace)
     for read_only in (False, True):
         with PoolFolder(tmp_path, MODEL, read_only=read_only) as folder:
-            records = {(record.namespace, record.id): record for record in folder.records()}
+            records = folder.records()
             assert len(records) == 3
-            assert folder.n_bytes() == size
-            for record in [*written, other]:
-                assert same_record(records[record.namespace, record.id], record)
-                verify(folder, record)
+            assert [record.created for record in records] == sorted(record.created for record in records)
+            for record in records:
+                verify(folder, record, entries[record.id, record.namespace])
 
 
-def test_rows_are_views_of_the_file_and_know_their_size(tmp_path: Path) -> None:
+def test_rows_are_views_of_the_file(tmp_path: Path) -> None:
     with PoolFolder(tmp_path, MODEL) as folder:
-        written = folder.write_rows("default", "a", make_rows("a", 7))
-        stored = folder.rows("default", "a")
-    assert (stored.n_layers, stored.n_tokens, stored.n_bytes) == (3, 7, written)
-    (path,) = files(tmp_path, "*.rows")
-    assert stored.n_bytes == path.stat().st_size
+        stored = folder.rows(write_rows(folder, "a", 7))
+    assert (stored.n_layers, stored.n_tokens) == (3, 7)
+    (path,) = all_rows(tmp_path)
     key, _ = stored.layer(0)
     assert str(path) in Path("/proc/self/maps").read_text()
     key.zero_()  # a private mapping
-    assert same_bits(load_file(path)["00000.k"], make_rows("a", 7)[0][0])
+    assert same_bits(load_file(path)["00000.k"], make_rows(segment_id("a"), 7)[0][0])
 
 
 def test_rows_need_not_be_contiguous(tmp_path: Path) -> None:
     key, value = make_rows("a", 9)[0]
     with PoolFolder(tmp_path, MODEL) as folder:
-        folder.write_rows("default", "a", [(key[:, :, 2:5], value[:, :, 2:5])])
-        found = folder.rows("default", "a").layer(0)
+        folder.write_rows(segment_id("a"), [(key[:, :, 2:5], value[:, :, 2:5])])
+        found = folder.rows(segment_id("a")).layer(0)
     assert same_bits(found[0], key[:, :, 2:5].contiguous())
     assert same_bits(found[1], value[:, :, 2:5].contiguous())
 
@@ -78,7 +92,8 @@ def test_rows_need_not_be_contiguous(tmp_path: Path) -> None:
 )
 def test_rows_of_other_shapes_are_refused(tmp_path: Path, rows: list[Any]) -> None:
     with PoolFolder(tmp_path, MODEL) as folder, pytest.raises(ValueError, match="segment 'a'"):
-        folder.write_rows("default", "a", rows)
+        folder.write_rows("a", rows)
+    assert not all_rows(tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -87,60 +102,53 @@ def test_rows_of_other_shapes_are_refused(tmp_path: Path, rows: list[Any]) -> No
         {"tokens": np.zeros(3, np.int32)},
         {"depth": np.zeros(2, np.uint8)},
         {"embedding": np.full((1, 2), np.nan, np.float32)},
-        {"segments": (("a", 2),)},
-        {"segments": (("a", 3), ("b", 0))},
+        {"segments": refs((("a", 2),))},
+        {"segments": refs((("a", 3), ("b", 0)))},
+        {"segments": (("../../a", 3, 3),)},
         {"created": float("nan")},
         {"expires": float("inf")},
         {"kl_bound": float("nan")},
         {"kl_bound": -0.1},
+        {"account": -0.1},
     ],
     ids=lambda change: next(iter(change)),
 )
 def test_a_record_that_does_not_add_up_is_refused(change: dict[str, Any]) -> None:
     whole = vars(make_record("one", (("a", 3),)))
+    if "segments" in change:
+        change = {"segments": tuple(SegmentRef(*segment) for segment in change["segments"])}
     with pytest.raises(ValueError, match=next(iter(change))):
         Record(**(whole | change))
-
-
-class _Format1(About):
-    format: int = 1
-    segments: list[tuple[str, int]]
-    created: float
-    expires: float | None
-    pinned: bool
-    uses: int
-
-
-def test_records_of_format_1_say_nothing_of_a_bound(tmp_path: Path) -> None:
-    """Approximate rows may have been made under any, so that no level trusts them."""
-    new = make_record("one", (("a", 3),))
-    arrays = {name: torch.from_numpy(getattr(new, name)) for name in ("tokens", "depth", "embedding")}
-    told = {name: getattr(new, name) for name in ("id", "created", "expires", "pinned", "uses")}
-    old = encode(arrays, _Format1(fingerprint="of the model", segments=list(new.segments), **told))
-    (tmp_path / "one.entry").write_bytes(old)
-    found = read_record(tmp_path / "one.entry", "default", "of the model")
-    assert found.kl_bound == float("inf")
-    assert same_record(found, dataclasses.replace(new, kl_bound=float("inf")))
 
 
 def test_written_again_replaces_and_removed_is_gone(tmp_path: Path) -> None:
     with PoolFolder(tmp_path, MODEL) as folder:
         keep(folder, "one", (("a", 3),))
-        folder.write_rows("default", "a", make_rows("a", 6))
-        folder.write_record(make_record("one", (("a", 6),)))
+        keep(folder, "one", (("a", 6),))
         (record,) = folder.records()
-        verify(folder, record)
-        mapped = folder.rows("default", "a")
-        folder.remove_record("default", "one")
-        folder.remove_rows("default", "a")
-        folder.remove_rows("default", "a")
-        folder.remove_record("nobody", "one")
+        verify(folder, record, (("a", 6),))
+        mapped = folder.rows(segment_id("a"))
+        for _ in range(2):
+            folder.remove([("default", "one"), ("nobody", "one")], [segment_id("a")])
         assert folder.records() == []
-        assert folder.n_bytes() == 0
         with pytest.raises(DamagedFileError):
-            folder.rows("default", "a")
-        assert same_bits(mapped.layer(1)[0], make_rows("a", 6)[1][0])  # whoever has it open keeps it
-    assert [path.name for path in files(tmp_path)] == ["pool.json"]  # not even the namespace's name is left
+            folder.rows(segment_id("a"))
+        assert same_bits(mapped.layer(1)[0], make_rows(segment_id("a"), 6)[1][0])  # whoever has it open keeps it
+    assert [path.name for path in files(tmp_path)] == ["pool.db"]
+    content = (tmp_path / "pool.db").read_bytes()
+    assert not [text for text in (b"default", b"Tiny", record.tokens.tobytes()) if text in content], (
+        "wiped, not unlinked"
+    )
+
+
+def test_nothing_lies_open_between_two_operations(tmp_path: Path) -> None:
+    """So a fork inherits no connection, and a reader finds everything in the file itself."""
+    with PoolFolder(tmp_path, MODEL) as folder:
+        keep(folder, "one", (("a", 3),))
+        assert not [path for path in Path("/proc/self/fd").iterdir() if "pool.db" in str(path.resolve())]
+        assert sorted(path.name for path in tmp_path.iterdir()) == [".lock", "pool.db", "rows"]
+        with PoolFolder(tmp_path, MODEL, read_only=True) as reader:
+            assert len(reader.records()) == 1
 
 
 def test_only_the_owner_can_look_into_it(tmp_path: Path) -> None:
@@ -155,12 +163,15 @@ def test_only_the_owner_can_look_into_it(tmp_path: Path) -> None:
 
 
 def test_names_give_nothing_away(tmp_path: Path) -> None:
-    with PoolFolder(tmp_path, MODEL) as folder:
+    """Segments are named by chance: not even who has the same text shows."""
+    for number in range(2):
+        pool = pool_at(tmp_path / str(number))
         for namespace in ("alice", "bob"):
-            keep(folder, "the-same-entry", (("the-same-segment", 3),), namespace)
-    names = [path.name for path in [*files(tmp_path, "*.rows"), *files(tmp_path, "*.entry")]]
-    assert len(set(names)) == len({name.partition(".")[0] for name in names}) == 4
-    assert not any(text in str(path) for path in tmp_path.rglob("*") for text in ("alice", "bob", "same"))
+            pool.add(entry(text(0), namespace))
+        pool.close()
+    names = [path.name for path in all_rows(tmp_path)]
+    assert len(set(names)) == 4
+    assert not any(text in str(path) for path in tmp_path.rglob("*") for text in ("alice", "bob"))
 
 
 def test_it_has_one_owner_and_any_number_of_readers(tmp_path: Path) -> None:
@@ -170,8 +181,8 @@ def test_it_has_one_owner_and_any_number_of_readers(tmp_path: Path) -> None:
         with pytest.raises(PoolLockedError, match=str(tmp_path)):
             PoolFolder(tmp_path, model)
     with PoolFolder(tmp_path, MODEL, read_only=True) as one, PoolFolder(tmp_path, MODEL, read_only=True) as two:
-        verify(one, record)
-        verify(two, record)
+        verify(one, record, (("a", 3),))
+        verify(two, record, (("a", 3),))
     owner.close()
     owner.close()
     with pytest.raises(PoolFileError, match="is closed"):
@@ -196,14 +207,15 @@ def test_a_process_that_is_killed_gives_up_the_folder(tmp_path: Path) -> None:
 def test_a_reader_writes_nothing(tmp_path: Path) -> None:
     with PoolFolder(tmp_path, MODEL) as folder:
         keep(folder, "one", (("a", 3),))
-        folder.write_rows("default", "orphan", make_rows("orphan", 2))
+        write_rows(folder, "orphan", 2)
     before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
     with PoolFolder(tmp_path, MODEL, read_only=True) as folder:
         for write in (
-            lambda: folder.write_rows("default", "b", make_rows("b", 1)),
+            lambda: write_rows(folder, "b", 1),
             lambda: folder.write_record(make_record("two", (("a", 3),))),
-            lambda: folder.remove_rows("default", "a"),
-            lambda: folder.remove_record("default", "one"),
+            lambda: folder.remove([], [segment_id("a")]),
+            lambda: folder.remove([("default", "one")]),
+            lambda: folder.clear(),
         ):
             with pytest.raises(PoolFileError, match="read-only"):
                 write()
@@ -226,15 +238,18 @@ def test_no_folder_at_all(tmp_path: Path, read_only: bool) -> None:
 def test_another_models_folder_is_left_alone_with_one_warning(tmp_path: Path) -> None:
     with PoolFolder(tmp_path, OTHER_MODEL) as folder:
         keep(folder, "one", (("a", 3),))
-        folder.write_rows("default", "orphan", make_rows("orphan", 2))
-    before = {path: path.read_bytes() for path in files(tmp_path)}
+        keep(folder, "two", (("b", 3),))
+    before = {path: path.read_bytes() for path in all_rows(tmp_path)}
     with pytest.warns(PoolWarning, match="foreign") as told:
         folder = PoolFolder(tmp_path, MODEL)
     with folder:
         assert folder.records() == []
-        keep(folder, "two", (("a", 3),))
+        assert len(folder.others) == 2
+        keep(folder, "two", (("c", 3),))
     assert len(told) == 1
     assert all(path.read_bytes() == content for path, content in before.items())
+    with pytest.warns(PoolWarning, match="foreign"), PoolFolder(tmp_path, OTHER_MODEL) as folder:
+        assert len(folder.records()) == 2
 
 
 def test_namespaces_of_any_name(tmp_path: Path) -> None:
@@ -243,7 +258,7 @@ def test_namespaces_of_any_name(tmp_path: Path) -> None:
         for name in names:
             keep(folder, "one", (("a", 1),), name)
         with pytest.raises(ConfigError, match="namespace"):
-            folder.write_rows("\ud800", "a", make_rows("a", 1))
+            folder.write_record(dataclasses.replace(make_record("one", (("a", 1),)), namespace="\ud800"))
     with PoolFolder(tmp_path, MODEL) as folder:
         assert {record.namespace for record in folder.records()} == set(names)
 
@@ -274,7 +289,8 @@ def test_a_fingerprint_does_not_depend_on_what_was_called_before(tokenizer: Any)
 
 
 def test_a_warning_that_is_an_error_leaves_the_folder_free(tmp_path: Path) -> None:
-    PoolFolder(tmp_path, OTHER_MODEL).close()
+    with PoolFolder(tmp_path, OTHER_MODEL) as folder:
+        keep(folder, "one", (("a", 1),))
     for _ in range(2):
         with pytest.raises(PoolWarning):
             PoolFolder(tmp_path, MODEL)

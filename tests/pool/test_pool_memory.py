@@ -12,14 +12,14 @@ from typing import Any
 
 import pytest
 import torch
+from test_pool_tiers import pool_at
 
 from pooled import BYTES_PER_TOKEN, books_balance, entry, pool_of, text
 from semshare_core import PoolConfig
 from semshare_core.errors import PoolWarning
 from semshare_core.pool import Entry, ReferencePool, View
-from semshare_core.pool.disk.folder import PoolFolder
+from semshare_core.pool.disk import PoolFolder
 from semshare_core.pool.segment import MemoryRows
-from test_pool_tiers import pool_at
 
 Live = Callable[[], int]
 
@@ -31,7 +31,7 @@ def filled(pool: ReferencePool, count: int, namespace: str = "here") -> Referenc
 
 
 def only(pool: ReferencePool) -> Entry:
-    (kept,) = pool._books.chosen(None)
+    (kept,) = pool._entries.chosen(None)
     return kept
 
 
@@ -82,7 +82,7 @@ def divided(pool: ReferencePool) -> None:
 
 def discarded(pool: ReferencePool) -> None:
     filled(pool, 10)
-    pool.discard(list(pool._books.chosen(None))[:-1])
+    pool.discard(list(pool._entries.chosen(None))[:-1])
 
 
 def came_again(pool: ReferencePool) -> None:
@@ -147,14 +147,14 @@ def test_demotion_to_the_host(live: Live, monkeypatch: pytest.MonkeyPatch) -> No
     def copied(rows: MemoryRows) -> MemoryRows:
         return rows.part(0, rows.pairs[0][0].shape[2])
 
-    monkeypatch.setattr("semshare_core.pool.storage.to_host", copied)
-    monkeypatch.setattr("semshare_core.pool.storage.to_devices", lambda rows, devices: copied(rows))
+    monkeypatch.setattr("semshare_core.pool.tiers.to_host", copied)
+    monkeypatch.setattr("semshare_core.pool.tiers.to_devices", lambda rows, devices: copied(rows))
     pool = ReferencePool(
         PoolConfig(max_bytes=100 * BYTES_PER_TOKEN, host_bytes=200 * BYTES_PER_TOKEN), devices=[torch.device("cpu")]
     )
     filled(pool, 20)
     assert live() == pool.stats().bytes == 280 * BYTES_PER_TOKEN
-    for each in list(pool._books.chosen(None)):
+    for each in list(pool._entries.chosen(None)):
         pool.touch([each])
     del each
     pool.flush()
@@ -174,10 +174,10 @@ def test_a_device_that_has_less_memory_than_the_budget(live: Live, monkeypatch: 
     def full(*_: Any) -> MemoryRows:
         raise torch.OutOfMemoryError("out of memory")
 
-    monkeypatch.setattr("semshare_core.pool.storage.to_devices", full)
+    monkeypatch.setattr("semshare_core.pool.tiers.to_devices", full)
 
     def use_all() -> None:
-        for each in list(pool._books.chosen(None)):
+        for each in list(pool._entries.chosen(None)):
             pool.touch([each])
             pool.flush()
 
@@ -192,7 +192,7 @@ def test_demotion_to_disk_and_back(live: Live, tmp_path: Path) -> None:
     pool = filled(pool_at(tmp_path, 100), 20)
     pool.flush()
     assert live() == pool.stats().bytes == 80 * BYTES_PER_TOKEN
-    for each in list(pool._books.chosen(None)):
+    for each in list(pool._entries.chosen(None)):
         pool.touch([each])
         pool.flush()
         assert live() == pool.stats().bytes
@@ -236,7 +236,7 @@ def test_what_waits_to_be_written_is_not_held(live: Live, tmp_path: Path, monkey
     goes_on.set()
     pool.flush()
     assert live() == 0
-    assert not [path for path in tmp_path.rglob("*") if path.suffix in (".rows", ".entry")]
+    assert not [path for path in tmp_path.rglob("*") if path.suffix == ".safetensors"]
     pool.close()
 
 
@@ -248,19 +248,19 @@ def test_what_waits_to_come_back_to_the_device_is_not_held(live: Live) -> None:
     def wait() -> None:
         assert busy.wait(60)
 
-    pool._keeper.ask(wait)
-    pool.touch(list(pool._books.chosen(None)))
+    pool._worker.ask(wait)
+    pool.touch(list(pool._entries.chosen(None)))
     pool.clear()
     assert live() == 0
     busy.set()
     pool.flush()
-    assert pool._storage.used == {"device": 0, "host": 0, "disk": 0}
+    assert pool._tiers.used == {"device": 0, "host": 0, "disk": 0}
 
 
 def test_what_expires_in_an_idle_pool_leaves_memory_and_disk(live: Live, tmp_path: Path) -> None:
     pool = filled(pool_at(tmp_path, 1000, ttl_seconds=0.5), 3)
     assert comes_true(lambda: live() == 0)
-    assert comes_true(lambda: not [path for path in tmp_path.rglob("*") if path.suffix in (".rows", ".entry")])
+    assert comes_true(lambda: not [path for path in tmp_path.rglob("*") if path.suffix == ".safetensors"])
     pool.close()
 
 
@@ -281,7 +281,7 @@ def test_what_is_pinned_and_what_came_again_does_not_expire_with_the_rest(
     def later(seconds: float) -> int:
         """What is in memory when so much time has passed and the thread has looked."""
         clock[0] += seconds
-        pool._keeper.wake()
+        pool._worker.wake()
         pool.flush()
         return live()
 
@@ -317,7 +317,7 @@ def test_renewals_do_not_pile_up() -> None:
     pool = pool_of(1000, ttl_seconds=1000)
     for _ in range(1000):
         pool.add(entry(text(0)))
-    assert len(pool._books._due._heap) <= 64
+    assert len(pool._entries._expiry._heap) <= 64
     pool.close()
 
 
@@ -365,7 +365,7 @@ def test_any_history(folder: bool, live: Live, tmp_path: Path) -> None:
             pool.touch([found[0]] if found else [])
             del found
         elif kind < 0.97:
-            pool.discard([each for each in pool._books.chosen(namespace) if dice.random() < 0.3])
+            pool.discard([each for each in pool._entries.chosen(namespace) if dice.random() < 0.3])
         else:
             pool.clear(namespace)
         pool.flush()

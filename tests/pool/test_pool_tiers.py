@@ -16,8 +16,7 @@ from pooled import BYTES_PER_TOKEN, books_balance, entry, holds, rows_of, text
 from semshare_core import PoolConfig
 from semshare_core.errors import PoolFileError, PoolWarning
 from semshare_core.pool import Entry, ReferencePool, View
-from semshare_core.pool.disk.fingerprint import Fingerprint
-from semshare_core.pool.disk.folder import PoolFolder
+from semshare_core.pool.disk import Fingerprint, PoolFolder
 
 MODEL = Fingerprint({"model": "tests"})
 
@@ -119,7 +118,7 @@ def test_the_disk_has_a_budget_too(tmp_path: Path) -> None:
     pool.close()
     again = pool_at(tmp_path)
     assert again.stats().entries == 5
-    assert sum(path.suffix == ".rows" for path in tmp_path.rglob("*")) == 5
+    assert sum(path.suffix == ".safetensors" for path in tmp_path.rglob("*")) == 5
 
 
 def test_what_leaves_the_pool_leaves_the_disk(tmp_path: Path) -> None:
@@ -128,10 +127,10 @@ def test_what_leaves_the_pool_leaves_the_disk(tmp_path: Path) -> None:
         pool.add(entry(text(seed), str(seed % 2)))
     pool.clear("0")
     pool.flush()
-    assert sum(path.suffix == ".rows" for path in tmp_path.rglob("*")) == 1
+    assert sum(path.suffix == ".safetensors" for path in tmp_path.rglob("*")) == 1
     pool.clear()
     pool.flush()
-    assert not [path for path in tmp_path.rglob("*") if path.suffix in (".rows", ".entry")]
+    assert not [path for path in tmp_path.rglob("*") if path.suffix == ".safetensors"]
 
 
 # --- restart -----------------------------------------------------------------------------------------------------
@@ -193,7 +192,7 @@ def test_what_is_divided_after_a_restart_comes_back_divided(tmp_path: Path) -> N
     pool = pool_at(tmp_path)
     assert right(found(pool, one.tokens.tolist()))
     assert right(found(pool, other.tokens.tolist()))
-    assert sum(path.suffix == ".rows" for path in tmp_path.rglob("*")) == 3
+    assert sum(path.suffix == ".safetensors" for path in tmp_path.rglob("*")) == 3
 
 
 def test_what_expired_meanwhile_does_not_come_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -266,7 +265,7 @@ def test_rows_that_are_damaged_leave_the_pool_when_they_are_used(tmp_path: Path)
     for each in kept:
         pool.add(each)
     pool.close()
-    for path in tmp_path.rglob("*.rows"):
+    for path in tmp_path.rglob("*.safetensors"):
         damaged = bytearray(path.read_bytes())
         damaged[-3] ^= 1
         path.write_bytes(damaged)
@@ -309,18 +308,18 @@ def test_any_history(
         else:
             pool.close()
             pool = pool_at(path, device, block_tokens=2, **limits)
-        used, budget = pool._storage.used, pool._storage.budget
+        used, budget = pool._tiers.used, pool._tiers.budget
         assert used["device"] <= budget["device"]
         assert used["host"] <= budget["host"]
     pool.flush()
     assert books_balance(pool)
-    assert pool._storage.used["disk"] <= pool._storage.budget["disk"]
-    assert all(right(each) for each in pool._books.chosen(None))
-    entries = {each.id for each in pool._books.chosen(None) if all(s.stored for s in each.segments)}
+    assert pool._tiers.used["disk"] <= pool._tiers.budget["disk"]
+    assert all(right(each) for each in pool._entries.chosen(None))
+    entries = {each.id for each in pool._entries.chosen(None) if all(s.stored for s in each.segments)}
     pool.close()
     with PoolFolder(path, MODEL) as folder:
         assert {record.id for record in folder.records()} == entries
-        assert not folder.skipped()
+        assert not folder.skipped
 
 
 def test_readers_do_not_wait_for_the_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from semshare_core.match.runs import kgram_hashes
-from semshare_core.pool.mark_index import MarkIndex, Marks
+from semshare_core.pool.indexes.mark_index import MarkIndex, Marks
 from semshare_core.tokens import Tokens
 
 _K = 8

@@ -18,7 +18,7 @@ import pytest
 from pool_writer import pool_at
 from pooled import books_balance, rows_of
 
-TESTS = Path(__file__).parent
+TESTS = Path(__file__).parents[1]
 KILLS = 12
 
 
@@ -27,7 +27,7 @@ def test_every_entry_is_whole(tmp_path: Path) -> None:
     foreign = tmp_path / "notes.txt"
     foreign.write_text("not ours")
     survivors = 0
-    command = [sys.executable, str(TESTS / "pool_writer.py"), str(tmp_path)]
+    command = [sys.executable, str(TESTS / "support" / "pool_writer.py"), str(tmp_path)]
     environment = os.environ | {"PYTHONPATH": str(TESTS.parent)}
     piped = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
     with subprocess.Popen(command, env=environment, **piped) as writers:
@@ -41,7 +41,7 @@ def test_every_entry_is_whole(tmp_path: Path) -> None:
             assert writers.stdout.readline() == "-9\n", "it was at work to the end"
             pool = pool_at(tmp_path)
             assert books_balance(pool)
-            for each in pool._books.chosen(None):
+            for each in pool._entries.chosen(None):
                 ((keys, values),) = rows_of(each)
                 assert keys.flatten().tolist() == each.tokens.tolist()
                 assert values.flatten().tolist() == list(range(len(each)))

@@ -15,7 +15,17 @@ import pytest
 from semshare_core.cli.amounts import age, read_age, read_bytes
 from semshare_core.cli.main import main
 from semshare_core.pool.disk import PoolFolder
-from stored_entries import MODEL, OTHER_MODEL, keep, make_record, make_rows, verify
+from stored_entries import (
+    MODEL,
+    OTHER_MODEL,
+    all_rows,
+    keep,
+    make_record,
+    make_rows,
+    rows_bytes,
+    segment_id,
+    verify,
+)
 
 ENTRIES = {("alice", "one"): (("a", 3), ("b", 2)), ("alice", "two"): (("a", 3),), ("[bold]bob", "one"): (("a", 1),)}
 
@@ -50,11 +60,19 @@ def content(path: Path) -> dict[Path, bytes]:
 
 
 def damage(path: Path, pattern: str) -> Path:
+    """Flip a bit of rows, or of the token ids of an entry."""
     found = sorted(path.rglob(pattern))[0]
     whole = bytearray(found.read_bytes())
-    whole[-1] ^= 1
+    at = whole.index(make_record("one", ENTRIES["alice", "one"]).tokens.tobytes()) if pattern == "pool.db" else -1
+    whole[at] ^= 1
     found.write_bytes(whole)
     return found
+
+
+def verify_all(folder: PoolFolder) -> int:
+    for record in folder.records():
+        verify(folder, record, ENTRIES[record.namespace, record.id])
+    return len(folder.records())
 
 
 def age_entries(path: Path, ages: dict[tuple[str, str], float], pinned: tuple[str, str] | None = None) -> None:
@@ -70,7 +88,8 @@ def test_ls_counts_what_is_there(pool: Path, capsys: pytest.CaptureFixture[str])
     before = content(pool)
     with PoolFolder(pool, MODEL) as owner:
         code, out, _ = run(capsys, "ls", pool, "--json")
-        size = owner.n_bytes()
+        size = sum(map(rows_bytes, (1, 2, 3)))
+        assert owner.records()
     assert code == 0
     namespaces = json.loads(out)["namespaces"]
     assert [(item["namespace"], item["entries"], item["tokens"]) for item in namespaces] == [
@@ -94,11 +113,13 @@ def test_all_models_are_covered(pool: Path, capsys: pytest.CaptureFixture[str]) 
     _, out, _ = run(capsys, "ls", pool, "--json")
     assert len({item["fingerprint"] for item in json.loads(out)["namespaces"]}) == 2
     assert run(capsys, "verify", pool)[0] == 0
-    damage(pool / OTHER_MODEL.digest, "*.rows")
-    assert run(capsys, "verify", pool)[0] == 1
+    damage(pool, f"{segment_id('a', 'carol')}.safetensors")
+    code, out, _ = run(capsys, "verify", pool)
+    assert code == 1
+    assert "1 faults" in out
 
 
-@pytest.mark.parametrize("pattern", ["*.rows", "*.entry", "namespace.json", "pool.json"])
+@pytest.mark.parametrize("pattern", ["*.safetensors", "pool.db"])
 def test_verify_names_the_damaged_file(pool: Path, capsys: pytest.CaptureFixture[str], pattern: str) -> None:
     code, out, _ = run(capsys, "verify", pool)
     assert code == 0
@@ -111,19 +132,17 @@ def test_verify_names_the_damaged_file(pool: Path, capsys: pytest.CaptureFixture
     assert content(pool) == before
 
 
-@pytest.mark.parametrize("pattern", ["*.rows", "*.entry", "namespace.json"])
+@pytest.mark.parametrize("pattern", ["*.safetensors", "pool.db"])
 def test_prune_damaged(pool: Path, capsys: pytest.CaptureFixture[str], pattern: str) -> None:
     found = damage(pool, pattern)
     before = content(pool)
     assert str(found) in run(capsys, "prune", pool, "--damaged", "--dry-run")[1]
     assert content(pool) == before
     assert run(capsys, "prune", pool, "--damaged")[0] == 0
-    assert not found.exists()
+    assert found.exists() == (pattern == "pool.db")
     assert run(capsys, "verify", pool)[0] == 0
     with PoolFolder(pool, MODEL) as folder:
-        assert len({record.namespace for record in folder.records()}) >= 1
-        for record in folder.records():
-            verify(folder, record)
+        assert 1 <= verify_all(folder) < len(ENTRIES)
 
 
 def test_prune_by_age_spares_the_pinned(pool: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -137,15 +156,15 @@ def test_prune_by_age_spares_the_pinned(pool: Path, capsys: pytest.CaptureFixtur
     assert run(capsys, "prune", pool, "--older-than", "30d")[0] == 0
     assert held(pool) == {("alice", "two"), ("[bold]bob", "one")}
     with PoolFolder(pool, MODEL) as folder:
-        verify_rows = folder.rows("alice", "a")  # shared with the one that went
-        assert verify_rows.n_tokens == 3
-    assert len(list(pool.rglob("*.rows"))) == 2
+        assert folder.rows(segment_id("a", "alice")).n_tokens == 3  # shared with the one that went
+    assert len(all_rows(pool)) == 2
 
 
 def test_prune_a_namespace(pool: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(capsys, "prune", pool, "--namespace", "alice")[0] == 0
     assert held(pool) == {("[bold]bob", "one")}
-    assert len(list(pool.rglob("namespace.json"))) == 1
+    assert b"alice" not in (pool / "pool.db").read_bytes()
+    assert len(all_rows(pool)) == 1
 
 
 def test_pruning_a_mistyped_namespace_says_that_it_is_not_there(pool: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -159,12 +178,11 @@ def test_pruning_a_mistyped_namespace_says_that_it_is_not_there(pool: Path, caps
 def test_prune_to_a_size_takes_the_oldest_first(pool: Path, capsys: pytest.CaptureFixture[str]) -> None:
     keys = list(ENTRIES)
     age_entries(pool, {keys[0]: 10, keys[1]: 30, keys[2]: 20})
-    with PoolFolder(pool, MODEL) as folder:
-        size = folder.n_bytes()
+    size = sum(map(rows_bytes, (1, 2, 3)))
     assert run(capsys, "prune", pool, "--max-bytes", size)[0] == 0
     assert held(pool) == set(keys)
     assert run(capsys, "prune", pool, "--max-bytes", size - 1)[0] == 0
-    assert held(pool) == {keys[0], keys[2]}
+    assert held(pool) == {keys[0]}, "the second oldest, too: the oldest shares all its rows"
     assert run(capsys, "prune", pool, "--max-bytes", "0")[0] == 0
     assert held(pool) == set()
 
@@ -209,13 +227,10 @@ def test_exported_entries_come_back(pool: Path, tmp_path: Path, capsys: pytest.C
     assert stat.S_IMODE(archive.stat().st_mode) == 0o600
     assert run(capsys, "import", other, archive)[:2] == (0, "2 entries imported.\n")
     with PoolFolder(other, MODEL) as folder:
-        assert len(folder.records()) == 2
-        for record in folder.records():
-            verify(folder, record)
+        assert verify_all(folder) == 2
     before = content(other)
     assert "2 were there already" in run(capsys, "import", other, archive)[1]
     assert content(other) == before
-    assert not {path.name for path in pool.rglob("*.rows")} & {path.name for path in other.rglob("*.rows")}
     assert {path.name for path in tmp_path.iterdir()} == {"pool", "other", "out.tar"}
     assert run(capsys, "export", pool, archive)[0] == 1  # it exists
 
@@ -223,7 +238,7 @@ def test_exported_entries_come_back(pool: Path, tmp_path: Path, capsys: pytest.C
 def test_import_keeps_what_is_there(pool: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     other = tmp_path / "other"
     with PoolFolder(other, MODEL) as folder:
-        folder.write_rows("alice", "a", make_rows("something else", 3))
+        folder.write_rows(segment_id("a", "alice"), make_rows("something else", 3))
         folder.write_record(make_record("own", (("a", 3),), "alice"))
     before = content(other)
     run(capsys, "export", pool, tmp_path / "out.tar")
@@ -231,7 +246,9 @@ def test_import_keeps_what_is_there(pool: Path, tmp_path: Path, capsys: pytest.C
     assert code == 1
     assert "1 entries imported" in out
     assert "2 left out: other rows" in out
-    assert before.items() <= content(other).items()
+    assert {path: data for path, data in content(other).items() if path.name != "pool.db"}.items() >= {
+        path: data for path, data in before.items() if path.name != "pool.db"
+    }.items()
     assert held(other) == {("alice", "own"), ("[bold]bob", "one")}
 
 
@@ -242,16 +259,15 @@ def test_damage_is_neither_exported_nor_imported(
     run(capsys, "export", pool, archive)
     whole = bytearray(archive.read_bytes())
     with tarfile.open(archive) as tar:
-        member = next(member for member in tar if member.name.endswith(".rows"))
+        member = next(member for member in tar if member.name.endswith(".safetensors"))
     whole[member.offset_data + member.size - 1] ^= 1
     archive.write_bytes(whole)
     code, out, _ = run(capsys, "import", tmp_path / "other", archive)
     assert code == 1
     assert "left out: damaged" in out
     with PoolFolder(tmp_path / "other", MODEL) as folder:
-        for record in folder.records():
-            verify(folder, record)
-    damage(pool, "*.rows")
+        assert 1 <= verify_all(folder) < len(ENTRIES)
+    damage(pool, "*.safetensors")
     code, out, _ = run(capsys, "export", pool, tmp_path / "more.tar")
     assert code == 1
     assert "left out: damaged" in out
@@ -270,12 +286,12 @@ DIGEST = "0" * 32
     "member",
     [
         hostile("../evil"),
-        hostile(f"{DIGEST}/../../evil"),
+        hostile("rows/../../evil"),
         hostile("/tmp/evil"),
-        hostile(f"{DIGEST}/{DIGEST}/notes.txt"),
-        hostile(f"{DIGEST}/pool.json", tarfile.SYMTYPE, "/etc/passwd"),
-        hostile(f"{DIGEST}/pool.json", tarfile.LNKTYPE, "/etc/passwd"),
-        hostile(f"{DIGEST}/pool.json", tarfile.FIFOTYPE),
+        hostile("rows/notes.txt"),
+        hostile("pool.db", tarfile.SYMTYPE, "/etc/passwd"),
+        hostile(f"rows/{DIGEST}.safetensors", tarfile.LNKTYPE, "/etc/passwd"),
+        hostile(f"rows/{DIGEST}.safetensors", tarfile.FIFOTYPE),
     ],
     ids=["up", "up and down", "absolute", "other", "symbolic link", "hard link", "pipe"],
 )
@@ -303,8 +319,7 @@ def test_import_of_half_an_archive(
     archive.write_bytes(archive.read_bytes()[: int(share * archive.stat().st_size) | 1])
     run(capsys, "import", tmp_path / "other", archive)
     with PoolFolder(tmp_path / "other", MODEL) as folder:
-        for record in folder.records():
-            verify(folder, record)
+        verify_all(folder)
 
 
 def test_amounts() -> None:

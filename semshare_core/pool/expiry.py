@@ -1,4 +1,4 @@
-"""When entries are due to be forgotten."""
+"""When entries expire."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ Name = tuple[str, str]  # namespace and entry
 _STALE = 4  # the heap is rebuilt when it holds this many times more than what is due in truth
 
 
-class DueTimes:
+class ExpiryTimes:
     """Names by the time at which each is due. Not thread-safe.
 
     A name that is due at another time, or no longer, leaves its former place in the heap void; what is void is cleared

@@ -11,7 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pooled import BYTES_PER_TOKEN, books_balance, direction, entry, holds, pool_of, text
-from semshare_core.pool import Entry, prefix_index
+from semshare_core.pool import Entry
+from semshare_core.pool.indexes import prefix_index
 from semshare_core.tokens import common_prefix
 
 # --- budget and eviction -----------------------------------------------------------------------------------------
@@ -198,7 +199,7 @@ def test_the_same_tokens_are_one_entry(depths: tuple, n: int) -> None:
     assert len(pool.similar("here", direction(0))) == 1
     assert pool.clear() == 1
     assert books_balance(pool)
-    assert pool._books.spaces == {}
+    assert pool._entries.namespaces == {}
 
 
 def test_filling_up_with_the_same_short_prompt_evicts_nobody() -> None:
@@ -336,4 +337,4 @@ def test_many_threads() -> None:
     assert books_balance(pool)
     pool.clear()
     assert books_balance(pool)
-    assert pool._storage.used["device"] == 0
+    assert pool._tiers.used["device"] == 0

@@ -1,31 +1,33 @@
 """Where segments lie: on the device, in host memory, on disk, each within its budget of bytes.
 
 Memory tiers are exclusive, the disk keeps copies: every segment is written there in the background, so that what memory
-has no more room for need only be let go. What has the least value goes first (``semshare_core.pool.worth``), one tier
-down where there is one, out of the pool where there is none.
+has no more room for need only be let go. What has the least value goes first (``semshare_core.pool.eviction``), one tier
+down where there is one, out of the pool where there is none. The disk's budget is the folder's: what other models have
+there leaves in the same order.
 """
 
 from __future__ import annotations
 
 import threading
 import warnings
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import Literal
 
 import torch
 
 from semshare_core.config import PoolConfig
 from semshare_core.errors import DamagedFileError, PoolFileError, PoolWarning
-from semshare_core.pool.disk.folder import PoolFolder
-from semshare_core.pool.folder_rows import FolderRows
+from semshare_core.pool.disk.folder import Other, PoolFolder
+from semshare_core.pool.disk.record import SegmentRef
+from semshare_core.pool.disk.segment_file import StoredRows
+from semshare_core.pool.eviction import EvictionPolicy, EvictionQueue
 from semshare_core.pool.segment import MemoryRows, Segment, Tier, read_rows, to_devices, to_host
-from semshare_core.pool.worth import Queue, Worth
 from semshare_core.process.forking import free, whole
 
 Place = Tier | Literal["disk"]
 
 
-class Storage:
+class Tiers:
     """Keeps count of segments' bytes and moves them between tiers.
 
     ``lock`` guards every field and is never held while bytes are copied or written. ``making_room`` is held by whoever
@@ -36,7 +38,7 @@ class Storage:
         self,
         config: PoolConfig,
         lock: threading.RLock,
-        worth: Worth,
+        policy: EvictionPolicy,
         drop: Callable[[Segment], None],
         *,
         folder: PoolFolder | None = None,
@@ -50,22 +52,54 @@ class Storage:
         self.used: dict[Place, int] = {"device": 0, "host": 0, "disk": 0}
         self.making_room = whole(threading.RLock())
         self._lock = lock
-        self._worth = worth
+        self._policy = policy
         self._drop = drop
         self._folder = folder
         self._devices = list(devices)
         self._storing = free(threading.Lock())
-        self._queues: dict[Place, Queue] = {
-            "device": Queue(lambda segment: segment.tier == "device"),
-            "host": Queue(lambda segment: segment.tier == "host"),
-            "disk": Queue(lambda segment: segment.stored is not None),
+        self._queues: dict[Place, EvictionQueue] = {
+            "device": EvictionQueue(lambda segment: segment.tier == "device"),
+            "host": EvictionQueue(lambda segment: segment.tier == "host"),
+            "disk": EvictionQueue(lambda segment: segment.stored is not None),
         }
+        self._others: dict[str, Segment] = {}  # on disk, of entries of other models
         self._warned = False
 
     @property
     def writes(self) -> bool:
         """True where segments are to be kept on disk."""
         return self._folder is not None and not self._folder.read_only
+
+    def on_disk(self, namespace: str, segments: Iterable[SegmentRef], known: dict[str, Segment]) -> list[Segment]:
+        """The segments of an entry that was stored earlier; those that are ``known`` already, or are from now on."""
+        assert self._folder is not None
+        found, start = [], 0
+        for name, length, n_bytes in segments:
+            if name not in known:
+                rows = StoredRows(self._folder.rows, name, length)
+                known[name] = Segment(namespace, start, length, rows, n_bytes, stored=rows, id=name)
+            found.append(known[name])
+            start += length
+        return found
+
+    def count_other(self, other: Other) -> None:
+        """Count an entry that another model has in the folder. Needs the lock."""
+        segments = self.on_disk(other.namespace, other.segments, self._others)
+        for segment in segments:
+            if not segment.holders:
+                self.enter(segment, None)
+                segment.holders.add("another model's")
+            segment.uses, segment.pinned = max(segment.uses, other.uses), segment.pinned or other.pinned
+        self._policy.value(segments)
+        for segment in reversed(segments):
+            self.push(segment)
+
+    def forget_others(self, segments: Iterable[str]) -> None:
+        """What other models had is gone from the folder."""
+        with self._lock:
+            for name in segments:
+                if (other := self._others.pop(name, None)) is not None:
+                    self.leave(other)
 
     def enter(self, segment: Segment, tier: Tier | None) -> None:
         """Count a segment, in a memory tier or (None) as one that is on disk already; it is queued when it is valued.
@@ -109,11 +143,21 @@ class Storage:
                 victim = self._queues[tier].least(stay)
                 if victim is None:
                     return False
-                self._worth.evicted(victim)
-                if tier == "disk":  # the last place there is
+                self._policy.evicted(victim)
+                if tier == "disk" and victim.id not in self._others:  # the last place there is
                     self._drop(victim)
                     continue
-            self._out_of_memory(victim, tier, stay)
+            if tier == "disk":
+                self._evict_other(victim)
+            else:
+                self._out_of_memory(victim, tier, stay)
+
+    def _evict_other(self, segment: Segment) -> None:
+        assert self._folder is not None
+        try:
+            self.forget_others([segment.id, *self._folder.evict(segment.id)])
+        except PoolFileError as error:
+            self._warn(error)
 
     def _out_of_memory(self, segment: Segment, tier: Tier, stay: Collection[Segment]) -> None:
         """One tier down, or out of the pool."""
@@ -153,17 +197,17 @@ class Storage:
             if not self.make_room("disk", segment.n_bytes, (segment,)):
                 return False
             try:
-                folder.write_rows(segment.namespace, segment.id, rows.pairs)
+                folder.write_rows(segment.id, rows.pairs)
             except PoolFileError as error:
                 self._warn(error)
                 return False
             with self._lock:
                 if segment.holders:
-                    segment.stored = FolderRows(folder, segment.namespace, segment.id, segment.length)
+                    segment.stored = StoredRows(folder.rows, segment.id, segment.length)
                     self.used["disk"] += segment.n_bytes
                     self.push(segment)
                     return True
-            folder.remove_rows(segment.namespace, segment.id)  # it left the pool while it was written
+            folder.remove([], [segment.id])  # it left the pool while it was written
             return False
 
     def promote(self, segments: Sequence[Segment], pinned: Collection[Segment]) -> None:

@@ -1,4 +1,4 @@
-"""What a segment is worth: GreedyDual-Size-Frequency.
+"""What leaves first: GreedyDual-Size-Frequency.
 
 value = clock + uses x (cost of computing its rows again) / bytes, where the clock is the value of the last thing that
 was evicted, so that what is not used any more falls behind (Cao and Irani, "Cost-Aware WWW Proxy Caching Algorithms",
@@ -20,8 +20,8 @@ _Place = tuple[float, int, int, weakref.ref[Segment]]  # value, tick and a numbe
 _STALE = 4  # a queue is rebuilt when it holds this many times more than what is queued in truth
 
 
-class Worth:
-    """Values segments; keeps the clock. Not thread-safe."""
+class EvictionPolicy:
+    """Values segments, and keeps the clock. Not thread-safe."""
 
     def __init__(self, attention_equals: float) -> None:
         """``attention_equals``: position at which a token's attention costs as much as the model's weights."""
@@ -43,7 +43,7 @@ class Worth:
         self._clock = max(self._clock, segment.value)
 
 
-class Queue:
+class EvictionQueue:
     """Segments by value, least first; equal ones by age. Pinned ones are never given out. Not thread-safe.
 
     Places in the queue outlive what they were for, so they hold no segment alive: what left the pool has left memory.

@@ -66,12 +66,13 @@ def holds(pool: ReferencePool, kept: Entry) -> bool:
 
 def books_balance(pool: ReferencePool) -> bool:
     """What the pool counts is what its entries hold."""
-    segments = {segment for each in pool._books.chosen(None) for segment in each.segments}
-    used = pool._storage.used
+    segments = {segment for each in pool._entries.chosen(None) for segment in each.segments}
+    used = pool._tiers.used
     for tier in ("device", "host"):
         assert used[tier] == sum(s.n_bytes for s in segments if s.tier == tier), tier
-    assert used["disk"] == sum(s.n_bytes for s in segments if s.stored is not None)
-    for name, space in pool._books.spaces.items():
+    on_disk = sum(s.n_bytes for s in segments if s.stored is not None)
+    assert used["disk"] == on_disk + sum(s.n_bytes for s in pool._tiers._others.values())
+    for name, space in pool._entries.namespaces.items():
         assert space.n_bytes == sum(s.n_bytes for s in segments if s.namespace == name)
         for each in space.entries.values():
             assert all(each.id in segment.holders for segment in each.segments)

@@ -12,7 +12,7 @@ import threading
 import numpy as np
 
 from semshare_core.errors import ConfigError
-from semshare_core.pool.vector_rows import VectorRows, Vectors
+from semshare_core.pool.indexes.vector_rows import VectorRows, Vectors
 from semshare_core.process import forking
 from semshare_core.product import product
 

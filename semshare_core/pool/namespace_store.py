@@ -1,20 +1,17 @@
-"""One namespace of the pool: its indexes, its queue and its books. They hold nothing of any other.
-
-Each weights' entries have indexes of their own, so that no query finds rows that others computed. The budget is one.
-"""
+"""One namespace of the pool: its entries, their indexes, its bytes. It holds nothing of any other."""
 
 from __future__ import annotations
 
 from semshare_core.config import PoolConfig
 from semshare_core.pool.entry import Entry
-from semshare_core.pool.prefix_index import PrefixIndex
-from semshare_core.pool.run_index import RunIndex
-from semshare_core.pool.semantic_index import SemanticIndex
-from semshare_core.pool.worth import Queue
+from semshare_core.pool.eviction import EvictionQueue
+from semshare_core.pool.indexes.prefix_index import PrefixIndex
+from semshare_core.pool.indexes.run_index import RunIndex
+from semshare_core.pool.indexes.semantic_index import SemanticIndex
 
 
 class Indexes:
-    """The indexes of one namespace's entries of the same weights, so that no query can reach across.
+    """The indexes of one namespace's entries of the same weights, so that no query can find rows that others computed.
 
     ``entries`` and the two indexes of tokens are read without a lock; the third has a lock of its own.
     """
@@ -41,12 +38,17 @@ class Indexes:
             self.semantic.remove(entry.id)
 
 
-class Space:
-    """What a namespace has: all its entries, and the indexes of each weights'. Adding and removing needs the lock."""
+class NamespaceStore:
+    """All entries of a namespace, whatever weights computed them, within one budget. Changing it needs the pool's lock.
+
+    Attributes:
+        queue: its segments, in the order in which they leave when the namespace has no room.
+        n_bytes: of its segments.
+    """
 
     def __init__(self, config: PoolConfig) -> None:
         self.entries: dict[str, Entry] = {}
-        self.queue = Queue(lambda segment: bool(segment.holders))
+        self.queue = EvictionQueue(lambda segment: bool(segment.holders))
         self.n_bytes = 0
         self._config = config
         self._indexes: dict[str, Indexes] = {}

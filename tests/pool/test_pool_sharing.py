@@ -119,11 +119,11 @@ def test_any_family_of_prompts(texts: list[list[int]], data: st.DataObject) -> N
         pool.add(entry(tokens, depth=(np.arange(len(tokens)) >= deep).astype(int), seed=number))
         assert books_balance(pool)
         if data.draw(st.booleans()):
-            living = list(pool._books.chosen(None))
+            living = list(pool._entries.chosen(None))
             gone = data.draw(st.sampled_from(living))
             pool.discard([gone])
             assert books_balance(pool)
-    for each in pool._books.chosen(None):
+    for each in pool._entries.chosen(None):
         ((keys, values),) = rows_of(each)
         assert keys.flatten().tolist() == each.tokens.tolist()
         assert values.flatten().tolist() == list(range(len(each)))
@@ -149,7 +149,7 @@ def test_answers_over_shared_rows(name: str) -> None:
     for prompt in [*prompts, prompts[0] + " And then?"]:
         answer = engine.generate(prompt, max_new_tokens=6, reuse="exact")
         assert answer.token_ids == greedy(engine, prompt, 6)
-    for each in engine.pool._books.chosen(None):
+    for each in engine.pool._entries.chosen(None):
         assert len(each.segments) > 1
         for kept, computed in zip(rows_of(each), reference_of(engine.model, each.tokens).rows, strict=True):
             torch.testing.assert_close(kept, computed, atol=1e-4, rtol=0)

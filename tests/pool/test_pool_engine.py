@@ -70,7 +70,7 @@ def test_another_models_rows_are_left_alone(stored: Path) -> None:
 
 def spoil(folder: Path, share: float) -> None:
     """Flip one bit of the rows, at a share of their file's length."""
-    for path in folder.rglob("*.rows"):
+    for path in folder.rglob("*.safetensors"):
         data = bytearray(path.read_bytes())
         data[int(share * len(data))] ^= 4
         path.write_bytes(data)

@@ -28,13 +28,13 @@ class Settings(BaseModel):
         try:
             super().__init__(**data)
         except ValidationError as error:
-            details = "; ".join(
-                f"{'.'.join(str(part) for part in item['loc']) or 'value'}={item.get('input')!r}: {item['msg']}"
-                for item in error.errors()
-            )
-            unknown = [str(item["loc"][-1]) for item in error.errors() if item["type"] == "extra_forbidden"]
+            details, unknown = [], []
+            for item in error.errors():
+                name, reason = ".".join(map(str, item["loc"])) or "value", item["msg"].removeprefix("Value error, ")
+                details.append(f"{name}={item['input']!r}: {reason}")
+                unknown += [name] if item["type"] == "extra_forbidden" else []
             hint = did_you_mean(unknown, type(self).model_fields)
-            raise ConfigError(f"{type(self).__name__} cannot be built: {details}.{hint}") from error
+            raise ConfigError(f"{type(self).__name__} cannot be made: {'; '.join(details)}.{hint}") from error
 
 
 class PoolConfig(Settings):

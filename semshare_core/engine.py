@@ -21,20 +21,22 @@ from transformers.cache_utils import Cache
 from semshare_core.budget.calibration import Calibration
 from semshare_core.budget.features import PlanFeatures
 from semshare_core.config import PoolConfig, ReusePolicy, resolve_policy
-from semshare_core.decode.generate import FinishReason, Sampling, check_logits, decode
-from semshare_core.decode.settings import own_stop_strings, warn_of_overridden
+from semshare_core.decode.generate import FinishReason, check_logits, decode
+from semshare_core.decode.sampling import SamplingParams
+from semshare_core.decode.settings import warn_of_overridden
 from semshare_core.decode.stop_strings import AnswerText
 from semshare_core.embed.encoder import EmbeddingSource, prompt_embedding
 from semshare_core.embed.prompt_vectors import PromptVectors
 from semshare_core.errors import CallCancelledError, ConfigError, NotPicklableError, ProcessError
 from semshare_core.match.facts import FactTokens
 from semshare_core.match.token_table import TokenTable
-from semshare_core.model import load as models
-from semshare_core.model.autocast import OFF, Autocast, outside_autocast
+from semshare_core.model import support
+from semshare_core.model.arguments import check_pool, check_tokenizer, unwrap_model
+from semshare_core.model.autocast import OFF, Autocast
 from semshare_core.model.computing import computing
-from semshare_core.model.given import check_pool, check_tokenizer, given_model
-from semshare_core.model.lock import turns_of
-from semshare_core.model.spec import examine
+from semshare_core.model.load import load_model
+from semshare_core.model.lock import lock_of
+from semshare_core.model.spec import measure_spec
 from semshare_core.model.weights import Weights
 from semshare_core.opening import open_pool
 from semshare_core.prefill.selective import SelectivePrefill
@@ -125,20 +127,20 @@ class SemShareEngine:
         embedding: EmbeddingSource | None = None,
         calibration: Calibration | Literal["auto"] | None = "auto",
     ) -> None:
-        model = given_model(model)
+        model = unwrap_model(model)
         check_tokenizer(tokenizer)
         check_pool(pool)
-        self._lock = turns_of(model)
+        self._lock = lock_of(model)
         model.eval()
         with self._lock, computing(model, OFF):  # the checks run the model, too
-            models.check_servable(model)
-            spec = try_out(model, examine(model))
-        models.check_pair(model, tokenizer)
+            support.check_servable(model)
+            spec = try_out(model, measure_spec(model))
+        support.check_pair(model, tokenizer)
         warn_of_overridden(model)
         self.model = model
         self.tokenizer = tokenizer
         self.policy = resolve_policy(policy, ReusePolicy(level="balanced"), "policy")
-        self.context = models.max_context(model)
+        self.context = support.max_context(model)
         pool = pool or PoolConfig()
         self.weights = Weights(model, thorough=pool.path is not None, moving=spec.static_until is not None)
         self.canary = CanaryWatch(model, self._lock, self.policy.seed, self.weights)
@@ -150,8 +152,8 @@ class SemShareEngine:
             self.weights.identity()
             self._prefill.follow(self.weights.structure)
         self._table = TokenTable(lambda: model.get_input_embeddings().weight)
-        self._facts = FactTokens(tokenizer, lambda: models.vocabulary_size(model))
-        embed = outside_autocast(prompt_embedding(embedding, tokenizer, self._table))
+        self._facts = FactTokens(tokenizer, lambda: support.vocabulary_size(model))
+        embed = OFF.again()(prompt_embedding(embedding, tokenizer, self._table))  # whatever the caller has on
         self._vectors = PromptVectors(embed, foreign=embedding is not None)
         self.pool = open_pool(pool, model, tokenizer, spec.devices, embedding, self._vectors.of, self.weights)
         self._stranded: str | None = None
@@ -179,7 +181,7 @@ class SemShareEngine:
         """
         check_pool(pool)  # before the model is loaded, which takes its time
         policy = resolve_policy(policy, ReusePolicy(level="balanced"), "policy")
-        model, loaded = models.load_model(
+        model, loaded = load_model(
             model_id,
             gguf_file=gguf_file,
             tokenizer=tokenizer,
@@ -421,7 +423,7 @@ class SemShareEngine:
     def _answer(
         self,
         prompt: Prompt,
-        sampling: Sampling,
+        sampling: SamplingParams,
         reuse: str | ReusePolicy | None,
         namespace: str | None,
         store: bool,
@@ -457,7 +459,7 @@ class SemShareEngine:
     def _stream(
         self,
         prompt: Prompt,
-        sampling: Sampling,
+        sampling: SamplingParams,
         reuse: str | ReusePolicy | None,
         namespace: str | None,
         store: bool,
@@ -523,13 +525,9 @@ class SemShareEngine:
         stop: Sequence[str] | None,
         seed: int | None,
         extra: dict[str, Any],
-    ) -> Sampling:
-        if isinstance(stop, str):
-            raise ConfigError(f"stop={stop!r} must be a list of strings: stop=[{stop!r}].")
-        if stop is not None and not isinstance(stop, Iterable):
-            raise ConfigError(f"stop={stop!r} must be a list of strings.")
-        stops = dict.fromkeys((*(stop or ()), *own_stop_strings(self.model)))
-        return Sampling(max_new_tokens, temperature, tuple(stops), seed, extra)
+    ) -> SamplingParams:
+        settings = {"max_new_tokens": max_new_tokens, "temperature": temperature, "stop": stop, "seed": seed}
+        return SamplingParams(**settings, **extra).ending_as(self.model)
 
 
 def _compute_alone() -> None:

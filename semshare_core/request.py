@@ -23,7 +23,7 @@ from semshare_core.budget.governor import UNCALIBRATED, Decision, decide, plan_f
 from semshare_core.budget.levels import bound_of, level_of
 from semshare_core.compress.retention import retain
 from semshare_core.config import ReusePolicy
-from semshare_core.decode.generate import Sampling
+from semshare_core.decode.sampling import SamplingParams
 from semshare_core.embed.prompt_vectors import NO_VECTORS, PromptVectors
 from semshare_core.errors import (
     CallCancelledError,
@@ -43,7 +43,7 @@ from semshare_core.model import autocast
 from semshare_core.model.attention.bit_blocks import block_of, whole_blocks
 from semshare_core.model.attention.grouped import grouped_attention, uses_sdpa
 from semshare_core.model.computing import computing
-from semshare_core.model.lock import ModelTurns
+from semshare_core.model.lock import ModelLock
 from semshare_core.model.support import vocabulary_size
 from semshare_core.model.weights import Weights
 from semshare_core.pool import Entry, ReferencePool
@@ -108,19 +108,19 @@ class Call:
         self._embedding: NDArray[np.float32] | None = None
         self.encoded: EncodedPrompt = encode(prompt, tokenizer, vocabulary_size(model), context)
 
-    def fit(self, sampling: Sampling) -> Sampling:
+    def fit(self, sampling: SamplingParams) -> SamplingParams:
         """Shorten the answer to what the context has room for."""
         room = self.context - len(self.encoded.ids)
-        return replace(sampling, max_new_tokens=min(sampling.max_new_tokens, room))
+        return sampling.model_copy(update={"max_new_tokens": min(sampling.max_new_tokens, room)})
 
     @contextmanager
-    def turn(self, turns: ModelTurns, reserve: int) -> Iterator[None]:
+    def turn(self, lock: ModelLock, reserve: int) -> Iterator[None]:
         """The model for this call alone. Before it waits, foreign code is asked what it has to say of the prompt."""
         self.interrupt.check()
         if self.vectors.foreign and (self.warming or (self._movable(reserve) and searches(self.policy))):
             self._embed(self.encoded.ids)
         asked = time.perf_counter()
-        with turns.turn(self.interrupt):
+        with lock.hold(self.interrupt):
             self.queue_ms = 1e3 * (time.perf_counter() - asked)
             self.interrupt.check()
             with computing(self.model):

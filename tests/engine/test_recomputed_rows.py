@@ -13,7 +13,7 @@ from semshare_core import ReusePolicy
 from semshare_core.budget.allotment import Budget
 from semshare_core.config import SelectionName
 from semshare_core.match.plan import ReusePlan, Source
-from semshare_core.model.spec import examine
+from semshare_core.model.spec import measure_spec
 from semshare_core.prefill.selective import SelectivePrefill
 from tiny_models import VOCAB
 from tiny_reuse import Reference, full_logits, plan_of, random_ids, reference_of, reused_logits, shared_prefill
@@ -182,7 +182,7 @@ def test_shallow_models(layers: int, selection: SelectionName) -> None:
             vocab_size=VOCAB, hidden_size=32, intermediate_size=64, num_hidden_layers=layers, num_attention_heads=2
         )
         model = LlamaForCausalLM(config).eval()
-    prefill = SelectivePrefill(model, examine(model))
+    prefill = SelectivePrefill(model, measure_spec(model))
     ids = random_ids(N, 10)
     reference = reference_of(model, ids)
     plan = plan_of(N, reference)

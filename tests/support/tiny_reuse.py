@@ -11,7 +11,7 @@ from torch import Tensor
 from transformers import DynamicCache, PreTrainedModel
 
 from semshare_core.match.plan import ReusePlan, Tokens
-from semshare_core.model.spec import examine
+from semshare_core.model.spec import measure_spec
 from semshare_core.pool.entry import Piece
 from semshare_core.pool.segment import MemoryRows
 from semshare_core.prefill.selective import Prefilled, SelectivePrefill
@@ -35,7 +35,7 @@ class Reference:
 def shared_prefill(name: str) -> SelectivePrefill:
     """The selective prefill of a tiny model, made once (not for models whose frequencies change as they run)."""
     model = tiny_model(name)
-    return SelectivePrefill(model, examine(model))
+    return SelectivePrefill(model, measure_spec(model))
 
 
 def random_ids(n: int, seed: int = 0) -> Tokens:

@@ -14,8 +14,7 @@ import numpy as np
 from benchmarks.corpora.bible import chapter_texts
 from benchmarks.sections.figure import Figure, Run
 from benchmarks.workloads.tiny_engine import BYTES_PER_TOKEN, tiny_engine
-from semshare_core import PoolConfig, ReusePolicy, SemShareEngine
-from semshare_core.engine import Generation
+from semshare_core import Generation, PoolConfig, ReusePolicy, SemShareEngine
 from semshare_core.pool.entry import entry_id
 
 Owned = dict[str, set[str]]  # ids of entries by namespace

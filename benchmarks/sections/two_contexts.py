@@ -24,7 +24,7 @@ from benchmarks.sections.blended import blend_in
 from benchmarks.sections.figure import Figure, Run, item
 from benchmarks.workloads.ask import ask
 from semshare_core import ReusePolicy
-from semshare_core.lookup import Found
+from semshare_core.lookup.find import Lookup
 from semshare_core.match.context import context_mismatch
 from semshare_core.match.plan import ReusePlan, Source
 from semshare_core.model.spec import ModelSpec
@@ -49,7 +49,7 @@ def two_contexts(run: Run) -> Iterator[Figure]:
         base = baseline(engine, target, TOKENS)
         for ratio in RATIOS:
             policy = ReusePolicy(recompute_ratio=ratio)
-            other = engine._call(target, policy, TWO).look_up()
+            other = engine._request(target, policy, TWO).look_up()
             ways: dict[str, tuple[str, AbstractContextManager[object]]] = {
                 "the first reading alone": (ONE, nullcontext()),
                 "the second alone": (TWO, nullcontext()),
@@ -86,7 +86,7 @@ def _prompts(run: Run) -> Iterator[tuple[Asked, tuple[str, str, str]]]:
 
 
 @contextmanager
-def _mixed(other: Found, *, weighted: bool) -> Iterator[None]:
+def _mixed(other: Lookup, *, weighted: bool) -> Iterator[None]:
     """For the time of the context, tokens in identical runs of both readings are served by the mean of their rows."""
 
     def lay(

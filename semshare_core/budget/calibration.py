@@ -18,6 +18,7 @@ from semshare_core.budget.forecast import KL_FLOOR, Forecast, log_kl
 from semshare_core.budget.levels import BOUNDS
 from semshare_core.budget.spread import Spread
 from semshare_core.errors import ConfigError
+from semshare_core.report.reasons import NO_REASON, Reason, ReasonText
 
 RATIOS = (0.05, 0.065, 0.085, 0.11, 0.14, 0.18, 0.25, 0.35, 0.5, 0.58, 0.68, 0.8)
 """Recompute ratios: :func:`tried` says which of them are measured on a pair, :func:`choices` which a level may take."""
@@ -124,13 +125,13 @@ class Calibration(BaseModel):
         """The forecast KL in nats: half of such calls lie beyond it."""
         return max(0.0, float(np.exp(self.forecast.log_kl(features.vector(ratio))) - KL_FLOOR))
 
-    def unlike(self, features: PlanFeatures) -> str:
-        """In what a prompt is unlike all that was measured, in words; empty if in nothing that matters."""
+    def unlike(self, features: PlanFeatures) -> ReasonText:
+        """In what a prompt is unlike all that was measured; no reason if in nothing that matters."""
         for name, value in features.shares.items():
             highest = self._highest_shares[name]
             if value > highest + _UNLIKE:
-                return f"share {name} {value:.0%}, at most {highest:.0%} when calibrated"
-        return ""
+                return Reason.UNLIKE_CALIBRATION.text(feature=name, share=value, highest=highest)
+        return NO_REASON
 
     @functools.cached_property
     def _highest_shares(self) -> dict[str, float]:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from semshare_core.budget.allotment import Needs
+from semshare_core.budget.needs import Needs
 from semshare_core.match.context import context_mismatch
 from semshare_core.match.plan import ReusePlan, Source
 from semshare_core.select.base import changed

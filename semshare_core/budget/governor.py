@@ -7,17 +7,16 @@ SmolLM2-135M-Instruct with hardly a look at the prompt. No fixed amount is safe 
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
-import numpy as np
-
-from semshare_core.budget.allotment import Budget, Needs
 from semshare_core.budget.calibration import Calibration
 from semshare_core.budget.features import PlanFeatures
+from semshare_core.budget.goal import Goal
 from semshare_core.budget.levels import BOUNDS
-from semshare_core.budget.method import method_of
-from semshare_core.config import ReusePolicy
+from semshare_core.budget.needs import Needs
+from semshare_core.budget.recompute import Budget, Layers, RecomputePlan, plan_recompute
 from semshare_core.match.plan import ReusePlan
+from semshare_core.report.reasons import NO_REASON, Reason, ReasonText
 from semshare_core.select import selection_for
 
 _MIN_SAVED_TOKENS = 64  # fewer cost more in matching and rearranging than they save
@@ -61,60 +60,74 @@ class Decision:
     """``budget`` of a selective prefill, or None: compute everything behind the prefix.
 
     Attributes:
+        recompute: how the budget is spent; None where there is none.
         lossless: have no approximate rows in that prefix, so that the prompt can serve others.
         calibration: name of the calibration that a level went by; None: no level had to choose.
         expected_kl: forecast, in nats; None: there was none.
     """
 
     budget: Budget | None
-    reason: str = ""
+    reason: ReasonText = NO_REASON
     bypassed: bool = False
     lossless: bool = False
     calibration: str | None = None
     expected_kl: float | None = None
+    recompute: RecomputePlan | None = field(default=None, compare=False)
 
 
 def decide(
     plan: ReusePlan,
-    policy: ReusePolicy,
+    goal: Goal,
     fresh_from: int,
     *,
+    layers: Layers,
     blocked_coverage: float = 0.0,
     calibration: Calibration | None = None,
 ) -> Decision:
-    """Choose the recomputation for a plan whose policy allows approximate reuse.
+    """Choose the recomputation for a plan whose goal allows approximate reuse.
 
     Args:
         fresh_from: the question's first token.
+        layers: of the model.
         blocked_coverage: coverage lost to rows that may not serve; see :class:`LevelRule`.
         calibration: of the model, if it has one.
     """
-    features = plan_features(plan, policy, fresh_from)
-    if features is None:
-        return Decision(None, "no reference shares more than the prefix" if plan.prefix_tokens else "nothing to reuse")
-    if policy.recompute_ratio is not None:
-        return Decision(Budget(policy.recompute_ratio, fill=True))
-    if policy.level is None and policy.schedule == "decay":
-        return Decision(Budget(_published_ratio(policy), fill=True))
-    level = policy.level or "balanced"
-    if blocked_coverage > LEVEL_RULES[level].max_blocked_coverage:
-        # a chain of rewrites has left its last lossless prompt behind: this one becomes the next
-        share = f"{blocked_coverage:.0%}"
-        reason = f"the prompt that shares {share} more than any other has approximate rows, which may not serve"
-        return Decision(None, reason, bypassed=True, lossless=True)
-    if calibration is None or method_of(policy):
-        made = _by_rule(features, LEVEL_RULES[level])
-        why = "the model is not calibrated" if calibration is None else "the calibration is that of another method"
-        reason = made.reason or f"{why}: a fixed share is recomputed"
-        return replace(made, reason=reason, calibration=UNCALIBRATED)
-    return replace(_by_calibration(features, level, calibration), calibration=calibration.name)
+    selection = selection_for(goal.policy)
+    needs = Needs.of(plan, selection, fresh_from)
+    if not reusable(plan, needs, fresh_from):
+        return Decision(None, (Reason.ONLY_THE_PREFIX if plan.prefix_tokens else Reason.NOTHING_TO_REUSE).text())
+    if goal.ratio is not None:
+        decision = Decision(Budget(goal.ratio, fill=True))
+    else:
+        decision = _for_level(PlanFeatures.of(plan, needs, fresh_from), goal, blocked_coverage, calibration)
+    if decision.budget is None:
+        return decision
+    return replace(decision, recompute=plan_recompute(plan, needs, selection, goal.policy, decision.budget, layers))
 
 
-def plan_features(plan: ReusePlan, policy: ReusePolicy, fresh_from: int) -> PlanFeatures | None:
+def reusable(plan: ReusePlan, needs: Needs, fresh_from: int) -> bool:
+    """Whether anything is served that could be left as it is."""
+    return bool((needs.suffix & plan.served)[:fresh_from].any())
+
+
+def plan_features(plan: ReusePlan, goal: Goal, fresh_from: int) -> PlanFeatures | None:
     """The plan in numbers; None if nothing is served that could be left as it is."""
-    needs = Needs.of(plan, selection_for(policy), fresh_from)
-    free = needs.suffix & (np.arange(len(plan)) < fresh_from)  # what need not be computed in any case
-    return PlanFeatures.of(plan, needs, fresh_from) if (free & plan.served).any() else None
+    needs = Needs.of(plan, selection_for(goal.policy), fresh_from)
+    return PlanFeatures.of(plan, needs, fresh_from) if reusable(plan, needs, fresh_from) else None
+
+
+def _for_level(
+    features: PlanFeatures, goal: Goal, blocked_coverage: float, calibration: Calibration | None
+) -> Decision:
+    if blocked_coverage > LEVEL_RULES[goal.level].max_blocked_coverage:
+        # a chain of rewrites has left its last lossless prompt behind: this one becomes the next
+        reason = Reason.APPROXIMATE_REFERENCE.text(share=blocked_coverage)
+        return Decision(None, reason, bypassed=True, lossless=True)
+    if calibration is None or goal.method:
+        made = _by_rule(features, LEVEL_RULES[goal.level])
+        why = Reason.NOT_CALIBRATED if calibration is None else Reason.OTHER_METHOD
+        return replace(made, reason=made.reason or why.text(), calibration=UNCALIBRATED)
+    return replace(_by_calibration(features, goal.level, calibration), calibration=calibration.name)
 
 
 def _by_calibration(features: PlanFeatures, level: str, calibration: Calibration) -> Decision:
@@ -125,33 +138,28 @@ def _by_calibration(features: PlanFeatures, level: str, calibration: Calibration
     if ratio is None:
         most = max((features.computed(each) for each in calibration.choices(features)), default=features.must)
         share = most / features.tokens
-        reason = f"to recompute {share:.0%} is not expected to keep the KL of {level!r} within {BOUNDS[level].kl}"
+        reason = Reason.BEYOND_BOUND.text(share=share, level=level, bound=BOUNDS[level].kl)
         return Decision(None, reason, bypassed=True)
     saved = features.suffix - features.computed(ratio)
     if saved < _MIN_SAVED_TOKENS:
-        return Decision(None, f"only {saved} of {features.suffix} tokens would be saved", bypassed=True)
+        return Decision(None, Reason.TOO_LITTLE_SAVED.text(saved=saved, tokens=features.suffix), bypassed=True)
     if not calibration.pays(features, ratio):
-        return Decision(None, f"to save {saved} of {features.suffix} tokens would take longer", bypassed=True)
+        return Decision(None, Reason.SLOWER.text(saved=saved, tokens=features.suffix), bypassed=True)
     return Decision(Budget(ratio, fill=True), expected_kl=calibration.expected_kl(features, ratio))
 
 
 def _by_rule(features: PlanFeatures, rule: LevelRule) -> Decision:
     fuzzy = features.fuzzy / features.free
     if fuzzy > rule.max_fuzzy:
-        return _too_different(features, f"{fuzzy:.0%} of the tokens have no identical run")
+        return _too_different(features, Reason.TOO_FUZZY.text(share=fuzzy))
     n, suffix = features.tokens, features.suffix
     computed = max(features.must, min(max(features.worth, int(rule.least * n)), int(rule.ceiling * n)))
     saved = suffix - computed
     if saved < _MIN_SAVED_TOKENS or saved < rule.min_saving * suffix:
-        return Decision(None, f"only {saved} of {suffix} tokens would be saved", bypassed=True)
+        return Decision(None, Reason.TOO_LITTLE_SAVED.text(saved=saved, tokens=suffix), bypassed=True)
     return Decision(Budget(rule.ceiling, fill=False, least=rule.least))
 
 
-def _too_different(features: PlanFeatures, why: str) -> Decision:
+def _too_different(features: PlanFeatures, reason: ReasonText) -> Decision:
     # a few common words are shared by any two texts; not to use them is no decision
-    return Decision(None, f"too different: {why}", bypassed=features.moved >= _MIN_SAVED_TOKENS)
-
-
-def _published_ratio(policy: ReusePolicy, share: float = 0.4, layers: int = 30) -> float:
-    """Average ratio of the paper's schedule: everything in layer 1, 40 % in layer 2, then falling by ``decay``."""
-    return (1 + share * sum(policy.decay**step for step in range(layers - 1))) / layers
+    return Decision(None, reason, bypassed=features.moved >= _MIN_SAVED_TOKENS)

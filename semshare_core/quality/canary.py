@@ -17,8 +17,8 @@ from typing import NoReturn
 
 from transformers import PreTrainedModel
 
-from semshare_core.budget.levels import BOUNDS, level_of, promised
-from semshare_core.budget.method import method_of
+from semshare_core.budget.goal import Goal
+from semshare_core.budget.levels import BOUNDS
 from semshare_core.config import ReusePolicy
 from semshare_core.errors import NotPicklableError, NumericalError, QualityWarning
 from semshare_core.model.attention.grouped import grouped_attention
@@ -186,7 +186,7 @@ class CanaryWatch:
         """
         with self._lock:
             self._counts["unneeded"] += 1
-        if promised(policy) and self.has_room:
+        if Goal(policy).promised and self.has_room:
             self._promises.count(_begun(report, policy).model_copy(update={"kl": 0.0, "broken": False}))
 
     def __reduce__(self) -> NoReturn:
@@ -255,13 +255,13 @@ class CanaryWatch:
 
 def _begun(report: ReuseReport, policy: ReusePolicy) -> Canary:
     """The check of a call that asked for ``policy``, of which nothing is known yet."""
-    level = level_of(policy)
+    goal = Goal(policy)
     return Canary(
         id=uuid.uuid4().hex,
-        level=level,
+        level=goal.level,
         served_level=report.served_level,
-        method=method_of(policy),
-        bound=BOUNDS[level].kl if promised(policy) else None,
+        method=goal.method,
+        bound=BOUNDS[goal.level].kl if goal.promised else None,
     )
 
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import threading
 from dataclasses import dataclass, replace
 
-from semshare_core.budget.levels import BOUNDS, level_of, promised, stricter
-from semshare_core.budget.method import method_of
+from semshare_core.budget.goal import Goal
+from semshare_core.budget.levels import BOUNDS, stricter
 from semshare_core.config import ReusePolicy
 from semshare_core.process import forking
 from semshare_core.quality.sequential_test import too_often
@@ -56,11 +56,11 @@ class Promises:
 
     def served(self, policy: ReusePolicy) -> ReusePolicy:
         """``policy``, made stricter where its level's promise was broken too often."""
-        if not promised(policy):
+        goal = Goal(policy)
+        if not goal.promised:
             return policy
-        level = level_of(policy)
-        now = self.served_level(level, method_of(policy))
-        return policy if now == level else policy.model_copy(update={"level": now})
+        now = self.served_level(goal.level, goal.method)
+        return policy if now == goal.level else policy.model_copy(update={"level": now})
 
     def served_level(self, level: str, method: str = "") -> str:
         """What calls that ask for ``level`` are served at now."""

@@ -8,14 +8,15 @@ from pathlib import Path
 
 import pytest
 
+from decided import decided
 from made_up_calibration import PARTS, made, made_features, observations, plan_of
-from semshare_core import ReusePolicy
+from semshare_core import Retention, ReusePolicy
 from semshare_core.budget.calibration import RATIOS
 from semshare_core.budget.cost import CostModel
-from semshare_core.budget.governor import UNCALIBRATED, decide, plan_features
+from semshare_core.budget.goal import Goal
+from semshare_core.budget.governor import UNCALIBRATED, plan_features
 from semshare_core.budget.levels import BOUNDS
 from semshare_core.calibrate.fitting import fit_calibration
-from semshare_core.config import Retention
 from semshare_core.errors import ConfigError
 from semshare_core.match.plan import ReusePlan
 from semshare_core.quality import calibration_files
@@ -102,8 +103,8 @@ def test_a_folder_that_cannot_be_written_is_said(tmp_path: Path) -> None:
 
 def test_a_calibrated_level_takes_its_ratio_and_says_by_what() -> None:
     found, plan = made(), plan_of(1000)
-    decision = decide(plan, ReusePolicy(level="fast"), 980, calibration=found)
-    seen = plan_features(plan, ReusePolicy(), 980)
+    decision = decided(plan, ReusePolicy(level="fast"), 980, calibration=found)
+    seen = plan_features(plan, Goal(ReusePolicy()), 980)
     assert seen is not None
     assert decision.budget is not None
     assert (decision.budget.ratio, decision.budget.fill) == (found.ratio_for("fast", seen), True)
@@ -113,7 +114,7 @@ def test_a_calibrated_level_takes_its_ratio_and_says_by_what() -> None:
 
 
 def test_what_is_not_expected_to_keep_the_promise_is_computed() -> None:
-    decision = decide(plan_of(1000), ReusePolicy(level="balanced"), 980, calibration=made(scale=1e4))
+    decision = decided(plan_of(1000), ReusePolicy(level="balanced"), 980, calibration=made(scale=1e4))
     assert decision.budget is None
     assert decision.bypassed
     assert "not expected to keep" in decision.reason
@@ -139,7 +140,7 @@ def test_where_too_little_is_left_to_reuse_all_is_computed() -> None:
 
 @pytest.mark.parametrize("plan", [plan_of(500, fuzzy=600), plan_of(500, new=600)], ids=["fuzzy", "new"])
 def test_what_is_unlike_all_that_was_measured_is_computed(plan: ReusePlan) -> None:
-    decision = decide(plan, ReusePolicy(level="fast"), len(plan) - 20, calibration=made())
+    decision = decided(plan, ReusePolicy(level="fast"), len(plan) - 20, calibration=made())
     assert decision.budget is None
     assert "too different: share" in decision.reason
 
@@ -147,7 +148,7 @@ def test_what_is_unlike_all_that_was_measured_is_computed(plan: ReusePlan) -> No
 def test_what_does_not_pay_is_computed() -> None:
     found = made()
     slow = found.model_copy(update={"cost": CostModel(fixed=60.0, row=1e-3, pair=0.0, laid=0.0)})
-    decision = decide(plan_of(1000), ReusePolicy(level="fast"), 980, calibration=slow)
+    decision = decided(plan_of(1000), ReusePolicy(level="fast"), 980, calibration=slow)
     assert decision.budget is None
     assert "would take longer" in decision.reason
 
@@ -165,20 +166,20 @@ def test_a_prefix_is_laid_either_way_and_counts_for_neither() -> None:
     [
         ReusePolicy(level="fast", matching="runs"),
         ReusePolicy(level="fast", halo=0),
-        ReusePolicy(level="fast", retention=Retention()),
+        ReusePolicy(level="fast", compress=Retention()),
     ],
     ids=["matching", "halo", "retention"],
 )
 def test_another_method_is_not_what_was_calibrated(policy: ReusePolicy) -> None:
-    decision = decide(plan_of(1000), policy, 980, calibration=made())
+    decision = decided(plan_of(1000), policy, 980, calibration=made())
     assert decision.calibration == UNCALIBRATED
     assert "another method" in decision.reason
-    uncalibrated = decide(plan_of(1000), policy, 980)
+    uncalibrated = decided(plan_of(1000), policy, 980)
     assert replace(uncalibrated, reason=decision.reason) == decision
 
 
 def test_a_fixed_ratio_needs_no_calibration() -> None:
-    decision = decide(plan_of(1000), ReusePolicy(recompute_ratio=0.2), 980, calibration=made())
+    decision = decided(plan_of(1000), ReusePolicy(recompute_ratio=0.2), 980, calibration=made())
     assert decision.calibration is None
     assert decision.budget is not None
     assert decision.budget.ratio == 0.2

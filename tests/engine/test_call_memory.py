@@ -222,13 +222,13 @@ def test_a_damaged_file_does_not_leave_two_caches(
     content[-1] ^= 1
     file.write_bytes(content)
     begun: list[int] = []
-    serve = engine._prefill.exact
+    serve = engine._prefill.prefill_suffix
 
     def watched(*arguments: Any, **settings: Any) -> Any:
         begun.append(live())
         return serve(*arguments, **settings)
 
-    engine._prefill.exact = watched  # type: ignore[method-assign]
+    engine._prefill.prefill_suffix = watched  # type: ignore[method-assign]
     with pytest.warns(PoolWarning, match="damaged"):
         engine.generate(LONG + " Which?", max_new_tokens=4, reuse="exact")
     assert len(begun) == 2

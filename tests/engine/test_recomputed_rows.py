@@ -2,26 +2,34 @@
 
 from __future__ import annotations
 
-from typing import get_args
-
 import numpy as np
 import pytest
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
+from benchmarks.ablations import zero_rows
 from semshare_core import ReusePolicy
-from semshare_core.budget.allotment import Budget
-from semshare_core.config import SelectionName
+from semshare_core.budget.recompute import Budget
 from semshare_core.match.plan import ReusePlan, Source
 from semshare_core.model.spec import measure_spec
 from semshare_core.prefill.selective import SelectivePrefill
+from semshare_core.slots import SELECTIONS
 from tiny_models import VOCAB
-from tiny_reuse import Reference, full_logits, plan_of, random_ids, reference_of, reused_logits, shared_prefill
+from tiny_reuse import (
+    Reference,
+    full_logits,
+    plan_of,
+    random_ids,
+    reference_of,
+    reused_logits,
+    selective,
+    shared_prefill,
+)
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 N = 90
-SELECTIONS = get_args(SelectionName)
+SELECTION_NAMES = SELECTIONS.names()
 
 
 def random_plan(seed: int, prefix: int) -> tuple[np.ndarray, ReusePlan, list[Reference]]:
@@ -51,16 +59,16 @@ def forced(plan: ReusePlan, fresh_from: int) -> np.ndarray:
     return must & (plan.source != Source.PREFIX)
 
 
-@pytest.mark.parametrize("selection", SELECTIONS)
+@pytest.mark.parametrize("selection", SELECTION_NAMES)
 @pytest.mark.parametrize("prefix", [0, 25], ids=["cold", "prefix"])
-def test_the_question_is_computed_and_the_prefix_never(selection: SelectionName, prefix: int) -> None:
+def test_the_question_is_computed_and_the_prefix_never(selection: str, prefix: int) -> None:
     prefill = shared_prefill("llama")
     for seed in range(6):
         ids, plan, references = random_plan(seed, prefix)
         fresh_from = N - 1 - 3 * seed
         budget = Budget(0.1 + 0.1 * seed, fill=bool(seed % 2))
         policy = ReusePolicy(selection=selection, seed=seed)
-        prefilled = prefill.selective(torch.as_tensor(ids), plan, references, policy, budget, fresh_from, N)
+        prefilled = selective(prefill, torch.as_tensor(ids), plan, references, policy, budget, fresh_from, N)
         must = forced(plan, fresh_from)
         assert prefilled.recomputed[must].all()
         assert prefilled.recomputed[-1]
@@ -71,7 +79,7 @@ def test_the_question_is_computed_and_the_prefix_never(selection: SelectionName,
 
 
 @pytest.mark.parametrize("selection", ["combined", "non_exact", "seams", "random"])
-def test_reused_rows_are_the_references(selection: SelectionName) -> None:
+def test_reused_rows_are_the_references(selection: str) -> None:
     """Values as they were, keys of tokens in place too; moved keys keep their length (they are only turned).
 
     The first two layers may have been measured, which leaves fresh rows there.
@@ -79,7 +87,7 @@ def test_reused_rows_are_the_references(selection: SelectionName) -> None:
     prefill = shared_prefill("llama")
     ids, plan, references = random_plan(3, 20)
     policy = ReusePolicy(selection=selection)
-    prefilled = prefill.selective(torch.as_tensor(ids), plan, references, policy, Budget(0.35, fill=False), N - 4, N)
+    prefilled = selective(prefill, torch.as_tensor(ids), plan, references, policy, Budget(0.35, fill=False), N - 4, N)
     reused = np.flatnonzero(~prefilled.recomputed)
     assert len(reused) > N / 3
     place = plan.position[reused]
@@ -93,10 +101,10 @@ def test_reused_rows_are_the_references(selection: SelectionName) -> None:
         torch.testing.assert_close(laid.norm(dim=-1), original.norm(dim=-1), atol=1e-4, rtol=0)
 
 
-@pytest.mark.parametrize("selection", SELECTIONS)
+@pytest.mark.parametrize("selection", SELECTION_NAMES)
 @pytest.mark.parametrize("schedule", ["constant", "decay"])
 @pytest.mark.parametrize("ratio", [0.0, 0.15, 0.3, 0.5, 0.8, 1.0])
-def test_the_ratio_is_kept(selection: SelectionName, schedule: str, ratio: float) -> None:
+def test_the_ratio_is_kept(selection: str, schedule: str, ratio: float) -> None:
     """All computed rows, the first layer's and the last token's included; only forced tokens may exceed it.
 
     Strategies that rank by deviation compute the first layer in full before they know anything.
@@ -107,8 +115,8 @@ def test_the_ratio_is_kept(selection: SelectionName, schedule: str, ratio: float
     for seed, prefix in ((1, 0), (2, 25)):
         ids, plan, references = random_plan(seed, prefix)
         policy = ReusePolicy(selection=selection, schedule=schedule)
-        prefilled = prefill.selective(
-            torch.as_tensor(ids), plan, references, policy, Budget(ratio, fill=True), N - 4, N
+        prefilled = selective(
+            prefill, torch.as_tensor(ids), plan, references, policy, Budget(ratio, fill=True), N - 4, N
         )
         assert prefilled.recomputed[forced(plan, N - 4)].all(), "in the deepest layer, too"
         must = int(forced(plan, N - 4)[:-1].sum())
@@ -130,7 +138,7 @@ def test_a_level_recomputes_what_is_worth_it_and_no_more() -> None:
     plan.serve(0, N, Source.MOVED, 0, 0)
     plan.source[40] = Source.FUZZY
     policy = ReusePolicy(halo=3)
-    prefilled = prefill.selective(torch.as_tensor(ids), plan, [reference], policy, Budget(0.9, fill=False), N - 5, N)
+    prefilled = selective(prefill, torch.as_tensor(ids), plan, [reference], policy, Budget(0.9, fill=False), N - 5, N)
     assert np.flatnonzero(prefilled.recomputed).tolist() == [40, 41, 42, 43, *range(N - 5, N)]
     assert prefilled.layer_rows == (4 + 4) * prefill.n_layers
 
@@ -144,7 +152,8 @@ def test_a_first_token_that_was_not_first_is_computed() -> None:
         plan = plan_of(N, reference)
         plan.serve(0, N - 30, Source.MOVED, 0, position)
         for fresh_from in (N - 4, 0):
-            prefilled = prefill.selective(
+            prefilled = selective(
+                prefill,
                 torch.as_tensor(ids),
                 plan,
                 [reference],
@@ -156,25 +165,32 @@ def test_a_first_token_that_was_not_first_is_computed() -> None:
             assert prefilled.recomputed[0] == (computed or fresh_from == 0)
 
 
-@pytest.mark.parametrize("selection", SELECTIONS)
+@pytest.mark.parametrize("selection", SELECTION_NAMES)
 @pytest.mark.parametrize("ratio", [0.0, 0.25, 0.5])
-def test_nothing_need_be_left_to_recompute(selection: SelectionName, ratio: float) -> None:
+def test_nothing_need_be_left_to_recompute(selection: str, ratio: float) -> None:
     """All tokens served, no question: the budget may leave the deeper layers without any row."""
     prefill = shared_prefill("llama")
     ids = random_ids(N, 9)
     reference = reference_of(prefill.model, ids)
     plan = plan_of(N, reference)
     plan.serve(0, N, Source.MOVED, 0, 0)
-    prefilled = prefill.selective(
-        torch.as_tensor(ids), plan, [reference], ReusePolicy(selection=selection), Budget(ratio, fill=True), N - 1, N
+    prefilled = selective(
+        prefill,
+        torch.as_tensor(ids),
+        plan,
+        [reference],
+        ReusePolicy(selection=selection),
+        Budget(ratio, fill=True),
+        N - 1,
+        N,
     )
     logits = reused_logits(prefill.model, prefilled, ids, N)
     torch.testing.assert_close(logits, full_logits(prefill.model, ids, 1), atol=1e-4, rtol=0)
 
 
 @pytest.mark.parametrize("layers", [1, 2, 3])
-@pytest.mark.parametrize("selection", SELECTIONS)
-def test_shallow_models(layers: int, selection: SelectionName) -> None:
+@pytest.mark.parametrize("selection", SELECTION_NAMES)
+def test_shallow_models(layers: int, selection: str) -> None:
     """Too few layers to measure in one and to choose for the others: every strategy still serves."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
@@ -189,19 +205,22 @@ def test_shallow_models(layers: int, selection: SelectionName) -> None:
     plan.serve(0, N, Source.MOVED, 0, 0)
     for ratio in (0.2, 0.6, 1.0):
         policy = ReusePolicy(selection=selection)
-        prefilled = prefill.selective(
-            torch.as_tensor(ids), plan, [reference], policy, Budget(ratio, fill=True), N - 5, N
+        prefilled = selective(
+            prefill, torch.as_tensor(ids), plan, [reference], policy, Budget(ratio, fill=True), N - 5, N
         )
         logits = reused_logits(model, prefilled, ids, N)
         torch.testing.assert_close(logits, full_logits(model, ids, 1), atol=1e-4, rtol=0)
 
 
 def test_fuzzy_rows_can_be_left_empty() -> None:
-    """The paper's ablation: zeros where a fuzzy match would stand."""
+    """The paper's ablation: zeros where a fuzzy match would stand, in keys that are turned, too."""
     prefill = shared_prefill("llama")
     ids, plan, references = random_plan(3, 20)
-    policy = ReusePolicy(selection="random", zero_fuzzy=True)
-    prefilled = prefill.selective(torch.as_tensor(ids), plan, references, policy, Budget(0.2, fill=False), N - 4, N)
+    policy = ReusePolicy(selection="random")
+    with zero_rows():
+        prefilled = selective(
+            prefill, torch.as_tensor(ids), plan, references, policy, Budget(0.2, fill=False), N - 4, N
+        )
     left = np.flatnonzero((plan.source == Source.FUZZY) & ~prefilled.recomputed)
     others = np.flatnonzero((plan.source == Source.MOVED) & ~prefilled.recomputed)
     assert len(left)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from transformers import PreTrainedTokenizerBase
 
-from semshare_core.budget.allotment import Needs
+from semshare_core.budget.needs import Needs
 from semshare_core.config import ReusePolicy
 from semshare_core.match.facts import FactTokens
 from semshare_core.match.plan import ReusePlan, Source

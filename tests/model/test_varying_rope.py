@@ -10,12 +10,12 @@ import pytest
 import torch
 
 from semshare_core import PoolConfig, ReusePolicy, SemShareEngine
-from semshare_core.budget.allotment import Budget
+from semshare_core.budget.recompute import Budget
 from semshare_core.match.plan import Source
 from semshare_core.model.spec import measure_spec
 from semshare_core.prefill.selective import SelectivePrefill
 from tiny_models import VARYING_ROPE, tiny_model, tiny_tokenizer
-from tiny_reuse import full_logits, plan_of, random_ids, reference_of, reused_logits
+from tiny_reuse import full_logits, plan_of, random_ids, reference_of, reused_logits, selective
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -37,8 +37,8 @@ def moved_rows_are_right(prefill: SelectivePrefill) -> None:
     expected = full_logits(prefill.model, ids, 1)
     plan = plan_of(n, reference)
     plan.serve(0, n, Source.MOVED, 0, shift)
-    prefilled = prefill.selective(
-        torch.as_tensor(ids), plan, [reference], ReusePolicy(), Budget(0.3, fill=True), n - 5, n
+    prefilled = selective(
+        prefill, torch.as_tensor(ids), plan, [reference], ReusePolicy(), Budget(0.3, fill=True), n - 5, n
     )
     torch.testing.assert_close(reused_logits(prefill.model, prefilled, ids, n), expected, atol=TOLERANCE, rtol=0)
 

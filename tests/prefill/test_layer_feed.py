@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from semshare_core import ReusePolicy
-from semshare_core.budget.allotment import Budget
+from semshare_core.budget.recompute import Budget
 from semshare_core.errors import DamagedFileError
 from semshare_core.match.plan import ReusePlan, Source
 from semshare_core.model.spec import measure_spec
@@ -23,7 +23,7 @@ from semshare_core.prefill.feed import LayerFeed
 from semshare_core.prefill.rearrange import lay_rows
 from semshare_core.prefill.selective import Prefilled, SelectivePrefill
 from tiny_models import tiny_model
-from tiny_reuse import Reference, plan_of, random_ids, reference_of, shared_prefill
+from tiny_reuse import Reference, plan_of, random_ids, reference_of, selective, shared_prefill
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -64,9 +64,9 @@ def prefilled(prefill: SelectivePrefill, ids: np.ndarray, reference: Reference |
     plan = served(N, 0 if way == "prefix" else 3, reference)
     tokens = torch.as_tensor(ids)
     if way == "prefix":
-        return prefill.exact(tokens, plan, [reference], N)
+        return prefill.prefill_suffix(tokens, plan, [reference], N)
     policy = ReusePolicy(recompute_ratio=0.3, selection=way)
-    return prefill.selective(tokens, plan, [reference], policy, Budget(0.3, fill=True), N - 4, N)
+    return selective(prefill, tokens, plan, [reference], policy, Budget(0.3, fill=True), N - 4, N)
 
 
 @pytest.mark.parametrize("way", ["prefix", "combined", "deviation", "seams", "paper"])

@@ -23,7 +23,7 @@ from semshare_core.config import ReusePolicy
 from semshare_core.errors import NotPicklableError, NumericalError, QualityWarning
 from semshare_core.model.attention.grouped import grouped_attention
 from semshare_core.model.computing import computing
-from semshare_core.model.lock import ModelTurns
+from semshare_core.model.lock import ModelLock
 from semshare_core.model.weights import Weights
 from semshare_core.process import forking
 from semshare_core.process.worker import Worker
@@ -64,10 +64,10 @@ class CanaryWatch:
     >>> engine.canary.wait(), engine.canary.results()[-1].kl
     """
 
-    def __init__(self, model: PreTrainedModel, turns: ModelTurns, seed: int, weights: Weights) -> None:
+    def __init__(self, model: PreTrainedModel, lock: ModelLock, seed: int, weights: Weights) -> None:
         self._model = model
         self._weights = weights
-        self._turns = turns
+        self._model_lock = lock
         self._random = random.Random(seed)
         self._worker = Worker("semshare-canary", room=_WAITING_CHECKS)
         self._promises = Promises()
@@ -203,7 +203,7 @@ class CanaryWatch:
 
     @contextmanager
     def _turn(self, replay: Replay) -> Iterator[None]:
-        with self._turns.when_idle(), computing(self._model, replay.autocast):
+        with self._model_lock.when_idle(), computing(self._model, replay.autocast):
             if self._worker.closed or self._weights.identity() != replay.weights:
                 raise _Closed
             with grouped_attention(self._model):

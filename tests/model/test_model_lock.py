@@ -1,4 +1,4 @@
-"""Turns at a model: one at a time, the background behind all calls."""
+"""The lock of a model: one request at a time, the background behind all calls."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from transformers import LogitsProcessor
 from model_gates import WAIT, gate_in
 from semshare_core import SemShareEngine
 from semshare_core.errors import CallCancelledError, CallTimeoutError, NestedCallError
-from semshare_core.model.lock import ModelTurns
+from semshare_core.model.lock import ModelLock
 from semshare_core.process.interrupt import Interrupt
 from semshare_integrations.langchain import SemShareLLM
 from tiny_models import tiny_model, tiny_tokenizer
@@ -22,31 +22,31 @@ from tiny_models import tiny_model, tiny_tokenizer
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 
-def arrivals(turns: ModelTurns) -> threading.Semaphore:
-    """Counts who has begun to wait for a turn, or to ask whether it is theirs."""
-    seen, waiting = threading.Semaphore(0), turns._changed.wait_for
+def arrivals(lock: ModelLock) -> threading.Semaphore:
+    """Counts who has begun to wait for the lock, or to ask whether it is free."""
+    seen, waiting = threading.Semaphore(0), lock._changed.wait_for
 
     def wait_for(*arguments: Any) -> bool:
         seen.release()
         return waiting(*arguments)
 
-    turns._changed.wait_for = wait_for  # type: ignore[method-assign]
+    lock._changed.wait_for = wait_for  # type: ignore[method-assign]
     return seen
 
 
 def test_the_background_comes_after_calls_that_wait() -> None:
-    turns, order = ModelTurns(), []
-    seen = arrivals(turns)
+    lock, order = ModelLock(), []
+    seen = arrivals(lock)
 
     def call(name: str) -> None:
-        with turns:
+        with lock:
             order.append(name)
 
     def background() -> None:
-        with turns.when_idle():
+        with lock.when_idle():
             order.append("background")
 
-    with turns:
+    with lock:
         assert seen.acquire()
         behind = threading.Thread(target=background)
         behind.start()
@@ -56,22 +56,22 @@ def test_the_background_comes_after_calls_that_wait() -> None:
             each.start()
         for _ in calls:
             assert seen.acquire()
-        assert turns.locked()
+        assert lock.locked()
     for thread in (*calls, behind):
         thread.join()
     assert (sorted(order[:2]), order[2]) == (["a", "b"], "background")
-    assert not turns.locked()
+    assert not lock.locked()
 
 
-def test_a_call_waits_for_a_turn_in_the_background() -> None:
-    turns, order = ModelTurns(), []
-    seen = arrivals(turns)
+def test_a_call_waits_for_the_background_to_let_the_lock_go() -> None:
+    lock, order = ModelLock(), []
+    seen = arrivals(lock)
 
     def call() -> None:
-        with turns:
+        with lock:
             order.append("call")
 
-    with turns.when_idle():
+    with lock.when_idle():
         assert seen.acquire()
         thread = threading.Thread(target=call)
         thread.start()
@@ -81,33 +81,33 @@ def test_a_call_waits_for_a_turn_in_the_background() -> None:
     assert order == ["background", "call"]
 
 
-def test_errors_end_a_turn() -> None:
-    turns = ModelTurns()
-    for turn in (turns, turns.when_idle()):
+def test_errors_release_the_lock() -> None:
+    lock = ModelLock()
+    for held in (lock, lock.when_idle()):
         try:
-            with turn:
-                assert turns.locked()
+            with held:
+                assert lock.locked()
                 raise KeyError
         except KeyError:
             pass
-        assert not turns.locked()
-    with turns.when_idle():
+        assert not lock.locked()
+    with lock.when_idle():
         pass
 
 
 def test_who_gives_up_in_the_queue_is_no_longer_waited_for() -> None:
     """Neither behind a call nor behind the background; which lets calls go first, and so comes to its turn."""
-    turns, gone = ModelTurns(), threading.Event()
+    lock, gone = ModelLock(), threading.Event()
     gone.set()
-    for busy in (turns, turns.when_idle()):
+    for busy in (lock, lock.when_idle()):
         with busy:
             for interrupt, error in ((Interrupt(gone), CallCancelledError), (Interrupt(None, 0.01), CallTimeoutError)):
                 somebody = contextvars.Context()
                 with pytest.raises(error):
-                    somebody.run(turns.turn(interrupt).__enter__)
-            assert turns.locked()
-        assert not turns.locked()
-    background = threading.Thread(target=lambda: turns.when_idle().__enter__(), daemon=True)
+                    somebody.run(lock.hold(interrupt).__enter__)
+            assert lock.locked()
+        assert not lock.locked()
+    background = threading.Thread(target=lambda: lock.when_idle().__enter__(), daemon=True)
     background.start()
     background.join(WAIT)
     assert not background.is_alive()

@@ -43,7 +43,7 @@ from semshare_core.prefill.selective import Prefilled
 from semshare_core.prefilled import PrefilledRequest, RequestPlan
 from semshare_core.process.interrupt import NEVER, Interrupt
 from semshare_core.prompt.encode import EncodedPrompt, Prompt, encode
-from semshare_core.quality.uncalibrated import say_once
+from semshare_core.quality.uncalibrated import warn_once
 from semshare_core.report import ReuseReport
 from semshare_core.runtime import Runtime
 from semshare_core.select import selection_for
@@ -181,7 +181,7 @@ class Request:
             calibration=self.runtime.calibration,
         )
         if made.calibration == UNCALIBRATED and self.runtime.calibration is None:
-            say_once(self.runtime.model, self.goal.level)
+            warn_once(self.runtime.model, self.goal.level)
         return made
 
     @property

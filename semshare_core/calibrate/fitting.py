@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from semshare_core.budget.calibration import Calibration, Observation, choices, measured, padded
+from semshare_core.budget.calibration import Calibration, Observation, choices, kl_table, padded
 from semshare_core.budget.cost import CostModel
 from semshare_core.budget.features import PlanFeatures, feature_matrix
 from semshare_core.budget.forecast import Forecast, log_kl
@@ -31,14 +31,14 @@ def fit_calibration(
         observations: the pairs that were measured.
         fingerprint: of model, tokenizer and dtype.
         prompts: what the pairs are, in words.
-        ratios: that were tried.
+        ratios: the recompute ratios.
 
     Raises:
         ConfigError: too few observations to show that a promise is kept.
     """
     check_enough(len(observations))
     plans = [item.features for item in observations]
-    kl = measured(observations, ratios)
+    kl = kl_table(observations, ratios)
     tokens = token_counts(plans)
     forecast, spread, errors = cross_fitted(plans, kl, ratios)
     kinds = [item.kind for item in observations]

@@ -11,7 +11,7 @@ import math
 from collections.abc import Callable, Iterable, Sequence
 from hashlib import blake2b
 
-from semshare_core.budget.calibration import Observation, tried
+from semshare_core.budget.calibration import Observation, measured_ratios
 from semshare_core.budget.levels import MEASURED_TOKENS
 from semshare_core.calibrate.journal import Journal
 from semshare_core.calibrate.prompts import CalibrationPair
@@ -46,7 +46,7 @@ def observe(engine: SemShareEngine, pair: CalibrationPair, ratios: Sequence[floa
         with computing(engine.model):
             answer, expected = Continuation(engine.model, full.cache).greedy(full.logits, min(MEASURED_TOKENS, room))
         kl, seconds = [], []
-        for ratio in tried(features) if ratios is None else ratios:
+        for ratio in measured_ratios(features) if ratios is None else ratios:
             reused = engine.prefill(
                 pair.target, reuse=ReusePolicy(recompute_ratio=ratio), store=False, namespace=_NAMESPACE
             )

@@ -12,7 +12,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from semshare_core.budget.calibration import RATIOS, Calibration, chosen, measured
+from semshare_core.budget.calibration import RATIOS, Calibration, chosen, kl_table
 from semshare_core.budget.forecast import log_kl
 from semshare_core.budget.levels import BOUNDS
 from semshare_core.calibrate.fitting import check_enough, cross_fitted, fit_calibration
@@ -82,7 +82,7 @@ def _table(made: Calibration) -> Table:
     for column in ("level", "bound (KL)", "margin", "mean ratio", "computed in full", "beyond the bound"):
         table.add_column(column)
     plans = [item.features for item in made.observations]
-    kl = measured(made.observations, made.ratios)
+    kl = kl_table(made.observations, made.ratios)
     forecast, spread, _ = cross_fitted(plans, kl, made.ratios)
     for level, bound in BOUNDS.items():
         margin = made.margins[level]

@@ -61,7 +61,7 @@ def test_a_calibration_comes_back_as_it_was(tmp_path: Path) -> None:
 def test_what_is_no_calibration_is_said_to_be_none(tmp_path: Path, text: str) -> None:
     path = tmp_path / "bad.json"
     path.write_text(text, encoding="utf-8", errors="surrogateescape")
-    with pytest.raises(ConfigError, match="is no calibration"):
+    with pytest.raises(ConfigError, match="is not a calibration"):
         calibration_files.read_calibration(path)
 
 

@@ -160,7 +160,7 @@ def test_a_calibration_is_taken_by_its_own_model_only(own_cache: Path) -> None:
     model, tokenizer = tiny_model("llama"), tiny_tokenizer()
     found = fit_calibration(observations(60), identity(model, tokenizer), "made up", RATIOS)
     assert tiny_engine(calibration=found).calibration is found
-    with pytest.raises(ConfigError, match=rf"{found.name} is that of another model \(Llama.*, float32\).*Qwen2"):
+    with pytest.raises(ConfigError, match=rf"{found.name} belongs to another model \(Llama.*, float32\).*Qwen2"):
         SemShareEngine(tiny_model("qwen2"), tokenizer, calibration=found)
     halved = tiny_model("llama").to(torch.bfloat16)
     with pytest.raises(ConfigError, match=r"than this one \(LlamaForCausalLM, bfloat16\).*weights, dtype differ"):
@@ -169,7 +169,7 @@ def test_a_calibration_is_taken_by_its_own_model_only(own_cache: Path) -> None:
 
 @pytest.mark.parametrize("asked", ["my.json", Path("my.json"), {"format": 7}], ids=["text", "path", "dict"])
 def test_what_is_no_calibration_is_refused(asked: object) -> None:
-    with pytest.raises(ConfigError, match=r"is no calibration: .*read_calibration\(path\)"):
+    with pytest.raises(ConfigError, match=r"is not a calibration: .*read_calibration\(path\)"):
         tiny_engine(calibration=asked)
 
 
@@ -177,7 +177,7 @@ def test_another_models_calibration_under_this_ones_name_is_warned_of_and_not_us
     model, tokenizer = tiny_model("llama"), tiny_tokenizer()
     theirs = fit_calibration(observations(60), PARTS, "made up", RATIOS)
     write_calibration(theirs, calibration_file(identity(model, tokenizer)))
-    with pytest.warns(QualityWarning, match=r"is that of another model .*counts as uncalibrated"):
+    with pytest.warns(QualityWarning, match=r"belongs to another model .*counts as uncalibrated"):
         assert find_calibration(model, tokenizer) is None
 
 

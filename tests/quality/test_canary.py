@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -105,7 +107,7 @@ def test_what_is_recomputed_in_full_does_not_diverge() -> None:
 
 def test_a_prompt_that_fills_the_context_is_checked_as_far_as_it_goes() -> None:
     engine = engine_of(recompute_ratio=0.3)
-    engine.context = len(engine.token_ids(reordered(QUESTIONS[0]))) + 3
+    engine._runtime = replace(engine._runtime, context=len(engine.token_ids(reordered(QUESTIONS[0]))) + 3)
     report = engine.prefill(reordered(QUESTIONS[0])).report
     assert engine.canary.wait()
     assert report.canary is not None

@@ -32,9 +32,10 @@ notebooks: $(STAMP) ## The cookbook's notebooks, run from top to bottom
 docs: $(STAMP) ## The documentation, into docs/_build; a warning is an error
 	$(BIN)/python -m sphinx -n -W --keep-going -q -b html docs docs/_build
 
-lint: $(STAMP) ## ruff: rules and formatting
+lint: $(STAMP) ## ruff: rules and formatting; import-linter: which room may import which
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/lint-imports --no-cache --no-logo
 
 types: $(STAMP) ## mypy
 	$(BIN)/mypy

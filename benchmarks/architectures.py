@@ -31,6 +31,7 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
 from semshare_core import ReusePolicy, SemShareEngine
 from semshare_core.errors import SemShareError
 from semshare_core.match.plan import Source
+from semshare_core.model.cache_argument import with_cache
 from semshare_core.prefill.cache import MergedCache
 
 _VOCABULARY = 259
@@ -147,7 +148,7 @@ def _logits(model: PreTrainedModel, ids: list[int]) -> Tensor:
 def _full_cache(model: PreTrainedModel, ids: list[int]) -> Cache:
     cache = MergedCache(model.config.get_text_config(decoder=True).num_hidden_layers, len(ids))
     with torch.no_grad():
-        model(torch.tensor([ids], device=model.device), past_key_values=cache, use_cache=True)
+        model(torch.tensor([ids], device=model.device), **with_cache(model, cache), use_cache=True)
     return cache
 
 

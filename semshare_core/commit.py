@@ -10,18 +10,18 @@ from functools import partial
 
 import numpy as np
 import torch
-from transformers.cache_utils import Cache
 
+from semshare_core.compress.live.compressed import CompressedCache
 from semshare_core.embed.prompt_vectors import NO_VECTORS
 from semshare_core.errors import CallCancelledError, CallTimeoutError
-from semshare_core.match.plan import Source, Tokens
-from semshare_core.match.prefix import common_prefix
+from semshare_core.match.plan import Source
 from semshare_core.pool import Entry
 from semshare_core.prefill.cache import kv_bytes, to_torch
 from semshare_core.prefilled import PrefilledRequest
 from semshare_core.prompt.retokenize import retokenized
 from semshare_core.quality.replay import Replay
 from semshare_core.report import ReuseReport
+from semshare_core.tokens import Tokens, common_prefix
 
 
 def commit(
@@ -82,7 +82,7 @@ def report_of(prefilled: PrefilledRequest, first_token_at: float, generated: int
         prefill_ms=1e3 * (first_token_at - prefilled.started),
         ttft_ms=1e3 * (first_token_at - request.arrived),
         decode_ms=1e3 * (time.perf_counter() - first_token_at),
-        kv_bytes=_compressed_bytes(prefilled.cache, n - 1) if prefilled.compressed else bytes_full,
+        kv_bytes=prefilled.cache.prompt_bytes if isinstance(prefilled.cache, CompressedCache) else bytes_full,
         kv_bytes_full=bytes_full,
         depth=int(prefilled.depths.max(initial=0)),
         calibration=decision.calibration,
@@ -144,15 +144,3 @@ def _with_answer(prefilled: PrefilledRequest, generated: list[int]) -> Tokens:
         cache.finish(known)
         return tokens[:known]
     return again
-
-
-def _compressed_bytes(cache: Cache, prompt_rows: int) -> int:
-    """Bytes that a compressed cache had for the first ``prompt_rows`` tokens."""
-    total = 0
-    for layer in cache.layers:
-        assert isinstance(layer.keys, torch.Tensor)
-        assert isinstance(layer.values, torch.Tensor)
-        rows = prompt_rows - layer.dropped
-        per_row = layer.keys[:, :, :1].numel() + layer.values[:, :, :1].numel()
-        total += rows * per_row * layer.keys.element_size()
-    return total

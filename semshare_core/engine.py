@@ -36,7 +36,7 @@ from semshare_core.opening import open_pool
 from semshare_core.prefill.selective import SelectivePrefill
 from semshare_core.prefill.trial import try_out
 from semshare_core.process import forking
-from semshare_core.process.faiss_import import one_thread
+from semshare_core.process.faiss_import import import_faiss, one_thread
 from semshare_core.process.interrupt import NEVER, Interrupt, check_limits
 from semshare_core.process.kept_errors import keeps_no_rows
 from semshare_core.prompt.encode import Chat, Prompt
@@ -46,6 +46,8 @@ from semshare_core.report import ReuseReport
 from semshare_core.request import Request
 from semshare_core.runtime import Runtime
 from semshare_core.streaming import Generation, Piece, Put, stream_pieces
+
+import_faiss()  # fail here, with the extra to install, rather than in the middle of a call
 
 DEFAULT_NAMESPACE = "default"
 

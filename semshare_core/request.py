@@ -23,30 +23,30 @@ from semshare_core.budget.features import PlanFeatures
 from semshare_core.budget.goal import Goal, Mode
 from semshare_core.budget.governor import UNCALIBRATED, Decision, decide, plan_features
 from semshare_core.commit import commit
-from semshare_core.compress.retention import retain
+from semshare_core.compress.live.compressed import compressed, compressor_for
 from semshare_core.config import ReusePolicy
 from semshare_core.decode.generate import Decoded, Sampling, check_logits, decode
 from semshare_core.embed.prompt_vectors import NO_VECTORS
-from semshare_core.errors import ConfigError, DamagedFileError, PoolWarning, UnsupportedModelError
+from semshare_core.errors import ConfigError, DamagedFileError, PoolWarning
 from semshare_core.lookup.find import Lookup, find
 from semshare_core.lookup.search import Wanted
-from semshare_core.match.plan import ReusePlan, Tokens
+from semshare_core.match.plan import ReusePlan
 from semshare_core.model import autocast
 from semshare_core.model.attention.bit_blocks import block_of
-from semshare_core.model.attention.grouped import grouped_attention, uses_sdpa
+from semshare_core.model.attention.grouped import grouped_attention
 from semshare_core.model.computing import computing
 from semshare_core.model.support import vocabulary_size
 from semshare_core.pool import Entry
-from semshare_core.prefill.attention_probe import tail_attention
 from semshare_core.prefill.cache import InterruptibleCache, to_torch
-from semshare_core.prefill.selective import Prefilled
 from semshare_core.prefilled import PrefilledRequest, RequestPlan
 from semshare_core.process.interrupt import NEVER, Interrupt
 from semshare_core.prompt.encode import EncodedPrompt, Prompt, encode
 from semshare_core.quality.uncalibrated import warn_once
 from semshare_core.report import ReuseReport
+from semshare_core.report.reasons import NO_REASON, Reason
 from semshare_core.runtime import Runtime
 from semshare_core.select import selection_for
+from semshare_core.tokens import Tokens
 
 T = TypeVar("T")
 
@@ -149,10 +149,11 @@ class Request:
         """
         movable = self._movable(reserve)
         if self.goal.mode is Mode.OFF:
-            return RequestPlan(self._nothing(), Decision(None, "reuse is off", bypassed=True), movable, reserve)
+            return RequestPlan(
+                self._nothing(), Decision(None, Reason.REUSE_OFF.text(), bypassed=True), movable, reserve
+            )
         if not movable:
-            limit = self.runtime.movable_tokens
-            reason = f"the rotary frequencies change beyond {limit} tokens, so rows cannot be moved"
+            reason = Reason.BEYOND_ROTARY_LIMIT.text(limit=self.runtime.movable_tokens)
             return RequestPlan(self._nothing(), Decision(None, reason, bypassed=True), movable, reserve)
         lookup = self.look_up()
         return RequestPlan(lookup, self._decide(lookup), movable, reserve)
@@ -171,7 +172,7 @@ class Request:
 
     def _decide(self, lookup: Lookup) -> Decision:
         if self.goal.mode is Mode.LOSSLESS:
-            return Decision(None, "" if lookup.plan.prefix_tokens else "nothing to reuse")
+            return Decision(None, NO_REASON if lookup.plan.prefix_tokens else Reason.NOTHING_TO_REUSE.text())
         made = decide(
             lookup.plan,
             self.goal,
@@ -212,7 +213,7 @@ class Request:
         """
         runtime, n = self.runtime, len(self.tokens)
         ids = to_torch(self.tokens, runtime.model.device)
-        compresses = self.goal.policy.retention is not None and n > 1 and self.goal.approximates
+        compressor = compressor_for(self.goal.policy) if n > 1 and self.goal.approximates else None
         started = time.perf_counter()
         recompute = planned.decision.recompute
         if recompute is None:
@@ -222,7 +223,7 @@ class Request:
                 planned.lookup.plan,
                 planned.lookup.entries,
                 n + planned.reserve,
-                complete=compresses,
+                complete=compressor is not None,
                 interrupt=self.interrupt,
             )
         else:
@@ -233,30 +234,17 @@ class Request:
                 recompute,
                 selection_for(self.goal.policy),
                 n + planned.reserve,
-                zero_fuzzy=self.goal.policy.zero_fuzzy,
                 interrupt=self.interrupt,
             )
-        cache = self._compress(ids, prefilled) if compresses else prefilled.cache
+        cache: InterruptibleCache = prefilled.cache
+        if compressor is not None:
+            cache = compressed(compressor, runtime.model, runtime.prefill.spec, ids, prefilled.cache)
         return PrefilledRequest(self, planned, ids, prefilled, cache, started)
 
     def _attention(self, planned: RequestPlan) -> AbstractContextManager[None]:
         """That of rows behind others; a prompt that stands alone is computed in one pass, where it is of no use."""
         alone = planned.decision.recompute is None and self.runtime.prefill.stands_alone(planned.lookup.plan)
         return nullcontext() if alone else grouped_attention(self.runtime.model)
-
-    def _compress(self, ids: Tensor, prefilled: Prefilled) -> InterruptibleCache:
-        retention = self.goal.policy.retention
-        assert retention is not None
-        model, spec = self.runtime.model, self.runtime.prefill.spec
-        if any(spec.windows) or not uses_sdpa(model) or not spec.observable:
-            raise UnsupportedModelError(
-                "retention leaves layers of different lengths, which needs full attention in every layer, "
-                "attn_implementation='sdpa' and weights that can be watched; use a policy with retention=None for this "
-                "model."
-            )
-        n_rows = len(ids) - 1
-        attention = tail_attention(model, spec, prefilled.cache, ids, n_rows, retention.window)
-        return retain(prefilled.cache, attention, retention)
 
     # --- decode and commit -------------------------------------------------------------------------------------------
 

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from importlib import import_module
+from importlib.util import find_spec
 from typing import Any
 
 from benchmarks.same_engine import texts
@@ -31,6 +33,9 @@ from benchmarks.same_engine.texts import (
     prompt,
 )
 from semshare_core import PoolConfig, ReusePolicy
+
+if find_spec("semshare_core.slots"):  # the ablations are no part of the core any more
+    import_module("benchmarks.ablations")
 
 Messages = list[dict[str, str]]
 
@@ -126,6 +131,8 @@ METHODS = Scenario(
         Ask("combined, decay", "semantic", EDITED, ratio(schedule="decay")),
         Ask("combined, much changed", "semantic", RETOLD, ratio(0.6)),
         Ask("combined, prefix and moved and fuzzy", "semantic", MIXED, ratio(0.4)),
+        *(Ask(f"combined, {share} of moved", "semantic", MOVED, ratio(share)) for share in (0.06, 0.08, 0.1)),
+        Ask("combined, little to spend", "semantic", EDITED, ratio(0.1)),
         Ask("deviation", "semantic", EDITED, ratio(0.5, selection="deviation")),
         Ask("deviation, decay", "semantic", EDITED, ratio(0.5, selection="deviation", schedule="decay", decay=0.7)),
         Ask("non-exact", "semantic", EDITED, ratio(selection="non_exact")),
@@ -135,7 +142,6 @@ METHODS = Scenario(
         Ask("LSH matching", "semantic", EDITED, ratio(0.4, matching="lsh", selection="deviation")),
         Ask("runs alone", "semantic", MIXED, ratio(0.4, matching="runs")),
         Ask("random matching", "semantic", EDITED, ratio(0.4, matching="random", selection="seams", seed=5)),
-        Ask("zeros for fuzzy rows", "semantic", MIXED, ratio(0.4, zero_fuzzy=True)),
         Ask("nothing but what must be", "semantic", EDITED, ratio(0.0)),
         Ask("everything", "semantic", EDITED, ratio(1.0)),
         Ask("one reference", "semantic", SEVERAL, ratio(0.5, max_references=1)),
@@ -160,7 +166,12 @@ CHUNKS = Scenario(
             prompt(MUSEUM, SCHOOL, BAKERY_RETOLD, WHO_KEEPS),
             ratio(0.6, max_references=2),
         ),
-        Ask("a prefix costs a place", "semantic", f"The ferry {prompt(GARDEN, SCHOOL)}", ratio(max_references=2)),
+        Ask(
+            "a prefix costs a place",
+            "semantic",
+            f"The ferry Aurelia leaves {prompt(GARDEN, SCHOOL)}",
+            ratio(max_references=2),
+        ),
     ),
 )
 CHAIN = Scenario(

@@ -15,7 +15,10 @@ LOGITS = 1e-5
 FLOATS = 1e-9
 """How far plain numbers may lie apart, relative to them."""
 
-RENAMED = {"report: exact_tokens": "report: moved_tokens"}
+RENAMED = {
+    "report: exact_tokens": "report: moved_tokens",
+    "found: barred": "found: blocked_coverage",
+}
 """Values of the old record by the names that they have now."""
 
 REWORDED: dict[str, str] = {}

@@ -95,6 +95,9 @@ class Probe:
     def add_decision(self, decision: dict[str, Any]) -> None:
         self._seen.values |= {f"decision: {name}": value for name, value in decision.items()}
 
+    def add_value(self, name: str, value: Any) -> None:
+        self._seen.values[name] = value
+
     def add_rows(self, rows: Any, last_layer: int) -> None:
         """Only what is computed counts: a pass may end with the keys and values of ``last_layer``."""
         kept = [each.cpu().numpy() if layer <= last_layer else np.zeros(0, int) for layer, each in enumerate(rows)]
@@ -111,15 +114,18 @@ def install() -> Probe:
 
 def with_retention(policy: ReusePolicy, **shares: Any) -> ReusePolicy:
     """``policy``, keeping fewer rows for decoding."""
-    return policy.model_copy(update={"retention": semshare_core.Retention(**shares)})
+    name = "compress" if "compress" in ReusePolicy.model_fields else "retention"
+    return policy.model_copy(update={name: semshare_core.Retention(**shares)})
 
 
 def _watch_before(probe: Probe) -> None:
     """The engine of the tag ``before-the-house``."""
 
     def decided(args: tuple[Any, ...], kwargs: dict[str, Any], decision: Any) -> None:
-        del kwargs
         probe.add_plan("found", args[0])
+        probe.add_value(
+            "found: barred", float(kwargs["blocked_coverage" if "blocked_coverage" in kwargs else "barred"])
+        )
         budget = decision.budget
         probe.add_decision(
             {

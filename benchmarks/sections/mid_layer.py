@@ -20,6 +20,7 @@ from torch import Tensor
 from semshare_core.budget.needs import but_last
 from semshare_core.budget.recompute import RecomputePlan
 from semshare_core.match.plan import ReusePlan, Source
+from semshare_core.model.cache_argument import with_cache
 from semshare_core.pool.entry import View
 from semshare_core.prefill.cache import MergedCache, to_torch
 from semshare_core.prefill.rearrange import lay_rows
@@ -108,6 +109,6 @@ def _run(
             hidden,
             attention_mask=prefill.spec.mask(rows, visible, None, hidden.dtype),
             position_ids=rows[None],
-            past_key_values=cache,
+            **with_cache(layer, cache),
             position_embeddings=model.rotary_emb(hidden, rows[None]),
         )

@@ -18,6 +18,7 @@ from semshare_core.budget.forecast import KL_FLOOR, Forecast, log_kl
 from semshare_core.budget.levels import BOUNDS
 from semshare_core.budget.spread import Spread
 from semshare_core.errors import ConfigError
+from semshare_core.report.reasons import NO_REASON, Reason, ReasonText
 
 RATIOS = (0.05, 0.065, 0.085, 0.11, 0.14, 0.18, 0.25, 0.35, 0.5, 0.58, 0.68, 0.8)
 """Recompute ratios. :func:`measured_ratios` are measured on a pair; a level may take :func:`choices`."""
@@ -119,13 +120,13 @@ class Calibration(BaseModel):
         """The forecast KL in nats. It is a median: half of such calls have a larger KL."""
         return max(0.0, float(np.exp(self.forecast.log_kl(features.vector(ratio))) - KL_FLOOR))
 
-    def difference(self, features: PlanFeatures) -> str:
-        """How a prompt differs from all calibration prompts, in words; empty if it does not differ too much."""
+    def difference(self, features: PlanFeatures) -> ReasonText:
+        """How a prompt differs from all calibration prompts; no reason if it does not differ too much."""
         for name, value in features.shares.items():
             highest = self._highest_shares[name]
             if value > highest + _TOLERANCE:
-                return f"share {name} {value:.0%}, at most {highest:.0%} when calibrated"
-        return ""
+                return Reason.UNLIKE_CALIBRATION.text(feature=name, share=value, highest=highest)
+        return NO_REASON
 
     @functools.cached_property
     def _highest_shares(self) -> dict[str, float]:

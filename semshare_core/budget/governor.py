@@ -16,6 +16,7 @@ from semshare_core.budget.levels import BOUNDS
 from semshare_core.budget.needs import Needs
 from semshare_core.budget.recompute import Budget, Layers, RecomputePlan, plan_recompute
 from semshare_core.match.plan import ReusePlan
+from semshare_core.report.reasons import NO_REASON, Reason, ReasonText
 from semshare_core.select import selection_for
 
 _MIN_SAVED_TOKENS = 64  # fewer cost more in matching and rearranging than they save
@@ -69,7 +70,7 @@ class Decision:
     """
 
     budget: Budget | None
-    reason: str = ""
+    reason: ReasonText = NO_REASON
     bypassed: bool = False
     lossless: bool = False
     calibration: str | None = None
@@ -97,7 +98,7 @@ def decide(
     selection = selection_for(goal.policy)
     needs = Needs.of(plan, selection, fresh_from)
     if not reusable(plan, needs, fresh_from):
-        return Decision(None, "no reference shares more than the prefix" if plan.prefix_tokens else "nothing to reuse")
+        return Decision(None, (Reason.ONLY_THE_PREFIX if plan.prefix_tokens else Reason.NOTHING_TO_REUSE).text())
     if goal.ratio is not None:
         decision = Decision(Budget(goal.ratio, fill=True))
     else:
@@ -123,14 +124,12 @@ def _for_level(
 ) -> Decision:
     if blocked_coverage > LEVEL_RULES[goal.level].max_blocked_coverage:
         # a chain of rewrites has moved away from its last lossless prompt: this prompt becomes the next one
-        share = f"{blocked_coverage:.0%}"
-        reason = f"the prompt that shares {share} more than any other has approximate rows, which may not serve"
+        reason = Reason.APPROXIMATE_REFERENCE.text(share=blocked_coverage)
         return Decision(None, reason, bypassed=True, lossless=True)
     if calibration is None or goal.method:
         decision = _by_rule(features, LEVEL_RULES[goal.level])
-        why = "the model is not calibrated" if calibration is None else "the calibration is that of another method"
-        reason = decision.reason or f"{why}: a fixed share is recomputed"
-        return replace(decision, reason=reason, calibration=UNCALIBRATED)
+        why = Reason.NOT_CALIBRATED if calibration is None else Reason.OTHER_METHOD
+        return replace(decision, reason=decision.reason or why.text(), calibration=UNCALIBRATED)
     return replace(_by_calibration(features, goal.level, calibration), calibration=calibration.name)
 
 
@@ -141,28 +140,28 @@ def _by_calibration(features: PlanFeatures, level: str, calibration: Calibration
     if ratio is None:
         most = max(map(features.computed, calibration.choices(features)), default=features.must)
         share = most / features.tokens
-        reason = f"to recompute {share:.0%} is not expected to keep the KL of {level!r} within {BOUNDS[level].kl}"
+        reason = Reason.BEYOND_BOUND.text(share=share, level=level, bound=BOUNDS[level].kl)
         return Decision(None, reason, bypassed=True)
     saved = features.suffix - features.computed(ratio)
     if saved < _MIN_SAVED_TOKENS:
-        return Decision(None, f"only {saved} of {features.suffix} tokens would be saved", bypassed=True)
+        return Decision(None, Reason.TOO_LITTLE_SAVED.text(saved=saved, tokens=features.suffix), bypassed=True)
     if not calibration.pays(features, ratio):
-        return Decision(None, f"to save {saved} of {features.suffix} tokens would take longer", bypassed=True)
+        return Decision(None, Reason.SLOWER.text(saved=saved, tokens=features.suffix), bypassed=True)
     return Decision(Budget(ratio, fill=True), expected_kl=calibration.expected_kl(features, ratio))
 
 
 def _by_rule(features: PlanFeatures, rule: LevelRule) -> Decision:
     fuzzy = features.fuzzy / features.free
     if fuzzy > rule.max_fuzzy:
-        return _too_different(features, f"{fuzzy:.0%} of the tokens have no identical run")
+        return _too_different(features, Reason.TOO_FUZZY.text(share=fuzzy))
     n, suffix = features.tokens, features.suffix
     computed = max(features.must, min(max(features.worth, int(rule.least * n)), int(rule.ceiling * n)))
     saved = suffix - computed
     if saved < _MIN_SAVED_TOKENS or saved < rule.min_saving * suffix:
-        return Decision(None, f"only {saved} of {suffix} tokens would be saved", bypassed=True)
+        return Decision(None, Reason.TOO_LITTLE_SAVED.text(saved=saved, tokens=suffix), bypassed=True)
     return Decision(Budget(rule.ceiling, fill=False, least=rule.least))
 
 
-def _too_different(features: PlanFeatures, why: str) -> Decision:
+def _too_different(features: PlanFeatures, reason: ReasonText) -> Decision:
     # any two texts share a few common words; to ignore those is no bypass
-    return Decision(None, f"too different: {why}", bypassed=features.moved >= _MIN_SAVED_TOKENS)
+    return Decision(None, reason, bypassed=features.moved >= _MIN_SAVED_TOKENS)

@@ -5,8 +5,8 @@ from __future__ import annotations
 from semshare_core.config import ReusePolicy
 
 _SETTINGS = (
-    *("schedule", "selection", "matching", "zero_fuzzy", "min_similarity", "min_run", "halo", "seam_halo"),
-    *("fresh_tail", "max_references", "max_depth", "retention"),
+    *("schedule", "selection", "matching", "min_similarity", "min_run", "halo", "seam_halo"),
+    *("fresh_tail", "max_references", "max_depth", "compress"),
 )
 
 

@@ -24,6 +24,7 @@ from transformers.generation.streamers import BaseStreamer
 from semshare_core.decode.settings import check_settings, settled_config
 from semshare_core.decode.stop_strings import AnswerText
 from semshare_core.errors import CallCancelledError, CallTimeoutError, ConfigError, NumericalError, SemShareError
+from semshare_core.model.cache_argument import with_cache
 from semshare_core.model.support import vocabulary_size
 from semshare_core.prefill.cache import MergedCache
 from semshare_core.process.interrupt import NEVER, Interrupt
@@ -159,7 +160,7 @@ def decode(
             model.generate(
                 input_ids=ids[None],
                 attention_mask=torch.ones_like(ids)[None],
-                past_key_values=cache,
+                **with_cache(model, cache),
                 generation_config=config,
                 stopping_criteria=[ending],
                 streamer=feed,

@@ -20,10 +20,10 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from semshare_core.errors import ConfigError, MissingDependencyError, ModelError
-from semshare_core.match.plan import Tokens
 from semshare_core.match.token_table import TokenTable
 from semshare_core.process.forking import free
 from semshare_core.prompt.own_tokenizer import decode_ids, encode_text
+from semshare_core.tokens import Tokens
 
 Embed = Callable[[Tokens], NDArray[np.float32]]
 """From a prompt's ids, int64 [n], to float32 [m, dim]: at least one row, all of unit length."""

@@ -14,9 +14,9 @@ from numpy.typing import NDArray
 
 from semshare_core.embed.encoder import Embed
 from semshare_core.errors import EmbeddingWarning, SemShareError
-from semshare_core.match.plan import Tokens
 from semshare_core.process.forking import whole
 from semshare_core.process.interrupt import NEVER, Interrupt
+from semshare_core.tokens import Tokens
 
 NO_VECTORS: NDArray[np.float32] = np.zeros((0, 0), np.float32)
 """Of a prompt that could not be embedded: it is found by its prefix and its runs of tokens alone."""

@@ -10,8 +10,9 @@ from numpy.typing import NDArray
 from semshare_core.budget.goal import Goal
 from semshare_core.lookup.search import Candidates
 from semshare_core.match.coverage import cover
-from semshare_core.match.plan import Tokens
 from semshare_core.pool.entry import Entry
+from semshare_core.slots import MATCHERS
+from semshare_core.tokens import Tokens
 
 Prefix = tuple[Entry, int]
 
@@ -34,8 +35,8 @@ class Choice:
 
 
 def one_partner(goal: Goal) -> bool:
-    """Whether the most similar prompt alone serves, as in the paper, and not whoever covers most."""
-    return goal.policy.matching in ("lsh", "random")
+    """Whether the matcher takes the most similar prompt alone, as in the paper, and not whoever covers most."""
+    return bool(MATCHERS.get(goal.policy.matching).max_partners == 1)
 
 
 def choose(tokens: Tokens, grams: NDArray, prefix: Prefix | None, found: Candidates, goal: Goal) -> Choice:

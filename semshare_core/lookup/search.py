@@ -9,10 +9,10 @@ from numpy.typing import NDArray
 
 from semshare_core.budget.goal import Goal, Mode
 from semshare_core.embed.encoder import Embed
-from semshare_core.match.plan import Tokens
 from semshare_core.model.attention.bit_blocks import whole_blocks
 from semshare_core.pool.entry import Entry
 from semshare_core.pool.pool import ReferencePool
+from semshare_core.tokens import Tokens
 
 
 @dataclass(frozen=True)

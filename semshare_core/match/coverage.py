@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from semshare_core.match.plan import Tokens
 from semshare_core.match.runs import kgram_hashes
+from semshare_core.tokens import Tokens
 
 
 @dataclass(frozen=True)

@@ -11,9 +11,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-Tokens = NDArray[np.int64]
-Positions = NDArray[np.int64]
-
+from semshare_core.tokens import Positions, Tokens
 
 EDIT_TOKENS = 8  # insertions and deletions up to this length count as edits within a text, not as seams
 

@@ -15,7 +15,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from semshare_core.match.plan import Positions, ReferenceTokens, Tokens
+from semshare_core.match.plan import ReferenceTokens
+from semshare_core.tokens import Positions, Tokens
 
 _MULTIPLIER = np.uint64(0x9E3779B97F4A7C15)
 _MAX_PLACES = 16  # a k-gram that stands in more places than this (tables, refrains) is followed in the first ones only

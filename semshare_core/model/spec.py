@@ -15,6 +15,7 @@ from transformers.cache_utils import DynamicCache
 
 from semshare_core.errors import UnsupportedModelError
 from semshare_core.model.attention.grouped import uses_sdpa
+from semshare_core.model.cache_argument import with_cache
 from semshare_core.model.rotary import Rotation, find_rotations
 from semshare_core.model.support import vocabulary_size
 
@@ -117,7 +118,7 @@ def _keys_at(model: PreTrainedModel, takes_position_ids: bool, n: int) -> Callab
     def keys_at(position: int) -> list[Tensor]:
         cache = DynamicCache()
         extra = {"position_ids": torch.tensor([[position]], device=model.device)} if takes_position_ids else {}
-        model(input_ids=token, past_key_values=cache, use_cache=True, **extra)
+        model(input_ids=token, use_cache=True, **with_cache(model, cache), **extra)
         keys = [layer.keys for layer in cache.layers if isinstance(layer.keys, Tensor)]
         if len(keys) != n or any(key.dim() != 4 or key.shape[2] != 1 for key in keys):
             raise UnsupportedModelError(

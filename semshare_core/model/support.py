@@ -12,6 +12,7 @@ from transformers import DynamicCache, PreTrainedConfig, PreTrainedModel, PreTra
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
 
 from semshare_core.errors import TokenizerMismatchError, UnsupportedModelError
+from semshare_core.model.cache_argument import with_cache
 
 UNBOUNDED = 2**31 - 1
 """What :func:`max_context` returns for a model that declares no limit (ALiBi models often do not)."""
@@ -161,8 +162,8 @@ def _probe(model: PreTrainedModel) -> None:
     second[0, -1] = (_PROBE_TOKENS + 1) % rows
     cache = DynamicCache()
     try:
-        before = model(input_ids=first, past_key_values=cache, use_cache=True).logits
-        after = model(input_ids=second, past_key_values=DynamicCache(), use_cache=True).logits
+        before = model(input_ids=first, **with_cache(model, cache), use_cache=True).logits
+        after = model(input_ids=second, **with_cache(model, DynamicCache()), use_cache=True).logits
     except Exception as error:  # the model's own code, which may fail in any way
         raise UnsupportedModelError(
             f"{_name(model.config)} cannot be served: a forward pass over {_PROBE_TOKENS} tokens with a KV cache "

@@ -9,7 +9,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from semshare_core.config import PoolConfig
-from semshare_core.match.prefix import common_prefix
 from semshare_core.pool.due import DueTimes
 from semshare_core.pool.entry import Entry
 from semshare_core.pool.saving import Saving
@@ -17,6 +16,7 @@ from semshare_core.pool.segment import Segment
 from semshare_core.pool.space import Space
 from semshare_core.pool.storage import Storage
 from semshare_core.pool.worth import Worth
+from semshare_core.tokens import common_prefix
 
 
 @dataclass

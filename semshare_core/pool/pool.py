@@ -16,7 +16,6 @@ import torch
 
 from semshare_core.config import PoolConfig
 from semshare_core.errors import DamagedFileError, NotPicklableError, PoolWarning
-from semshare_core.match.plan import Tokens
 from semshare_core.pool.books import Books
 from semshare_core.pool.disk.folder import PoolFolder
 from semshare_core.pool.entry import Entry, View
@@ -29,6 +28,7 @@ from semshare_core.pool.storage import Storage
 from semshare_core.pool.vector_rows import Vectors
 from semshare_core.pool.worth import Worth
 from semshare_core.process import forking
+from semshare_core.tokens import Tokens
 
 _ATTENTION_EQUALS = 8192.0  # tokens; see Worth
 _LONGEST_WAIT = 60.0  # seconds; the clock that says what is due may be set, and runs on while the machine sleeps

@@ -12,7 +12,6 @@ import weakref
 from collections.abc import Callable, Iterator, Sequence
 
 from semshare_core.errors import PoolFileError, PoolWarning
-from semshare_core.match.plan import Tokens
 from semshare_core.pool.disk.folder import PoolFolder
 from semshare_core.pool.disk.record import Record
 from semshare_core.pool.entry import Entry
@@ -21,6 +20,7 @@ from semshare_core.pool.keeper import Keeper
 from semshare_core.pool.segment import Segment
 from semshare_core.pool.storage import Storage
 from semshare_core.pool.vector_rows import Vectors
+from semshare_core.tokens import Tokens
 
 
 class Saving:

@@ -24,6 +24,8 @@ from semshare_core.prefill.cache import MergedCache
 from semshare_core.prefill.forward import RowForward
 
 Reduce = Callable[[Tensor, Tensor], Tensor]
+"""Of one layer: attention float32 [heads, queries, rows] and values [kv_heads, rows, dim] become [..., rows]."""
+
 Collect = Callable[[int, Tensor], None]
 
 
@@ -39,7 +41,7 @@ def tail_attention(
 
     Mean over heads and queries. The cache stays as it is.
     """
-    return _watch_tail(model, spec, cache, ids, n_rows, window, lambda weights, _: weights.mean(dim=(0, 1)))
+    return watch_tail(model, spec, cache, ids, n_rows, window, mean_attention)
 
 
 @torch.no_grad()
@@ -56,10 +58,16 @@ def tail_influence(
         norms = values.float().norm(dim=-1).repeat_interleave(weights.shape[0] // values.shape[0], dim=0)
         return (weights.pow(2).mean(dim=1) * norms.pow(2)).mean(dim=0).sqrt()
 
-    return np.asarray(_watch_tail(model, spec, cache, ids, n_rows, window, reduce).sum(axis=0))
+    return np.asarray(watch_tail(model, spec, cache, ids, n_rows, window, reduce).sum(axis=0))
 
 
-def _watch_tail(
+def mean_attention(weights: Tensor, values: Tensor) -> Tensor:
+    """Mean over heads and queries, [rows]."""
+    return weights.mean(dim=(0, 1))
+
+
+@torch.no_grad()
+def watch_tail(
     model: PreTrainedModel,
     spec: ModelSpec,
     cache: MergedCache,
@@ -68,7 +76,10 @@ def _watch_tail(
     window: int,
     reduce: Reduce,
 ) -> NDArray[np.float64]:
-    """Run the tail once more and reduce each layer's weights [heads, tail, n_rows] and values to [layers, n_rows]."""
+    """What the last ``window`` of the first ``n_rows`` tokens attend to, reduced to [layers, ..., n_rows].
+
+    They run once more for it. The cache stays as it is.
+    """
     n_layers = len(spec.layers)
     tail = torch.arange(max(0, n_rows - window), n_rows, device=ids.device)
     seen: dict[int, Tensor] = {}
@@ -84,11 +95,8 @@ def _watch_tail(
     cache.finish(n_rows)
     if not seen or set(range(n_layers - 1)) - set(seen):
         raise Unobserved(f"only {len(seen)} of {n_layers} layers of {type(model).__name__} show attention weights.")
-    watched = np.zeros((n_layers, n_rows))
-    for layer in range(n_layers):
-        # the pass ends when the last layer has its keys: that layer borrows what the one before saw
-        watched[layer] = seen.get(layer, seen[max(seen)]).cpu().numpy()
-    return watched
+    # the pass ends when the last layer has its keys: that layer borrows what the one before saw
+    return np.stack([seen.get(layer, seen[max(seen)]).cpu().double().numpy() for layer in range(n_layers)])
 
 
 @contextmanager

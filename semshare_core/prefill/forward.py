@@ -20,6 +20,7 @@ from transformers import PreTrainedModel
 from semshare_core.errors import UnsupportedModelError
 from semshare_core.model.attention.bit_blocks import block_of
 from semshare_core.model.attention.query_blocks import query_blocks
+from semshare_core.model.cache_argument import with_cache
 from semshare_core.model.spec import ModelSpec
 from semshare_core.prefill.cache import MergedCache, StopForward
 
@@ -59,18 +60,16 @@ class RowForward:
         """Compute the rows of ``ids`` [n] behind nothing, in one pass and as the model does it by itself."""
         cache.stop_at(len(self.spec.layers) - 1)
         with suppress(StopForward):
-            self._backbone(input_ids=ids[None], past_key_values=cache, use_cache=True)
+            self._backbone(input_ids=ids[None], **with_cache(self._backbone, cache), use_cache=True)
 
     def _call(self, cache: MergedCache, ids: Tensor, positions: Tensor) -> None:
-        extra: dict[str, Any] = {}
+        extra = with_cache(self._backbone, cache)
         if self.spec.takes_position_ids:
             extra["position_ids"] = positions[None]
         # a 4-D mask keeps the model from building one of its own; the hooks replace it
         placeholder = torch.zeros((1, 1, 1, 1), dtype=torch.bool, device=ids.device)
         with suppress(StopForward):
-            self._backbone(
-                input_ids=ids[None], attention_mask=placeholder, past_key_values=cache, use_cache=True, **extra
-            )
+            self._backbone(input_ids=ids[None], attention_mask=placeholder, use_cache=True, **extra)
 
     @contextmanager
     def _hooks(self, parts: list[Tensor], visible: int) -> Iterator[None]:

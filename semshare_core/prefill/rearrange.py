@@ -73,23 +73,18 @@ def lay_rows(
     references: Sequence[ReferenceRows],
     wanted: NDArray[np.bool_],
     *,
-    zero_fuzzy: bool = False,
     zero_new: bool = False,
 ) -> None:
     """Have the cache's rows filled where ``wanted`` [n] holds and the plan serves the token.
 
     Each layer is filled when it is first looked at. Keys are turned to their new positions in float32; where the
-    position does not change they stay bit for bit. ``zero_fuzzy`` writes zeros for fuzzy tokens (the paper's ablation),
-    ``zero_new`` for tokens that nothing serves (whoever reads them before they are computed must not read noise).
+    position does not change they stay bit for bit. ``zero_new`` writes zeros for tokens that nothing serves (whoever
+    reads them before they are computed must not read noise).
     """
     moves = _moves(plan, references, wanted)
     if not moves:
         return
-    zeros = np.zeros(len(plan), bool)
-    if zero_fuzzy:
-        zeros |= wanted & (plan.source == Source.FUZZY)
-    if zero_new:
-        zeros |= plan.source == Source.NEW
+    zeros = (plan.source == Source.NEW) & zero_new
     filling = _Filling(moves, spec, len(cache.layers), to_torch(np.flatnonzero(zeros)))
     for index, layer in enumerate(cache.layers):
         layer.allocate(*moves[0].rows.like(index), spec.devices[index])

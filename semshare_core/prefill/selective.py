@@ -19,6 +19,7 @@ from semshare_core.budget.recompute import Layers, RecomputePlan
 from semshare_core.match.plan import ReusePlan, Source
 from semshare_core.model.attention.bit_blocks import block_of, pieces
 from semshare_core.model.attention.grouped import grouped_attention
+from semshare_core.model.cache_argument import with_cache
 from semshare_core.model.spec import ModelSpec, decoder_layers, examine
 from semshare_core.prefill.attention_probe import hot_tokens, tail_attention, tail_influence
 from semshare_core.prefill.cache import MergedCache, to_torch
@@ -125,12 +126,12 @@ class SelectivePrefill:
     def last_logits(self, cache: Cache, ids: Tensor, pending: int) -> Tensor:
         """Logits [vocabulary] behind ``ids`` [n], whose last ``pending`` rows are computed into ``cache``."""
         n = len(ids)
-        extra: dict[str, Any] = {}
+        extra = with_cache(self.model, cache)
         if self.spec.takes_position_ids:
             extra["position_ids"] = torch.arange(n - pending, n, device=ids.device)[None]
         if self._keeps_logits:
             extra["logits_to_keep"] = 1
-        output = self.model(input_ids=ids[None, n - pending :], past_key_values=cache, use_cache=True, **extra)
+        output = self.model(input_ids=ids[None, n - pending :], use_cache=True, **extra)
         return output.logits[0, -1]
 
     def recompute_tail(self, cache: MergedCache, ids: Tensor, known: int) -> None:
@@ -152,7 +153,6 @@ class SelectivePrefill:
         selection: Selection,
         capacity: int,
         *,
-        zero_fuzzy: bool = False,
         interrupt: Interrupt = NEVER,
     ) -> Prefilled:
         """Reuse what ``plan`` serves and recompute the tokens that matter.
@@ -171,7 +171,7 @@ class SelectivePrefill:
         laid = plan.served & but_last(n)
         if recompute.observes:
             # nothing is known of new tokens yet; what memory held must not be read
-            lay_rows(cache, self.spec, plan, references, laid, zero_fuzzy=zero_fuzzy, zero_new=True)
+            lay_rows(cache, self.spec, plan, references, laid, zero_new=True)
         evidence = Evidence(plan)
         if recompute.watched:
             evidence = self._watch(cache, ids, plan, recompute.watched, selection)
@@ -180,7 +180,7 @@ class SelectivePrefill:
         sets = recompute.rows(selection.priority(evidence) if recompute.ranked else None)
         if not recompute.observes:
             laid[sets[-1]] = False
-            lay_rows(cache, self.spec, plan, references, laid, zero_fuzzy=zero_fuzzy)
+            lay_rows(cache, self.spec, plan, references, laid)
         if recompute.probe:  # all tokens' first rows are in already; the chosen ones pass through again to go deeper
             sets[0] = sets[1]
         if len(sets[0]):

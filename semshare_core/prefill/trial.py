@@ -16,6 +16,7 @@ from transformers.cache_utils import DynamicCache
 
 from semshare_core.errors import UnsupportedModelError
 from semshare_core.model.attention.grouped import grouped_attention
+from semshare_core.model.cache_argument import with_cache
 from semshare_core.model.spec import ModelSpec
 from semshare_core.model.support import vocabulary_size
 from semshare_core.prefill.attention_probe import Unobserved, tail_influence
@@ -40,7 +41,7 @@ def try_out(model: PreTrainedModel, spec: ModelSpec) -> ModelSpec:
     ids = torch.arange(_TOKENS, device=model.device) % vocabulary_size(model)
     n_layers = len(spec.layers)
     plain = DynamicCache()
-    model(input_ids=ids[None], past_key_values=plain, use_cache=True)
+    model(input_ids=ids[None], **with_cache(model, plain), use_cache=True)
     cache = MergedCache(n_layers, _TOKENS)
     everything = torch.arange(_TOKENS, device=ids.device)
     deeper = everything[1::2]

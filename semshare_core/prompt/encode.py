@@ -12,12 +12,11 @@ import numpy as np
 from transformers import PreTrainedTokenizerBase
 
 from semshare_core.errors import PromptError
-from semshare_core.match.plan import Tokens
-from semshare_core.match.prefix import common_prefix
 from semshare_core.prompt.chat_template import check_messages, check_tools, continues, rendered
 from semshare_core.prompt.control_tokens import ControlTokens, control_tokens, texts_of
 from semshare_core.prompt.ids import ids_of
 from semshare_core.prompt.own_tokenizer import encode_text, own_tokenizer
+from semshare_core.tokens import Tokens, common_prefix
 
 
 @dataclass(frozen=True)

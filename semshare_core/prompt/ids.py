@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from semshare_core.errors import PromptError
-from semshare_core.match.plan import Tokens
+from semshare_core.tokens import Tokens
 
 
 def ids_of(prompt: Any) -> Tokens:

@@ -11,9 +11,9 @@ from collections.abc import Sequence
 import numpy as np
 from transformers import PreTrainedTokenizerBase
 
-from semshare_core.match.plan import Tokens
 from semshare_core.prompt.control_tokens import ControlTokens
 from semshare_core.prompt.own_tokenizer import decode_ids, encode_text
+from semshare_core.tokens import Tokens
 
 # so many tokens of the prompt are spelled again with the answer, for those at its border may join with it
 _BEFORE = (*range(16, 0, -1), *range(17, 65))

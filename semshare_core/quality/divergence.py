@@ -19,6 +19,7 @@ from transformers import DynamicCache, PreTrainedModel
 from transformers.cache_utils import Cache
 
 from semshare_core.budget.levels import MEASURED_TOKENS
+from semshare_core.model.cache_argument import with_cache
 
 PassContext = Callable[[], AbstractContextManager[object]]
 """Makes the context in which one forward pass runs, for example a lock."""
@@ -53,9 +54,11 @@ class Continuation:
     @torch.no_grad()
     def read(self, tokens: Tensor, keep: int) -> Tensor:
         """Append ``tokens`` [m] in one pass. Returns the logits [keep, vocabulary] after the last ``keep`` of them."""
-        extra = {"logits_to_keep": keep} if self._keeps_logits else {}
+        extra = with_cache(self._model, self._cache)
+        if self._keeps_logits:
+            extra["logits_to_keep"] = keep
         with self._pass_context():
-            output = self._model(input_ids=tokens[None], past_key_values=self._cache, use_cache=True, **extra)
+            output = self._model(input_ids=tokens[None], use_cache=True, **extra)
             logits: Tensor = output.logits[0, -keep:]
             return logits
 

@@ -11,7 +11,7 @@ from transformers import PreTrainedModel
 from transformers.cache_utils import Cache
 
 from semshare_core.budget.levels import MEASURED_TOKENS
-from semshare_core.compress.retention import RetainedLayer
+from semshare_core.compress.live import RetainedLayer
 from semshare_core.model.autocast import Autocast
 from semshare_core.quality.divergence import Divergence, PassContext, divergence
 
@@ -46,10 +46,10 @@ class Replay:
         """
         layers = []
         for layer in cache.layers:
-            dropped = layer.dropped if isinstance(layer, RetainedLayer) else 0
-            rows = len(ids) - 1 - dropped
             assert isinstance(layer.keys, Tensor)
             assert isinstance(layer.values, Tensor)
+            rows = layer.keys.shape[2] - (layer.get_seq_length() - (len(ids) - 1))  # those of the answer stand behind
+            dropped = len(ids) - 1 - rows
             layers.append(RetainedLayer(layer.keys[:, :, :rows].clone(), layer.values[:, :, :rows].clone(), dropped))
         answer_ids = torch.tensor(answer[:MEASURED_TOKENS], device=ids.device) if answer else None
         return cls(ids, answer_ids, Cache(layers=layers), min(MEASURED_TOKENS, room), weights, Autocast.here())

@@ -55,7 +55,7 @@ class Canary(BaseModel):
 class ReuseReport(BaseModel):
     """What one call reused, recomputed and took. JSON-able: ``report.model_dump_json()``.
 
-    ``prefix + exact + fuzzy + new = prompt`` tokens. Times are milliseconds; ``ttft_ms`` runs from the prompt's arrival
+    ``prefix + moved + fuzzy + new = prompt`` tokens. Times are milliseconds; ``ttft_ms`` runs from the prompt's arrival
     to the first token and contains ``queue_ms``, ``lookup_ms``, ``match_ms`` and ``prefill_ms``.
 
     Attributes:
@@ -64,7 +64,7 @@ class ReuseReport(BaseModel):
         outcome: ``miss``: nothing worth reusing in the pool · ``prefix``: nothing but the rows of a common prefix, as
             they are (lossless if ``depth`` is 0 and no retention drops rows) · ``semantic``: approximate reuse ·
             ``bypass``: reuse was switched off, or would not have paid or been good enough.
-        reason: why, in words.
+        reason: why, in words; ``docs/why.md`` explains each sentence (:mod:`semshare_core.report.reasons`).
         level: the level that was asked for, or ``custom`` for a policy with its own ratio.
         served_level: the level that the call was served at: a stricter one where the canary found the promise broken.
         reference_ids: the pooled prompts that served tokens.
@@ -80,7 +80,7 @@ class ReuseReport(BaseModel):
         depth: approximate reuses behind the rows of this call (0: they are a full prefill's, of which retention may
             drop some).
         stored: the prompt's rows were kept in the pool, for later calls.
-        token_sources: per prompt token 0 new, 1 fuzzy, 2 exact, 3 prefix. What messages carry (:meth:`brief`) has
+        token_sources: per prompt token 0 new, 1 fuzzy, 2 moved, 3 prefix. What messages carry (:meth:`brief`) has
             ``token_runs`` instead.
         token_recomputed: per prompt token 1 if its final row was computed.
         canary: the background check of this call; None if there is none. ``pending`` at first: the engine replaces it
@@ -148,7 +148,7 @@ class ReuseReport(BaseModel):
         """One line for logs and consoles."""
         queued = f" ({self.queue_ms:.0f} in the queue)" if self.queue_ms >= 0.5 else ""
         return (
-            f"{self.outcome}: {self.prompt_tokens} tokens = {self.prefix_tokens} prefix + {self.moved_tokens} exact + "
+            f"{self.outcome}: {self.prompt_tokens} tokens = {self.prefix_tokens} prefix + {self.moved_tokens} moved + "
             f"{self.fuzzy_tokens} fuzzy + {self.new_tokens} new, recompute ratio {self.recompute_ratio:.2f}, "
             f"TTFT {self.ttft_ms:.0f} ms{queued}"
         )
@@ -160,7 +160,7 @@ class ReuseReport(BaseModel):
         rows = [
             ("outcome", f"{self.outcome} ({self.reason})" if self.reason else self.outcome),
             ("level", self._levels()),
-            ("tokens", f"{self.prefix_tokens} prefix, {self.moved_tokens} exact, {self.fuzzy_tokens} fuzzy, "
+            ("tokens", f"{self.prefix_tokens} prefix, {self.moved_tokens} moved, {self.fuzzy_tokens} fuzzy, "
                        f"{self.new_tokens} new of {self.prompt_tokens}"),
             ("recompute ratio", f"{self.recompute_ratio:.3f}"),
             ("TTFT", f"{self.ttft_ms:.0f} ms (queue {self.queue_ms:.0f}, lookup {self.lookup_ms:.1f}, "

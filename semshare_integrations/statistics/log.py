@@ -14,7 +14,7 @@ from semshare_core.process import forking
 from semshare_core.quality.canary_registry import REGISTRY
 from semshare_integrations.statistics.totals import ReuseTotals
 
-_COLUMNS = ("call", "outcome", "prompt", "prefix", "exact", "fuzzy", "new", "ratio", "TTFT ms", "KL")
+_COLUMNS = ("call", "outcome", "prompt", "prefix", "moved", "fuzzy", "new", "ratio", "TTFT ms", "KL")
 
 
 class ReuseLog:
@@ -91,7 +91,8 @@ class ReuseLog:
             return head
         columns, *cells = _table(reports)
         rows = "".join(_row("td", each) for each in cells)
-        return f"{head}<table><thead>{_row('th', columns)}</thead><tbody>{rows}</tbody></table>{_charts(reports)}"
+        table = f"<table><thead>{_row('th', columns)}</thead><tbody>{rows}</tbody></table>"
+        return f'{head}<div style="overflow-x:auto">{table}</div>{_charts(reports)}'
 
 
 def _charts(reports: Sequence[ReuseReport]) -> str:

@@ -77,7 +77,7 @@ class Telemetry:
         about = _about(model, operation)
         by_source = {
             "prefix": report.prefix_tokens,
-            "exact": report.moved_tokens,
+            "moved": report.moved_tokens,
             "fuzzy": report.fuzzy_tokens,
             "new": report.new_tokens,
         }

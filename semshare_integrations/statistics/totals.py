@@ -99,7 +99,7 @@ class ReuseTotals:
         text = (
             f"{calls} ({outcomes}; hit rate {self.hit_rate:.0%}, rows served {self.share_served:.0%}): "
             f"{self.prompt_tokens} prompt tokens = "
-            f"{self.prefix_tokens} prefix + {self.moved_tokens} exact + {self.fuzzy_tokens} fuzzy + {self.new_tokens} "
+            f"{self.prefix_tokens} prefix + {self.moved_tokens} moved + {self.fuzzy_tokens} fuzzy + {self.new_tokens} "
             f"new; mean recompute ratio {self.mean_recompute_ratio:.2f}, total TTFT {self.ttft_ms:.0f} ms, "
             f"KV {self.kv_bytes / 2**20:.1f} of {self.kv_bytes_full / 2**20:.1f} MiB"
         )

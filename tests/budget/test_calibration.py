@@ -10,14 +10,13 @@ import pytest
 
 from decided import decided
 from made_up_calibration import PARTS, made, made_features, observations, plan_of
-from semshare_core import ReusePolicy
+from semshare_core import Retention, ReusePolicy
 from semshare_core.budget.calibration import RATIOS
 from semshare_core.budget.cost import CostModel
 from semshare_core.budget.goal import Goal
 from semshare_core.budget.governor import UNCALIBRATED, plan_features
 from semshare_core.budget.levels import BOUNDS
 from semshare_core.calibrate.fitting import fit_calibration
-from semshare_core.config import Retention
 from semshare_core.errors import ConfigError
 from semshare_core.match.plan import ReusePlan
 from semshare_core.quality import calibration_files
@@ -167,7 +166,7 @@ def test_a_prefix_is_laid_either_way_and_counts_for_neither() -> None:
     [
         ReusePolicy(level="fast", matching="runs"),
         ReusePolicy(level="fast", halo=0),
-        ReusePolicy(level="fast", retention=Retention()),
+        ReusePolicy(level="fast", compress=Retention()),
     ],
     ids=["matching", "halo", "retention"],
 )

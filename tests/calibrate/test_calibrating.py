@@ -12,7 +12,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from made_up_calibration import PARTS, made, observations
 from semshare_core import ReusePolicy, SemShareEngine
-from semshare_core.budget.calibration import RATIOS, Observation, tried
+from semshare_core.budget.calibration import RATIOS, Observation, measured_ratios
 from semshare_core.budget.governor import UNCALIBRATED
 from semshare_core.budget.levels import BOUNDS
 from semshare_core.calibrate import fitting, measuring
@@ -51,7 +51,7 @@ def test_a_pair_is_measured_beside_the_full_prefill_and_leaves_nothing_behind() 
     before = engine.pool.stats().entries
     found = observe(engine, pair(1))
     assert found is not None
-    assert len(found.kl) == len(found.seconds) == len(tried(found.features))
+    assert len(found.kl) == len(found.seconds) == len(measured_ratios(found.features))
     assert found.kl[0] > 0
     assert min(found.kl) >= -1e-6
     assert found.features.tokens == len(engine.token_ids(pair(1).target))

@@ -11,6 +11,7 @@ import torch
 
 from benchmarks.measure import greedy
 from semshare_core import PoolConfig, ReusePolicy, ReuseReport, SemShareEngine
+from semshare_core.model.cache_argument import with_cache
 from semshare_core.prompt.encode import Prompt
 from tiny_models import HEAD_DIM, KV_HEADS, LAYERS, tiny_model, tiny_tokenizer
 from tiny_reuse import PARAGRAPHS, full_logits
@@ -121,7 +122,7 @@ def test_a_prefilled_cache_decodes_on(engine: SemShareEngine, reuse: str | Reuse
     tokens = [int(result.logits.argmax())]
     while len(tokens) < 10:
         step = torch.tensor([[tokens[-1]]])
-        tokens.append(int(engine.model(step, past_key_values=result.cache).logits[0, -1].argmax()))
+        tokens.append(int(engine.model(step, **with_cache(engine.model, result.cache)).logits[0, -1].argmax()))
     assert tokens == expected
 
 

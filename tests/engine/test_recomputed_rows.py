@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-from typing import get_args
-
 import numpy as np
 import pytest
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
+from benchmarks.ablations import zero_rows
 from semshare_core import ReusePolicy
 from semshare_core.budget.recompute import Budget
-from semshare_core.config import SelectionName
 from semshare_core.match.plan import ReusePlan, Source
 from semshare_core.model.spec import examine
 from semshare_core.prefill.selective import SelectivePrefill
+from semshare_core.slots import SELECTIONS
 from tiny_models import VOCAB
 from tiny_reuse import (
     Reference,
@@ -30,7 +29,7 @@ from tiny_reuse import (
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 N = 90
-SELECTIONS = get_args(SelectionName)
+SELECTION_NAMES = SELECTIONS.names()
 
 
 def random_plan(seed: int, prefix: int) -> tuple[np.ndarray, ReusePlan, list[Reference]]:
@@ -60,9 +59,9 @@ def forced(plan: ReusePlan, fresh_from: int) -> np.ndarray:
     return must & (plan.source != Source.PREFIX)
 
 
-@pytest.mark.parametrize("selection", SELECTIONS)
+@pytest.mark.parametrize("selection", SELECTION_NAMES)
 @pytest.mark.parametrize("prefix", [0, 25], ids=["cold", "prefix"])
-def test_the_question_is_computed_and_the_prefix_never(selection: SelectionName, prefix: int) -> None:
+def test_the_question_is_computed_and_the_prefix_never(selection: str, prefix: int) -> None:
     prefill = shared_prefill("llama")
     for seed in range(6):
         ids, plan, references = random_plan(seed, prefix)
@@ -80,7 +79,7 @@ def test_the_question_is_computed_and_the_prefix_never(selection: SelectionName,
 
 
 @pytest.mark.parametrize("selection", ["combined", "non_exact", "seams", "random"])
-def test_reused_rows_are_the_references(selection: SelectionName) -> None:
+def test_reused_rows_are_the_references(selection: str) -> None:
     """Values as they were, keys of tokens in place too; moved keys keep their length (they are only turned).
 
     The first two layers may have been measured, which leaves fresh rows there.
@@ -102,10 +101,10 @@ def test_reused_rows_are_the_references(selection: SelectionName) -> None:
         torch.testing.assert_close(laid.norm(dim=-1), original.norm(dim=-1), atol=1e-4, rtol=0)
 
 
-@pytest.mark.parametrize("selection", SELECTIONS)
+@pytest.mark.parametrize("selection", SELECTION_NAMES)
 @pytest.mark.parametrize("schedule", ["constant", "decay"])
 @pytest.mark.parametrize("ratio", [0.0, 0.15, 0.3, 0.5, 0.8, 1.0])
-def test_the_ratio_is_kept(selection: SelectionName, schedule: str, ratio: float) -> None:
+def test_the_ratio_is_kept(selection: str, schedule: str, ratio: float) -> None:
     """All computed rows, the first layer's and the last token's included; only forced tokens may exceed it.
 
     Strategies that rank by deviation compute the first layer in full before they know anything.
@@ -166,9 +165,9 @@ def test_a_first_token_that_was_not_first_is_computed() -> None:
             assert prefilled.recomputed[0] == (computed or fresh_from == 0)
 
 
-@pytest.mark.parametrize("selection", SELECTIONS)
+@pytest.mark.parametrize("selection", SELECTION_NAMES)
 @pytest.mark.parametrize("ratio", [0.0, 0.25, 0.5])
-def test_nothing_need_be_left_to_recompute(selection: SelectionName, ratio: float) -> None:
+def test_nothing_need_be_left_to_recompute(selection: str, ratio: float) -> None:
     """All tokens served, no question: the budget may leave the deeper layers without any row."""
     prefill = shared_prefill("llama")
     ids = random_ids(N, 9)
@@ -190,8 +189,8 @@ def test_nothing_need_be_left_to_recompute(selection: SelectionName, ratio: floa
 
 
 @pytest.mark.parametrize("layers", [1, 2, 3])
-@pytest.mark.parametrize("selection", SELECTIONS)
-def test_shallow_models(layers: int, selection: SelectionName) -> None:
+@pytest.mark.parametrize("selection", SELECTION_NAMES)
+def test_shallow_models(layers: int, selection: str) -> None:
     """Too few layers to measure in one and to choose for the others: every strategy still serves."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
@@ -214,11 +213,14 @@ def test_shallow_models(layers: int, selection: SelectionName) -> None:
 
 
 def test_fuzzy_rows_can_be_left_empty() -> None:
-    """The paper's ablation: zeros where a fuzzy match would stand."""
+    """The paper's ablation: zeros where a fuzzy match would stand, in keys that are turned, too."""
     prefill = shared_prefill("llama")
     ids, plan, references = random_plan(3, 20)
-    policy = ReusePolicy(selection="random", zero_fuzzy=True)
-    prefilled = selective(prefill, torch.as_tensor(ids), plan, references, policy, Budget(0.2, fill=False), N - 4, N)
+    policy = ReusePolicy(selection="random")
+    with zero_rows():
+        prefilled = selective(
+            prefill, torch.as_tensor(ids), plan, references, policy, Budget(0.2, fill=False), N - 4, N
+        )
     left = np.flatnonzero((plan.source == Source.FUZZY) & ~prefilled.recomputed)
     others = np.flatnonzero((plan.source == Source.MOVED) & ~prefilled.recomputed)
     assert len(left)

@@ -10,6 +10,7 @@ import pytest
 from matplotlib.colors import to_hex
 
 from semshare_core import ReuseReport
+from semshare_core.report import colours
 from semshare_core.report.token_strip import SOURCES
 from semshare_integrations.statistics import charts
 
@@ -59,7 +60,8 @@ def test_the_ttft_chart_has_the_estimate_beside() -> None:
     figure = charts.ttft([report(0, 100), report(1, 200), report(2, 200, "prefix")])
     axes = figure.axes[0]
     assert [bar.get_height() for bar in axes.patches] == pytest.approx([203.0, 403.0, 63.0])
-    assert [to_hex(bar.get_facecolor()) for bar in axes.patches][1:] == ["#d55e00", "#0072b2"]
+    outcomes = [colours.OUTCOMES[outcome] for outcome in ("miss", "miss", "prefix")]
+    assert [to_hex(bar.get_facecolor()) for bar in axes.patches] == outcomes
     assert axes.lines[0].get_ydata() == pytest.approx([200.0, 400.0, 400.0])
     assert not charts.ttft([report(0, outcome="prefix")]).axes[0].lines, "no full prefill to estimate from"
 

@@ -256,7 +256,7 @@ def test_totals() -> None:
 def test_the_summary_has_totals_and_a_line_per_call() -> None:
     head, columns, *lines = handler_with(REPORTS).summary().splitlines()
     assert head == (
-        "3 calls (2 miss, 1 semantic; hit rate 33%, rows served 45%): 31 prompt tokens = 4 prefix + 8 exact + "
+        "3 calls (2 miss, 1 semantic; hit rate 33%, rows served 45%): 31 prompt tokens = 4 prefix + 8 moved + "
         "5 fuzzy + 14 new; mean recompute ratio 0.75, total TTFT 131 ms, KV 0.0 of 0.0 MiB"
     )
     assert columns.split() == ["call", "outcome", "prompt", "prefix", "exact", "fuzzy", "new", "ratio", "TTFT", "ms"]

@@ -13,8 +13,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from semshare_core import ReusePolicy
-from semshare_core.match import ReusePlan, Source, TokenTable, build_plan, common_prefix, find_runs, runs
-from semshare_core.match.plan import EDIT_TOKENS, Tokens
+from semshare_core.match import ReusePlan, Source, TokenTable, build_plan, find_runs, runs
+from semshare_core.match.plan import EDIT_TOKENS
+from semshare_core.tokens import Tokens, common_prefix
 
 TABLE = TokenTable(torch.randn(300, 16, generator=torch.Generator().manual_seed(0)))
 K = 3

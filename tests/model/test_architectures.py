@@ -16,11 +16,12 @@ import torch
 
 from semshare_core import ReusePolicy, SemShareEngine
 from semshare_core.budget.recompute import Budget
-from semshare_core.config import Schedule, SelectionName
+from semshare_core.config import Schedule
 from semshare_core.match.plan import ReusePlan, Source
 from semshare_core.prefill.cache import MergedCache
 from semshare_core.prefill.rearrange import lay_rows
 from semshare_core.prefill.selective import Prefilled, SelectivePrefill
+from semshare_core.slots import SELECTIONS
 from tiny_models import SLIDING, SLIDING_WINDOW, TINY, VARYING_ROPE, tiny_model, tiny_tokenizer
 from tiny_reuse import (
     Reference,
@@ -75,7 +76,7 @@ def test_right_rows_give_the_full_prefill(name: str, prefix: int, shift: int) ->
     expected = full_logits(prefill.model, ids, AFTER + 1)
     same, moved = reference_of(prefill.model, ids[:N], "a"), reference_of(prefill.model, ids[:N], "b", offset=shift)
     rng = np.random.default_rng(2)
-    for selection, schedule in product(get_args(SelectionName), get_args(Schedule)):
+    for selection, schedule in product(SELECTIONS.names(), get_args(Schedule)):
         plan = plan_of(N, same, moved)
         plan.serve(prefix, N, Source.MOVED, 1, shift + prefix)
         plan.serve(0, prefix, Source.PREFIX, 0, 0)
@@ -109,7 +110,7 @@ def test_ratio_one_is_the_full_prefill(name: str, prefix: int) -> None:
     other[:prefix] = ids[:prefix]
     reference = reference_of(prefill.model, other)
     expected = full_logits(prefill.model, ids, AFTER + 1)
-    for selection in get_args(SelectionName):
+    for selection in SELECTIONS.names():
         plan = plan_of(N, reference)
         plan.serve(0, N, Source.FUZZY, 0, 0)
         plan.serve(N // 2, N, Source.MOVED, 0, 3)  # plainly wrong

@@ -73,7 +73,7 @@ def test_a_model_whose_attention_is_fixed(attention: str) -> None:
     outcome, everything = logits(engine, WIDE)
     assert outcome == "semantic"
     assert torch.allclose(everything, full, atol=1e-4)
-    with pytest.raises(UnsupportedModelError, match="retention"):
+    with pytest.raises(UnsupportedModelError, match="compress=None"):
         logits(engine, ReusePolicy.paper())
 
 

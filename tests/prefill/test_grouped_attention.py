@@ -8,6 +8,7 @@ import torch
 from transformers import DynamicCache, PreTrainedModel
 
 from semshare_core.model.attention.grouped import grouped_attention, uses_sdpa
+from semshare_core.model.cache_argument import with_cache
 from semshare_core.model.spec import examine
 from semshare_core.prefill.attention_probe import tail_attention
 from semshare_core.prefill.cache import MergedCache
@@ -25,8 +26,8 @@ def tail_logits(model: PreTrainedModel) -> torch.Tensor:
     """Logits of the last tokens behind a cached prefix: several queries, so that there is a mask."""
     ids = torch.as_tensor(random_ids(N, seed=2))[None]
     cache = DynamicCache()
-    model(input_ids=ids[:, :-TAIL], past_key_values=cache, use_cache=True)
-    return model(input_ids=ids[:, -TAIL:], past_key_values=cache, use_cache=True).logits[0]
+    model(input_ids=ids[:, :-TAIL], **with_cache(model, cache), use_cache=True)
+    return model(input_ids=ids[:, -TAIL:], **with_cache(model, cache), use_cache=True).logits[0]
 
 
 @pytest.mark.parametrize("name", GROUPED)

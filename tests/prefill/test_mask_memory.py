@@ -101,7 +101,7 @@ def test_the_largest_tensor_is_a_chunk_of_rows(name: str, reuse: str | ReusePoli
         lambda engine: engine.generate(TARGET.tolist(), max_new_tokens=3),
         lambda engine: list(engine.stream(TARGET.tolist(), max_new_tokens=3)),
         lambda engine: engine.warm([TARGET.tolist()]),
-        lambda engine: engine.prefill(TARGET.tolist(), reuse=ReusePolicy(level="fast", retention=Retention())),
+        lambda engine: engine.prefill(TARGET.tolist(), reuse=ReusePolicy(level="fast", compress=Retention())),
     ],
     ids=["generate", "stream", "warm", "retention"],
 )

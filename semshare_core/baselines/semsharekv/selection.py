@@ -12,8 +12,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from semshare_core.select.base import Evidence, Priority, Selection
+from semshare_core.slots import SELECTIONS
 
 
+@SELECTIONS.register("paper")
 @dataclass(frozen=True)
 class PaperSelection(Selection):
     """HD tokens first, hot ones before cold ones."""

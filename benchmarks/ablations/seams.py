@@ -12,16 +12,23 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from semshare_core.config import ReusePolicy
 from semshare_core.match.distance import since_last
 from semshare_core.match.plan import ReusePlan
 from semshare_core.select.base import Evidence, Priority, Selection
+from semshare_core.slots import SELECTIONS
 
 
+@SELECTIONS.register("seams")
 @dataclass(frozen=True)
 class SeamSelection(Selection):
     """Tokens by distance after a seam; the first ``halo`` are what a level's budget reaches."""
 
     halo: int = 4
+
+    @classmethod
+    def of(cls, policy: ReusePolicy) -> SeamSelection:
+        return cls(halo=policy.seam_halo)
 
     def priority(self, evidence: Evidence) -> Priority:
         distance = since_last(evidence.plan.seams())

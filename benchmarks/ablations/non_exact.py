@@ -11,16 +11,23 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from semshare_core.config import ReusePolicy
 from semshare_core.match.distance import since_last
 from semshare_core.match.plan import ReusePlan
 from semshare_core.select.base import Evidence, Priority, Selection, changed
+from semshare_core.slots import SELECTIONS
 
 
+@SELECTIONS.register("non_exact")
 @dataclass(frozen=True)
 class NonExactSelection(Selection):
     """Changed tokens first, then by distance after them; ``halo`` is how far a level's budget reaches."""
 
     halo: int = 2
+
+    @classmethod
+    def of(cls, policy: ReusePolicy) -> NonExactSelection:
+        return cls(halo=policy.halo)
 
     def priority(self, evidence: Evidence) -> Priority:
         distance = since_last(changed(evidence.plan))

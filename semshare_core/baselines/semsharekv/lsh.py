@@ -9,46 +9,46 @@ and after the target position compete by the inner product of the RoPE'd embeddi
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from semshare_core.match.plan import Positions, Tokens
-from semshare_core.match.token_table import TokenTable
+from semshare_core.match.matchers.base import Candidate, Matcher, PlanRows
 from semshare_core.process.faiss_import import import_faiss
+from semshare_core.slots import MATCHERS
+from semshare_core.tokens import Positions, Tokens
 
 _ROPE_BASE = 10_000.0
-_NO_SCORE = -2.0
 
 
+@MATCHERS.register("lsh")
 @dataclass(frozen=True)
-class LshMatcher:
-    """Nearest reference token by RoPE'd embedding.
+class LshMatcher(Matcher):
+    """Nearest token of the most similar prompt by RoPE'd embedding, for everything behind the prefix.
 
     Attributes:
-        table: token embeddings; their dimension is even.
         bits: sign projections per code.
         neighbours: distinct reference ids that survive the hash stage, per distinct target id.
     """
 
-    table: TokenTable
+    max_partners = 1
+    after_runs = False
     bits: int = 256
     neighbours: int = 4
 
-    def match(self, target: Tokens, wanted: Positions, reference: Tokens) -> tuple[Positions, NDArray[np.float32]]:
-        """Map target positions ``wanted`` [m] to reference positions [m], with their cosine similarities [m]."""
-        if not len(wanted) or not len(reference):
-            return np.full(len(wanted), -1, np.int64), np.full(len(wanted), _NO_SCORE, np.float32)
-        candidates = self._candidates(target[wanted], wanted, reference)
-        scores = self._rope_scores(target[wanted], wanted, reference, candidates)
-        best = scores.argmax(axis=1)
-        row = np.arange(len(wanted))
-        position = candidates[row, best]
-        cosine = np.einsum("md,md->m", self.table.unit(target[wanted]), self.table.unit(reference[position]))
-        return position, cosine.astype(np.float32)
+    def match(self, target: Tokens, wanted: Positions, candidates: Sequence[Candidate]) -> PlanRows:
+        position = self.nearest(target, wanted, candidates[0].tokens)
+        return PlanRows(np.zeros(len(wanted), np.int64), position)
 
-    def _candidates(self, ids: Tokens, wanted: Positions, reference: Tokens) -> Positions:
+    def nearest(self, target: Tokens, wanted: Positions, reference: Tokens) -> Positions:
+        """Positions [m] in ``reference`` for the target's tokens at ``wanted`` [m]."""
+        places = self._places(target[wanted], wanted, reference)
+        scores = self._rope_scores(target[wanted], wanted, reference, places)
+        return places[np.arange(len(wanted)), scores.argmax(axis=1)]
+
+    def _places(self, ids: Tokens, wanted: Positions, reference: Tokens) -> Positions:
         """Reference positions [m, 2 * neighbours]: per surviving id its nearest occurrence on either side."""
         distinct_targets, inverse = np.unique(ids, return_inverse=True)
         distinct_references = np.unique(reference)
@@ -72,17 +72,15 @@ class LshMatcher:
         _, found = index.search(self.table.unit(targets), min(self.neighbours, len(references)))
         return references[found]
 
-    def _rope_scores(
-        self, ids: Tokens, wanted: Positions, reference: Tokens, candidates: Positions
-    ) -> NDArray[np.float32]:
+    def _rope_scores(self, ids: Tokens, wanted: Positions, reference: Tokens, places: Positions) -> NDArray[np.float32]:
         """Inner products of RoPE'd embeddings [m, 2c]; one rotation by the distance does for both sides."""
         half = self.table.dim // 2
         frequency = (_ROPE_BASE ** (-np.arange(half, dtype=np.float32) / half)).astype(np.float32)
-        scores = np.empty(candidates.shape, np.float32)
+        scores = np.empty(places.shape, np.float32)
         query = self.table.unit(ids)
-        for column in range(candidates.shape[1]):
-            rows = self.table.unit(reference[candidates[:, column]])
-            angle = (candidates[:, column] - wanted).astype(np.float32)[:, None] * frequency
+        for column in range(places.shape[1]):
+            rows = self.table.unit(reference[places[:, column]])
+            angle = (places[:, column] - wanted).astype(np.float32)[:, None] * frequency
             along = query[:, :half] * rows[:, :half] + query[:, half:] * rows[:, half:]
             across = query[:, half:] * rows[:, :half] - query[:, :half] * rows[:, half:]
             scores[:, column] = (along * np.cos(angle) + across * np.sin(angle)).sum(axis=1)

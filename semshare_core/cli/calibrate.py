@@ -43,7 +43,7 @@ def calibrate(
     three hours for the demo model on one thread of a busy CPU. A run that is broken off goes on where it stopped.
     """
     from semshare_core.calibrate.journal import Journal
-    from semshare_core.calibrate.measuring import observe_all
+    from semshare_core.calibrate.measuring import measure_pairs
     from semshare_core.config import PoolConfig
     from semshare_core.engine import SemShareEngine
 
@@ -67,7 +67,7 @@ def calibrate(
         count += 1
         console.print(f"[{count}/{len(brought)}, {time.perf_counter() - started:.0f} s] {line}")
 
-    observations = observe_all(engine, brought, tell, journal=journal)
+    observations = measure_pairs(engine, brought, tell, journal=journal)
     source = f"{len(observations)} pairs of {prompts.name if prompts is not None else 'the built-in prompts'}"
     made = fit_calibration(observations, parts, source, RATIOS)
     write_calibration(made, place)

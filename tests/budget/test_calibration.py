@@ -42,7 +42,7 @@ def test_noise_costs_and_a_promise_that_cannot_be_kept_is_not_made() -> None:
 
 
 def test_too_few_pairs_show_nothing() -> None:
-    with pytest.raises(ConfigError, match="44 pairs of prompts are too few: it takes 45"):
+    with pytest.raises(ConfigError, match="44 pairs of prompts are too few: 45 are needed"):
         made(44)
 
 

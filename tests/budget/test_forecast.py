@@ -18,7 +18,7 @@ from semshare_core.budget.features import FEATURES
 from semshare_core.budget.forecast import Forecast, log_kl
 from semshare_core.budget.spread import Spread
 from semshare_core.calibrate.fitting import cross_fitted
-from semshare_core.calibrate.risk import RISK, binomial_tail, margin_for
+from semshare_core.calibrate.risk import MARGIN_RISK, binomial_tail, margin_for
 
 # --- the forecast ---
 
@@ -150,7 +150,7 @@ def test_a_margin_is_evidence_enough_and_never_careless(seed: int, calls: int, n
     index = chosen(forecast, spread, limit, margin)
     taken = index >= 0
     broken = int((taken & (measured[np.arange(calls), np.maximum(index, 0)] > limit)).sum())
-    assert binomial_tail(broken, calls, 0.05) <= RISK
+    assert binomial_tail(broken, calls, 0.05) <= MARGIN_RISK
 
 
 def test_the_promise_holds_for_calls_that_calibration_never_saw() -> None:

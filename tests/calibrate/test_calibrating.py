@@ -18,7 +18,7 @@ from semshare_core.budget.levels import BOUNDS
 from semshare_core.calibrate import fitting, measuring
 from semshare_core.calibrate.fitting import fit_calibration
 from semshare_core.calibrate.journal import Journal
-from semshare_core.calibrate.measuring import observe, observe_all
+from semshare_core.calibrate.measuring import measure_pair, measure_pairs
 from semshare_core.calibrate.prompts import CalibrationPair, default_pairs, read_pairs
 from semshare_core.cli.calibrate import _table
 from semshare_core.cli.main import main
@@ -49,7 +49,7 @@ def test_a_pair_is_measured_beside_the_full_prefill_and_leaves_nothing_behind() 
     engine = tiny_engine()
     engine.warm(["Something of somebody else's that must stay where it is, whatever happens here, for it is theirs."])
     before = engine.pool.stats().entries
-    found = observe(engine, pair(1))
+    found = measure_pair(engine, pair(1))
     assert found is not None
     assert len(found.kl) == len(found.seconds) == len(measured_ratios(found.features))
     assert found.kl[0] > 0
@@ -59,7 +59,7 @@ def test_a_pair_is_measured_beside_the_full_prefill_and_leaves_nothing_behind() 
 
 
 def test_everything_computed_is_the_full_prefill() -> None:
-    found = observe(tiny_engine(), pair(2), ratios=(1.0,))
+    found = measure_pair(tiny_engine(), pair(2), ratios=(1.0,))
     assert found is not None
     assert found.kl[0] == pytest.approx(0, abs=1e-5)
 
@@ -69,7 +69,7 @@ def test_what_cannot_be_measured_is_told_of_and_left_out() -> None:
     same = pair(3, f"{TEXT} Who?")
     same = replace(same, target=same.references[0])
     long = pair(4, "word " * 4000)
-    found = observe_all(tiny_engine(), [same, long, pair(5)], told.append)
+    found = measure_pairs(tiny_engine(), [same, long, pair(5)], told.append)
     assert [item.id for item in found] == ["pair-5"]
     assert "nothing of it could be reused" in told[0]
     assert "left out" in told[1]
@@ -78,18 +78,18 @@ def test_what_cannot_be_measured_is_told_of_and_left_out() -> None:
 def test_a_run_goes_on_where_it_was_broken_off(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "made" / "journal.jsonl"
     engine = tiny_engine()
-    first = observe_all(engine, [pair(0), pair(1)], lambda _: None, journal=Journal(path, PARTS))
+    first = measure_pairs(engine, [pair(0), pair(1)], lambda _: None, journal=Journal(path, PARTS))
     with path.open("a") as file:
         file.write('{"id": "pair-2", "kl": [0.1')
     measured: list[str] = []
 
     def spy(engine: SemShareEngine, each: CalibrationPair) -> Observation | None:
         measured.append(each.id)
-        return observe(engine, each)
+        return measure_pair(engine, each)
 
-    monkeypatch.setattr(measuring, "observe", spy)
+    monkeypatch.setattr(measuring, "measure_pair", spy)
     same_name = replace(pair(1), target=pair(7).target)
-    again = observe_all(engine, [pair(0), same_name, pair(2)], lambda _: None, journal=Journal(path, PARTS))
+    again = measure_pairs(engine, [pair(0), same_name, pair(2)], lambda _: None, journal=Journal(path, PARTS))
     assert measured == ["pair-1", "pair-2"], "other texts under a known name are another pair"
     assert again[0] == first[0]
     assert Journal(path, PARTS).read() == [*first, *again[1:]]

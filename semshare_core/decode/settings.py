@@ -151,10 +151,10 @@ class SettledConfig(GenerationConfig):
 _OF_A_CALL = ("max_new_tokens", "temperature", "stop", "seed", "reuse", "namespace", "store", "timeout")
 
 
-def check_settings(settings: dict[str, Any], also: Iterable[str]) -> None:
-    """Raises :class:`ConfigError` if a call asks for what is unknown or refused. ``also``: other known names."""
+def check_settings(settings: dict[str, Any]) -> None:
+    """Raises :class:`ConfigError` if the settings of a request hold what is unknown or refused."""
     fields = SETTINGS.keys() & GenerationConfig().to_dict().keys()
-    unknown = sorted(settings.keys() - fields - _NO_FIELDS.keys() - set(also))
+    unknown = sorted(settings.keys() - fields - _NO_FIELDS.keys())
     if unknown:
         hint = did_you_mean(unknown, {*fields, *_OF_A_CALL})
         raise ConfigError(f"unknown generation settings: {', '.join(unknown)}.{hint}")
@@ -180,12 +180,6 @@ def settled_config(model: PreTrainedModel, settings: dict[str, Any], *, samples:
     except (ValueError, TypeError) as error:
         raise ConfigError(f"transformers refuses a generation setting: {error}") from error
     return config
-
-
-def own_stop_strings(model: PreTrainedModel) -> tuple[str, ...]:
-    """The strings before which answers end by the model's own config."""
-    told = getattr(model.generation_config, "stop_strings", None) or ()
-    return (told,) if isinstance(told, str) else tuple(told)
 
 
 def warn_of_overridden(model: PreTrainedModel) -> None:

@@ -1,4 +1,4 @@
-"""README and docs: every Python block runs and prints what stands below it, every command exists, every link works."""
+"""README and docs: every Python block runs and prints what is shown, commands exist, links lead somewhere."""
 
 from __future__ import annotations
 
@@ -79,6 +79,7 @@ def test_pages_are_found() -> None:
         "langchain.md",
         "llamaindex.md",
         "weights.md",
+        "extending.md",
         "structures.md",
         "canary.md",
         "pool.md",

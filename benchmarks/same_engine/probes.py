@@ -17,6 +17,7 @@ import importlib
 import pkgutil
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from types import ModuleType
 from typing import Any
@@ -118,12 +119,27 @@ def with_retention(policy: ReusePolicy, **shares: Any) -> ReusePolicy:
     return policy.model_copy(update={name: semshare_core.Retention(**shares)})
 
 
+@contextmanager
+def zeros_for_fuzzy_rows(policy: str | ReusePolicy) -> Iterator[str | ReusePolicy]:
+    """``policy``, serving zeros for fuzzy tokens for the time of the context."""
+    if "zero_fuzzy" in ReusePolicy.model_fields:
+        assert isinstance(policy, ReusePolicy)
+        yield policy.model_copy(update={"zero_fuzzy": True})
+        return
+    from benchmarks.ablations import zero_rows
+
+    with zero_rows():
+        yield policy
+
+
 def _watch_before(probe: Probe) -> None:
     """The engine of the tag ``before-the-house``."""
 
     def decided(args: tuple[Any, ...], kwargs: dict[str, Any], decision: Any) -> None:
         probe.add_plan("found", args[0])
-        probe.add_value("found: barred", float(kwargs["barred"]))
+        probe.add_value(
+            "found: barred", float(kwargs["blocked_coverage" if "blocked_coverage" in kwargs else "barred"])
+        )
         budget = decision.budget
         probe.add_decision(
             {

@@ -26,8 +26,8 @@ from semshare_core.model.computing import computing
 from semshare_core.model.lock import ModelLock
 from semshare_core.model.weights import Weights
 from semshare_core.process import forking
+from semshare_core.process.worker import Worker
 from semshare_core.quality import canary_registry
-from semshare_core.quality.background import Background
 from semshare_core.quality.divergence import Divergence
 from semshare_core.quality.promises import Promises, Tally
 from semshare_core.quality.replay import Replay
@@ -69,7 +69,7 @@ class CanaryWatch:
         self._weights = weights
         self._model_lock = lock
         self._random = random.Random(seed)
-        self._background = Background("semshare-canary", _WAITING_CHECKS)
+        self._worker = Worker("semshare-canary", room=_WAITING_CHECKS)
         self._promises = Promises()
         self._lock = forking.whole(threading.Lock())
         self._counts: Counter[str] = Counter()
@@ -128,7 +128,7 @@ class CanaryWatch:
 
     def wait(self, timeout: float | None = None) -> bool:
         """Wait until all checks are done, at most ``timeout`` seconds; whether they are."""
-        return self._background.wait(timeout)
+        return self._worker.wait(timeout)
 
     def reset(self) -> None:
         """Forget results, counts and errors, and serve every level as it is asked for again."""
@@ -142,7 +142,7 @@ class CanaryWatch:
 
     def close(self) -> None:
         """Drop the checks that wait, end the one that runs, and take no more."""
-        self._background.close()
+        self._worker.close()
 
     # What the engine asks.
 
@@ -158,7 +158,7 @@ class CanaryWatch:
     @property
     def has_room(self) -> bool:
         """Whether another check may wait; if not, no copy of its rows need be made."""
-        return self._background.has_room
+        return self._worker.has_room
 
     def check(self, report: ReuseReport, policy: ReusePolicy, replay: Replay | None) -> None:
         """Have a chosen call checked, and ``report.canary`` tell of it.
@@ -176,7 +176,7 @@ class CanaryWatch:
         if replay is None:
             check.drop()
         else:
-            self._background.ask(check)
+            self._worker.ask(check.run, check.drop)
 
     def spare(self, report: ReuseReport, policy: ReusePolicy) -> None:
         """Count a chosen call that is lossless: a promise is one about all calls.
@@ -204,7 +204,7 @@ class CanaryWatch:
     @contextmanager
     def _turn(self, replay: Replay) -> Iterator[None]:
         with self._model_lock.when_idle(), computing(self._model, replay.autocast):
-            if self._background.closed or self._weights.identity() != replay.weights:
+            if self._worker.closed or self._weights.identity() != replay.weights:
                 raise _Closed
             with grouped_attention(self._model):
                 yield

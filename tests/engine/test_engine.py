@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -103,7 +104,7 @@ def test_sampling_follows_the_reused_rows(engine: SemShareEngine) -> None:
 
 
 def test_the_answer_ends_with_the_context(engine: SemShareEngine) -> None:
-    engine.context = 50
+    engine._runtime = replace(engine._runtime, context=50)
     answer = engine.generate(list(range(40)), max_new_tokens=100)
     assert (len(answer.token_ids), answer.finish_reason) == (10, "length")
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -105,7 +107,8 @@ def test_what_is_recomputed_in_full_does_not_diverge() -> None:
 
 def test_a_prompt_that_fills_the_context_is_checked_as_far_as_it_goes() -> None:
     engine = engine_of(recompute_ratio=0.3)
-    engine.context = len(engine.token_ids(reordered(QUESTIONS[0]))) + 3
+    room = len(engine.token_ids(reordered(QUESTIONS[0]))) + 3
+    engine._runtime = replace(engine._runtime, context=room)
     report = engine.prefill(reordered(QUESTIONS[0])).report
     assert engine.canary.wait()
     assert report.canary is not None
@@ -142,7 +145,7 @@ def test_without_a_canary_nothing_is_checked() -> None:
     engine = engine_of(canary=0.0)
     assert engine.generate(reordered(QUESTIONS[0]), max_new_tokens=4).report.canary is None
     assert engine.canary.counts() == CanaryCounts()
-    assert engine.canary._background._jobs.thread is None
+    assert engine.canary._worker._jobs.thread is None
 
 
 def test_the_seed_chooses_the_share() -> None:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
-from dataclasses import dataclass
 from hashlib import blake2b
 
 import torch
@@ -12,26 +10,9 @@ from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from semshare_core.model.weights.parts import plain_parts
-from semshare_core.pool.disk.checked_file import FORMAT
+from semshare_core.pool.disk.record import Fingerprint
 
 _SAMPLED = 1024  # values of each weight tensor
-
-
-@dataclass(frozen=True)
-class Fingerprint:
-    """The identity of a model and its tokenizer; equal in every process that loads the same.
-
-    Attributes:
-        description: the parts: ``architecture``, ``config``, ``weights``, ``tokenizer``, ``dtype``, ``embedding``,
-            ``format``. Texts, of which ``config``, ``weights`` and ``tokenizer`` are digests.
-    """
-
-    description: Mapping[str, str]
-
-    @property
-    def digest(self) -> str:
-        """32 hexadecimal digits, the name of the folder."""
-        return _digest(json.dumps(dict(self.description), sort_keys=True).encode())
 
 
 def fingerprint(
@@ -53,7 +34,6 @@ def fingerprint(
     }
     return Fingerprint(
         {
-            "format": str(FORMAT),
             "architecture": type(model).__name__,
             "config": _digest(json.dumps(config, sort_keys=True, default=str).encode()),
             "weights": _weights(model) if weights is None else weights,

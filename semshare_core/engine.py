@@ -419,4 +419,5 @@ def _compute_alone() -> None:
     torch.default_generator.seed()  # or all children would sample the same answers
 
 
-forking.in_children(_compute_alone)
+if hasattr(os, "register_at_fork"):  # Windows does not fork
+    os.register_at_fork(after_in_child=_compute_alone)

@@ -65,8 +65,8 @@ class ReuseReport(BaseModel):
         outcome: ``miss``: nothing worth reusing in the pool · ``prefix``: nothing but the rows of a common prefix, as
             they are (lossless if ``depth`` is 0 and no retention drops rows) · ``semantic``: approximate reuse ·
             ``bypass``: reuse was switched off, or would not have paid or been good enough.
-            reason: why, in words; ``docs/why.md`` explains each :class:`semshare_core.report.reasons.Reason`.
-            level: the requested level, or ``custom`` for a policy with its own ratio.
+        reason: why, in words; ``docs/why.md`` explains each :class:`semshare_core.report.reasons.Reason`.
+        level: the requested level, or ``custom`` for a policy with its own ratio.
         served_level: the level that was used: a stricter one where the canary found the promise broken.
         reference_ids: the pooled prompts that served tokens.
         similarity: of the most similar reference, in [0, 1]; None when no search was made.

@@ -25,24 +25,8 @@ _PLAIN = (
     *("model", "namespace", "id", "created", "expires", "kl_bound", "pinned", "uses"),
     *("weights", "steady", "account", "codec", "codec_version"),
 )
-_COLUMNS = ", ".join((*(name for name, _ in _ARRAYS), "vectors", *_PLAIN))
+_COLUMNS = ", ".join((*(name for name, _ in _ARRAYS), "vectors", *_PLAIN))from semshare_core.fingerprint import Fingerprint
 
-
-@dataclass(frozen=True)
-class Fingerprint:
-    """The identity of a model and its tokenizer; equal in every process that loads the same.
-
-    Attributes:
-        description: the parts: ``architecture``, ``config``, ``weights``, ``tokenizer``, ``dtype``, ``embedding``.
-            Texts, of which ``config``, ``weights`` and ``tokenizer`` are digests.
-    """
-
-    description: Mapping[str, str]
-
-    @property
-    def digest(self) -> str:
-        """32 hexadecimal digits."""
-        return blake2b(json.dumps(dict(self.description), sort_keys=True).encode(), digest_size=16).hexdigest()
 
 
 class SegmentRef(NamedTuple):

@@ -31,6 +31,7 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
 from semshare_core import ReusePolicy, SemShareEngine
 from semshare_core.errors import SemShareError
 from semshare_core.match.plan import Source
+from semshare_core.model.cache_argument import with_cache
 from semshare_core.prefill.cache import MergedCache
 
 _VOCABULARY = 259
@@ -132,7 +133,7 @@ def _compared(engine: SemShareEngine) -> tuple[Kind, str]:
     prefilled = engine.prefill(moved, reuse=ReusePolicy(recompute_ratio=0.3), store=False)
     if prefilled.report.outcome != "semantic":
         return "wrong", f"identical text at another place is not reused: {prefilled.report.reason}"
-    reused = np.array(prefilled.report.token_sources) == Source.EXACT
+    reused = np.array(prefilled.report.token_sources) == Source.MOVED
     error = _relative(_first_keys(prefilled.cache)[reused], _first_keys(_full_cache(engine.model, moved))[reused])
     if error > _TOLERANCE:
         return "wrong", f"moved keys are off by {error:.1e} of the largest"
@@ -147,7 +148,7 @@ def _logits(model: PreTrainedModel, ids: list[int]) -> Tensor:
 def _full_cache(model: PreTrainedModel, ids: list[int]) -> Cache:
     cache = MergedCache(model.config.get_text_config(decoder=True).num_hidden_layers, len(ids))
     with torch.no_grad():
-        model(torch.tensor([ids], device=model.device), past_key_values=cache, use_cache=True)
+        model(torch.tensor([ids], device=model.device), **with_cache(model, cache), use_cache=True)
     return cache
 
 

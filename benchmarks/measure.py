@@ -12,6 +12,7 @@ from transformers import DynamicCache, PreTrainedModel
 from transformers.cache_utils import Cache
 
 from semshare_core import ReusePolicy, ReuseReport, SemShareEngine
+from semshare_core.model.cache_argument import with_cache
 from semshare_core.prompt.encode import Prompt
 from semshare_core.quality.divergence import Continuation, Divergence
 
@@ -40,7 +41,7 @@ def full_prefill(model: PreTrainedModel, ids: Tensor) -> tuple[float, Tensor, Dy
     """Seconds from token ids [1, n] to the first token, its logits [vocabulary], and the cache."""
     started = time.perf_counter()
     cache = DynamicCache(config=model.config)
-    logits = model(input_ids=ids, past_key_values=cache, use_cache=True, logits_to_keep=1).logits[0, -1]
+    logits = model(input_ids=ids, **with_cache(model, cache), use_cache=True, logits_to_keep=1).logits[0, -1]
     int(logits.argmax())
     return time.perf_counter() - started, logits, cache
 

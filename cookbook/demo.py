@@ -21,10 +21,13 @@ from rich.text import Text
 from transformers.utils import logging as transformers_logging
 
 from cookbook.demo_chain import ANSWER_TOKENS, Answered, Conversation
-from cookbook.demo_documents import documents, retriever
-from cookbook.demo_page import PageCall, render
+from cookbook.demo_documents import as_context, documents, retriever
+from cookbook.demo_page import Shown, render
+from cookbook.demo_passages import Prompt, origins, place
 from cookbook.demo_questions import QUESTIONS
-from cookbook.demo_table import HEADINGS, answers, closing, row, seconds, table
+from cookbook.demo_summary import notes, seconds
+from cookbook.demo_table import answers, summary, table
+from semshare_core import ReusePolicy
 from semshare_integrations.langchain import SemShareLLM
 
 
@@ -35,7 +38,8 @@ def main() -> None:
     transformers_logging.disable_progress_bar()
     started = time.perf_counter()
     with console.status("Loading the models and reading the documentation ..."):
-        llm = SemShareLLM(model_id="demo", reuse=options.reuse, max_new_tokens=ANSWER_TOKENS)
+        policy = ReusePolicy(level=options.reuse, canary=1.0)  # every answer is compared with the full prefill's
+        llm = SemShareLLM(model_id="demo", reuse=policy, max_new_tokens=ANSWER_TOKENS)
         found_in = documents()
         conversation = Conversation(llm, retriever(found_in))
         conversation.warm_up()
@@ -47,15 +51,13 @@ def main() -> None:
             done = conversation.ask(ask, partial(_say, status, label))
         answered.append(done)
         console.print(Text(f"{number:2}  {_progress(done)}"))
-    console.print()
-    console.print(table(answered))
-    console.print()
-    console.print(answers(answered, console.width - 20))
-    console.print()
-    console.print(closing(answered), highlight=False)
-    options.page.parent.mkdir(parents=True, exist_ok=True)
-    options.page.write_text(_page(llm, answered), encoding="utf-8")
-    console.print(f"\nWhere every prompt token came from: {options.page}", highlight=False, soft_wrap=True)
+    page = options.page.resolve()
+    page.parent.mkdir(parents=True, exist_ok=True)
+    page.write_text(_page(llm, [as_context([each]) for each in found_in], answered), encoding="utf-8")
+    for part in (summary(answered), table(answered), answers(answered, console.width), *notes(answered)):
+        console.print()
+        console.print(part, highlight=False)
+    console.print(f"\nOpen the picture in a browser: {page.as_uri()}", highlight=False, soft_wrap=True)
     console.print(f"Run time {time.perf_counter() - started:.0f} s", style="dim", highlight=False)
 
 
@@ -66,21 +68,21 @@ def _say(status: Status, label: str, step: str) -> None:
 def _progress(done: Answered) -> str:
     report = done.report
     return (
-        f"{done.ask.kind}: {report.outcome}, first token after {seconds(report.ttft_ms)} "
-        f"(full prefill {seconds(done.full_report.ttft_ms)})"
+        f"{done.ask.kind}: first token after {seconds(report.ttft_ms)}, after a full prefill "
+        f"{seconds(done.full_report.ttft_ms)} ({report.outcome})"
     )
 
 
-def _page(llm: SemShareLLM, answered: list[Answered]) -> str:
-    calls = []
+def _page(llm: SemShareLLM, passages: list[str], answered: list[Answered]) -> str:
+    names: dict[str, str] = {}
+    prompts: list[Prompt] = []
+    shown = []
     for number, done in enumerate(answered, start=1):
         tokens = [llm.engine.tokenizer.decode([token]) for token in llm.engine.token_ids(done.prompt)]
-        calls.append(
-            PageCall(
-                done.ask.kind, done.ask.text, tokens, done.report, done.answer, done.full_answer, row(number, done)
-            )
-        )
-    return render(calls, HEADINGS, closing(answered))
+        prompt = place(number, tokens, passages, names)
+        shown.append(Shown(done, prompt, origins(prompt, prompts, done.report)))
+        prompts.append(prompt)
+    return render(shown)
 
 
 def _options() -> argparse.Namespace:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import takewhile
 from operator import itemgetter
 from typing import Any
 
@@ -74,6 +75,8 @@ class Conversation:
             answer = self._run(ask, {"callbacks": [heard]})
         prompt = heard.prompts[-1]
         self._so_far = prompt + answer
+        say("measuring the KL")
+        self.llm.engine.canary.wait()  # so that the check does not slow the full prefill down
         say("full prefill, for comparison")
         with get_semshare_callback() as full:
             full_answer = self.llm.invoke(prompt, reuse="off", store=False)
@@ -90,12 +93,13 @@ class Conversation:
 def agreement(answer: list[int], other: list[int]) -> tuple[int, int]:
     """How many first tokens two answers share, and how many there are to compare (at most ``ANSWER_TOKENS``)."""
     answer, other = answer[:ANSWER_TOKENS], other[:ANSWER_TOKENS]
-    same = 0
-    for ours, theirs in zip(answer, other, strict=False):
-        if ours != theirs:
-            break
-        same += 1
-    return same, max(len(answer), len(other))
+    return same_beginning(answer, other), max(len(answer), len(other))
+
+
+def same_beginning(one: Sequence[object], other: Sequence[object]) -> int:
+    """How many first items two sequences share."""
+    alike = (ours == theirs for ours, theirs in zip(one, other, strict=False))
+    return sum(1 for _ in takewhile(bool, alike))
 
 
 class _Prompts(BaseCallbackHandler):

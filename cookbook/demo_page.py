@@ -1,4 +1,7 @@
-"""The demo's page: every prompt as a heat map of where its tokens came from. One file, no scripts, no downloads."""
+"""The demo's page: what reuse saved, where every passage came from, how close the answers are.
+
+One file without scripts, which loads nothing: the picture first, every number and every token folded up below it.
+"""
 
 from __future__ import annotations
 
@@ -6,134 +9,160 @@ import html
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import groupby
+from pathlib import Path
 
+from cookbook.demo_chain import Answered, same_beginning
+from cookbook.demo_figure import figure
+from cookbook.demo_passages import Prompt
+from cookbook.demo_summary import closeness, key_numbers, notes, numbers, promise, questions, seconds
 from semshare_core import ReuseReport
+from semshare_core.report import colours
 from semshare_core.report.token_strip import SOURCES
+
+_STYLE = Path(__file__).with_name("demo_page.css")
+_TINT = "59"  # how much of a colour lies behind text, as the alpha of a CSS colour: about a third
+
+_HOW_TO_READ = (
+    "The bars show the time from the prompt to the first token. A letter names a passage of the documentation. The "
+    "ribbons lead from its place in an earlier prompt, which has it too, to its place in this one.",
+    "KL(full prefill || SemShare), in nats, says how far the probabilities of the next token lie from those after a "
+    "full prefill; it is the mean over the answer’s tokens. At 0 they are the same. Where two tokens are almost "
+    "equally likely, a small KL is enough to part the answers.",
+)
 
 
 @dataclass(frozen=True)
-class PageCall:
-    """One call: its question, the text of each prompt token, what happened, both answers, its row of the table."""
+class Shown:
+    """One question on the page: what came of it, its prompt, and the earlier prompts that its passages stood in."""
 
-    kind: str
-    question: str
-    tokens: Sequence[str]
-    report: ReuseReport
-    answer: str
-    full_answer: str
-    cells: Sequence[str]
+    done: Answered
+    prompt: Prompt
+    before: Sequence[Prompt]
 
 
-def render(calls: Sequence[PageCall], headings: Sequence[str], note: str) -> str:
+def render(shown: Sequence[Shown]) -> str:
     """The whole page."""
-    rows = "\n".join(_table_row(number, call) for number, call in enumerate(calls, start=1))
-    sections = "\n".join(_section(number, call, headings) for number, call in enumerate(calls, start=1))
+    answered = [each.done for each in shown]
+    longest = max((ms for done in answered for ms in (done.report.ttft_ms, done.full_report.ttft_ms)), default=1.0)
+    sections = "\n".join(_section(each, longest) for each in shown)
+    tiles = "".join(
+        f"<div><dt>{_text(each.meaning)}</dt><dd>{_text(each.value)}</dd></div>" for each in key_numbers(answered)
+    )
     return (
         '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        f"<title>SemShare demo: where every prompt token came from</title>\n<style>{_STYLE}</style>\n</head>\n<body>\n"
-        f"<main>\n<h1>Where every prompt token came from</h1>\n<p>{html.escape(note)}</p>\n{_legend()}\n"
-        f'<div class="wide"><table><thead>{_heading_row(headings)}</thead>\n<tbody>\n{rows}\n</tbody></table></div>\n'
-        f"{sections}\n</main>\n</body>\n</html>\n"
+        f"<title>SemShare demo: what reuse saved</title>\n<style>\n{style()}</style>\n</head>\n<body>\n<main>\n"
+        f"<h1>{questions(answered).capitalize()} about Python’s documentation, each answered twice</h1>\n"
+        "<p>With SemShare, which reuses what earlier prompts computed, and with a full prefill of the same prompt. "
+        "The model is small: judge how close the two answers are, not how good they are.</p>"
+        f'\n<dl class="tiles">{tiles}</dl>\n{_legend()}\n<div class="picture">\n{sections}\n</div>\n'
+        f"<h2>How to read the numbers</h2>\n{_notes(answered)}\n</main>\n</body>\n</html>\n"
     )
 
 
+def style() -> str:
+    """The page's style; its colours are those of the notebooks."""
+    sources = "\n".join(
+        f".{name} {{ fill: {colour}; }} .key.{name} {{ background: {colour}; }} "
+        f".map .{name} {{ background: {colour}{_TINT}; }}"
+        for name, _, colour in SOURCES
+    )
+    outcomes = "\n".join(f".bar.{name} {{ background: {colour}; }}" for name, colour in colours.OUTCOMES.items())
+    return f"{_STYLE.read_text(encoding='utf-8')}\n{sources}\n{outcomes}\n"
+
+
 def heat_map(tokens: Sequence[str], report: ReuseReport) -> str:
-    """The prompt's text, coloured by source; recomputed tokens are underlined.
+    """The prompt's text, coloured by source; computed tokens are underlined.
 
     Neighbours that share source and fate share a span.
 
     Raises:
         ValueError: the report is not about these tokens.
     """
-    sources, fresh = report.token_sources, report.token_recomputed
-    if not len(tokens) == len(sources) == len(fresh):
-        raise ValueError(f"{len(tokens)} tokens, but the report tells of {len(sources)} sources, {len(fresh)} fates.")
+    sources, computed = report.token_sources, report.token_recomputed
+    if not len(tokens) == len(sources) == len(computed):
+        raise ValueError(f"{len(tokens)} tokens, but the report has {len(sources)} sources and {len(computed)} fates.")
     spans = []
-    for (source, computed), run in groupby(zip(tokens, sources, fresh, strict=True), key=lambda item: item[1:]):
-        name = SOURCES[source][0] + (" fresh" if computed else "")
-        spans.append(f'<span class="{name}">{html.escape("".join(text for text, _, _ in run))}</span>')
-    return f'<pre class="map">{"".join(spans)}</pre>'
+    for (source, fresh), run in groupby(zip(tokens, sources, computed, strict=True), key=lambda item: item[1:]):
+        name = SOURCES[source][0] + (" fresh" if fresh else "")
+        spans.append(f'<span class="{name}">{_text("".join(text for text, _, _ in run))}</span>')
+    return f'<pre class="map" tabindex="0" role="region" aria-label="the prompt">{"".join(spans)}</pre>'
 
 
 def _legend() -> str:
-    items = [f'<li><span class="{name}">{name}</span> {meaning}</li>' for name, meaning, _ in SOURCES]
-    items.append('<li><span class="fresh">underlined</span> recomputed, whatever its source</li>')
+    items = [
+        f'<li><span class="key {name}"></span><b>{name}</b> {meaning}</li>' for name, meaning, _ in reversed(SOURCES)
+    ]
+    items.append('<li><span class="key computed"></span><b>computed</b> afresh</li>')
     return f'<ul class="legend">{"".join(items)}</ul>'
 
 
-def _heading_row(headings: Sequence[str]) -> str:
-    return f"<tr>{''.join(f'<th>{html.escape(heading)}</th>' for heading in headings)}</tr>"
-
-
-def _table_row(number: int, call: PageCall) -> str:
-    first, *others = call.cells
-    cells = "".join(f"<td>{html.escape(cell)}</td>" for cell in others)
-    return f'<tr><td><a href="#call-{number}">{html.escape(first)}</a></td>{cells}</tr>'
-
-
-def _section(number: int, call: PageCall, headings: Sequence[str]) -> str:
-    report = call.report
-    reason = f" ({html.escape(report.reason)})" if report.reason else ""
-    answers = f"<p><b>Answer:</b> {html.escape(call.answer)}</p>"
-    if call.answer != call.full_answer:
-        answers += f"\n<p><b>After a full prefill:</b> {html.escape(call.full_answer)}</p>"
-    table = f"<table><thead>{_heading_row(headings)}</thead><tbody>{_table_row(number, call)}</tbody></table>"
-    prompt = f"The prompt: {report.prompt_tokens:,} tokens, {report.recomputed_tokens:,} of them computed"
+def _section(each: Shown, longest: float) -> str:
+    done, number = each.done, each.prompt.question
     return (
-        f'<section id="call-{number}">\n<h2>{number}. {html.escape(call.question)}</h2>\n'
-        f"<p>{html.escape(call.kind)} · {report.outcome}{reason}</p>\n{_bar(report)}\n"
-        f'<div class="wide">{table}</div>\n{answers}\n'
-        f"<details><summary>{prompt}</summary>\n{heat_map(call.tokens, report)}</details>\n</section>"
+        f'<section id="question-{number}">\n<h2><span>{number}</span> {_text(done.ask.text)}</h2>\n'
+        f'<p class="kind">{_text(_kind(done))}</p>\n'
+        f'<div class="both">\n{_bars(done, longest)}\n{figure(each.prompt, each.before, done.report)}\n</div>\n'
+        f"{_answers(done)}\n{_details(each)}\n</section>"
     )
 
 
-def _bar(report: ReuseReport) -> str:
-    """The prompt from its first to its last token as one strip, a piece per run of tokens of one source."""
-    position, pieces = 0, []
-    for source, run in groupby(report.token_sources):
-        length = sum(1 for _ in run)
-        name = SOURCES[source][0]
-        pieces.append(f'<rect class="{name}" x="{position}" width="{length}" height="12"/>')
-        position += length
-    position = 0
-    for computed, run in groupby(report.token_recomputed):
-        length = sum(1 for _ in run)
-        if computed:
-            pieces.append(f'<rect class="mark" x="{position}" y="12" width="{length}" height="4"/>')
-        position += length
-    label = ", ".join(f"{getattr(report, name + '_tokens')} {name}" for name, *_ in reversed(SOURCES))
+def _kind(done: Answered) -> str:
+    reason = f" ({done.report.reason})" if done.report.reason else ""
+    return f"{done.ask.kind} · {done.report.outcome}{reason}"
+
+
+def _bars(done: Answered, longest: float) -> str:
+    """The time to the first token with SemShare and without, in one scale for the whole page; below it the KL."""
+    ours, full = done.report.ttft_ms, done.full_report.ttft_ms
     return (
-        f'<svg role="img" aria-label="{label}" viewBox="0 0 {max(position, 1)} 16" preserveAspectRatio="none">'
-        f"{''.join(pieces)}</svg>"
+        '<dl class="bars">'
+        f"<dt>SemShare</dt>{_bar(done.report.outcome, ours / longest, f'{seconds(ours)} <b>{done.speed_up:.1f}×</b>')}"
+        f"<dt>full prefill</dt>{_bar('bypass', full / longest, seconds(full))}"
+        f"<dt>KL</dt><dd>{closeness(done)} <small>{_text(promise(done))}</small></dd></dl>"
     )
 
 
-_STYLE = """
-:root { color-scheme: light dark; --paper: #fff; --ink: #1c1c1e; --soft: #6b6b70; --line: #d9d9de;
-  --new: #f6c9c4; --fuzzy: #f8dfa6; --exact: #c3e6c5; --prefix: #c5dbf7; --mark: #b3261e; }
-@media (prefers-color-scheme: dark) { :root { --paper: #17181b; --ink: #e8e8ea; --soft: #9d9da5; --line: #3a3b41;
-  --new: #6b302c; --fuzzy: #5e4a15; --exact: #24502a; --prefix: #22446e; --mark: #ff8f85; } }
-body { margin: 0; background: var(--paper); color: var(--ink); font: 16px/1.5 system-ui, sans-serif; }
-main { max-width: 72rem; margin: 0 auto; padding: 1.5rem; }
-h1 { line-height: 1.2; }
-h2 { font-size: 1.15rem; margin: 2.5rem 0 .25rem; }
-h2 + p { margin: 0 0 .75rem; color: var(--soft); }
-a { color: inherit; }
-.wide { overflow-x: auto; }
-table { border-collapse: collapse; font-size: .875rem; font-variant-numeric: tabular-nums; width: 100%; }
-th, td { padding: .3rem .6rem; border-bottom: 1px solid var(--line); text-align: right; vertical-align: bottom; }
-th { font-weight: 600; color: var(--soft); }
-th:nth-child(2), td:nth-child(2), th:nth-child(3), td:nth-child(3) { text-align: left; }
-td:not(:nth-child(2)) { white-space: nowrap; }
-.legend { list-style: none; display: flex; flex-wrap: wrap; gap: .25rem 1.5rem; padding: 0; font-size: .875rem; }
-.legend span { padding: .1rem .4rem; border-radius: .2rem; }
-.new { background: var(--new); fill: var(--new); } .fuzzy { background: var(--fuzzy); fill: var(--fuzzy); }
-.exact { background: var(--exact); fill: var(--exact); } .prefix { background: var(--prefix); fill: var(--prefix); }
-.fresh { text-decoration: underline 2px var(--mark); text-underline-offset: 3px; text-decoration-skip-ink: none; }
-.mark { fill: var(--mark); }
-svg { display: block; width: 100%; height: 20px; margin: .5rem 0; }
-.map { white-space: pre-wrap; overflow-wrap: anywhere; font: 13px/1.7 ui-monospace, monospace;
-  border: 1px solid var(--line); border-radius: .4rem; padding: 1rem; }
-summary { cursor: pointer; color: var(--soft); }
-"""
+def _bar(colour: str, share: float, label: str) -> str:
+    return f'<dd><span class="bar {colour}" style="--share:{share:.4f}"></span><span>{label}</span></dd>'
+
+
+def _answers(done: Answered) -> str:
+    """Both answers side by side; what stands behind their common beginning is marked."""
+    ours, full = done.answer.strip(), done.full_answer.strip()
+    if ours == full:
+        return (
+            f'<dl class="answers"><div><dt>SemShare answers</dt><dd>{_text(ours)}</dd></div>'
+            '<div><dt>full prefill answers</dt><dd class="same">the same, word for word</dd></div></dl>'
+        )
+    words = ours.split(" ")
+    same = len(" ".join(words[: same_beginning(words, full.split(" "))]))
+    return (
+        f'<dl class="answers"><div><dt>SemShare answers</dt><dd>{_parted(ours, same)}</dd></div>'
+        f"<div><dt>full prefill answers</dt><dd>{_parted(full, same)}</dd></div></dl>"
+    )
+
+
+def _parted(answer: str, same: int) -> str:
+    rest = answer[same:].lstrip()
+    begin = answer[: len(answer) - len(rest)]
+    return f"{_text(begin)}<mark>{_text(rest)}</mark>" if rest else _text(answer)
+
+
+def _details(each: Shown) -> str:
+    """Every number of the call, and every token of its prompt."""
+    cells = "".join(
+        f"<div><dt>{_text(name)}</dt><dd>{_text(cell)}</dd></div>" for name, cell in numbers(each.done).items()
+    )
+    return (
+        f'<details><summary>all numbers, and the prompt token by token</summary>\n<dl class="numbers">{cells}</dl>\n'
+        f"{heat_map(each.prompt.tokens, each.done.report)}\n</details>"
+    )
+
+
+def _notes(answered: Sequence[Answered]) -> str:
+    return "\n".join(f"<p>{_text(note)}</p>" for note in (*_HOW_TO_READ, *notes(answered)))
+
+
+def _text(text: str) -> str:
+    return html.escape(text)

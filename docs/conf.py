@@ -4,6 +4,8 @@ Sphinx rather than mkdocs: our docstrings carry Sphinx's cross references, which
 napoleon reads their Google sections; nothing of our own is needed between the two.
 """
 
+import re
+
 from sphinx.application import Sphinx
 
 project = "SemShare"
@@ -40,11 +42,11 @@ nitpick_ignore_regex = [
 ]
 
 
-def link_notebooks(app: object, path: object, page: str, text: list[str]) -> None:
-    """The README's links to notebooks become downloads: they are no pages of the documentation."""
-    text[0] = text[0].replace("](cookbook/", "](path:../cookbook/")
+def link_files(app: object, path: object, page: str, text: list[str]) -> None:
+    """The README's links to files of the repository become downloads: they are no pages of the documentation."""
+    text[0] = re.sub(r"\]\(([A-Z]+\.(?:md|cff))\)", r"](path:../\1)", text[0])
 
 
 def setup(app: Sphinx) -> None:
     """Called by Sphinx."""
-    app.connect("include-read", link_notebooks)
+    app.connect("include-read", link_files)

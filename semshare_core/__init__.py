@@ -1,14 +1,20 @@
-"""SemShare: prefill a prompt from the keys and values of prompts that were read before."""
+"""SemShare: prefill a prompt from the keys and values of prompts that were read before.
 
-from semshare_core.process.faiss_import import import_faiss
+The names are imported when they are first used, so that settings, errors and reports cost no import of torch.
+"""
 
-import_faiss()  # fail here, with the extra to install, rather than in the middle of a call
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
 
-from semshare_core.config import PoolConfig, Retention, ReusePolicy  # noqa: E402
-from semshare_core.engine import Generation, Piece, Prefill, SemShareEngine  # noqa: E402
-from semshare_core.errors import SemShareError  # noqa: E402
-from semshare_core.prompt.encode import Chat  # noqa: E402
-from semshare_core.report import Canary, ReuseReport  # noqa: E402
+if TYPE_CHECKING:
+    from semshare_core.baselines.semsharekv import Retention
+    from semshare_core.config import PoolConfig, ReusePolicy
+    from semshare_core.decode.sampling import SamplingParams
+    from semshare_core.engine import Prefill, SemShareEngine
+    from semshare_core.errors import SemShareError
+    from semshare_core.prompt.encode import Chat
+    from semshare_core.report import Canary, ReuseReport
+    from semshare_core.streaming import Generation, Piece
 
 __all__ = [
     "Canary",
@@ -20,6 +26,34 @@ __all__ = [
     "Retention",
     "ReusePolicy",
     "ReuseReport",
+    "SamplingParams",
     "SemShareEngine",
     "SemShareError",
 ]
+
+_DEFINED_IN = {
+    "Canary": "report",
+    "Chat": "prompt.encode",
+    "Generation": "streaming",
+    "Piece": "streaming",
+    "PoolConfig": "config",
+    "Prefill": "engine",
+    "Retention": "baselines.semsharekv",
+    "ReusePolicy": "config",
+    "ReuseReport": "report",
+    "SamplingParams": "decode.sampling",
+    "SemShareEngine": "engine",
+    "SemShareError": "errors",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _DEFINED_IN:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(import_module(f"{__name__}.{_DEFINED_IN[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -2,18 +2,27 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    SerializationInfo,
+    ValidationError,
+    field_serializer,
+    field_validator,
+    model_validator,
+)
 
 from semshare_core.errors import ConfigError
 from semshare_core.process.paths import absolute
+from semshare_core.slots import CODECS, LIVE_COMPRESSORS, MATCHERS, PRESETS, SELECTIONS
 from semshare_core.suggestion import did_you_mean
 
 Level = Literal["off", "exact", "high", "balanced", "fast"]
-Matching = Literal["ordered", "lsh", "runs", "random"]
-SelectionName = Literal["combined", "deviation", "non_exact", "seams", "paper", "random"]
 Schedule = Literal["constant", "decay"]
 
 LEVELS: tuple[str, ...] = ("off", "exact", "high", "balanced", "fast")
@@ -28,13 +37,20 @@ class Settings(BaseModel):
         try:
             super().__init__(**data)
         except ValidationError as error:
-            details = "; ".join(
-                f"{'.'.join(str(part) for part in item['loc']) or 'value'}={item.get('input')!r}: {item['msg']}"
-                for item in error.errors()
-            )
+            details = "; ".join(_mistake(item) for item in error.errors()).rstrip(".")
             unknown = [str(item["loc"][-1]) for item in error.errors() if item["type"] == "extra_forbidden"]
             hint = did_you_mean(unknown, type(self).model_fields)
             raise ConfigError(f"{type(self).__name__} cannot be built: {details}.{hint}") from error
+
+
+def _mistake(item: Any) -> str:
+    """One of pydantic's errors in words; ours are in words already."""
+    own = item.get("ctx", {}).get("error")
+    if isinstance(own, ConfigError):
+        return str(own)
+    return (
+        f"{'.'.join(map(str, item['loc'])) or 'value'}={item['input']!r}: {item['msg'].removeprefix('Value error, ')}"
+    )
 
 
 class PoolConfig(Settings):
@@ -46,6 +62,7 @@ class PoolConfig(Settings):
         host_bytes: budget for keys and values in host memory, for models on an accelerator.
         path: folder in which the pool survives the process; None: it lives in memory only. A relative path, or one that
             begins with ``~``, becomes absolute here: a later ``os.chdir`` does not move the pool.
+        codec: how stored rows lie (``semshare_core.compress.codecs``); ``none``: as they are.
         disk_bytes: budget for that folder. Everything is written there, so it should be larger than ``max_bytes``.
         read_only: serve from ``path``, which another process may own, and write nothing there.
         ttl_seconds: prompts are forgotten so long after they were stored, also while no call comes; None: when room is
@@ -60,6 +77,7 @@ class PoolConfig(Settings):
     max_bytes: int = Field(default=2 * 2**30, ge=0)
     host_bytes: int = Field(default=0, ge=0)
     path: Path | None = None
+    codec: str = "none"
     disk_bytes: int = Field(default=16 * 2**30, ge=0)
     read_only: bool = False
     ttl_seconds: float | None = Field(default=None, gt=0)
@@ -76,6 +94,12 @@ class PoolConfig(Settings):
             raise ValueError("it names no folder: name one, or leave path out for a pool in memory")
         return path
 
+    @field_validator("codec")
+    @classmethod
+    def _codec_is_known(cls, name: str) -> str:
+        CODECS.get(name)
+        return name
+
     @field_validator("path")
     @classmethod
     def _wherever_the_process_goes(cls, path: Path | None) -> Path | None:
@@ -86,33 +110,6 @@ class PoolConfig(Settings):
         if self.read_only and self.path is None:
             raise ValueError("read_only=True reads from a folder: set path, too")
         return self
-
-
-class Retention(Settings):
-    """Which KV rows stay for decoding, by layer (SemShareKV, arXiv 2509.24832: layer-wise retention).
-
-    Layer ``l`` keeps the share ``max(floor, first * decay**l)`` of its rows: first the *hot* tokens (the fewest that
-    hold ``hot_mass`` of the attention of the last ``window`` prompt tokens), then the others by attention weighted
-    with ``hot_weight`` and ``cold_weight``. The last ``window`` rows always stay.
-
-    Attributes:
-        first: share kept in the first layer (the paper: at least 0.8).
-        decay: factor from one layer to the next (exponential decay; the value is not published, ours gives about
-            half of the rows over 30 layers).
-        floor: no layer keeps a smaller share.
-        hot_mass: share of attention that defines the hot set (the paper: 0.55).
-        hot_weight: weight of hot tokens in the ranking (the paper: 0.5).
-        cold_weight: weight of the other tokens (the paper: 0.1).
-        window: number of last prompt tokens whose attention is observed.
-    """
-
-    first: float = Field(default=0.9, gt=0, le=1)
-    decay: float = Field(default=0.96, gt=0, le=1)
-    floor: float = Field(default=0.2, gt=0, le=1)
-    hot_mass: float = Field(default=0.55, gt=0, le=1)
-    hot_weight: float = Field(default=0.5, gt=0)
-    cold_weight: float = Field(default=0.1, gt=0)
-    window: int = Field(default=16, ge=1)
 
 
 class ReusePolicy(Settings):
@@ -127,10 +124,10 @@ class ReusePolicy(Settings):
             Tokens that no reference serves, and the question, are computed even when they exceed it.
         schedule: ``constant``: the same set in every selective layer; ``decay``: shrinks by ``decay`` per layer.
         decay: factor of the ``decay`` schedule (0.85 per layer is a guess of the paper's unpublished values).
-        selection: which tokens are recomputed; see ``semshare_core.select``.
-        matching: ``ordered``: prefix, exact runs, order-aware fuzzy · ``lsh``: prefix, then SemShareKV's fuzzy matching
-            for everything else · ``runs``: prefix and exact runs only · ``random``: an ablation.
-        zero_fuzzy: ablation: serve fuzzy tokens by zero rows instead of the matched ones.
+        selection: which tokens are recomputed: ``combined``: ours · ``deviation``: CacheBlend's · ``paper``:
+            SemShareKV's · or one that you registered (``docs/extending.md``).
+        matching: ``ordered``: prefix, identical runs, order-aware fuzzy · ``runs``: prefix and identical runs only ·
+            ``lsh``: prefix, then SemShareKV's fuzzy matching for everything else · or one that you registered.
         min_similarity: prompts less similar than this (cosine of prompt embeddings, mapped to [0, 1]) never serve
             fuzzy tokens; exact runs need no such evidence. The paper: 0.8.
         min_run: shortest identical run, in tokens, that counts as exact.
@@ -139,19 +136,19 @@ class ReusePolicy(Settings):
         fresh_tail: at least so many last prompt tokens are always computed.
         max_references: references that may serve one prompt.
         max_depth: how many approximate reuses may lie behind a row (0: only lossless rows are produced and used).
-        retention: which rows are kept for decoding; ``None`` keeps all.
+        compress: what is kept of the rows for decoding: ``None``: all · ``"retention"`` or ``Retention(...)``:
+            SemShareKV's · or a compressor that you registered.
         canary: share of calls that are compared with a full prefill afterwards, in the background; what is found is in
             the report and in ``engine.canary``.
-        seed: seed of the random ablations and, in an engine's policy, of which calls the canary takes.
+        seed: of methods that draw at random and, in an engine's policy, of which calls the canary takes.
     """
 
     level: Level | None = None
     recompute_ratio: float | None = Field(default=None, ge=0, le=1)
     schedule: Schedule = "constant"
     decay: float = Field(default=0.85, gt=0, le=1)
-    selection: SelectionName = "combined"
-    matching: Matching = "ordered"
-    zero_fuzzy: bool = False
+    selection: str = "combined"
+    matching: str = "ordered"
     min_similarity: float = Field(default=0.8, ge=0, le=1)
     min_run: int = Field(default=6, ge=2)
     halo: int = Field(default=2, ge=0)
@@ -159,9 +156,40 @@ class ReusePolicy(Settings):
     fresh_tail: int = Field(default=16, ge=1)
     max_references: int = Field(default=8, ge=1)
     max_depth: int = Field(default=1, ge=0, le=254)  # depths are stored in a byte, and one more must fit
-    retention: Retention | None = None
+    compress: Settings | None = None
     canary: float = Field(default=0.0, ge=0, le=1)
     seed: int = 0
+
+    @field_validator("selection")
+    @classmethod
+    def _selection_is_known(cls, name: str) -> str:
+        SELECTIONS.get(name)
+        return name
+
+    @field_validator("matching")
+    @classmethod
+    def _matcher_is_known(cls, name: str) -> str:
+        MATCHERS.get(name)
+        return name
+
+    @field_validator("compress", mode="before")
+    @classmethod
+    def _compressor_by_name(cls, given: Any) -> Any:
+        """A name, or a name with settings as :meth:`_named` writes them, becomes the compressor."""
+        if isinstance(given, str):
+            return LIVE_COMPRESSORS.get(given)()
+        if isinstance(given, Mapping) and "name" in given:
+            settings = dict(given)
+            return LIVE_COMPRESSORS.get(settings.pop("name"))(**settings)
+        if given is not None:
+            LIVE_COMPRESSORS.name_of(type(given))
+        return given
+
+    @field_serializer("compress")
+    def _named(self, compressor: Settings | None, info: SerializationInfo) -> dict[str, Any] | None:
+        if compressor is None:
+            return None
+        return {"name": LIVE_COMPRESSORS.name_of(type(compressor))} | compressor.model_dump(mode=info.mode)
 
     @classmethod
     def paper(cls, recompute_ratio: float | None = None, **changes: Any) -> ReusePolicy:
@@ -169,25 +197,12 @@ class ReusePolicy(Settings):
 
         Differences that the missing full text forces on us are listed in ``docs/paper.md``.
         """
-        settings: dict[str, Any] = {
-            "recompute_ratio": recompute_ratio,
-            "schedule": "decay",
-            "selection": "paper",
-            "matching": "lsh",
-            "max_references": 1,
-            "retention": Retention(),
-        }
-        return cls(**(settings | changes))
+        return cls(**(PRESETS.get("paper")() | {"recompute_ratio": recompute_ratio} | changes))
 
     @classmethod
     def cacheblend(cls, recompute_ratio: float = 0.15, **changes: Any) -> ReusePolicy:
-        """CacheBlend (arXiv 2405.16444): exact runs, first-layer key deviation, one constant set of 15 %."""
-        settings: dict[str, Any] = {
-            "recompute_ratio": recompute_ratio,
-            "selection": "deviation",
-            "matching": "runs",
-        }
-        return cls(**(settings | changes))
+        """CacheBlend (arXiv 2405.16444): identical runs, first-layer key deviation, one constant set of 15 %."""
+        return cls(**(PRESETS.get("cacheblend")() | {"recompute_ratio": recompute_ratio} | changes))
 
 
 def resolve_policy(reuse: str | ReusePolicy | None, default: ReusePolicy, name: str = "reuse") -> ReusePolicy:

@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-import contextvars
 import os
-import queue
 import threading
 import time
 from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
-from functools import partial
 from typing import Any, Literal, NoReturn
 
 import torch
@@ -19,58 +15,42 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from transformers.cache_utils import Cache
 
 from semshare_core.budget.calibration import Calibration
-from semshare_core.budget.features import Situation
+from semshare_core.budget.features import PlanFeatures
 from semshare_core.config import PoolConfig, ReusePolicy, resolve_policy
-from semshare_core.decode.generate import FinishReason, Sampling, check_logits, decode
-from semshare_core.decode.settings import own_stop_strings, warn_of_overridden
+from semshare_core.decode.sampling import SamplingParams
+from semshare_core.decode.settings import warn_of_overridden
 from semshare_core.decode.stop_strings import AnswerText
 from semshare_core.embed.encoder import EmbeddingSource, prompt_embedding
 from semshare_core.embed.prompt_vectors import PromptVectors
-from semshare_core.errors import CallCancelledError, ConfigError, NotPicklableError, ProcessError
+from semshare_core.errors import ConfigError, NotPicklableError, ProcessError
 from semshare_core.match.facts import FactTokens
 from semshare_core.match.token_table import TokenTable
-from semshare_core.model import load as models
-from semshare_core.model.autocast import OFF, Autocast, outside_autocast
+from semshare_core.model import support
+from semshare_core.model.arguments import check_pool, check_tokenizer, unwrap_model
+from semshare_core.model.autocast import OFF, Autocast
 from semshare_core.model.computing import computing
-from semshare_core.model.given import check_pool, check_tokenizer, given_model
-from semshare_core.model.lock import turns_of
-from semshare_core.model.spec import examine
+from semshare_core.model.load import load_model
+from semshare_core.model.lock import lock_of
+from semshare_core.model.spec import measure_spec
 from semshare_core.model.weights import Weights
 from semshare_core.opening import open_pool
 from semshare_core.prefill.selective import SelectivePrefill
 from semshare_core.prefill.trial import try_out
 from semshare_core.process import forking
-from semshare_core.process.faiss_import import one_thread
+from semshare_core.process.faiss_import import import_faiss, one_thread
 from semshare_core.process.interrupt import NEVER, Interrupt, check_limits
 from semshare_core.process.kept_errors import keeps_no_rows
 from semshare_core.prompt.encode import Chat, Prompt
 from semshare_core.quality.calibration_files import calibration_for
 from semshare_core.quality.canary import CanaryWatch
-from semshare_core.quality.replay import Replay
 from semshare_core.report import ReuseReport
-from semshare_core.request import Call, Served
+from semshare_core.request import Request
+from semshare_core.runtime import Runtime
+from semshare_core.streaming import Generation, Piece, Put, stream_pieces
+
+import_faiss()  # fail here, with the extra to install, rather than in the middle of a call
 
 DEFAULT_NAMESPACE = "default"
-
-
-@dataclass(frozen=True)
-class Generation:
-    """An answer: its text (stop strings cut off), its token ids as generated, why it ended, and what was reused."""
-
-    text: str
-    token_ids: list[int]
-    finish_reason: FinishReason
-    report: ReuseReport
-
-
-@dataclass(frozen=True)
-class Piece:
-    """A piece of a streamed answer. The last piece carries ``report``, ``finish_reason`` and all ``token_ids``."""
-
-    text: str
-    report: ReuseReport | None = None
-    finish_reason: FinishReason | None = None
-    token_ids: list[int] | None = None
 
 
 @dataclass(frozen=True)
@@ -125,35 +105,47 @@ class SemShareEngine:
         embedding: EmbeddingSource | None = None,
         calibration: Calibration | Literal["auto"] | None = "auto",
     ) -> None:
-        model = given_model(model)
+        model = unwrap_model(model)
         check_tokenizer(tokenizer)
         check_pool(pool)
-        self._lock = turns_of(model)
+        self._lock = lock_of(model)
         model.eval()
         with self._lock, computing(model, OFF):  # the checks run the model, too
-            models.check_servable(model)
-            anatomy = try_out(model, examine(model))
-        models.check_pair(model, tokenizer)
+            support.check_servable(model)
+            spec = try_out(model, measure_spec(model))
+        support.check_pair(model, tokenizer)
         warn_of_overridden(model)
         self.model = model
         self.tokenizer = tokenizer
         self.policy = resolve_policy(policy, ReusePolicy(level="balanced"), "policy")
-        self.context = models.max_context(model)
         pool = pool or PoolConfig()
-        self.weights = Weights(model, thorough=pool.path is not None, moving=anatomy.static_until is not None)
+        self.weights = Weights(model, thorough=pool.path is not None, moving=spec.static_until is not None)
         self.canary = CanaryWatch(model, self._lock, self.policy.seed, self.weights)
         self.calibration = calibration_for(model, tokenizer, calibration)
         if self.calibration is not None:
-            self.calibration.prepare()
-        self._prefill = SelectivePrefill(model, anatomy)
+            _ = self.calibration.forecast  # fitted now, not within the first call
+        self._prefill = SelectivePrefill(model, spec)
         with self._lock, computing(model, OFF):
             self.weights.identity()
             self._prefill.follow(self.weights.structure)
-        self._table = TokenTable(lambda: model.get_input_embeddings().weight)
-        self._facts = FactTokens(tokenizer, lambda: models.vocabulary_size(model))
-        embed = outside_autocast(prompt_embedding(embedding, tokenizer, self._table))
-        self._vectors = PromptVectors(embed, foreign=embedding is not None)
-        self.pool = open_pool(pool, model, tokenizer, anatomy.devices, embedding, self._vectors.of, self.weights)
+        table = TokenTable(lambda: model.get_input_embeddings().weight)
+        embed = OFF.again()(prompt_embedding(embedding, tokenizer, table))
+        vectors = PromptVectors(embed, foreign=embedding is not None)
+        self.pool = open_pool(pool, model, tokenizer, spec.devices, embedding, vectors.of, self.weights)
+        self._runtime = Runtime(
+            model=model,
+            tokenizer=tokenizer,
+            context=support.max_context(model),
+            lock=self._lock,
+            pool=self.pool,
+            prefill=self._prefill,
+            table=table,
+            facts=FactTokens(tokenizer, lambda: support.vocabulary_size(model)),
+            vectors=vectors,
+            weights=self.weights,
+            calibration=self.calibration,
+            canary=self.canary,
+        )
         self._stranded: str | None = None
         forking.renewed(self._after_fork)
 
@@ -179,7 +171,7 @@ class SemShareEngine:
         """
         check_pool(pool)  # before the model is loaded, which takes its time
         policy = resolve_policy(policy, ReusePolicy(level="balanced"), "policy")
-        model, loaded = models.load_model(
+        model, loaded = load_model(
             model_id,
             gguf_file=gguf_file,
             tokenizer=tokenizer,
@@ -189,6 +181,11 @@ class SemShareEngine:
             model_kwargs=model_kwargs,
         )
         return cls(model, loaded, pool=pool, policy=policy, embedding=embedding, calibration=calibration)
+
+    @property
+    def context(self) -> int:
+        """The number of tokens that the model has room for, prompt and answer together."""
+        return self._runtime.context
 
     def generate(
         self,
@@ -258,8 +255,11 @@ class SemShareEngine:
         """
         check_limits(cancel, timeout)
         sampling = self._sampling(max_new_tokens, temperature, stop, seed, generation)
-        here = Autocast.here()
-        return self._stream(prompt, sampling, reuse, namespace, store, timeout, cancel, here, on_left)
+
+        def answer(interrupt: Interrupt, put: Put) -> Generation:
+            return self._answer(prompt, sampling, reuse, namespace, store, interrupt, put)
+
+        return stream_pieces(answer, timeout=timeout, cancel=cancel, autocast=Autocast.here(), on_left=on_left)
 
     def prefill(
         self,
@@ -275,9 +275,9 @@ class SemShareEngine:
 
         ``timeout`` and ``cancel`` end it as they end :meth:`generate`, with an error each.
         """
-        call = self._call(prompt, reuse, namespace, store=store, interrupt=Interrupt(cancel, timeout))
-        prefilled = self._prefilled(call, store)
-        call.embed_kept()
+        request = self._request(prompt, reuse, namespace, store=store, interrupt=Interrupt(cancel, timeout))
+        prefilled = self._prefilled(request, store)
+        request.embed_kept()
         return prefilled
 
     def warm(
@@ -302,57 +302,32 @@ class SemShareEngine:
             raise ConfigError("warm() takes a list of prompts; wrap the one you have: warm([prompt]).")
         reports = []
         for prompt in prompts:
-            call = self._call(prompt, "exact", namespace, warming=True, pinned=pin, interrupt=interrupt)
-            reports.append(self._prefilled(call, store=True).report)
-            call.embed_kept()  # which may take its time, and needs no cache
+            request = self._request(prompt, "exact", namespace, warming=True, pinned=pin, interrupt=interrupt)
+            reports.append(self._prefilled(request, store=True).report)
+            request.embed_kept()  # which may take its time, and needs no cache
         return reports
 
     @keeps_no_rows
-    def _prefilled(self, call: Call, store: bool) -> Prefill:
-        def logits_of(served: Served) -> Tensor:
-            logits = self._prefill.last_logits(served.cache, served.ids, served.pending)
-            check_logits(logits)
-            return logits
-
-        with call.turn(self._lock, 1):
-            served, logits = call.answer(1, logits_of)
-            served.hand_over()
-            report, check = self._finish(served, time.perf_counter(), [], store=store, copy=True)
+    def _prefilled(self, request: Request, store: bool) -> Prefill:
+        with request.turn(1):
+            prefilled, logits = request.run(1, request.logits)
+            prefilled.hand_over()
+            report, check = request.commit(prefilled, time.perf_counter(), [], store=store, copy=True)
         check()
-        return Prefill(logits, served.cache, report)
-
-    def _finish(
-        self, served: Served, first_token_at: float, generated: list[int], *, store: bool, copy: bool = False
-    ) -> tuple[ReuseReport, Callable[[], None]]:
-        """Close the books of a call; its report, and what has it checked if the canary chooses it.
-
-        The latter is called after the model's turn, for those who listen to the canary may be told in this thread.
-        """
-        asked = served.call.asked
-        chosen = self.canary.chooses(asked.canary)
-        replay = None
-        if chosen and served.approximate and self.canary.has_room:  # copied before the pool takes the rows
-            with suppress(torch.OutOfMemoryError):  # the answer is there: without room for a copy the check is dropped
-                replay = Replay.of(served.ids, generated, served.cache, served.room, served.call.computed_by)
-        report = served.finish(first_token_at, generated, store=store, copy=copy)
-        if not chosen:
-            return report, lambda: None
-        if served.approximate:
-            return report, partial(self.canary.check, report, asked, replay)
-        return report, partial(self.canary.spare, report, asked)
+        return Prefill(logits, prefilled.cache, report)
 
     @keeps_no_rows
-    def situation(self, prompt: Prompt, *, namespace: str | None = None) -> Situation | None:
+    def plan_features(self, prompt: Prompt, *, namespace: str | None = None) -> PlanFeatures | None:
         """What the governor would see of a prompt: looked up and matched, nothing computed; None: nothing to reuse."""
-        call = self._call(prompt, "balanced", namespace)
+        request = self._request(prompt, "balanced", namespace)
         with self._lock, computing(self.model):  # the hooks of a call that runs would be taken for its change
-            return call.situation()
+            return request.features()
 
     def token_ids(self, prompt: Prompt) -> list[int]:
         """The ids that a prompt becomes: what the other methods see of it, checked as they check it."""
-        return [int(token) for token in self._call(prompt, None, None).encoded.ids]
+        return [int(token) for token in self._request(prompt, None, None).tokens]
 
-    def _call(
+    def _request(
         self,
         prompt: Prompt,
         reuse: str | ReusePolicy | None,
@@ -362,7 +337,7 @@ class SemShareEngine:
         warming: bool = False,
         pinned: bool = False,
         interrupt: Interrupt = NEVER,
-    ) -> Call:
+    ) -> Request:
         if self._stranded is not None:
             raise ProcessError(self._stranded)
         if namespace is None:
@@ -381,26 +356,7 @@ class SemShareEngine:
                 "your own, pass store=False, or put a prompt there on purpose with engine.warm()."
             )
         asked = resolve_policy(reuse, self.policy)
-        return Call(
-            prompt=prompt,
-            asked=asked,
-            policy=self.canary.served(asked),
-            namespace=namespace,
-            arrived=time.perf_counter(),
-            model=self.model,
-            tokenizer=self.tokenizer,
-            context=self.context,
-            pool=self.pool,
-            prefill=self._prefill,
-            table=self._table,
-            vectors=self._vectors,
-            facts=self._facts,
-            weights=self.weights,
-            calibration=self.calibration,
-            pinned=pinned,
-            warming=warming,
-            interrupt=interrupt,
-        )
+        return Request(self._runtime, prompt, asked, namespace, warming=warming, pinned=pinned, interrupt=interrupt)
 
     def __reduce__(self) -> NoReturn:
         raise NotPicklableError(
@@ -421,100 +377,28 @@ class SemShareEngine:
     def _answer(
         self,
         prompt: Prompt,
-        sampling: Sampling,
+        sampling: SamplingParams,
         reuse: str | ReusePolicy | None,
         namespace: str | None,
         store: bool,
         interrupt: Interrupt,
-        *,
-        on_token: Callable[[int], None] | None = None,
-        on_prompt: Callable[[AnswerText], None] | None = None,
+        put: Put | None = None,
     ) -> Generation:
-        call = self._call(prompt, reuse, namespace, store=store, interrupt=interrupt)
-        sampling = call.fit(sampling)
-        text = AnswerText(self.tokenizer, sampling.stop, call.encoded.ids.tolist())
-        if on_prompt is not None:
-            on_prompt(text)
-        with call.turn(self._lock, sampling.max_new_tokens):
-            served, decoded = call.answer(
-                sampling.max_new_tokens,
-                lambda served: decode(
-                    self.model,
-                    self.tokenizer,
-                    served.cache,
-                    served.ids,
-                    sampling,
-                    interrupt=interrupt,
-                    on_token=on_token,
-                ),
+        """``put`` takes the answer's text first, then each token id as it is generated."""
+        request = self._request(prompt, reuse, namespace, store=store, interrupt=interrupt)
+        sampling = request.fit(sampling)
+        text = AnswerText(self.tokenizer, sampling.stop, request.tokens.tolist())
+        if put is not None:
+            put(text)
+        with request.turn(sampling.max_new_tokens):
+            prefilled, decoded = request.run(
+                sampling.max_new_tokens, lambda prefilled: request.decode(prefilled, sampling, put)
             )
-            report, check = self._finish(served, decoded.first_token_at, decoded.token_ids, store=store)
-            del served  # its rows leave memory before the next call's turn
+            report, check = request.commit(prefilled, decoded.first_token_at, decoded.token_ids, store=store)
+            del prefilled  # its rows leave memory before the next call's turn
         check()
-        call.embed_kept()
+        request.embed_kept()
         return Generation(text.of(decoded.token_ids), decoded.token_ids, decoded.finish_reason, report)
-
-    def _stream(
-        self,
-        prompt: Prompt,
-        sampling: Sampling,
-        reuse: str | ReusePolicy | None,
-        namespace: str | None,
-        store: bool,
-        timeout: float | None,
-        cancel: threading.Event | None,
-        autocast: Autocast,
-        on_left: Callable[[ReuseReport], None] | None,
-    ) -> Generator[Piece, None, None]:
-        """The model runs in a worker thread; this generator turns its tokens into settled text."""
-        tokens: queue.SimpleQueue[int | AnswerText | Generation | BaseException] = queue.SimpleQueue()
-        put = tokens.put
-        left = threading.Event()
-        interrupt = Interrupt(cancel, timeout, left)
-
-        def work() -> None:
-            try:
-                with autocast.again():
-                    put(self._answer(prompt, sampling, reuse, namespace, store, interrupt, on_token=put, on_prompt=put))
-            except BaseException as error:  # handed to the consumer, whose thread it belongs to
-                put(error)
-
-        context = contextvars.copy_context()
-        worker = threading.Thread(target=context.run, args=(work,), name="semshare-stream", daemon=True)
-        worker.start()
-        try:
-            ids: list[int] = []
-            sent = 0
-            process = os.getpid()
-            while True:
-                if os.getpid() != process:
-                    raise ProcessError("this stream is read in a forked process, but its parent computes it: ask anew.")
-                item = tokens.get()
-                if isinstance(item, CallCancelledError):
-                    return
-                if isinstance(item, BaseException):
-                    try:
-                        raise item
-                    finally:
-                        del item  # this frame is in its traceback
-                if isinstance(item, Generation):
-                    on_left = None  # it takes the report with it
-                    yield Piece(item.text[sent:], item.report, item.finish_reason, item.token_ids)
-                    return
-                if isinstance(item, AnswerText):
-                    text = item
-                    continue
-                ids.append(item)
-                settled = text.settled(ids)
-                if len(settled) > sent:
-                    yield Piece(settled[sent:])
-                    sent = len(settled)
-        finally:
-            left.set()
-            worker.join()
-            while on_left is not None and not tokens.empty():
-                if isinstance(item := tokens.get(), Generation):
-                    on_left(item.report)
 
     def _sampling(
         self,
@@ -523,13 +407,9 @@ class SemShareEngine:
         stop: Sequence[str] | None,
         seed: int | None,
         extra: dict[str, Any],
-    ) -> Sampling:
-        if isinstance(stop, str):
-            raise ConfigError(f"stop={stop!r} must be a list of strings: stop=[{stop!r}].")
-        if stop is not None and not isinstance(stop, Iterable):
-            raise ConfigError(f"stop={stop!r} must be a list of strings.")
-        stops = dict.fromkeys((*(stop or ()), *own_stop_strings(self.model)))
-        return Sampling(max_new_tokens, temperature, tuple(stops), seed, extra)
+    ) -> SamplingParams:
+        settings = {"max_new_tokens": max_new_tokens, "temperature": temperature, "stop": stop, "seed": seed}
+        return SamplingParams(**settings, **extra).ending_as(self.model)
 
 
 def _compute_alone() -> None:
@@ -539,4 +419,5 @@ def _compute_alone() -> None:
     torch.default_generator.seed()  # or all children would sample the same answers
 
 
-forking.in_children(_compute_alone)
+if hasattr(os, "register_at_fork"):  # Windows does not fork
+    os.register_at_fork(after_in_child=_compute_alone)

@@ -1,4 +1,4 @@
-"""Which setting a mistyped one was meant to be."""
+"""The setting that a mistyped name probably meant."""
 
 from __future__ import annotations
 
@@ -12,8 +12,9 @@ _MEANT = {
     "max_completion_tokens": "max_new_tokens",
     "num_predict": "max_new_tokens",
     "stop_sequences": "stop",
+    "retention": "compress",
 }
-"""What other libraries call our settings."""
+"""What other libraries call our settings, and what we called them once."""
 
 
 def did_you_mean(unknown: Iterable[str], known: Iterable[str]) -> str:

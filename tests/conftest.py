@@ -19,6 +19,7 @@ import pytest
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+import benchmarks.ablations  # noqa: F401 -- tests name them
 from benchmarks.live_tensors import held, since
 from semshare_core import SemShareEngine
 from tiny_canary import planted

@@ -1,4 +1,4 @@
-"""Write docs/benchmarks.md and docs/plots/ from what `python -m benchmarks.bench` measured."""
+"""Write the run's part of docs/benchmarks.md, and docs/plots/, from what `python -m benchmarks.bench` measured."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from benchmarks.bench.record import Record, read_record
 from benchmarks.bench.workloads import ABOUT
 from benchmarks.report.drawing import save
-from benchmarks.report.page import SWEEPS, page
+from benchmarks.report.page import SWEEPS, page, with_new_part
 from benchmarks.report.plots import frontier, kept_answers, lengths, levels, peers, retention, similarity
 
 PLOTS = "plots"
@@ -29,14 +29,23 @@ def main() -> int:
     except (OSError, ValueError, KeyError, TypeError) as error:
         print(f"{options.file} is not what benchmarks.bench writes: {error}", file=sys.stderr)
         return 2
-    write_report(record, options.docs, options.format)
+    try:
+        write_report(record, options.docs, options.format)
+    except ValueError as error:
+        print(f"{options.docs / 'benchmarks.md'} stays as it was: {error}", file=sys.stderr)
+        return 2
     print(f"{options.docs / 'benchmarks.md'}, plots in {options.docs / PLOTS}")
     return 0
 
 
 def write_report(record: Record, docs: Path, suffix: str = "svg") -> None:
-    """The page and its plots; plots of an earlier run that this one has nothing for are removed."""
-    folder = docs / PLOTS
+    """The run's part of the page and its plots; plots of an earlier run that this one has nothing for are removed.
+
+    What stands around the part is left as it is. A page without marks raises `ValueError`, and nothing is written.
+    """
+    path, folder = docs / "benchmarks.md", docs / PLOTS
+    whole = path.read_text(encoding="utf-8") if path.exists() else ""
+    with_new_part(whole, "")
     for old in folder.glob(f"bench-*.{suffix}"):
         old.unlink()
     titles = {}
@@ -44,7 +53,7 @@ def write_report(record: Record, docs: Path, suffix: str = "svg") -> None:
         save(figure, folder / f"{name}.{suffix}")
         titles[name] = title
     docs.mkdir(parents=True, exist_ok=True)
-    (docs / "benchmarks.md").write_text(page(record, titles), encoding="utf-8")
+    path.write_text(with_new_part(whole, page(record, titles)), encoding="utf-8")
 
 
 def _plots(record: Record) -> Iterator[tuple[str, str, Figure]]:

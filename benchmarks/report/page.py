@@ -1,4 +1,4 @@
-"""docs/benchmarks.md as a whole: what was measured, how, and what came out."""
+"""What `make bench` found, as a part of docs/benchmarks.md: what was measured, how, and what came out."""
 
 from __future__ import annotations
 
@@ -25,11 +25,14 @@ SWEEPS = {
 """Workloads whose settings are told apart, by what the settings are; empty: the systems are what is swept."""
 OURS_BESIDE_PEERS = ("ours high", "ours balanced", "ours fast", "full prefill", "prefix cache")
 
-HEAD = """# Benchmarks
+BEGIN = "<!-- From here to the end mark python -m benchmarks.report writes. Edits in between are lost. -->"
+END = "<!-- End of what python -m benchmarks.report writes. -->"
 
-This page is written by `python -m benchmarks.report`; `make bench` measures (at most 75 minutes on two threads),
-`make bench-quick` shows in ten minutes that all of it runs. `python -m benchmarks.bench --rows FILE.jsonl` measures
-prompts of your own: one JSON object a line with `id`, `reference`, `target` and, where something is looked up,
+HEAD = """## One run of `make bench`
+
+This part of the page is written by `python -m benchmarks.report`; `make bench` measures (at most 75 minutes on two
+threads), `make bench-quick` shows in ten minutes that all of it runs. `python -m benchmarks.bench --rows FILE.jsonl`
+measures prompts of your own: one JSON object a line with `id`, `reference`, `target` and, where something is looked up,
 `question`, `gold` (the answer) and `old` (the answer that only the reference gives).
 
 Every number comes from the same run on the same prompts: the full prefill is timed beside each system, again and
@@ -68,8 +71,20 @@ QUICK = "> Made by a `--quick` run of a case or two: it shows the form of this p
 EMPTY = "> Nothing has been measured yet: run `make bench`, then `python -m benchmarks.report out/bench.json`.\n"
 
 
+def with_new_part(whole: str, part: str) -> str:
+    """The page with ``part`` between its marks, and all around them as it was; raises `ValueError` without marks."""
+    marked = f"{BEGIN}\n\n{part.strip()}\n\n{END}"
+    if not whole:
+        return f"# Benchmarks\n\n{marked}\n"
+    before, begin, rest = whole.partition(BEGIN)
+    _, end, after = rest.partition(END)
+    if not begin or not end:
+        raise ValueError(f"it has no marks to write between: put {BEGIN!r} and {END!r} where the run's part belongs")
+    return f"{before}{marked}{after}"
+
+
 def page(record: Record, plots: Plots) -> str:
-    """The Markdown; ``plots`` are those that exist in ``plots/``."""
+    """The part's Markdown; ``plots`` are those that exist in ``plots/``."""
     parts = [HEAD.format(resamples=f"{RESAMPLES:,}", lead=CLEAR_LEAD)]
     if not record.items:
         return "\n".join([*parts, EMPTY])

@@ -10,14 +10,14 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from semshare_core.match.plan import ReusePlan
-from semshare_core.model.spec import Anatomy
+from semshare_core.model.spec import ModelSpec
 from semshare_core.prefill.cache import MergedCache, to_torch
 from semshare_core.prefill.rearrange import ReferenceRows, lay_rows
 
 
 def blend_in(
     cache: MergedCache,
-    anatomy: Anatomy,
+    spec: ModelSpec,
     plan: ReusePlan,
     references: Sequence[ReferenceRows],
     wanted: NDArray[np.bool_],
@@ -29,7 +29,7 @@ def blend_in(
         weight: of the plan's rows, in [0, 1]; [wanted, 1], or one for all.
     """
     other = MergedCache(len(cache.layers), cache.layers[0].capacity)
-    lay_rows(other, anatomy, plan, references, wanted)
+    lay_rows(other, spec, plan, references, wanted)
     rows = to_torch(np.flatnonzero(wanted))
     for layer, second in zip(cache.layers, other.layers, strict=True):
         for own, its in zip(layer.buffers, second.buffers, strict=True):

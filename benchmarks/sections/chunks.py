@@ -63,7 +63,7 @@ def _shares(run: Run, workload: list[RagChunks], found: list[Measured]) -> Itera
     of_prompt, of_chunks, references = [], [], []
     for one, measured in zip(workload, found, strict=True):
         report = measured.report
-        exact = report.exact_tokens + report.prefix_tokens
+        exact = report.moved_tokens + report.prefix_tokens
         of_prompt.append(exact / report.prompt_tokens)
         of_chunks.append(_share_of_chunks(run, one, report.token_sources))
         references.append(len(report.reference_ids))

@@ -158,12 +158,12 @@ def _laid(engine: SemShareEngine, target: list[int]) -> tuple[float, float]:
     """Seconds to lay the rows that serve ``target`` where they belong, and to copy as many bytes."""
     prefill = engine._prefill
     policy = ReusePolicy(recompute_ratio=0.0)
-    found = engine._call(target, policy, None).look_up()
+    found = engine._request(target, policy, None).look_up()
     n = len(target)
 
     def lay() -> MergedCache:
         cache = MergedCache(prefill.n_layers, n)
-        lay_rows(cache, prefill.anatomy, found.plan, found.entries, found.plan.served)
+        lay_rows(cache, prefill.spec, found.plan, found.entries, found.plan.served)
         for layer in cache.layers:
             assert layer.buffers  # a layer is filled when it is looked at
         return cache

@@ -12,6 +12,7 @@ from unittest.mock import patch
 
 import numpy as np
 
+import benchmarks.ablations  # noqa: F401 -- registers the selections that the variants name
 from benchmarks.corpora.bible import rows
 from benchmarks.measure import Measured, baseline, measure
 from benchmarks.sections.figure import Figure, Run, item
@@ -21,8 +22,9 @@ from benchmarks.sections.two_candidates import two_candidates
 from benchmarks.workloads.paraphrase import paraphrases
 from semshare_core import ReusePolicy
 from semshare_core.calibrate.prompts import default_pairs
-from semshare_core.match import context, matcher
+from semshare_core.match import context
 from semshare_core.match.facts import FactTokens
+from semshare_core.match.matchers import ordered
 from semshare_core.prompt.encode import Prompt
 from semshare_core.select import combined
 from semshare_core.select.combined import CombinedSelection
@@ -47,11 +49,11 @@ def _instead(owner: object, name: str, value: object) -> Callable[[], AbstractCo
 
 VARIANTS = (
     Variant(AS_IT_IS),
-    Variant("rows of unrelated text serve, too", within=_instead(matcher, "KINDRED_SHARE", 0.0)),
+    Variant("rows of unrelated text serve, too", within=_instead(ordered, "KINDRED_SHARE", 0.0)),
     Variant(
         "facts that differ and strays have to be chosen", within=_instead(CombinedSelection, "computes_stale", False)
     ),
-    Variant("a few words of another place served like any passage", within=_instead(context, "_ISLAND_TOKENS", 0)),
+    Variant("a few words of another place served like any passage", within=_instead(context, "_SHORT_TOKENS", 0)),
     Variant("capitals of common words are names", within=_instead(FactTokens, "_begins_sentence", lambda *_: False)),
     Variant("no halos", {"halo": 0, "seam_halo": 0}),
     Variant("without what the question reads", within=_instead(CombinedSelection, "needs_influence", False)),

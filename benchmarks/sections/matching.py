@@ -16,7 +16,8 @@ from benchmarks.sections.figure import Figure, Run
 from benchmarks.workloads.shuffled_edits import shuffled_edits
 from semshare_core import ReusePolicy
 from semshare_core.match import TokenTable, build_plan
-from semshare_core.match.plan import Source, Tokens
+from semshare_core.match.plan import Source
+from semshare_core.tokens import Tokens
 
 REPEATS, TOKENS = 5, 8000
 

@@ -17,14 +17,15 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from semshare_core.budget.allotment import Budget, Needs, but_last
-from semshare_core.config import ReusePolicy
+from semshare_core.budget.needs import but_last
+from semshare_core.budget.recompute import RecomputePlan
 from semshare_core.match.plan import ReusePlan, Source
+from semshare_core.model.cache_argument import with_cache
 from semshare_core.pool.entry import View
 from semshare_core.prefill.cache import MergedCache, to_torch
 from semshare_core.prefill.rearrange import lay_rows
 from semshare_core.prefill.selective import Prefilled, SelectivePrefill
-from semshare_core.select import selection_for
+from semshare_core.select import Selection
 
 _DEPTH = 1 / 3
 
@@ -39,29 +40,22 @@ def mid_layer() -> Iterator[None]:
         ids: Tensor,
         plan: ReusePlan,
         references: Sequence[View],
-        policy: ReusePolicy,
-        budget: Budget,
-        fresh_from: int,
+        recompute: RecomputePlan,
+        selection: Selection,
         capacity: int,
         **more: Any,
     ) -> Prefilled:
         n, start = len(ids), round(_DEPTH * self.n_layers)
-        must = Needs.of(plan, selection_for(policy), fresh_from).must
-        startable = ~must & (plan.source >= Source.EXACT)
-
-        def chosen(ratio: float) -> Prefilled:
-            wider = replace(budget, ratio=ratio)
-            return select(self, ids, plan, references, policy, wider, fresh_from, capacity, **more)
-
-        made = chosen(budget.ratio)
+        startable = ~recompute.must & (plan.source >= Source.MOVED) & but_last(n)
+        made = select(self, ids, plan, references, recompute, selection, capacity, **more)
         started = made.recomputed & startable
-        if not started[:-1].any():
+        if not started.any():
             return made
-        saved = started.sum() * start / self.n_layers / n
-        made = chosen(budget.ratio + saved / (1 - start / self.n_layers))
-        started = made.recomputed & startable & but_last(n)
+        saved = int(started.sum()) * start // (self.n_layers - start)  # rows a layer, for what the layers below spare
+        made = select(self, ids, plan, references, recompute.extend(saved), selection, capacity, **more)
+        started = made.recomputed & startable
         cache = MergedCache(self.n_layers, capacity)
-        lay_rows(cache, self.anatomy, plan, references, plan.served & but_last(n))
+        lay_rows(cache, self.spec, plan, references, plan.served & but_last(n))
         states = _states(self, plan, references, np.flatnonzero(started), start)
         _run(self, cache, ids, made.recomputed & but_last(n) & ~started, started, states, start)
         cache.finish(n - 1)
@@ -105,7 +99,7 @@ def _run(
     cache.begin([below] * start + [above] * (prefill.n_layers - start), visible, None)
     hidden = model.embed_tokens(ids[below][None])
     rows = below
-    for index, layer in enumerate(prefill.anatomy.layers):
+    for index, layer in enumerate(prefill.spec.layers):
         if index == start:
             joined = torch.empty((1, len(above), hidden.shape[2]), dtype=hidden.dtype, device=hidden.device)
             joined[:, torch.searchsorted(above, below)] = hidden
@@ -113,8 +107,8 @@ def _run(
             hidden, rows = joined, above
         hidden = layer(
             hidden,
-            attention_mask=prefill.anatomy.mask(rows, visible, None, hidden.dtype),
+            attention_mask=prefill.spec.mask(rows, visible, None, hidden.dtype),
             position_ids=rows[None],
-            past_key_values=cache,
+            **with_cache(layer, cache),
             position_embeddings=model.rotary_emb(hidden, rows[None]),
         )

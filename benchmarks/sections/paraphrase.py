@@ -42,7 +42,7 @@ def paraphrase(run: Run) -> Iterator[Figure]:
     yield Figure(f"{name}: TTFT", f"{mean(m.speedup for m in found):.2f}x")
     words = [float(len(text.split())) for row in chosen for text in (row.reference, row.target)]
     tokens = [float(m.report.prompt_tokens) for m in found]
-    outside = [1 - (m.report.exact_tokens + m.report.prefix_tokens) / m.report.prompt_tokens for m in found]
+    outside = [1 - (m.report.moved_tokens + m.report.prefix_tokens) / m.report.prompt_tokens for m in found]
     yield Figure(f"{name}: words in a chapter", _spread(words, 0), "700-1300", 700 <= min(words) <= max(words) <= 1300)
     yield Figure(f"{name}: tokens in a prompt", _spread(tokens, 0))
     yield Figure(f"{name}: share of tokens outside identical runs", _spread(outside, 2))

@@ -17,7 +17,9 @@ from benchmarks.corpora.bible import chapter_texts
 from benchmarks.sections.figure import Figure, Run
 from benchmarks.workloads.many_prompts import ManyPrompts, Tokens
 from semshare_core import PoolConfig, ReusePolicy
-from semshare_core.lookup import find
+from semshare_core.budget.goal import Goal
+from semshare_core.lookup.find import find
+from semshare_core.lookup.search import Wanted
 from semshare_core.match import FactTokens, TokenTable
 from semshare_core.pool import Entry, ReferencePool
 
@@ -94,7 +96,7 @@ def _look_up(
 ) -> list[_LookUp]:
     found = []
     for kind, tokens in asked:
-        each = find(pool, NAMESPACE, tokens, ReusePolicy(), table, table.embed, facts)
+        each = find(pool, Wanted(NAMESPACE, tokens), Goal(ReusePolicy()), table, table.embed, facts)
         found.append(_LookUp(kind, each.lookup_ms, each.match_ms, float(each.plan.served.mean())))
     return found
 

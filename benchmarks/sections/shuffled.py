@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from statistics import mean
 
@@ -14,6 +15,7 @@ from benchmarks.workloads.shuffled_edits import shuffled_edits
 from semshare_core import ReusePolicy
 from semshare_core.prompt.encode import Prompt
 
+Within = Callable[[], AbstractContextManager[object]]
 SEEDS = {"chat": range(10, 16), "text": range(10, 12)}
 """The selection's constants were chosen on the pairs of the seeds 0 to 3."""
 TOKENS, REPEATS = 4600, 3
@@ -55,13 +57,25 @@ def as_prompt(form: str, text: str) -> Prompt:
 
 
 def beside_full(
-    run: Run, reference: Prompt, target: Prompt, policies: Mapping[str, ReusePolicy], repeats: int = 1
+    run: Run,
+    reference: Prompt,
+    target: Prompt,
+    policies: Mapping[str, ReusePolicy],
+    repeats: int = 1,
+    within: Mapping[str, Within] | None = None,
 ) -> dict[str, Measured]:
-    """Measure policies on one pair, between two full prefills whose mean they are compared with."""
+    """Measure policies on one pair, between two full prefills whose mean they are compared with.
+
+    Args:
+        within: the context in which a policy of that name is measured.
+    """
     engine = run.engine
     engine.pool.clear()
     engine.warm([reference])
     base = baseline(engine, target)
-    found = {name: measure(engine, target, policy, base, repeats=repeats) for name, policy in policies.items()}
+    found = {}
+    for name, policy in policies.items():
+        with (within or {}).get(name, nullcontext)():
+            found[name] = measure(engine, target, policy, base, repeats=repeats)
     seconds = mean((base.seconds, full_prefill(engine.model, base.ids)[0]))
     return {name: replace(measured, full_seconds=seconds) for name, measured in found.items()}

@@ -14,8 +14,7 @@ import numpy as np
 from benchmarks.corpora.bible import chapter_texts
 from benchmarks.sections.figure import Figure, Run
 from benchmarks.workloads.tiny_engine import BYTES_PER_TOKEN, tiny_engine
-from semshare_core import PoolConfig, ReusePolicy, SemShareEngine
-from semshare_core.engine import Generation
+from semshare_core import Generation, PoolConfig, ReusePolicy, SemShareEngine
 from semshare_core.pool.entry import entry_id
 
 Owned = dict[str, set[str]]  # ids of entries by namespace
@@ -72,7 +71,7 @@ def _asked(engine: SemShareEngine, name: str, prompts: Sequence[list[int]], owne
                 entry_id(namespace, np.array(prompt + answer.token_ids[:-1]), engine.weights.identity())
             )
             served_by[namespace].update(report.reference_ids)
-            served += report.prefix_tokens + report.exact_tokens + report.fuzzy_tokens
+            served += report.prefix_tokens + report.moved_tokens + report.fuzzy_tokens
     foreign = sum(len(served_by[namespace] - owned[namespace]) for namespace in NAMES)
     used = sum(map(len, served_by.values()))
     told = f"{foreign} of {used} references were not the tenant's own; {served:,} tokens served"

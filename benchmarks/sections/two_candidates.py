@@ -17,7 +17,7 @@ from torch import Tensor
 from benchmarks.sections.blended import blend_in
 from semshare_core.match.plan import ReusePlan, Source
 from semshare_core.match.token_table import TokenTable
-from semshare_core.model.spec import Anatomy
+from semshare_core.model.spec import ModelSpec
 from semshare_core.pool.entry import View
 from semshare_core.prefill import selective as room
 from semshare_core.prefill.cache import MergedCache
@@ -40,19 +40,19 @@ def two_candidates() -> Iterator[None]:
 
     def lay(
         cache: MergedCache,
-        anatomy: Anatomy,
+        spec: ModelSpec,
         plan: ReusePlan,
         references: Sequence[View],
         wanted: NDArray[np.bool_],
         **settings: bool,
     ) -> None:
-        lay_rows(cache, anatomy, plan, references, wanted, **settings)
+        lay_rows(cache, spec, plan, references, wanted, **settings)
         fuzzy = wanted & (plan.source == Source.FUZZY)
         if not fuzzy.any():
             return
         ids, table = reading[0]
         position = _next_best(plan, np.flatnonzero(fuzzy), ids.cpu().numpy(), references, table)
-        blend_in(cache, anatomy, replace(plan, position=position), references, fuzzy, torch.tensor(0.5))
+        blend_in(cache, spec, replace(plan, position=position), references, fuzzy, torch.tensor(0.5))
 
     with patch.object(SelectivePrefill, "selective", selective), patch.object(room, "lay_rows", lay):
         yield

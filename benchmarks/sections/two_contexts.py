@@ -24,10 +24,10 @@ from benchmarks.sections.blended import blend_in
 from benchmarks.sections.figure import Figure, Run, item
 from benchmarks.workloads.ask import ask
 from semshare_core import ReusePolicy
-from semshare_core.lookup import Found
-from semshare_core.match.context import estrangement
+from semshare_core.lookup.find import Lookup
+from semshare_core.match.context import context_mismatch
 from semshare_core.match.plan import ReusePlan, Source
-from semshare_core.model.spec import Anatomy
+from semshare_core.model.spec import ModelSpec
 from semshare_core.prefill import selective as room
 from semshare_core.prefill.cache import MergedCache
 from semshare_core.prefill.rearrange import ReferenceRows, lay_rows
@@ -49,7 +49,7 @@ def two_contexts(run: Run) -> Iterator[Figure]:
         base = baseline(engine, target, TOKENS)
         for ratio in RATIOS:
             policy = ReusePolicy(recompute_ratio=ratio)
-            other = engine._call(target, policy, TWO).look_up()
+            other = engine._request(target, policy, TWO).look_up()
             ways: dict[str, tuple[str, AbstractContextManager[object]]] = {
                 "the first reading alone": (ONE, nullcontext()),
                 "the second alone": (TWO, nullcontext()),
@@ -86,26 +86,26 @@ def _prompts(run: Run) -> Iterator[tuple[Asked, tuple[str, str, str]]]:
 
 
 @contextmanager
-def _mixed(other: Found, *, weighted: bool) -> Iterator[None]:
+def _mixed(other: Lookup, *, weighted: bool) -> Iterator[None]:
     """For the time of the context, tokens in identical runs of both readings are served by the mean of their rows."""
 
     def lay(
         cache: MergedCache,
-        anatomy: Anatomy,
+        spec: ModelSpec,
         plan: ReusePlan,
         references: Sequence[ReferenceRows],
         wanted: NDArray[np.bool_],
         **settings: bool,
     ) -> None:
-        lay_rows(cache, anatomy, plan, references, wanted, **settings)
-        both = wanted & (plan.source == Source.EXACT) & (other.plan.source == Source.EXACT)
+        lay_rows(cache, spec, plan, references, wanted, **settings)
+        both = wanted & (plan.source == Source.MOVED) & (other.plan.source == Source.MOVED)
         if not both.any():
             return
         weight = torch.tensor(0.5)
         if weighted:
-            shared, its = (1 - estrangement(each)[0][both] for each in (plan, other.plan))
+            shared, its = (1 - context_mismatch(each)[0][both] for each in (plan, other.plan))
             weight = torch.from_numpy(its / (shared + its))[:, None]
-        blend_in(cache, anatomy, other.plan, other.entries, both, weight)
+        blend_in(cache, spec, other.plan, other.entries, both, weight)
 
     with patch.object(room, "lay_rows", lay):
         yield

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
 from benchmarks.systems.system import Prefilled, Subject, System
@@ -11,14 +12,20 @@ from semshare_core import ReusePolicy
 
 @dataclass(frozen=True)
 class EngineSystem(System):
-    """TTFT is the report's: tokenizing, lookup, matching and rearranging are in it. Nothing is stored."""
+    """TTFT is the report's: tokenizing, lookup, matching and rearranging are in it. Nothing is stored.
+
+    Attributes:
+        within: the context of each call.
+    """
 
     name: str
     policy: ReusePolicy
+    within: Callable[[], AbstractContextManager[object]] = nullcontext
 
     def ready(self, subject: Subject) -> Callable[[], Prefilled]:
         def call() -> Prefilled:
-            made = subject.engine.prefill(subject.case.target, reuse=self.policy, store=False)
+            with self.within():
+                made = subject.engine.prefill(subject.case.target, reuse=self.policy, store=False)
             report = made.report
             return Prefilled(
                 seconds=report.ttft_ms / 1e3,

@@ -11,6 +11,7 @@ from transformers import DynamicCache
 
 from benchmarks.systems.answer import common_length
 from benchmarks.systems.system import Prefilled, Subject, System
+from semshare_core.model.cache_argument import with_cache
 
 
 class PrefixCache(System):
@@ -29,7 +30,7 @@ class PrefixCache(System):
         kept = DynamicCache(config=engine.model.config)
         known = _longest(references, target)
         if known:
-            engine.model(input_ids=ids[:, :known], past_key_values=kept, use_cache=True, logits_to_keep=1)
+            engine.model(input_ids=ids[:, :known], **with_cache(engine.model, kept), use_cache=True, logits_to_keep=1)
 
         @torch.no_grad()
         def call() -> Prefilled:
@@ -37,7 +38,8 @@ class PrefixCache(System):
             known = _longest(references, target)
             cache = copy.deepcopy(kept)
             rest = ids[:, known:]
-            logits = engine.model(input_ids=rest, past_key_values=cache, use_cache=True, logits_to_keep=1).logits[0, -1]
+            kept_rows = with_cache(engine.model, cache)
+            logits = engine.model(input_ids=rest, use_cache=True, logits_to_keep=1, **kept_rows).logits[0, -1]
             int(logits.argmax())
             seconds = time.perf_counter() - started
             ratio = rest.shape[1] / ids.shape[1]

@@ -14,6 +14,6 @@ RATIOS = (0.1, 0.2, 0.3, 0.5)
 PUBLISHED = [
     EngineSystem("paper", ReusePolicy.paper()),
     EngineSystem("cacheblend", ReusePolicy.cacheblend()),
-    *(EngineSystem(f"paper {ratio}", ReusePolicy.paper(ratio, retention=None)) for ratio in RATIOS),
+    *(EngineSystem(f"paper {ratio}", ReusePolicy.paper(ratio, compress=None)) for ratio in RATIOS),
     *(EngineSystem(f"cacheblend {ratio}", ReusePolicy.cacheblend(ratio)) for ratio in RATIOS),
 ]

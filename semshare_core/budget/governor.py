@@ -1,23 +1,22 @@
-"""The governor: how much to recompute for the level asked for, or whether to reuse at all.
+"""The governor decides how much of a prompt is recomputed, and whether reuse is worth it at all.
 
-With a calibration of the model (``semshare calibrate``) a level takes the smallest ratio whose forecast divergence is
-within its bound. Without one it goes by :data:`LEVEL_RULES`: fixed amounts, about what keeps the promises on
-SmolLM2-135M-Instruct with hardly a look at the prompt. No fixed amount is safe across models.
+With a calibration (``semshare calibrate``), a level takes the smallest ratio whose forecast divergence is within its
+bound. Without one it uses :data:`LEVEL_RULES`: fixed shares that about keep the promises on SmolLM2-135M-Instruct. No
+fixed share is safe for every model.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
-import numpy as np
-
-from semshare_core.budget.allotment import Budget, Needs
 from semshare_core.budget.calibration import Calibration
-from semshare_core.budget.features import Situation
+from semshare_core.budget.features import PlanFeatures
+from semshare_core.budget.goal import Goal
 from semshare_core.budget.levels import BOUNDS
-from semshare_core.budget.method import method_of
-from semshare_core.config import ReusePolicy
+from semshare_core.budget.needs import Needs
+from semshare_core.budget.recompute import Budget, Layers, RecomputePlan, plan_recompute
 from semshare_core.match.plan import ReusePlan
+from semshare_core.report.reasons import NO_REASON, Reason, ReasonText
 from semshare_core.select import selection_for
 
 _MIN_SAVED_TOKENS = 64  # fewer cost more in matching and rearranging than they save
@@ -25,24 +24,26 @@ _MIN_SAVED_TOKENS = 64  # fewer cost more in matching and rearranging than they 
 
 @dataclass(frozen=True)
 class LevelRule:
-    """What a level spends on a model that was not calibrated, and when it gives up.
+    """How much a level recomputes on a model without a calibration, and when it reuses nothing.
 
     Attributes:
-        ceiling: largest recompute ratio; what the strategy finds worth less is left reused.
-        least: recompute ratio that is spent even where the plan shows less change, on the rows that the question reads.
-        max_fuzzy: largest share of the tokens behind the prefix that may be served fuzzily.
-        min_saving: smallest share of the tokens behind the prefix that must be saved for reuse to pay.
-        max_barred: by how much, as a share of the tokens behind the prefix, the prompt that resembles this one most may
-            exceed the one that resembles it most by rows that may serve; beyond it the prompt is computed in full, so
-            that it can serve those that follow it. Without it the error of a chain of rewrites grows, as prompts are
-            patched together from ever older ones (``python -m benchmarks.pool drift``).
+        ceiling: the largest recompute ratio.
+        least: the smallest recompute ratio, even if the plan shows less change. The extra rows are those that the
+            question reads.
+        max_fuzzy: the largest share of the suffix that may be served by fuzzy rows.
+        min_saving: the smallest share of the suffix that reuse must save.
+        max_blocked_coverage: the largest share of the suffix that may be lost to rows that may not serve. Example: one
+            pooled prompt covers 90 % of the suffix, but its rows are approximate. The best prompt with usable rows
+            covers 70 %. The blocked coverage is 20 %. Above the limit the prompt is computed in full and can then serve
+            later prompts. Without the limit the error of a chain of rewrites grows (``python -m benchmarks.pool
+            drift``).
     """
 
     ceiling: float
     least: float
     max_fuzzy: float
     min_saving: float = 0.3
-    max_barred: float = 0.1
+    max_blocked_coverage: float = 0.1
 
 
 LEVEL_RULES = {
@@ -52,104 +53,115 @@ LEVEL_RULES = {
 }
 
 UNCALIBRATED = "default"
-"""What reports name where the levels' rules decided: no calibration of the model, or one of another method."""
+"""The calibration name in reports if the rules decided: the model has no calibration, or one of another method."""
 
 
 @dataclass(frozen=True)
 class Decision:
-    """``budget`` of a selective prefill, or None: compute everything behind the prefix.
+    """The governor's decision.
 
     Attributes:
-        lossless: have no approximate rows in that prefix, so that the prompt can serve others.
-        calibration: name of the calibration that a level went by; None: no level had to choose.
-        expected_kl: forecast, in nats; None: there was none.
+        budget: of a selective prefill. None: compute the whole suffix.
+        bypassed: reuse was possible, but not worth it.
+        lossless: the prefix must not have approximate rows, so that the prompt can serve others.
+        calibration: name of the calibration that decided. None: no level had to choose.
+        expected_kl: the forecast in nats. None: there was no forecast.
+        recompute: how the budget is spent. None: there is no budget.
     """
 
     budget: Budget | None
-    reason: str = ""
+    reason: ReasonText = NO_REASON
     bypassed: bool = False
     lossless: bool = False
     calibration: str | None = None
     expected_kl: float | None = None
+    recompute: RecomputePlan | None = field(default=None, compare=False)
 
 
 def decide(
     plan: ReusePlan,
-    policy: ReusePolicy,
+    goal: Goal,
     fresh_from: int,
     *,
-    barred: float = 0.0,
+    layers: Layers,
+    blocked_coverage: float = 0.0,
     calibration: Calibration | None = None,
 ) -> Decision:
-    """Choose the recomputation for a plan whose policy allows approximate reuse.
+    """Decide how much of a plan is recomputed. The goal must allow approximate reuse.
 
     Args:
         fresh_from: the question's first token.
-        barred: by how much more of them some one prompt holds in rows too deep to serve; see :class:`LevelRule`.
-        calibration: of the model, if it has one.
+        layers: the model's layers.
+        blocked_coverage: see :class:`LevelRule`.
+        calibration: the model's calibration, if it has one.
     """
-    situation = situation_of(plan, policy, fresh_from)
-    if situation is None:
-        return Decision(None, "no reference shares more than the prefix" if plan.prefix_tokens else "nothing to reuse")
-    if policy.recompute_ratio is not None:
-        return Decision(Budget(policy.recompute_ratio, fill=True))
-    if policy.level is None and policy.schedule == "decay":
-        return Decision(Budget(_published_ratio(policy), fill=True))
-    level = policy.level or "balanced"
-    if barred > LEVEL_RULES[level].max_barred:
-        # a chain of rewrites has left its last lossless prompt behind: this one becomes the next
-        reason = f"the prompt that shares {barred:.0%} more than any other has approximate rows, which may not serve"
+    selection = selection_for(goal.policy)
+    needs = Needs.of(plan, selection, fresh_from)
+    if not reusable(plan, needs, fresh_from):
+        return Decision(None, (Reason.ONLY_THE_PREFIX if plan.prefix_tokens else Reason.NOTHING_TO_REUSE).text())
+    if goal.ratio is not None:
+        decision = Decision(Budget(goal.ratio, fill=True))
+    else:
+        decision = _for_level(PlanFeatures.of(plan, needs, fresh_from), goal, blocked_coverage, calibration)
+    if decision.budget is None:
+        return decision
+    return replace(decision, recompute=plan_recompute(plan, needs, selection, goal.policy, decision.budget, layers))
+
+
+def reusable(plan: ReusePlan, needs: Needs, fresh_from: int) -> bool:
+    """Whether the plan serves any token after the prefix and before the question."""
+    return bool((needs.suffix & plan.served)[:fresh_from].any())
+
+
+def plan_features(plan: ReusePlan, goal: Goal, fresh_from: int) -> PlanFeatures | None:
+    """The plan's features; None if it is not :func:`reusable`."""
+    needs = Needs.of(plan, selection_for(goal.policy), fresh_from)
+    return PlanFeatures.of(plan, needs, fresh_from) if reusable(plan, needs, fresh_from) else None
+
+
+def _for_level(
+    features: PlanFeatures, goal: Goal, blocked_coverage: float, calibration: Calibration | None
+) -> Decision:
+    if blocked_coverage > LEVEL_RULES[goal.level].max_blocked_coverage:
+        # a chain of rewrites has moved away from its last lossless prompt: this prompt becomes the next one
+        reason = Reason.APPROXIMATE_REFERENCE.text(share=blocked_coverage)
         return Decision(None, reason, bypassed=True, lossless=True)
-    if calibration is None or method_of(policy):
-        made = _by_rule(situation, LEVEL_RULES[level])
-        why = "the model is not calibrated" if calibration is None else "the calibration is that of another method"
-        reason = made.reason or f"{why}: a fixed share is recomputed"
-        return replace(made, reason=reason, calibration=UNCALIBRATED)
-    return replace(_by_calibration(situation, level, calibration), calibration=calibration.name)
+    if calibration is None or goal.method:
+        decision = _by_rule(features, LEVEL_RULES[goal.level])
+        why = Reason.NOT_CALIBRATED if calibration is None else Reason.OTHER_METHOD
+        return replace(decision, reason=decision.reason or why.text(), calibration=UNCALIBRATED)
+    return replace(_by_calibration(features, goal.level, calibration), calibration=calibration.name)
 
 
-def situation_of(plan: ReusePlan, policy: ReusePolicy, fresh_from: int) -> Situation | None:
-    """The plan in numbers; None if nothing is served that could be left as it is."""
-    needs = Needs.of(plan, selection_for(policy), fresh_from)
-    free = needs.window & (np.arange(len(plan)) < fresh_from)  # what need not be computed in any case
-    return Situation.of(plan, needs, fresh_from) if (free & plan.served).any() else None
-
-
-def _by_calibration(situation: Situation, level: str, calibration: Calibration) -> Decision:
-    unlike = calibration.unlike(situation)
-    if unlike:
-        return _too_different(situation, unlike)
-    ratio = calibration.ratio_for(level, situation)
+def _by_calibration(features: PlanFeatures, level: str, calibration: Calibration) -> Decision:
+    if difference := calibration.difference(features):
+        return _too_different(features, difference)
+    ratio = calibration.ratio_for(level, features)
     if ratio is None:
-        most = max((situation.computed(each) for each in calibration.choices(situation)), default=situation.must)
-        share = most / situation.tokens
-        reason = f"to recompute {share:.0%} is not expected to keep the KL of {level!r} within {BOUNDS[level].kl}"
+        most = max(map(features.computed, calibration.choices(features)), default=features.must)
+        share = most / features.tokens
+        reason = Reason.BEYOND_BOUND.text(share=share, level=level, bound=BOUNDS[level].kl)
         return Decision(None, reason, bypassed=True)
-    saved = situation.window - situation.computed(ratio)
+    saved = features.suffix - features.computed(ratio)
     if saved < _MIN_SAVED_TOKENS:
-        return Decision(None, f"only {saved} of {situation.window} tokens would be saved", bypassed=True)
-    if not calibration.pays(situation, ratio):
-        return Decision(None, f"to save {saved} of {situation.window} tokens would take longer", bypassed=True)
-    return Decision(Budget(ratio, fill=True), expected_kl=calibration.expected_kl(situation, ratio))
+        return Decision(None, Reason.TOO_LITTLE_SAVED.text(saved=saved, tokens=features.suffix), bypassed=True)
+    if not calibration.pays(features, ratio):
+        return Decision(None, Reason.SLOWER.text(saved=saved, tokens=features.suffix), bypassed=True)
+    return Decision(Budget(ratio, fill=True), expected_kl=calibration.expected_kl(features, ratio))
 
 
-def _by_rule(situation: Situation, rule: LevelRule) -> Decision:
-    fuzzy = situation.fuzzy / situation.free
+def _by_rule(features: PlanFeatures, rule: LevelRule) -> Decision:
+    fuzzy = features.fuzzy / features.free
     if fuzzy > rule.max_fuzzy:
-        return _too_different(situation, f"{fuzzy:.0%} of the tokens have no identical run")
-    n, window = situation.tokens, situation.window
-    computed = max(situation.must, min(max(situation.worth, int(rule.least * n)), int(rule.ceiling * n)))
-    saved = window - computed
-    if saved < _MIN_SAVED_TOKENS or saved < rule.min_saving * window:
-        return Decision(None, f"only {saved} of {window} tokens would be saved", bypassed=True)
+        return _too_different(features, Reason.TOO_FUZZY.text(share=fuzzy))
+    n, suffix = features.tokens, features.suffix
+    computed = max(features.must, min(max(features.worth, int(rule.least * n)), int(rule.ceiling * n)))
+    saved = suffix - computed
+    if saved < _MIN_SAVED_TOKENS or saved < rule.min_saving * suffix:
+        return Decision(None, Reason.TOO_LITTLE_SAVED.text(saved=saved, tokens=suffix), bypassed=True)
     return Decision(Budget(rule.ceiling, fill=False, least=rule.least))
 
 
-def _too_different(situation: Situation, why: str) -> Decision:
-    # a few common words are shared by any two texts; not to use them is no decision
-    return Decision(None, f"too different: {why}", bypassed=situation.exact >= _MIN_SAVED_TOKENS)
-
-
-def _published_ratio(policy: ReusePolicy, share: float = 0.4, layers: int = 30) -> float:
-    """Average ratio of the paper's schedule: everything in layer 1, 40 % in layer 2, then falling by ``decay``."""
-    return (1 + share * sum(policy.decay**step for step in range(layers - 1))) / layers
+def _too_different(features: PlanFeatures, reason: ReasonText) -> Decision:
+    # any two texts share a few common words; to ignore those is no bypass
+    return Decision(None, reason, bypassed=features.moved >= _MIN_SAVED_TOKENS)

@@ -4,23 +4,35 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from importlib import metadata
+from typing import Annotated
 
 import typer
-from rich.console import Console
 
-from semshare_core.cli.calibrate import calibrate
-from semshare_core.cli.pool import pool
+from semshare_core.cli.commands import Commands
 from semshare_core.errors import SemShareError
 
 app = typer.Typer(
     name="semshare",
+    cls=Commands,
     help="SemShare's tools.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-app.add_typer(pool, name="pool")
-app.command()(calibrate)
+
+
+def _say_version(asked: bool) -> None:
+    if asked:
+        print(f"semshare {metadata.version('semshare')}")
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    version: Annotated[bool, typer.Option("--version", callback=_say_version, is_eager=True, help="Say it.")] = False,
+) -> None:
+    """SemShare's tools."""
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -28,5 +40,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     try:
         app(args=None if arguments is None else list(arguments))
     except SemShareError as error:
+        from rich.console import Console
+
         Console(stderr=True, soft_wrap=True).print(f"semshare: {error}", markup=False, highlight=False, style="red")
         sys.exit(1)

@@ -1,1 +1,1 @@
-"""Fewer bytes of keys and values."""
+"""Fewer bytes of keys and values: while decoding (``live/``) and while stored (``codecs/``)."""

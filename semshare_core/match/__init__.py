@@ -3,7 +3,6 @@
 from semshare_core.match.facts import FactTokens
 from semshare_core.match.matcher import build_plan
 from semshare_core.match.plan import ReferenceTokens, ReusePlan, Source
-from semshare_core.match.prefix import common_prefix
 from semshare_core.match.runs import find_runs, kgram_hashes
 from semshare_core.match.token_table import TokenTable
 
@@ -14,7 +13,6 @@ __all__ = [
     "Source",
     "TokenTable",
     "build_plan",
-    "common_prefix",
     "find_runs",
     "kgram_hashes",
 ]

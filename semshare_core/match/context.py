@@ -11,12 +11,12 @@ from numpy.typing import NDArray
 
 from semshare_core.match.plan import EDIT_TOKENS, ReusePlan, Source
 
-_ISLAND_TOKENS = 24  # 16 leaves some that harm; 32 and 48 compute more for little (docs/frontier.md)
+_SHORT_TOKENS = 24  # 16 leaves some that harm; 32 and 48 compute more for little (docs/frontier.md)
 _DRIFT = 0.25  # diagonals move by so much per token where words are replaced by more or fewer
 _BLOCK = 512  # runs that are compared with all others at once, which bounds the memory
 
 
-def estrangement(plan: ReusePlan) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+def context_mismatch(plan: ReusePlan) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Per token of the prefix and of identical runs, how foreign its row is where it stands; 0 elsewhere.
 
     Returns:
@@ -26,7 +26,7 @@ def estrangement(plan: ReusePlan) -> tuple[NDArray[np.float64], NDArray[np.float
     """
     n = len(plan)
     changed, shallow = np.zeros(n), np.zeros(n)
-    held = np.flatnonzero((plan.source >= Source.EXACT) & ~_stale(plan))
+    held = np.flatnonzero((plan.source >= Source.MOVED) & ~_stale(plan))
     if not held.size:
         return changed, shallow
     reference, position = plan.reference[held], plan.position[held]
@@ -43,28 +43,28 @@ def estrangement(plan: ReusePlan) -> tuple[NDArray[np.float64], NDArray[np.float
     return changed, shallow
 
 
-def islands(plan: ReusePlan) -> NDArray[np.bool_]:
+def short_matches(plan: ReusePlan) -> NDArray[np.bool_]:
     """Bool [n]: identical tokens in so short a passage of another place that what they tell is told elsewhere.
 
     A passage reaches from a seam to the next. A few words in a row that some reference has, too, are a quotation or
     chance: their rows are full of the text that they were read in, and few as they are, they cost little to compute.
     """
-    identical = plan.source >= Source.EXACT
+    identical = plan.source >= Source.MOVED
     passage = np.cumsum(plan.seams())
-    short = np.bincount(passage, weights=identical) < _ISLAND_TOKENS
+    short = np.bincount(passage, weights=identical) < _SHORT_TOKENS
     short[0] = False  # before the first seam all stands where it stood
     return identical & short[passage]
 
 
-def astray(plan: ReusePlan) -> NDArray[np.bool_]:
-    """Bool [n]: tokens whose row is that of the same words in another text: ``islands`` and fuzzy tokens out of place.
+def misaligned(plan: ReusePlan) -> NDArray[np.bool_]:
+    """Bool [n]: tokens served by the same words of another text: ``short_matches`` and fuzzy tokens out of place.
 
-    The place of such a token is what lies beside the nearest identical run that is no island, before or behind it. A
-    row from anywhere else has the token's spelling, at best, and nothing of what is told here.
+    The right place of such a token lies beside the nearest identical run that is no short match, before or behind it. A
+    row from anywhere else has the token's spelling, at best, and nothing of what this text says.
     """
     number = np.arange(len(plan))
-    alone = islands(plan)
-    home = (plan.source >= Source.EXACT) & ~alone
+    alone = short_matches(plan)
+    home = (plan.source >= Source.MOVED) & ~alone
     diagonal = number - plan.position
     placed = np.zeros(len(plan), bool)
     before = np.maximum.accumulate(np.where(home, number, -1))

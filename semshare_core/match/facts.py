@@ -22,9 +22,10 @@ from numpy.typing import NDArray
 from transformers import PreTrainedTokenizerBase
 
 from semshare_core.match.distance import since_last
-from semshare_core.match.plan import ReferenceTokens, ReusePlan, Source, Tokens
+from semshare_core.match.plan import ReferenceTokens, ReusePlan, Source
 from semshare_core.match.spelling import BYTE_LEVEL_SPACE, SPACE, is_whole, joined, reader
 from semshare_core.prompt.own_tokenizer import own_tokenizer
+from semshare_core.tokens import Tokens
 
 _SPACES = (BYTE_LEVEL_SPACE, SPACE, " ")  # with which a word's first token begins
 _COMMON_SHARE = 0.05  # of a vocabulary: byte-pair ids are numbered by falling frequency
@@ -102,7 +103,7 @@ class FactTokens:
         """
         self._follow()
         stale = np.zeros(len(target), bool)
-        fuzzy, new, identical = plan.source == Source.FUZZY, plan.source == Source.NEW, plan.source >= Source.EXACT
+        fuzzy, new, identical = plan.source == Source.FUZZY, plan.source == Source.NEW, plan.source >= Source.MOVED
         if not fuzzy.any() and not (new[:-1] & identical[1:]).any():
             return stale
         target_kinds = self._kinds(target)

@@ -5,14 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import IntEnum
+from functools import cached_property
 from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-Tokens = NDArray[np.int64]
-Positions = NDArray[np.int64]
-
+from semshare_core.tokens import Positions, Tokens
 
 EDIT_TOKENS = 8  # insertions and deletions up to this length count as edits within a text, not as seams
 
@@ -22,7 +21,7 @@ class Source(IntEnum):
 
     NEW = 0
     FUZZY = 1
-    EXACT = 2
+    MOVED = 2
     PREFIX = 3
 
 
@@ -89,6 +88,7 @@ class ReusePlan:
 
     def serve(self, start: int, stop: int, source: Source, reference: int, position: int) -> None:
         """Record that target tokens ``start:stop`` come from ``reference`` at ``position`` onwards."""
+        self.__dict__.pop("_seams", None)
         self.source[start:stop] = source
         self.reference[start:stop] = reference
         self.position[start:stop] = np.arange(position, position + stop - start)
@@ -100,8 +100,12 @@ class ReusePlan:
         diagonal (target position - reference position) further than ``EDIT_TOKENS`` away; a smaller jump is an edited
         word, and a seam only where tokens that stood in between are missing. A prompt's begin has diagonal 0.
         """
+        return self._seams
+
+    @cached_property
+    def _seams(self) -> NDArray[np.bool_]:
         marked = np.zeros(len(self), bool)
-        held = np.flatnonzero(self.source >= Source.EXACT)
+        held = np.flatnonzero(self.source >= Source.MOVED)
         if not held.size:
             return marked
         reference, position = self.reference[held], self.position[held]
@@ -109,5 +113,5 @@ class ReusePlan:
         reference_before = np.concatenate((reference[:1], reference[:-1]))
         jump = np.diff(held - position, prepend=0)
         begins = (reference != reference_before) | (np.abs(jump) > EDIT_TOKENS) | ((jump != 0) & (held - before == 1))
-        marked[held[begins & (self.source[held] == Source.EXACT)]] = True
+        marked[held[begins & (self.source[held] == Source.MOVED)]] = True
         return marked

@@ -15,7 +15,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from semshare_core.match.plan import Positions, ReferenceTokens, Tokens
+from semshare_core.match.plan import ReferenceTokens
+from semshare_core.tokens import Positions, Tokens
 
 _MULTIPLIER = np.uint64(0x9E3779B97F4A7C15)
 _MAX_PLACES = 16  # a k-gram that stands in more places than this (tables, refrains) is followed in the first ones only
@@ -43,13 +44,22 @@ def kgram_hashes(tokens: Tokens, k: int) -> NDArray[np.uint64]:
     return hashes
 
 
-def find_runs(target: Tokens, references: Sequence[ReferenceTokens], k: int, start: int = 0) -> list[Run]:
+def find_runs(
+    target: Tokens,
+    references: Sequence[ReferenceTokens],
+    k: int,
+    start: int = 0,
+    grams: NDArray[np.uint64] | None = None,
+) -> list[Run]:
     """Disjoint runs of at least ``k`` identical tokens covering ``target[start:]``, chosen longest first.
 
     The result depends on the references' ids and texts, not on their order. Sorted by target position.
+
+    Args:
+        grams: the :func:`kgram_hashes` of ``target``, where the caller has them already.
     """
     maximal: list[tuple[int, int, str, int, int]] = []  # (-length, start, reference id, position, reference)
-    wanted = kgram_hashes(target[start:], k)
+    wanted = kgram_hashes(target[start:], k) if grams is None else grams[start:]
     for index, reference in enumerate(references):
         for t, r, length in _maximal_runs(target[start:], wanted, reference.tokens, k):
             maximal.append((-length, t + start, reference.id, r, index))

@@ -15,7 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from semshare_core.match.plan import Tokens
+from semshare_core.tokens import Tokens
 
 _SIF = 1e-4
 _FREQUENT = 32_768  # ids beyond this carry next to nothing of the mean

@@ -12,7 +12,6 @@ import weakref
 from collections.abc import Callable, Iterator, Sequence
 
 from semshare_core.errors import PoolFileError, PoolWarning
-from semshare_core.match.plan import Tokens
 from semshare_core.pool.disk.folder import PoolFolder
 from semshare_core.pool.disk.record import Record, SegmentRef
 from semshare_core.pool.entry import Entry
@@ -20,6 +19,7 @@ from semshare_core.pool.indexes.vector_rows import Vectors
 from semshare_core.pool.segment import Segment
 from semshare_core.pool.tiers import Tiers
 from semshare_core.process.worker import Worker
+from semshare_core.tokens import Tokens
 
 
 class DiskWriter:

@@ -10,12 +10,12 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from semshare_core.config import PoolConfig
-from semshare_core.match.prefix import common_prefix
 from semshare_core.pool.entry import Entry
 from semshare_core.pool.eviction import EvictionPolicy
 from semshare_core.pool.namespace_store import NamespaceStore
 from semshare_core.pool.segment import Segment
 from semshare_core.pool.tiers import Tiers
+from semshare_core.tokens import common_prefix
 
 _STALE = 4  # the heap is rebuilt when it holds so many times more than there are entries
 

@@ -11,9 +11,8 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from semshare_core.match.plan import Tokens
-from semshare_core.match.prefix import common_prefix
 from semshare_core.pool.segment import MemoryRows, Pair, Rows, Segment
+from semshare_core.tokens import Tokens, common_prefix
 
 
 @dataclass(eq=False)

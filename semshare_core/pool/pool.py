@@ -13,7 +13,6 @@ import torch
 
 from semshare_core.config import PoolConfig
 from semshare_core.errors import DamagedFileError, NotPicklableError, PoolWarning
-from semshare_core.match.plan import Tokens
 from semshare_core.pool.disk.folder import Other, PoolFolder
 from semshare_core.pool.disk_writer import DiskWriter, restored
 from semshare_core.pool.entries import Entries
@@ -27,6 +26,7 @@ from semshare_core.pool.stats import PoolStats
 from semshare_core.pool.tiers import Tiers
 from semshare_core.process import forking
 from semshare_core.process.worker import Worker
+from semshare_core.tokens import Tokens
 
 _ATTENTION_EQUALS = 8192.0  # tokens; see EvictionPolicy
 _LONGEST_WAIT = 60.0  # seconds; the clock that says what is due may be set, and runs on while the machine sleeps

@@ -7,11 +7,11 @@ import time
 from collections.abc import Iterable, Iterator
 
 from semshare_core.config import PoolConfig
-from semshare_core.match.plan import Tokens
 from semshare_core.pool.entries import Entries
 from semshare_core.pool.entry import Entry
 from semshare_core.pool.indexes.vector_rows import Vectors
 from semshare_core.pool.namespace_store import Indexes
+from semshare_core.tokens import Tokens
 
 
 class Search:

@@ -19,11 +19,13 @@ from transformers import PreTrainedModel
 
 from semshare_core.model.attention.grouped import uses_sdpa
 from semshare_core.model.attention.switched import register, switchable, switched_attention
-from semshare_core.model.spec import Anatomy
+from semshare_core.model.spec import ModelSpec
 from semshare_core.prefill.cache import MergedCache
 from semshare_core.prefill.forward import RowForward
 
 Reduce = Callable[[Tensor, Tensor], Tensor]
+"""Of one layer: attention float32 [heads, queries, rows] and values [kv_heads, rows, dim] become [..., rows]."""
+
 Collect = Callable[[int, Tensor], None]
 
 
@@ -33,18 +35,18 @@ class Unobserved(Exception):
 
 @torch.no_grad()
 def tail_attention(
-    model: PreTrainedModel, anatomy: Anatomy, cache: MergedCache, ids: Tensor, n_rows: int, window: int
+    model: PreTrainedModel, spec: ModelSpec, cache: MergedCache, ids: Tensor, n_rows: int, window: int
 ) -> NDArray[np.float64]:
     """Attention that the last ``window`` of the first ``n_rows`` tokens pay to each of them: [layers, n_rows].
 
     Mean over heads and queries. The cache stays as it is.
     """
-    return _watch_tail(model, anatomy, cache, ids, n_rows, window, lambda weights, _: weights.mean(dim=(0, 1)))
+    return watch_tail(model, spec, cache, ids, n_rows, window, mean_attention)
 
 
 @torch.no_grad()
 def tail_influence(
-    model: PreTrainedModel, anatomy: Anatomy, cache: MergedCache, ids: Tensor, n_rows: int, window: int
+    model: PreTrainedModel, spec: ModelSpec, cache: MergedCache, ids: Tensor, n_rows: int, window: int
 ) -> NDArray[np.float64]:
     """How much each row moves the outputs of the last ``window`` tokens: [n_rows].
 
@@ -56,20 +58,29 @@ def tail_influence(
         norms = values.float().norm(dim=-1).repeat_interleave(weights.shape[0] // values.shape[0], dim=0)
         return (weights.pow(2).mean(dim=1) * norms.pow(2)).mean(dim=0).sqrt()
 
-    return np.asarray(_watch_tail(model, anatomy, cache, ids, n_rows, window, reduce).sum(axis=0))
+    return np.asarray(watch_tail(model, spec, cache, ids, n_rows, window, reduce).sum(axis=0))
 
 
-def _watch_tail(
+def mean_attention(weights: Tensor, values: Tensor) -> Tensor:
+    """Mean over heads and queries, [rows]."""
+    return weights.mean(dim=(0, 1))
+
+
+@torch.no_grad()
+def watch_tail(
     model: PreTrainedModel,
-    anatomy: Anatomy,
+    spec: ModelSpec,
     cache: MergedCache,
     ids: Tensor,
     n_rows: int,
     window: int,
     reduce: Reduce,
 ) -> NDArray[np.float64]:
-    """Run the tail once more and reduce each layer's weights [heads, tail, n_rows] and values to [layers, n_rows]."""
-    n_layers = len(anatomy.layers)
+    """What the last ``window`` of the first ``n_rows`` tokens attend to, reduced to [layers, ..., n_rows].
+
+    They run once more for it. The cache stays as it is.
+    """
+    n_layers = len(spec.layers)
     tail = torch.arange(max(0, n_rows - window), n_rows, device=ids.device)
     seen: dict[int, Tensor] = {}
 
@@ -79,16 +90,13 @@ def _watch_tail(
 
     if uses_sdpa(model) and not switchable(model):
         raise Unobserved(f"the attention of {type(model).__name__} is fixed and shows no weights.")
-    with _kept(cache, slice(n_rows - len(tail), n_rows)), _weights_shown(model, anatomy, collect):
-        RowForward(model, anatomy, chunk_rows=len(tail)).run(cache, ids, [tail] * n_layers)
+    with _kept(cache, slice(n_rows - len(tail), n_rows)), _weights_shown(model, spec, collect):
+        RowForward(model, spec, chunk_rows=len(tail)).run(cache, ids, [tail] * n_layers)
     cache.finish(n_rows)
     if not seen or set(range(n_layers - 1)) - set(seen):
         raise Unobserved(f"only {len(seen)} of {n_layers} layers of {type(model).__name__} show attention weights.")
-    watched = np.zeros((n_layers, n_rows))
-    for layer in range(n_layers):
-        # the pass ends when the last layer has its keys: that layer borrows what the one before saw
-        watched[layer] = seen.get(layer, seen[max(seen)]).cpu().numpy()
-    return watched
+    # the pass ends when the last layer has its keys: that layer borrows what the one before saw
+    return np.stack([seen.get(layer, seen[max(seen)]).cpu().double().numpy() for layer in range(n_layers)])
 
 
 @contextmanager
@@ -114,10 +122,10 @@ def hot_tokens(attention: NDArray[np.float64], mass: float) -> NDArray[np.bool_]
 
 
 @contextmanager
-def _weights_shown(model: PreTrainedModel, anatomy: Anatomy, collect: Collect) -> Iterator[None]:
+def _weights_shown(model: PreTrainedModel, spec: ModelSpec, collect: Collect) -> Iterator[None]:
     """Hand over each layer's attention weights [heads, queries, keys] for the time of the context."""
     if not uses_sdpa(model):  # eager attention, which returns its weights
-        with _returned_weights(anatomy, collect):
+        with _returned_weights(spec, collect):
             yield
         return
     _collecting.layer = collect
@@ -161,7 +169,7 @@ register(_NAME, _attend)
 
 
 @contextmanager
-def _returned_weights(anatomy: Anatomy, collect: Collect) -> Iterator[None]:
+def _returned_weights(spec: ModelSpec, collect: Collect) -> Iterator[None]:
     """Collect the weights [1, heads, queries, keys] that the layers' attention modules return."""
     handles = []
 
@@ -173,7 +181,7 @@ def _returned_weights(anatomy: Anatomy, collect: Collect) -> Iterator[None]:
         return hook
 
     try:
-        for index, layer in enumerate(anatomy.layers):
+        for index, layer in enumerate(spec.layers):
             for child in layer.children():
                 handles.append(child.register_forward_hook(hook_for(index)))
         yield

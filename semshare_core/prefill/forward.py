@@ -20,7 +20,8 @@ from transformers import PreTrainedModel
 from semshare_core.errors import UnsupportedModelError
 from semshare_core.model.attention.bit_blocks import block_of
 from semshare_core.model.attention.query_blocks import query_blocks
-from semshare_core.model.spec import Anatomy
+from semshare_core.model.cache_argument import with_cache
+from semshare_core.model.spec import ModelSpec
 from semshare_core.prefill.cache import MergedCache, StopForward
 
 CHUNK_ROWS = 768
@@ -29,9 +30,9 @@ CHUNK_ROWS = 768
 class RowForward:
     """Computes keys and values of chosen rows into a :class:`MergedCache`."""
 
-    def __init__(self, model: PreTrainedModel, anatomy: Anatomy, chunk_rows: int = CHUNK_ROWS) -> None:
+    def __init__(self, model: PreTrainedModel, spec: ModelSpec, chunk_rows: int = CHUNK_ROWS) -> None:
         self.model = model
-        self.anatomy = anatomy
+        self.spec = spec
         self.chunk_rows = chunk_rows
         self._backbone: nn.Module = model.base_model
 
@@ -57,20 +58,18 @@ class RowForward:
     @torch.no_grad()
     def run_whole(self, cache: MergedCache, ids: Tensor) -> None:
         """Compute the rows of ``ids`` [n] behind nothing, in one pass and as the model does it by itself."""
-        cache.stop_at(len(self.anatomy.layers) - 1)
+        cache.stop_at(len(self.spec.layers) - 1)
         with suppress(StopForward):
-            self._backbone(input_ids=ids[None], past_key_values=cache, use_cache=True)
+            self._backbone(input_ids=ids[None], **with_cache(self._backbone, cache), use_cache=True)
 
     def _call(self, cache: MergedCache, ids: Tensor, positions: Tensor) -> None:
-        extra: dict[str, Any] = {}
-        if self.anatomy.takes_position_ids:
+        extra = with_cache(self._backbone, cache)
+        if self.spec.takes_position_ids:
             extra["position_ids"] = positions[None]
         # a 4-D mask keeps the model from building one of its own; the hooks replace it
         placeholder = torch.zeros((1, 1, 1, 1), dtype=torch.bool, device=ids.device)
         with suppress(StopForward):
-            self._backbone(
-                input_ids=ids[None], attention_mask=placeholder, past_key_values=cache, use_cache=True, **extra
-            )
+            self._backbone(input_ids=ids[None], attention_mask=placeholder, use_cache=True, **extra)
 
     @contextmanager
     def _hooks(self, parts: list[Tensor], visible: int) -> Iterator[None]:
@@ -79,14 +78,14 @@ class RowForward:
         handles = []
 
         def hook_for(layer: int) -> Any:
-            window = self.anatomy.windows[layer]
+            window = self.spec.windows[layer]
             key = (len(parts[layer]), window)
             narrower = layer > 0 and len(parts[layer]) < len(parts[layer - 1])
 
             def hook(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], Any]:
                 hidden = args[0] if args else kwargs["hidden_states"]
                 if key not in masks:
-                    masks[key] = self.anatomy.mask(parts[layer], visible, window, hidden.dtype)
+                    masks[key] = self.spec.mask(parts[layer], visible, window, hidden.dtype)
                 kwargs["attention_mask"] = masks[key].to(hidden.device)
                 if narrower:
                     hidden = hidden[:, _places(parts[layer], parts[layer - 1]).to(hidden.device)]
@@ -101,7 +100,7 @@ class RowForward:
             return hook
 
         try:
-            for layer, module in enumerate(self.anatomy.layers):
+            for layer, module in enumerate(self.spec.layers):
                 handles.append(module.register_forward_pre_hook(hook_for(layer), with_kwargs=True))
             yield
         finally:

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from semshare_core.match.plan import ReusePlan, Source
 from semshare_core.model.rotary import Rotation
-from semshare_core.model.spec import Anatomy
+from semshare_core.model.spec import ModelSpec
 from semshare_core.prefill.cache import MergedCache, to_torch
 from semshare_core.prefill.feed import LayerFeed, carry
 
@@ -68,31 +68,26 @@ class ReferenceRows(Protocol):
 
 def lay_rows(
     cache: MergedCache,
-    anatomy: Anatomy,
+    spec: ModelSpec,
     plan: ReusePlan,
     references: Sequence[ReferenceRows],
     wanted: NDArray[np.bool_],
     *,
-    zero_fuzzy: bool = False,
     zero_new: bool = False,
 ) -> None:
     """Have the cache's rows filled where ``wanted`` [n] holds and the plan serves the token.
 
     Each layer is filled when it is first looked at. Keys are turned to their new positions in float32; where the
-    position does not change they stay bit for bit. ``zero_fuzzy`` writes zeros for fuzzy tokens (the paper's ablation),
-    ``zero_new`` for tokens that nothing serves (whoever reads them before they are computed must not read noise).
+    position does not change they stay bit for bit. ``zero_new`` writes zeros for tokens that nothing serves (whoever
+    reads them before they are computed must not read noise).
     """
     moves = _moves(plan, references, wanted)
     if not moves:
         return
-    zeros = np.zeros(len(plan), bool)
-    if zero_fuzzy:
-        zeros |= wanted & (plan.source == Source.FUZZY)
-    if zero_new:
-        zeros |= plan.source == Source.NEW
-    filling = _Filling(moves, anatomy, len(cache.layers), to_torch(np.flatnonzero(zeros)))
+    zeros = (plan.source == Source.NEW) & zero_new
+    filling = _Filling(moves, spec, len(cache.layers), to_torch(np.flatnonzero(zeros)))
     for index, layer in enumerate(cache.layers):
-        layer.allocate(*moves[0].rows.like(index), anatomy.devices[index])
+        layer.allocate(*moves[0].rows.like(index), spec.devices[index])
         layer.fill_later(partial(filling.fill, index))
 
 
@@ -113,13 +108,13 @@ def _moves(plan: ReusePlan, references: Sequence[ReferenceRows], wanted: NDArray
 class _Filling:
     """Fills layers from moves; far rows come through a feed."""
 
-    def __init__(self, moves: Sequence[_Move], anatomy: Anatomy, n_layers: int, zeros: Tensor) -> None:
+    def __init__(self, moves: Sequence[_Move], spec: ModelSpec, n_layers: int, zeros: Tensor) -> None:
         self._moves = moves
-        self._anatomy = anatomy
+        self._anatomy = spec
         self._zeros = zeros
-        far = any(move.far(index, anatomy.devices[index]) for move in moves for index in range(n_layers))
+        far = any(move.far(index, spec.devices[index]) for move in moves for index in range(n_layers))
         # of the moves alone: a feed that knew this object would be a cycle, and keep the rows till it is collected
-        self._feed = LayerFeed(partial(_fetched, moves, anatomy.devices), n_layers) if far else None
+        self._feed = LayerFeed(partial(_fetched, moves, spec.devices), n_layers) if far else None
 
     @torch.no_grad()
     def fill(self, index: int, buffers: Pair) -> None:

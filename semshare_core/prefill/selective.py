@@ -14,19 +14,20 @@ from torch import Tensor
 from transformers import PreTrainedModel
 from transformers.cache_utils import Cache
 
-from semshare_core.budget.allotment import Budget, Needs, allot, but_last
-from semshare_core.config import ReusePolicy
+from semshare_core.budget.needs import but_last
+from semshare_core.budget.recompute import Layers, RecomputePlan
 from semshare_core.match.plan import ReusePlan, Source
-from semshare_core.model.attention.bit_blocks import block_of, pieces
+from semshare_core.model.attention.bit_blocks import block_of, passes
 from semshare_core.model.attention.grouped import grouped_attention
-from semshare_core.model.spec import Anatomy, decoder_layers, examine
+from semshare_core.model.cache_argument import with_cache
+from semshare_core.model.spec import ModelSpec, decoder_layers, measure_spec
 from semshare_core.prefill.attention_probe import hot_tokens, tail_attention, tail_influence
 from semshare_core.prefill.cache import MergedCache, to_torch
 from semshare_core.prefill.forward import RowForward
 from semshare_core.prefill.rearrange import ReferenceRows, lay_rows
 from semshare_core.prefill.trial import try_out
 from semshare_core.process.interrupt import NEVER, Interrupt
-from semshare_core.select import Evidence, Selection, selection_for
+from semshare_core.select import Evidence, Selection
 
 _PROBE_LAYER = 1  # keys of layer 0 know only their own token; those of layer 1 know the context
 _HOT_MASS = 0.55
@@ -50,13 +51,18 @@ class Prefilled:
 class SelectivePrefill:
     """Fills caches for one model. Not thread-safe: hooks sit on the model while it runs."""
 
-    def __init__(self, model: PreTrainedModel, anatomy: Anatomy) -> None:
+    def __init__(self, model: PreTrainedModel, spec: ModelSpec) -> None:
         self.model = model
-        self.anatomy = anatomy
-        self.n_layers = len(anatomy.layers)
-        self._forward = RowForward(model, anatomy)
+        self.spec = spec
+        self.n_layers = len(spec.layers)
+        self._forward = RowForward(model, spec)
         self._structure: tuple[Any, ...] = ()
         self._keeps_logits = "logits_to_keep" in inspect.signature(model.forward).parameters
+
+    @property
+    def layers(self) -> Layers:
+        """What a budget must know of the model."""
+        return Layers(self.n_layers, self.spec.observable)
 
     def follow(self, structure: tuple[Any, ...]) -> None:
         """Look at the model anew if its layers are others, or what their positions and masks come from is.
@@ -69,13 +75,13 @@ class SelectivePrefill:
         """
         layers = decoder_layers(self.model)
         known = self._structure in ((), structure)
-        if not known or list(map(id, layers)) != list(map(id, self.anatomy.layers)):
-            self.anatomy = try_out(self.model, examine(self.model))
+        if not known or list(map(id, layers)) != list(map(id, self.spec.layers)):
+            self.spec = try_out(self.model, measure_spec(self.model))
             self.n_layers = len(layers)
-            self._forward = RowForward(self.model, self.anatomy)
+            self._forward = RowForward(self.model, self.spec)
         self._structure = structure
 
-    def exact(
+    def prefill_suffix(
         self,
         ids: Tensor,
         plan: ReusePlan,
@@ -85,7 +91,7 @@ class SelectivePrefill:
         complete: bool = False,
         interrupt: Interrupt = NEVER,
     ) -> Prefilled:
-        """Lay the exact prefix and compute the rest: equal to a full prefill. ``plan`` may serve nothing.
+        """Lay the prefix and compute the rest: equal to a full prefill. ``plan`` may serve nothing.
 
         What one pass can hold is left to the first decoding step, so that the weights are read once for all of it;
         ``complete`` leaves it the last token only. ``interrupt`` may end the call between two layers.
@@ -94,8 +100,8 @@ class SelectivePrefill:
         prefix = plan.source == Source.PREFIX
         start = plan.prefix_tokens
         cache = MergedCache(self.n_layers, capacity, interrupt)
-        lay_rows(cache, self.anatomy, plan, references, prefix)
-        limit = self.anatomy.static_until
+        lay_rows(cache, self.spec, plan, references, prefix)
+        limit = self.spec.static_until
         # beyond the limit the frequencies depend on the prompt's length
         one_pass = (limit is not None and n > limit) or self.stands_alone(plan)
         if one_pass and complete:
@@ -104,7 +110,7 @@ class SelectivePrefill:
         elif one_pass:
             pending = n
         else:
-            parts = pieces(start, n - 1 if complete else n, block_of(self.model), self._forward.chunk_rows)
+            parts = passes(start, n - 1 if complete else n, block_of(self.model), self._forward.chunk_rows)
             pending = 1 if complete else len(parts.pop())
             for part in parts:
                 rows = torch.arange(part.start, part.stop, device=ids.device)
@@ -113,22 +119,22 @@ class SelectivePrefill:
         return Prefilled(cache, (n - 1 - start) * self.n_layers, ~prefix, pending)
 
     def stands_alone(self, plan: ReusePlan) -> bool:
-        """Whether :meth:`exact` leaves the prompt to the model's own pass, which needs no mask."""
-        return plan.prefix_tokens == 0 and self.anatomy.causal_without_mask
+        """Whether :meth:`prefill_suffix` leaves the prompt to the model's own pass, which needs no mask."""
+        return plan.prefix_tokens == 0 and self.spec.causal_without_mask
 
     @torch.no_grad()
     def last_logits(self, cache: Cache, ids: Tensor, pending: int) -> Tensor:
         """Logits [vocabulary] behind ``ids`` [n], whose last ``pending`` rows are computed into ``cache``."""
         n = len(ids)
-        extra: dict[str, Any] = {}
-        if self.anatomy.takes_position_ids:
+        extra = with_cache(self.model, cache)
+        if self.spec.takes_position_ids:
             extra["position_ids"] = torch.arange(n - pending, n, device=ids.device)[None]
         if self._keeps_logits:
             extra["logits_to_keep"] = 1
-        output = self.model(input_ids=ids[None, n - pending :], past_key_values=cache, use_cache=True, **extra)
+        output = self.model(input_ids=ids[None, n - pending :], use_cache=True, **extra)
         return output.logits[0, -1]
 
-    def respell(self, cache: MergedCache, ids: Tensor, known: int) -> None:
+    def recompute_tail(self, cache: MergedCache, ids: Tensor, known: int) -> None:
         """Other tokens from ``known`` on: compute the rows of ``ids`` [n] there, behind the rows that stay."""
         rows = torch.arange(known, len(ids), device=ids.device)
         for layer in cache.layers:
@@ -143,9 +149,8 @@ class SelectivePrefill:
         ids: Tensor,
         plan: ReusePlan,
         references: Sequence[ReferenceRows],
-        policy: ReusePolicy,
-        budget: Budget,
-        fresh_from: int,
+        recompute: RecomputePlan,
+        selection: Selection,
         capacity: int,
         *,
         interrupt: Interrupt = NEVER,
@@ -156,68 +161,54 @@ class SelectivePrefill:
             ids: int64 [n] prompt tokens on the model's device.
             plan: sources per token; tokens of the prefix are never computed.
             references: the prompts that the plan names.
-            policy: selection strategy and schedule.
-            budget: how many rows may be computed.
-            fresh_from: the question's first token; everything from there on is computed.
+            recompute: how many rows are computed at each layer, which must be, and what is watched.
+            selection: ranks the rows that the recompute plan leaves open.
             capacity: rows to reserve in the cache, at least n.
             interrupt: what may end the call between two layers.
         """
         n = len(ids)
-        selection = selection_for(policy)
-        needs = Needs.of(plan, selection, fresh_from).but_last()
-        allotment = allot(plan, needs, selection, policy, budget, self.n_layers, observable=self.anatomy.observable)
-        observes = allotment.probe or allotment.watched > 0
         cache = MergedCache(self.n_layers, capacity, interrupt)
         laid = plan.served & but_last(n)
-        if observes:
+        if recompute.observes:
             # nothing is known of new tokens yet; what memory held must not be read
-            lay_rows(cache, self.anatomy, plan, references, laid, zero_fuzzy=policy.zero_fuzzy, zero_new=True)
+            lay_rows(cache, self.spec, plan, references, laid, zero_new=True)
         evidence = Evidence(plan)
-        if allotment.watched:
-            evidence = self._watch(cache, ids, plan, allotment.watched, selection)
-        if allotment.probe:
-            evidence = self._probe(cache, ids, needs.window, evidence)
-        priority = selection.priority(evidence) if allotment.ranked else np.zeros(n)
-        order = _ranking(priority, allotment.first, needs)
-        sets = [np.sort(order[:count]) for count in allotment.counts]
-        if not observes:
+        if recompute.watched:
+            evidence = self._watch(cache, ids, plan, recompute.watched, selection)
+        if recompute.probe:
+            evidence = self._probe(cache, ids, recompute.suffix, evidence)
+        sets = recompute.rows(selection.priority(evidence) if recompute.ranked else None)
+        if not recompute.observes:
             laid[sets[-1]] = False
-            lay_rows(cache, self.anatomy, plan, references, laid, zero_fuzzy=policy.zero_fuzzy)
-        if allotment.probe:  # all tokens' first rows are in already; the chosen ones pass through again to go deeper
+            lay_rows(cache, self.spec, plan, references, laid)
+        if recompute.probe:  # all tokens' first rows are in already; the chosen ones pass through again to go deeper
             sets[0] = sets[1]
         if len(sets[0]):
             self._forward.run(cache, ids, [to_torch(layer_set, ids.device) for layer_set in sets])
         cache.finish(n - 1)
         recomputed = ~but_last(n)
         recomputed[sets[-1]] = True
-        layer_rows = int(allotment.counts.sum()) + allotment.watched * self.n_layers
-        return Prefilled(cache, layer_rows, recomputed)
+        return Prefilled(cache, recompute.layer_rows, recomputed)
 
     def _watch(self, cache: MergedCache, ids: Tensor, plan: ReusePlan, watched: int, selection: Selection) -> Evidence:
         """What the last ``watched`` tokens read when they run over the reused rows, the last one's included."""
         n = len(ids)
         hot, influence = None, None
         if selection.needs_hot:
-            hot = hot_tokens(tail_attention(self.model, self.anatomy, cache, ids, n, watched).mean(axis=0), _HOT_MASS)
+            hot = hot_tokens(tail_attention(self.model, self.spec, cache, ids, n, watched).mean(axis=0), _HOT_MASS)
         else:
-            influence = tail_influence(self.model, self.anatomy, cache, ids, n, watched)
+            influence = tail_influence(self.model, self.spec, cache, ids, n, watched)
         return Evidence(plan, hot=hot, influence=influence)
 
-    def _probe(self, cache: MergedCache, ids: Tensor, window: NDArray[np.bool_], evidence: Evidence) -> Evidence:
+    def _probe(self, cache: MergedCache, ids: Tensor, suffix: NDArray[np.bool_], evidence: Evidence) -> Evidence:
         """Fresh keys and values of the first two layers for all tokens; how far the reused ones were from them."""
         n_rows = len(ids) - 1
         reused = tuple(buffer[:, :, :n_rows].clone() for buffer in cache.layers[_PROBE_LAYER].buffers)
-        rows = to_torch(np.flatnonzero(window), ids.device)
+        rows = to_torch(np.flatnonzero(suffix), ids.device)
         self._forward.run(cache, ids, [rows] * self.n_layers, last_layer=_PROBE_LAYER)
         measured = []
         for before, after in zip(reused, cache.layers[_PROBE_LAYER].buffers, strict=True):
             distance = (after[:, :, :n_rows].float() - before.float()).pow(2).sum(dim=(0, 1, 3)).sqrt()
             distance = torch.nan_to_num(distance, nan=0.0, posinf=0.0)  # rows of new tokens held nothing
-            measured.append(np.append(distance.cpu().numpy(), np.float32(0)) * window)
+            measured.append(np.append(distance.cpu().numpy(), np.float32(0)) * suffix)
         return replace(evidence, key_deviation=measured[0], value_deviation=measured[1])
-
-
-def _ranking(priority: NDArray[np.float64], first: NDArray[np.bool_], needs: Needs) -> NDArray[np.int64]:
-    """Window tokens: those that must be computed, in however deep a layer; then ``first``; by falling priority each."""
-    order = np.lexsort((-priority, ~first, ~needs.must))
-    return np.asarray(order[needs.window[order]])

@@ -16,7 +16,8 @@ from transformers.cache_utils import DynamicCache
 
 from semshare_core.errors import UnsupportedModelError
 from semshare_core.model.attention.grouped import grouped_attention
-from semshare_core.model.spec import Anatomy
+from semshare_core.model.cache_argument import with_cache
+from semshare_core.model.spec import ModelSpec
 from semshare_core.model.support import vocabulary_size
 from semshare_core.prefill.attention_probe import Unobserved, tail_influence
 from semshare_core.prefill.cache import MergedCache
@@ -28,8 +29,8 @@ _LOW_PRECISION = 0.25  # an expert chosen by a hair may be another one; a wrong 
 
 
 @torch.no_grad()
-def try_out(model: PreTrainedModel, anatomy: Anatomy) -> Anatomy:
-    """``anatomy`` with ``observable`` as it was found.
+def try_out(model: PreTrainedModel, spec: ModelSpec) -> ModelSpec:
+    """``spec`` with ``observable`` as it was found.
 
     Warns:
         UserWarning: if the model's attention cannot be watched.
@@ -38,15 +39,15 @@ def try_out(model: PreTrainedModel, anatomy: Anatomy) -> Anatomy:
         UnsupportedModelError: if rows computed in parts are not those of a plain pass.
     """
     ids = torch.arange(_TOKENS, device=model.device) % vocabulary_size(model)
-    n_layers = len(anatomy.layers)
+    n_layers = len(spec.layers)
     plain = DynamicCache()
-    model(input_ids=ids[None], past_key_values=plain, use_cache=True)
+    model(input_ids=ids[None], **with_cache(model, plain), use_cache=True)
     cache = MergedCache(n_layers, _TOKENS)
     everything = torch.arange(_TOKENS, device=ids.device)
     deeper = everything[1::2]
     try:
         with grouped_attention(model):
-            forward = RowForward(model, anatomy, chunk_rows=_FIRST_PART)
+            forward = RowForward(model, spec, chunk_rows=_FIRST_PART)
             forward.run(cache, ids, [everything] * n_layers)
             forward.run(cache, ids, [everything, *[deeper] * (n_layers - 1)])
         cache.finish(_TOKENS)
@@ -63,17 +64,17 @@ def try_out(model: PreTrainedModel, anatomy: Anatomy) -> Anatomy:
                     f"(layer {layer}), so its layers read more than their rows, mask and positions."
                 )
     if n_layers == 1:  # the pass ends before its only layer attends
-        return replace(anatomy, observable=False)
+        return replace(spec, observable=False)
     try:
-        tail_influence(model, anatomy, cache, ids, _TOKENS, _WATCHED)
+        tail_influence(model, spec, cache, ids, _TOKENS, _WATCHED)
     except Unobserved as error:
         warnings.warn(
             f"{error} Approximate reuse of this model recomputes by the plan alone, which takes more rows for the "
             "same answers, and retention is refused; attn_implementation='eager' may show the weights.",
             stacklevel=4,
         )
-        return replace(anatomy, observable=False)
-    return anatomy
+        return replace(spec, observable=False)
+    return spec
 
 
 def _differ(ours: Tensor | None, theirs: Tensor | None) -> bool:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from semshare_core.config import ReusePolicy
 from semshare_core.match.plan import ReusePlan, Source
 
 Priority = NDArray[np.float64]
@@ -41,7 +42,7 @@ class Selection(ABC):
         needs_influence: ranking needs the question's influences.
         watched_tokens: how many last tokens are observed for hot tokens or influences.
         needs_deviation_when_crowded: where the changed tokens exceed the budget, ranking needs the deviations, too.
-        computes_stale: facts that differ from the rows that serve them, and what was matched astray, are computed,
+        computes_stale: facts that differ from the rows that serve them, and what was matched misaligned, are computed,
             whatever the budget says.
     """
 
@@ -52,9 +53,14 @@ class Selection(ABC):
     computes_stale: bool = False
     watched_tokens: int = 16
 
+    @classmethod
+    def of(cls, policy: ReusePolicy) -> Selection:
+        """The selection with the settings that ``policy`` has for it."""
+        return cls()
+
     @abstractmethod
     def priority(self, evidence: Evidence) -> Priority:
-        """Higher is recomputed earlier, 0 or less: not worth recomputing while the budget is a level's."""
+        """Priority float [n]: higher is recomputed earlier. What ``evidence`` holds is what the attributes ask for."""
 
     def structural(self, plan: ReusePlan) -> NDArray[np.bool_]:
         """Tokens that the plan alone shows to be worth recomputing; empty for strategies that measure."""

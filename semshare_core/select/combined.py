@@ -19,10 +19,12 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from semshare_core.match.context import estrangement
+from semshare_core.config import ReusePolicy
+from semshare_core.match.context import context_mismatch
 from semshare_core.match.distance import since_last
 from semshare_core.match.plan import ReusePlan
 from semshare_core.select.base import Evidence, Priority, Selection, changed
+from semshare_core.slots import SELECTIONS
 
 # The shape is that of the relative error of reused values (SmolLM2-135M, mean over layers: changed 0.97, seam 0.85
 # falling as 1/distance to 0.2); the floor within runs is higher, because that ranked better on reordered passages.
@@ -30,6 +32,7 @@ _ERROR_CHANGED, _ERROR_SEAM, _ERROR_RUN = 1.0, 0.6, 0.4
 _KINDRED, _STEEPNESS = 0.1, 4  # of a row in a context like its own this share of the error stays; best of a few tried
 
 
+@SELECTIONS.register("combined")
 @dataclass(frozen=True)
 class CombinedSelection(Selection):
     """Likely error, measured where too much changed, times observed influence."""
@@ -40,6 +43,10 @@ class CombinedSelection(Selection):
     watched_tokens = 8
     halo: int = 2
     seam_halo: int = 4
+
+    @classmethod
+    def of(cls, policy: ReusePolicy) -> CombinedSelection:
+        return cls(halo=policy.halo, seam_halo=policy.seam_halo)
 
     def priority(self, evidence: Evidence) -> Priority:
         if evidence.key_deviation is not None and evidence.value_deviation is not None:
@@ -59,6 +66,6 @@ class CombinedSelection(Selection):
     def _expected_error(self, plan: ReusePlan) -> Priority:
         new = changed(plan)
         distance = np.minimum(since_last(plan.seams()), since_last(new))
-        foreign = _KINDRED + estrangement(plan)[0] ** _STEEPNESS
+        foreign = _KINDRED + context_mismatch(plan)[0] ** _STEEPNESS
         within_runs = (_ERROR_RUN + _ERROR_SEAM / (1.0 + distance)) * foreign
         return np.where(new, _ERROR_CHANGED * (_KINDRED + 1.0), within_runs)

@@ -9,6 +9,7 @@ import numpy as np
 
 from semshare_core import ReuseReport
 from semshare_core.errors import MissingDependencyError
+from semshare_core.report import colours
 from semshare_core.report.token_strip import SOURCES
 from semshare_integrations.statistics.prefill_cost import PrefillCost
 
@@ -26,14 +27,6 @@ except ModuleNotFoundError as error:
     ) from error
 
 _WIDTH = 8.0  # inches
-_STEPS = (
-    ("waiting", "#cccccc"),
-    ("lookup", "#e69f00"),
-    ("matching", "#d55e00"),
-    ("prefill", "#0072b2"),
-    ("decoding", "#9ad0f0"),
-)
-_OUTCOMES = {"miss": "#d55e00", "bypass": "#999999", "semantic": "#56b4e9", "prefix": "#0072b2"}
 _PER_LINE = 200
 
 
@@ -51,17 +44,15 @@ def heat_map(report: ReuseReport) -> Figure:
         grid[2 * line + 1, : len(computed)] = np.where(computed, len(SOURCES), np.nan)
     figure = Figure(figsize=(_WIDTH, 1.1 + 0.16 * lines), layout="constrained")
     axes = figure.add_subplot()
-    colours = [colour for _, _, colour in SOURCES]
-    axes.imshow(
-        grid, aspect="auto", interpolation="nearest", cmap=ListedColormap([*colours, "#222222"]), vmin=0, vmax=4
-    )
+    shades = ListedColormap([*(colour for _, _, colour in SOURCES), colours.COMPUTED])
+    axes.imshow(grid, aspect="auto", interpolation="nearest", cmap=shades, vmin=0, vmax=len(SOURCES))
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.set_yticks(range(0, 2 * lines, 2 * max(1, lines // 10)))
     axes.set_yticklabels([str(line // 2 * wide) for line in axes.get_yticks()])
     axes.set(xlabel="token of the line", ylabel="first token")
     axes.set_title(f"{report.outcome}: {n} prompt tokens, {report.recomputed_tokens} recomputed", fontsize=10)
     patches = [Patch(color=colour, label=name) for name, _, colour in SOURCES]
-    _legend(figure, [*patches, Patch(color="#222222", label="recomputed")])
+    _legend(figure, [*patches, Patch(color=colours.COMPUTED, label="recomputed")])
     return figure
 
 
@@ -80,14 +71,14 @@ def timeline(reports: Sequence[ReuseReport]) -> Figure:
             report.decode_ms,
         )
         left = report.arrived_at - begin
-        for (_, colour), milliseconds in zip(_STEPS, spent, strict=True):
+        for colour, milliseconds in zip(colours.STEPS.values(), spent, strict=True):
             axes.barh(number, milliseconds / 1e3, left=left, color=colour, height=0.8)
             left += milliseconds / 1e3
     axes.set_ylim(max(len(reports), 3) + 0.6, 0.4)
     axes.yaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
     axes.set(xlabel="seconds since the first call arrived", ylabel="call")
     axes.set_title("What each call's time was spent on", fontsize=10)
-    _legend(figure, [Patch(color=colour, label=name) for name, colour in _STEPS])
+    _legend(figure, [Patch(color=colour, label=name) for name, colour in colours.STEPS.items()])
     return figure
 
 
@@ -96,9 +87,9 @@ def ttft(reports: Sequence[ReuseReport]) -> Figure:
     figure = Figure(figsize=(_WIDTH, 3.2), layout="constrained")
     axes = figure.add_subplot()
     numbers = range(1, len(reports) + 1)
-    axes.bar(numbers, [each.ttft_ms for each in reports], color=[_OUTCOMES[each.outcome] for each in reports])
-    seen = [outcome for outcome in _OUTCOMES if any(each.outcome == outcome for each in reports)]
-    handles: list[Artist] = [Patch(color=_OUTCOMES[outcome], label=outcome) for outcome in seen]
+    axes.bar(numbers, [each.ttft_ms for each in reports], color=[colours.OUTCOMES[each.outcome] for each in reports])
+    seen = [outcome for outcome in colours.OUTCOMES if any(each.outcome == outcome for each in reports)]
+    handles: list[Artist] = [Patch(color=colours.OUTCOMES[outcome], label=outcome) for outcome in seen]
     cost = PrefillCost.fit(reports)
     if cost is not None:
         estimates = [cost.milliseconds(each.prompt_tokens) for each in reports]
@@ -125,8 +116,8 @@ def _legend(figure: Figure, handles: Sequence[Artist]) -> None:
 
 
 def svg(figure: Figure) -> str:
-    """The figure as inline SVG."""
+    """The figure as inline SVG, no wider than the page."""
     written = io.StringIO()
     figure.savefig(written, format="svg")
     text = written.getvalue()
-    return text[text.index("<svg") :]
+    return text[text.index("<svg") :].replace("<svg ", '<svg style="max-width:100%;height:auto" ', 1)

@@ -11,10 +11,10 @@ from typing import Any
 from semshare_core import Canary, ReuseReport
 from semshare_core.errors import ConfigError, MissingDependencyError
 from semshare_core.process import forking
-from semshare_core.quality.canary_registry import when_done
+from semshare_core.quality.canary_registry import REGISTRY
 from semshare_integrations.statistics.totals import ReuseTotals
 
-_COLUMNS = ("call", "outcome", "prompt", "prefix", "exact", "fuzzy", "new", "ratio", "TTFT ms", "KL")
+_COLUMNS = ("call", "outcome", "prompt", "prefix", "moved", "fuzzy", "new", "ratio", "TTFT ms", "KL")
 
 
 class ReuseLog:
@@ -59,7 +59,7 @@ class ReuseLog:
             self._reports.extend(reports)
         for report in reports:
             if report.canary is not None:
-                when_done(report.canary, partial(self._checked, report))
+                REGISTRY.when_done(report.canary, partial(self._checked, report))
 
     def on_canary(self, report: ReuseReport) -> None:
         """Called, in a thread of the background, when ``report.canary`` is done. Does nothing: for subclasses."""
@@ -91,7 +91,8 @@ class ReuseLog:
             return head
         columns, *cells = _table(reports)
         rows = "".join(_row("td", each) for each in cells)
-        return f"{head}<table><thead>{_row('th', columns)}</thead><tbody>{rows}</tbody></table>{_charts(reports)}"
+        table = f"<table><thead>{_row('th', columns)}</thead><tbody>{rows}</tbody></table>"
+        return f'{head}<div style="overflow-x:auto">{table}</div>{_charts(reports)}'
 
 
 def _charts(reports: Sequence[ReuseReport]) -> str:
@@ -115,7 +116,7 @@ def _cells(reports: Iterable[ReuseReport]) -> list[tuple[str, ...]]:
             report.outcome,
             str(report.prompt_tokens),
             str(report.prefix_tokens),
-            str(report.exact_tokens),
+            str(report.moved_tokens),
             str(report.fuzzy_tokens),
             str(report.new_tokens),
             f"{report.recompute_ratio:.2f}",

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from semshare_core import ReuseReport
+from semshare_core.budget.cost import non_negative_fit
 
 
 @dataclass(frozen=True)
@@ -32,16 +33,10 @@ class PrefillCost:
             return None
         n = np.array([each.prompt_tokens for each in full], float)
         told = np.array([each.prefill_ms for each in full])
-        terms = np.stack([n / told, n**2 / told], axis=1)
-        linear = cls(_least_squares(terms[:, 0]), 0.0)
-        if len(set(n)) == 1:
-            return linear
-        per_token, per_square = np.linalg.lstsq(terms, np.ones(len(full)), rcond=None)[0]
-        if per_square < 0:
-            return linear
-        if per_token < 0:
-            return cls(0.0, _least_squares(terms[:, 1]))
-        return cls(float(per_token), float(per_square))
+        lengths = 1 if len(set(n)) == 1 else 2
+        terms = np.stack([n, n**2], axis=1)[:, :lengths]
+        weights = non_negative_fit(terms, told).tolist()
+        return cls(*weights) if lengths == 2 else cls(weights[0], 0.0)
 
     def milliseconds(self, prompt_tokens: int) -> float:
         """Of a full prefill of so many tokens, up to the first token of the answer."""
@@ -53,8 +48,3 @@ class PrefillCost:
         if report.reused_tokens == 0:
             return -looking
         return self.milliseconds(report.prompt_tokens) - report.prefill_ms - looking
-
-
-def _least_squares(terms: np.ndarray) -> float:
-    """The factor that brings ``terms`` nearest to one."""
-    return float(terms.sum() / (terms**2).sum())

@@ -32,7 +32,7 @@ class ReuseTotals:
     outcomes: dict[str, int]
     prompt_tokens: int
     prefix_tokens: int
-    exact_tokens: int
+    moved_tokens: int
     fuzzy_tokens: int
     new_tokens: int
     recomputed_tokens: int
@@ -59,7 +59,7 @@ class ReuseTotals:
             outcomes=dict(Counter(report.outcome for report in reports)),
             prompt_tokens=sum(report.prompt_tokens for report in reports),
             prefix_tokens=sum(report.prefix_tokens for report in reports),
-            exact_tokens=sum(report.exact_tokens for report in reports),
+            moved_tokens=sum(report.moved_tokens for report in reports),
             fuzzy_tokens=sum(report.fuzzy_tokens for report in reports),
             new_tokens=sum(report.new_tokens for report in reports),
             recomputed_tokens=sum(report.recomputed_tokens for report in reports),
@@ -99,7 +99,7 @@ class ReuseTotals:
         text = (
             f"{calls} ({outcomes}; hit rate {self.hit_rate:.0%}, rows served {self.share_served:.0%}): "
             f"{self.prompt_tokens} prompt tokens = "
-            f"{self.prefix_tokens} prefix + {self.exact_tokens} exact + {self.fuzzy_tokens} fuzzy + {self.new_tokens} "
+            f"{self.prefix_tokens} prefix + {self.moved_tokens} moved + {self.fuzzy_tokens} fuzzy + {self.new_tokens} "
             f"new; mean recompute ratio {self.mean_recompute_ratio:.2f}, total TTFT {self.ttft_ms:.0f} ms, "
             f"KV {self.kv_bytes / 2**20:.1f} of {self.kv_bytes_full / 2**20:.1f} MiB"
         )

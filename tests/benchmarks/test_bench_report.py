@@ -293,3 +293,30 @@ def test_a_plot_is_the_same_again(tmp_path: Path) -> None:
 def test_a_page_of_nothing_says_so(tmp_path: Path) -> None:
     write_report(Record(tmp_path / "bench.json", {}), tmp_path)
     assert "Nothing has been measured yet" in (tmp_path / "benchmarks.md").read_text(encoding="utf-8")
+
+
+def test_a_new_run_leaves_what_was_written_by_hand(tmp_path: Path) -> None:
+    path = tmp_path / "benchmarks.md"
+    write_report(Record(tmp_path / "bench.json", {}), tmp_path)
+    first = path.read_text(encoding="utf-8")
+    path.write_text(first.replace("# Benchmarks", "# Benchmarks\n\nIn a hurry", 1) + "\n## Parts\n", encoding="utf-8")
+    for cases in (1, 2):
+        record = Record(tmp_path / "bench.json", {"command": f"run {cases}"}, items=made_run(cases=cases))
+        write_report(record, tmp_path)
+        written = path.read_text(encoding="utf-8")
+        assert written.startswith("# Benchmarks\n\nIn a hurry\n")
+        assert written.endswith("\n## Parts\n")
+        assert f"`run {cases}`" in written
+        assert f"`run {3 - cases}`" not in written
+        assert "Nothing has been measured yet" not in written
+
+
+def test_a_page_without_marks_is_not_overwritten(tmp_path: Path) -> None:
+    path, plot = tmp_path / "benchmarks.md", tmp_path / "plots" / "bench-old.svg"
+    plot.parent.mkdir()
+    plot.write_text("")
+    path.write_text("written by hand\n")
+    with pytest.raises(ValueError, match="no marks"):
+        write_report(Record(tmp_path / "bench.json", {}, items=made_run(cases=1)), tmp_path)
+    assert path.read_text() == "written by hand\n"
+    assert plot.exists()

@@ -8,13 +8,15 @@ from pathlib import Path
 
 import pytest
 
-from made_up_calibration import PARTS, made, observations, plan_of, situation
-from semshare_core import ReusePolicy
-from semshare_core.budget.calibration import RATIOS, Calibration
+from decided import decided
+from made_up_calibration import PARTS, made, made_features, observations, plan_of
+from semshare_core import Retention, ReusePolicy
+from semshare_core.budget.calibration import RATIOS
 from semshare_core.budget.cost import CostModel
-from semshare_core.budget.governor import UNCALIBRATED, decide, situation_of
+from semshare_core.budget.goal import Goal
+from semshare_core.budget.governor import UNCALIBRATED, plan_features
 from semshare_core.budget.levels import BOUNDS
-from semshare_core.config import Retention
+from semshare_core.calibrate.fitting import fit_calibration
 from semshare_core.errors import ConfigError
 from semshare_core.match.plan import ReusePlan
 from semshare_core.quality import calibration_files
@@ -26,9 +28,9 @@ from semshare_core.quality.calibration_files import write_calibration
 def test_a_stricter_level_spends_no_less() -> None:
     found = made()
     for seed in range(40):
-        ratios = [found.ratio_for(level, situation(seed)) or 1.0 for level in ("fast", "balanced", "high")]
+        ratios = [found.ratio_for(level, made_features(seed)) or 1.0 for level in ("fast", "balanced", "high")]
         assert ratios == sorted(ratios)
-    assert found.ratio_for("fast", situation(1)) is not None
+    assert found.ratio_for("fast", made_features(1)) is not None
 
 
 def test_noise_costs_and_a_promise_that_cannot_be_kept_is_not_made() -> None:
@@ -36,11 +38,11 @@ def test_noise_costs_and_a_promise_that_cannot_be_kept_is_not_made() -> None:
     assert calm is not None
     assert wild is None or wild > calm
     hopeless = made(scale=1e4)
-    assert all(hopeless.ratio_for(level, situation(1)) is None for level in BOUNDS)
+    assert all(hopeless.ratio_for(level, made_features(1)) is None for level in BOUNDS)
 
 
 def test_too_few_pairs_show_nothing() -> None:
-    with pytest.raises(ConfigError, match="44 pairs of prompts are too few: it takes 45"):
+    with pytest.raises(ConfigError, match="44 pairs of prompts are too few: 45 are needed"):
         made(44)
 
 
@@ -58,7 +60,7 @@ def test_a_calibration_comes_back_as_it_was(tmp_path: Path) -> None:
 def test_what_is_no_calibration_is_said_to_be_none(tmp_path: Path, text: str) -> None:
     path = tmp_path / "bad.json"
     path.write_text(text, encoding="utf-8", errors="surrogateescape")
-    with pytest.raises(ConfigError, match="is no calibration"):
+    with pytest.raises(ConfigError, match="is not a calibration"):
         calibration_files.read_calibration(path)
 
 
@@ -66,19 +68,28 @@ def test_what_was_measured_at_other_ratios_or_is_no_number_is_refused() -> None:
     known = observations(60)
     known[7] = known[7].model_copy(update={"kl": known[7].kl[:4], "seconds": known[7].seconds[:4]})
     with pytest.raises(ConfigError, match="Pair 7 was measured at other ratios"):
-        Calibration.of(known, PARTS, "made up", RATIOS)
+        fit_calibration(known, PARTS, "made up", RATIOS)
     known[7] = known[8].model_copy(update={"kl": [math.nan] * len(known[8].kl)})
     with pytest.raises(ConfigError, match="pair 8 is not a number"):
-        Calibration.of(known, PARTS, "made up", RATIOS)
+        fit_calibration(known, PARTS, "made up", RATIOS)
 
 
 def test_margins_chosen_by_another_forecast_are_not_read(tmp_path: Path) -> None:
     path = tmp_path / "old.json"
     text = made(60).to_json()
-    assert '"format": 8' in text
-    path.write_text(text.replace('"format": 8', '"format": 7'))
+    assert '"format": 9' in text
+    path.write_text(text.replace('"format": 9', '"format": 7'))
     with pytest.raises(ConfigError, match="Make it again"):
         calibration_files.read_calibration(path)
+
+
+def test_a_calibration_of_the_format_before_is_read_under_the_new_names(tmp_path: Path) -> None:
+    path, now = tmp_path / "old.json", made(60)
+    text = now.to_json().replace('"format": 9', '"format": 8').replace('"features"', '"situation"')
+    for name, before in (("suffix", "window"), ("moved", "exact"), ("mismatch", "estranged")):
+        text = text.replace(f'"{name}"', f'"{before}"')
+    path.write_text(text)
+    assert calibration_files.read_calibration(path) == now
 
 
 def test_a_folder_that_cannot_be_written_is_said(tmp_path: Path) -> None:
@@ -92,8 +103,8 @@ def test_a_folder_that_cannot_be_written_is_said(tmp_path: Path) -> None:
 
 def test_a_calibrated_level_takes_its_ratio_and_says_by_what() -> None:
     found, plan = made(), plan_of(1000)
-    decision = decide(plan, ReusePolicy(level="fast"), 980, calibration=found)
-    seen = situation_of(plan, ReusePolicy(), 980)
+    decision = decided(plan, ReusePolicy(level="fast"), 980, calibration=found)
+    seen = plan_features(plan, Goal(ReusePolicy()), 980)
     assert seen is not None
     assert decision.budget is not None
     assert (decision.budget.ratio, decision.budget.fill) == (found.ratio_for("fast", seen), True)
@@ -103,7 +114,7 @@ def test_a_calibrated_level_takes_its_ratio_and_says_by_what() -> None:
 
 
 def test_what_is_not_expected_to_keep_the_promise_is_computed() -> None:
-    decision = decide(plan_of(1000), ReusePolicy(level="balanced"), 980, calibration=made(scale=1e4))
+    decision = decided(plan_of(1000), ReusePolicy(level="balanced"), 980, calibration=made(scale=1e4))
     assert decision.budget is None
     assert decision.bypassed
     assert "not expected to keep" in decision.reason
@@ -113,7 +124,7 @@ def test_of_a_prompt_much_of_which_differs_more_is_computed_before_reuse_is_give
     found = made(scale=2.0)
     ratios = {
         new: found.ratio_for(
-            "balanced", situation(3, tokens=1000, window=1000, new=new, must=new + 20, exact=980 - new, fuzzy=0)
+            "balanced", made_features(3, tokens=1000, suffix=1000, new=new, must=new + 20, moved=980 - new, fuzzy=0)
         )
         for new in (60, 300)
     }
@@ -123,13 +134,13 @@ def test_of_a_prompt_much_of_which_differs_more_is_computed_before_reuse_is_give
 
 
 def test_where_too_little_is_left_to_reuse_all_is_computed() -> None:
-    plan = situation(3, tokens=2000, window=2000, must=1700, worth=1800, exact=280, new=1680, fuzzy=0)
+    plan = made_features(3, tokens=2000, suffix=2000, must=1700, worth=1800, moved=280, new=1680, fuzzy=0)
     assert made(scale=1e-6).ratio_for("fast", plan) is None
 
 
 @pytest.mark.parametrize("plan", [plan_of(500, fuzzy=600), plan_of(500, new=600)], ids=["fuzzy", "new"])
 def test_what_is_unlike_all_that_was_measured_is_computed(plan: ReusePlan) -> None:
-    decision = decide(plan, ReusePolicy(level="fast"), len(plan) - 20, calibration=made())
+    decision = decided(plan, ReusePolicy(level="fast"), len(plan) - 20, calibration=made())
     assert decision.budget is None
     assert "too different: share" in decision.reason
 
@@ -137,7 +148,7 @@ def test_what_is_unlike_all_that_was_measured_is_computed(plan: ReusePlan) -> No
 def test_what_does_not_pay_is_computed() -> None:
     found = made()
     slow = found.model_copy(update={"cost": CostModel(fixed=60.0, row=1e-3, pair=0.0, laid=0.0)})
-    decision = decide(plan_of(1000), ReusePolicy(level="fast"), 980, calibration=slow)
+    decision = decided(plan_of(1000), ReusePolicy(level="fast"), 980, calibration=slow)
     assert decision.budget is None
     assert "would take longer" in decision.reason
 
@@ -145,7 +156,7 @@ def test_what_does_not_pay_is_computed() -> None:
 def test_a_prefix_is_laid_either_way_and_counts_for_neither() -> None:
     cost = CostModel(fixed=0.0, row=1.0, pair=0.0, laid=0.5)
     calibration = made(60).model_copy(update={"cost": cost})
-    plan = situation(1, tokens=1000, window=100, must=40, worth=40)
+    plan = made_features(1, tokens=1000, suffix=100, must=40, worth=40)
     assert calibration.pays(plan, 0.04), "40 rows and 60 laid are less than 100 rows"
     assert not calibration.pays(replace(plan, must=100), 0.04)
 
@@ -155,20 +166,20 @@ def test_a_prefix_is_laid_either_way_and_counts_for_neither() -> None:
     [
         ReusePolicy(level="fast", matching="runs"),
         ReusePolicy(level="fast", halo=0),
-        ReusePolicy(level="fast", retention=Retention()),
+        ReusePolicy(level="fast", compress=Retention()),
     ],
     ids=["matching", "halo", "retention"],
 )
 def test_another_method_is_not_what_was_calibrated(policy: ReusePolicy) -> None:
-    decision = decide(plan_of(1000), policy, 980, calibration=made())
+    decision = decided(plan_of(1000), policy, 980, calibration=made())
     assert decision.calibration == UNCALIBRATED
     assert "another method" in decision.reason
-    uncalibrated = decide(plan_of(1000), policy, 980)
+    uncalibrated = decided(plan_of(1000), policy, 980)
     assert replace(uncalibrated, reason=decision.reason) == decision
 
 
 def test_a_fixed_ratio_needs_no_calibration() -> None:
-    decision = decide(plan_of(1000), ReusePolicy(recompute_ratio=0.2), 980, calibration=made())
+    decision = decided(plan_of(1000), ReusePolicy(recompute_ratio=0.2), 980, calibration=made())
     assert decision.calibration is None
     assert decision.budget is not None
     assert decision.budget.ratio == 0.2

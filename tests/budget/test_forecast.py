@@ -11,19 +11,20 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from made_up_calibration import situation
-from semshare_core.budget.calibration import RATIOS, choices, cross_fitted, tried
+from made_up_calibration import made_features
+from semshare_core.budget.calibration import RATIOS, choices, chosen, measured_ratios
 from semshare_core.budget.cost import CostModel
 from semshare_core.budget.features import FEATURES
 from semshare_core.budget.forecast import Forecast, log_kl
 from semshare_core.budget.spread import Spread
-from semshare_core.calibrate.risk import RISK, binomial_tail, chosen, margin_for
+from semshare_core.calibrate.fitting import cross_fitted
+from semshare_core.calibrate.risk import MARGIN_RISK, binomial_tail, margin_for
 
 # --- the forecast ---
 
 
 def _known(prompts: int) -> np.ndarray:
-    return np.stack([[situation(seed).features(ratio) for ratio in (0.1, 0.3)] for seed in range(prompts)])
+    return np.stack([[made_features(seed).vector(ratio) for ratio in (0.1, 0.3)] for seed in range(prompts)])
 
 
 def test_a_forecast_finds_what_the_kl_depends_on() -> None:
@@ -52,19 +53,19 @@ def test_what_one_prompt_alone_shows_at_all_ratios_moves_forecasts_less_than_as_
 
 
 def test_a_ratio_that_was_not_tried_is_not_forecast_from_and_not_chosen() -> None:
-    features = np.stack([[situation(seed).features(ratio) for ratio in (0.1, 0.3, 0.6)] for seed in range(30)])
+    features = np.stack([[made_features(seed).vector(ratio) for ratio in (0.1, 0.3, 0.6)] for seed in range(30)])
     kl = np.exp(features[..., 2] - 4) * np.linspace(0.5, 2, 30)[:, None]
     untried = kl.copy()
     untried[:, 2] = np.nan
     asked = features[3, :2]
     fewer = Forecast(features[:, :2], kl[:, :2]).log_kl(asked)
     assert Forecast(features, untried).log_kl(asked) == pytest.approx(fewer)
-    forecast, spread, errors = cross_fitted([situation(seed) for seed in range(30)], untried, (0.1, 0.3, 0.6))
+    forecast, spread, errors = cross_fitted([made_features(seed) for seed in range(30)], untried, (0.1, 0.3, 0.6))
     assert np.isinf(forecast[:, 2]).all()
     assert np.isnan(errors[:, 2]).all()
     assert np.isfinite(errors[:, :2]).all()
     assert np.isfinite(spread).all()
-    plans = [situation(seed) for seed in range(30)]
+    plans = [made_features(seed) for seed in range(30)]
     offered = [choices(plan, (0.1, 0.3)) for plan in plans]
     firsts = [(0.1, 0.3).index(ratios[0]) for ratios in offered]
     assert chosen(forecast, spread, 1e3, 0.0).tolist() == firsts
@@ -72,17 +73,17 @@ def test_a_ratio_that_was_not_tried_is_not_forecast_from_and_not_chosen() -> Non
 
 
 def test_large_ratios_are_tried_where_much_differs() -> None:
-    same = situation(1, window=1000, exact=900, must=60)
-    differs = replace(same, exact=700, must=260)
-    assert max(tried(same)) == 0.5
-    assert tried(differs) == list(RATIOS)
-    assert tried(differs, (0.1, 0.4)) == [0.1, 0.4]
+    same = made_features(1, suffix=1000, moved=900, must=60)
+    differs = replace(same, moved=700, must=260)
+    assert max(measured_ratios(same)) == 0.5
+    assert measured_ratios(differs) == list(RATIOS)
+    assert measured_ratios(differs, (0.1, 0.4)) == [0.1, 0.4]
 
 
 def test_where_much_differs_a_level_computes_what_is_worth_it_or_a_part_beyond_what_must_be() -> None:
-    same = situation(1, tokens=1000, window=1000, exact=900, must=60, worth=300)
-    assert choices(same) == tried(same)
-    few, many = (replace(same, exact=500, must=400, worth=worth) for worth in (450, 900))
+    same = made_features(1, tokens=1000, suffix=1000, moved=900, must=60, worth=300)
+    assert choices(same) == measured_ratios(same)
+    few, many = (replace(same, moved=500, must=400, worth=worth) for worth in (450, 900))
     assert min(choices(few)) == 0.5
     assert min(choices(many)) == 0.58
     assert choices(replace(many, must=700, worth=900)) == [], "too little is left to reuse"
@@ -118,11 +119,11 @@ def test_prompts_of_one_length_have_one_usual_error() -> None:
 
 
 def test_features_are_named_and_what_must_be_computed_counts_as_computed() -> None:
-    plan = situation(3, must=200)
-    assert len(plan.features(0.1)) == len(FEATURES)
+    plan = made_features(3, must=200)
+    assert len(plan.vector(0.1)) == len(FEATURES)
     assert plan.computed(0.0) == 200
-    assert plan.computed(1.0) == plan.window
-    assert plan.features(0.0) == pytest.approx(plan.features(200 / plan.tokens))
+    assert plan.computed(1.0) == plan.suffix
+    assert plan.vector(0.0) == pytest.approx(plan.vector(200 / plan.tokens))
 
 
 # --- the margin ---
@@ -149,7 +150,7 @@ def test_a_margin_is_evidence_enough_and_never_careless(seed: int, calls: int, n
     index = chosen(forecast, spread, limit, margin)
     taken = index >= 0
     broken = int((taken & (measured[np.arange(calls), np.maximum(index, 0)] > limit)).sum())
-    assert binomial_tail(broken, calls, 0.05) <= RISK
+    assert binomial_tail(broken, calls, 0.05) <= MARGIN_RISK
 
 
 def test_the_promise_holds_for_calls_that_calibration_never_saw() -> None:

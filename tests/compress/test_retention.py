@@ -9,8 +9,9 @@ import torch
 from benchmarks.measure import greedy
 from pooled import rows_of
 from semshare_core import Retention, ReusePolicy, SemShareEngine
-from semshare_core.compress.retention import kept_rows, layer_shares
+from semshare_core.baselines.semsharekv.retention import kept_rows, layer_shares
 from semshare_core.errors import UnsupportedModelError
+from semshare_core.model.cache_argument import with_cache
 from semshare_core.prefill.attention_probe import hot_tokens
 from tiny_models import LAYERS, SLIDING, tiny_model, tiny_tokenizer
 from tiny_reuse import PARAGRAPHS, full_logits
@@ -23,7 +24,7 @@ ALL = Retention(first=1.0, decay=1.0)
 
 
 def keeping(retention: Retention | None) -> ReusePolicy:
-    return ReusePolicy(level="balanced", retention=retention)
+    return ReusePolicy(level="balanced", compress=retention)
 
 
 def engine_of(name: str = "llama") -> SemShareEngine:
@@ -80,7 +81,7 @@ def test_keeping_everything_changes_nothing(name: str) -> None:
     ids = np.array(engine.token_ids(TEXT) + answer.token_ids)
     result = engine.prefill(TEXT, reuse=keeping(ALL))
     with torch.no_grad():
-        rest = engine.model(torch.tensor([answer.token_ids]), past_key_values=result.cache).logits[0]
+        rest = engine.model(torch.tensor([answer.token_ids]), **with_cache(engine.model, result.cache)).logits[0]
     expected = full_logits(engine.model, ids, 13)
     torch.testing.assert_close(torch.cat((result.logits[None], rest)), expected, atol=1e-4, rtol=0)
 
@@ -93,7 +94,7 @@ def test_dropped_rows_are_as_if_masked(name: str) -> None:
     policy = keeping(Retention(first=0.5, decay=0.8, floor=0.1))
     full, result = engine.prefill(TEXT, reuse="off"), engine.prefill(TEXT, reuse=policy)
     lengths = [layer.keys.shape[2] for layer in result.cache.layers]
-    assert lengths == [int(np.ceil(share * (n - 1))) + 1 for share in layer_shares(LAYERS, policy.retention)]
+    assert lengths == [int(np.ceil(share * (n - 1))) + 1 for share in layer_shares(LAYERS, policy.compress)]
     assert result.cache.get_seq_length() == n
     seen = [
         kept_positions(whole.keys, left.keys)
@@ -109,16 +110,16 @@ def test_dropped_rows_are_as_if_masked(name: str) -> None:
         layer.register_forward_pre_hook(
             lambda _, args, kwargs, mask=mask: (args, kwargs | {"attention_mask": mask}), with_kwargs=True
         )
-        for layer, mask in zip(engine._prefill.anatomy.layers, masks, strict=True)
+        for layer, mask in zip(engine._prefill.spec.layers, masks, strict=True)
     ]
     with torch.no_grad():
         # the last prompt token saw other rows in the two passes: take over what it left
         for whole, left in zip(full.cache.layers, result.cache.layers, strict=True):
             whole.keys[:, :, -1], whole.values[:, :, -1] = left.keys[:, :, -1], left.values[:, :, -1]
-        expected = engine.model(token, past_key_values=full.cache, attention_mask=masks[0]).logits
+        expected = engine.model(token, **with_cache(engine.model, full.cache), attention_mask=masks[0]).logits
         for handle in handles:
             handle.remove()
-        found = engine.model(token, past_key_values=result.cache).logits
+        found = engine.model(token, **with_cache(engine.model, result.cache)).logits
     torch.testing.assert_close(found, expected, atol=1e-4, rtol=0)
 
 
@@ -161,7 +162,7 @@ def test_watching_the_tail_leaves_the_rows_as_they_were() -> None:
     engine.warm([TEXT])
     n = len(TEXT)
     kept = engine.pool.longest_prefix("default", np.array(engine.token_ids(TEXT)), 0, weights=engine.weights.identity())
-    served, _ = engine._call(TEXT + " So.", keeping(Retention()), None).answer(1, lambda _: None)
+    served, _ = engine._request(TEXT + " So.", keeping(Retention()), None).run(1, lambda _: None)
     assert kept is not None
     assert served.cache is not served.prefilled.cache, "the tail was watched, for retention"
     for before, after in zip(rows_of(kept[0]), served.prefilled.cache.rows(n), strict=True):
@@ -182,7 +183,7 @@ def test_lossless_levels_drop_nothing(level: str) -> None:
 @pytest.mark.parametrize("name", [*SLIDING, "mpt"])
 def test_models_that_cannot_are_told(name: str) -> None:
     engine = engine_of(name)
-    with pytest.raises(UnsupportedModelError, match="retention=None"):
+    with pytest.raises(UnsupportedModelError, match="compress=None"):
         engine.generate(TEXT, max_new_tokens=2, reuse=keeping(Retention()))
     assert engine.pool.stats().entries == 0
     assert engine.generate(TEXT, max_new_tokens=2).token_ids == greedy(engine, TEXT, 2)

@@ -11,7 +11,7 @@ from chat_tokenizers import Says, sentencepiece_tokenizer
 from semshare_core import SemShareEngine
 from semshare_core.decode.text_behind import TextBehind
 from semshare_core.prompt.own_tokenizer import encode_text
-from semshare_core.prompt.retokenize import respelled
+from semshare_core.prompt.retokenize import retokenized
 from semshare_integrations.adapter import Turn
 from semshare_integrations.langchain import SemShareLLM
 from tiny_models import tiny_model, tiny_tokenizer
@@ -110,7 +110,7 @@ def test_no_word_is_cut_where_the_prompts_last_tokens_begin_within_one(prepend: 
     for prompt in (PROMPT + "X" * size for size in range(20)):
         ids = np.asarray(encode_text(tokenizer, prompt))
         letters = [tokenizer.convert_tokens_to_ids(token) for token in ["▁", "i", "t"]]
-        assert respelled(ids, letters, tokenizer).tolist() == encode_text(tokenizer, prompt + " it")
+        assert retokenized(ids, letters, tokenizer).tolist() == encode_text(tokenizer, prompt + " it")
 
 
 def test_text_before_a_tool_call_keeps_its_space(engine: SemShareEngine) -> None:

@@ -21,8 +21,8 @@ from llama_index.core.base.embeddings.base import BaseEmbedding
 from semshare_core import SemShareEngine
 from semshare_core.embed.encoder import SEGMENT_TOKENS, Embed, prompt_embedding, segments
 from semshare_core.errors import ConfigError, MissingDependencyError, ModelError
-from semshare_core.match.plan import Tokens
 from semshare_core.match.token_table import TokenTable
+from semshare_core.tokens import Tokens
 from tiny_models import tiny_model, tiny_tokenizer
 
 pytestmark = pytest.mark.usefixtures("one_thread")

@@ -36,7 +36,7 @@ def scattered(n: int) -> ReuseReport:
         outcome="semantic",
         level="fast",
         prompt_tokens=n,
-        exact_tokens=n,
+        moved_tokens=n,
         recomputed_tokens=n // 2,
         token_sources=[2] * n,
         token_recomputed=[0, 1] * (n // 2),

@@ -96,7 +96,7 @@ def prefilled(engine: SemShareEngine, prompt: str, **settings: Any) -> None:
 
 
 def looked_at(engine: SemShareEngine, prompt: str, **settings: Any) -> None:
-    engine.situation(prompt)
+    engine.plan_features(prompt)
 
 
 def without_numbers(engine: SemShareEngine, prompt: str, **settings: Any) -> None:
@@ -222,13 +222,13 @@ def test_a_damaged_file_does_not_leave_two_caches(
     content[-1] ^= 1
     file.write_bytes(content)
     begun: list[int] = []
-    serve = engine._prefill.exact
+    serve = engine._prefill.prefill_suffix
 
     def watched(*arguments: Any, **settings: Any) -> Any:
         begun.append(live())
         return serve(*arguments, **settings)
 
-    engine._prefill.exact = watched  # type: ignore[method-assign]
+    engine._prefill.prefill_suffix = watched  # type: ignore[method-assign]
     with pytest.warns(PoolWarning, match="damaged"):
         engine.generate(LONG + " Which?", max_new_tokens=4, reuse="exact")
     assert len(begun) == 2
@@ -431,7 +431,7 @@ def test_a_finished_answer_is_not_lost_where_memory_is_out_for_what_comes_behind
     assert out.report.canary.status == "dropped"
     spelled = SemShareEngine(tiny_model("llama"), sentencepiece_tokenizer("first"))
     letters = [spelled.tokenizer.convert_tokens_to_ids(token) for token in ["▁", "i", "t", "▁", "i", "s"]]
-    monkeypatch.setattr(SelectivePrefill, "respell", _out_of_memory)
+    monkeypatch.setattr(SelectivePrefill, "recompute_tail", _out_of_memory)
     prompt = "The lighthouse at Vinga was built in 1841. Is that so?"
     said = spelled.generate(prompt, logits_processor=[Says([*letters, spelled.tokenizer.eos_token_id])])
     assert said.text == " it is"

@@ -16,7 +16,7 @@ from semshare_core.embed.encoder import prompt_embedding
 from semshare_core.errors import ConfigError
 from semshare_core.match.token_table import TokenTable
 from semshare_core.pool.disk import PoolFolder
-from semshare_core.process.cache_dir import CACHE_VARIABLE, cache_dir
+from semshare_core.process.paths import CACHE_VARIABLE, cache_dir
 from tiny_canary import TEXT
 from tiny_models import tiny_model, tiny_tokenizer
 

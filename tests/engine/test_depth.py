@@ -11,6 +11,7 @@ from benchmarks.measure import greedy
 from pooled import rows_of
 from semshare_core import ReusePolicy, SemShareEngine
 from semshare_core.errors import ConfigError
+from semshare_core.model.cache_argument import with_cache
 from tiny_models import tiny_model, tiny_tokenizer
 from tiny_reuse import PARAGRAPHS
 
@@ -19,7 +20,7 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 POLICIES = {
     "default ratio": ReusePolicy(recompute_ratio=0.3),
     "deep": ReusePolicy(recompute_ratio=0.3, max_depth=3),
-    "paper": ReusePolicy.paper(0.4, min_similarity=0, retention=None, max_depth=3),
+    "paper": ReusePolicy.paper(0.4, min_similarity=0, compress=None, max_depth=3),
     "runs": ReusePolicy.cacheblend(0.3, max_depth=2),
 }
 
@@ -46,7 +47,7 @@ def chained(engine: SemShareEngine, policy: ReusePolicy, turns: int = 5) -> list
 def largest_error(engine: SemShareEngine, tokens: np.ndarray, rows: list[tuple[torch.Tensor, torch.Tensor]]) -> float:
     """Of the rows of ``tokens`` against plain transformers'."""
     cache = DynamicCache()
-    engine.model(input_ids=torch.as_tensor(tokens)[None], past_key_values=cache, use_cache=True)
+    engine.model(input_ids=torch.as_tensor(tokens)[None], **with_cache(engine.model, cache), use_cache=True)
     n = len(tokens)
     return max(
         float((ours[:, :, :n] - theirs).abs().max())
@@ -132,7 +133,7 @@ def test_max_depth_zero_is_lossless_altogether(engine: SemShareEngine) -> None:
         exact = engine.generate(prompt, max_new_tokens=8, reuse="exact", store=False).report
         assert answer.token_ids == greedy(engine, prompt, 8)
         assert (answer.report.depth, answer.report.prefix_tokens) == (0, exact.prefix_tokens)
-        assert (answer.report.exact_tokens, answer.report.fuzzy_tokens, answer.report.calibration) == (0, 0, None)
+        assert (answer.report.moved_tokens, answer.report.fuzzy_tokens, answer.report.calibration) == (0, 0, None)
     assert exact.prefix_tokens == 0, "the last is what an approximate call would have moved"
     assert engine.prefill(prompt, reuse=ReusePolicy(recompute_ratio=0.2), store=False).report.outcome == "semantic"
 

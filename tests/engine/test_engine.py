@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,7 @@ import torch
 
 from benchmarks.measure import greedy
 from semshare_core import PoolConfig, ReusePolicy, ReuseReport, SemShareEngine
+from semshare_core.model.cache_argument import with_cache
 from semshare_core.prompt.encode import Prompt
 from tiny_models import HEAD_DIM, KV_HEADS, LAYERS, tiny_model, tiny_tokenizer
 from tiny_reuse import PARAGRAPHS, full_logits
@@ -102,7 +104,7 @@ def test_sampling_follows_the_reused_rows(engine: SemShareEngine) -> None:
 
 
 def test_the_answer_ends_with_the_context(engine: SemShareEngine) -> None:
-    engine.context = 50
+    engine._runtime = replace(engine._runtime, context=50)
     answer = engine.generate(list(range(40)), max_new_tokens=100)
     assert (len(answer.token_ids), answer.finish_reason) == (10, "length")
 
@@ -120,7 +122,7 @@ def test_a_prefilled_cache_decodes_on(engine: SemShareEngine, reuse: str | Reuse
     tokens = [int(result.logits.argmax())]
     while len(tokens) < 10:
         step = torch.tensor([[tokens[-1]]])
-        tokens.append(int(engine.model(step, past_key_values=result.cache).logits[0, -1].argmax()))
+        tokens.append(int(engine.model(step, **with_cache(engine.model, result.cache)).logits[0, -1].argmax()))
     assert tokens == expected
 
 
@@ -183,8 +185,8 @@ def test_what_is_kept_holds_no_empty_rows(engine: SemShareEngine) -> None:
 
 def check_arithmetic(report: ReuseReport) -> None:
     n = report.prompt_tokens
-    assert report.prefix_tokens + report.exact_tokens + report.fuzzy_tokens + report.new_tokens == n
-    sources = [report.new_tokens, report.fuzzy_tokens, report.exact_tokens, report.prefix_tokens]
+    assert report.prefix_tokens + report.moved_tokens + report.fuzzy_tokens + report.new_tokens == n
+    sources = [report.new_tokens, report.fuzzy_tokens, report.moved_tokens, report.prefix_tokens]
     assert np.bincount(report.token_sources, minlength=4).tolist() == sources
     assert len(report.token_sources) == len(report.token_recomputed) == n
     assert report.recomputed_tokens == sum(report.token_recomputed)
@@ -221,7 +223,7 @@ def test_semantic(engine: SemShareEngine) -> None:
     report = engine.generate(REORDERED, max_new_tokens=3).report
     check_arithmetic(report)
     assert (report.outcome, report.level, report.depth) == ("semantic", "balanced", 1)
-    assert report.exact_tokens > 0.8 * len(REORDERED)
+    assert report.moved_tokens > 0.8 * len(REORDERED)
     assert 0 < report.recompute_ratio < 0.5
     assert report.similarity is not None
     assert report.similarity > 0.8
@@ -239,7 +241,7 @@ def test_bypass(engine: SemShareEngine) -> None:
     check_arithmetic(short)
     assert (short.outcome, short.recompute_ratio) == ("bypass", 1.0)
     assert "saved" in short.reason
-    assert short.exact_tokens == 0, "what is not used is not reported as used"
+    assert short.moved_tokens == 0, "what is not used is not reported as used"
 
 
 def test_a_custom_ratio_names_itself(engine: SemShareEngine) -> None:

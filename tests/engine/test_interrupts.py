@@ -22,6 +22,7 @@ from model_gates import WAIT, Gate, gate_in
 from pooled import books_balance, rows_of
 from semshare_core import PoolConfig, ReusePolicy, SemShareEngine
 from semshare_core.errors import CallCancelledError, CallTimeoutError, ConfigError
+from semshare_core.model.cache_argument import with_cache
 from semshare_core.prefill.cache import MergedCache
 from semshare_core.process import interrupt
 from semshare_integrations.adapter import in_thread
@@ -294,7 +295,7 @@ def test_the_callers_own_cache_has_no_limit(engine: SemShareEngine, clock: Clock
         made = engine.prefill(REORDERED, reuse=policy, timeout=50, cancel=threading.Event())
         clock.ahead = 100.0
         for cache in (made.cache, copy.deepcopy(made.cache)):
-            engine.model(input_ids=made.logits.argmax()[None, None], past_key_values=cache)
+            engine.model(input_ids=made.logits.argmax()[None, None], **with_cache(engine.model, cache))
 
 
 @pytest.mark.parametrize("timeout", [0, -1, "5", True, float("nan"), float("inf")])

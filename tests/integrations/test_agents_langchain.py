@@ -171,7 +171,7 @@ def test_an_lcel_rag_chain_reuses_chunks_in_another_order(engine: RecordingEngin
     miss, moved, _, repeated = calls.reports
     assert miss.outcome == "miss"
     assert moved.outcome == "semantic"
-    assert moved.exact_tokens + moved.prefix_tokens > 0.8 * moved.prompt_tokens
+    assert moved.moved_tokens + moved.prefix_tokens > 0.8 * moved.prompt_tokens
     assert moved.recompute_ratio < 0.5
     assert repeated.prefix_tokens == repeated.prompt_tokens - 1
     off = chain("off")

@@ -142,7 +142,7 @@ def test_a_query_engine_reuses_chunks_in_another_order(
     miss, moved, repeated = log.reports
     assert miss.outcome == "miss"
     assert moved.outcome == "semantic"
-    assert moved.exact_tokens + moved.prefix_tokens > 0.8 * moved.prompt_tokens
+    assert moved.moved_tokens + moved.prefix_tokens > 0.8 * moved.prompt_tokens
     assert moved.recompute_ratio < 0.5
     assert repeated.prefix_tokens == repeated.prompt_tokens - 1
     assert first == again == ask("off")

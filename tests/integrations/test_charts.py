@@ -10,6 +10,7 @@ import pytest
 from matplotlib.colors import to_hex
 
 from semshare_core import ReuseReport
+from semshare_core.report import colours
 from semshare_core.report.token_strip import SOURCES
 from semshare_integrations.statistics import charts
 
@@ -22,7 +23,7 @@ def report(number: int, n: int = 300, outcome: str = "miss") -> ReuseReport:
         level="balanced",
         prompt_tokens=n,
         new_tokens=10 if hit else n,
-        exact_tokens=n - 10 if hit else 0,
+        moved_tokens=n - 10 if hit else 0,
         recomputed_tokens=20 if hit else n,
         lookup_ms=1.0,
         match_ms=2.0,
@@ -59,7 +60,8 @@ def test_the_ttft_chart_has_the_estimate_beside() -> None:
     figure = charts.ttft([report(0, 100), report(1, 200), report(2, 200, "prefix")])
     axes = figure.axes[0]
     assert [bar.get_height() for bar in axes.patches] == pytest.approx([203.0, 403.0, 63.0])
-    assert [to_hex(bar.get_facecolor()) for bar in axes.patches][1:] == ["#d55e00", "#0072b2"]
+    outcomes = [colours.OUTCOMES[outcome] for outcome in ("miss", "miss", "prefix")]
+    assert [to_hex(bar.get_facecolor()) for bar in axes.patches] == outcomes
     assert axes.lines[0].get_ydata() == pytest.approx([200.0, 400.0, 400.0])
     assert not charts.ttft([report(0, outcome="prefix")]).axes[0].lines, "no full prefill to estimate from"
 

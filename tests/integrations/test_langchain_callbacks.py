@@ -213,7 +213,7 @@ REPORTS = [
         generated_tokens=2,
     ),
     ReuseReport(
-        outcome="semantic", level="balanced", prompt_tokens=20, prefix_tokens=4, exact_tokens=8, fuzzy_tokens=5,
+        outcome="semantic", level="balanced", prompt_tokens=20, prefix_tokens=4, moved_tokens=8, fuzzy_tokens=5,
         new_tokens=3, recomputed_tokens=6, recompute_ratio=0.25, ttft_ms=30.5, generated_tokens=7,
         kv_bytes=60, kv_bytes_full=90,
     ),
@@ -240,7 +240,7 @@ def test_totals() -> None:
         outcomes={"miss": 2, "semantic": 1},
         prompt_tokens=31,
         prefix_tokens=4,
-        exact_tokens=8,
+        moved_tokens=8,
         fuzzy_tokens=5,
         new_tokens=14,
         recomputed_tokens=17,
@@ -256,10 +256,10 @@ def test_totals() -> None:
 def test_the_summary_has_totals_and_a_line_per_call() -> None:
     head, columns, *lines = handler_with(REPORTS).summary().splitlines()
     assert head == (
-        "3 calls (2 miss, 1 semantic; hit rate 33%, rows served 45%): 31 prompt tokens = 4 prefix + 8 exact + "
+        "3 calls (2 miss, 1 semantic; hit rate 33%, rows served 45%): 31 prompt tokens = 4 prefix + 8 moved + "
         "5 fuzzy + 14 new; mean recompute ratio 0.75, total TTFT 131 ms, KV 0.0 of 0.0 MiB"
     )
-    assert columns.split() == ["call", "outcome", "prompt", "prefix", "exact", "fuzzy", "new", "ratio", "TTFT", "ms"]
+    assert columns.split() == ["call", "outcome", "prompt", "prefix", "moved", "fuzzy", "new", "ratio", "TTFT", "ms"]
     assert [line.split() for line in lines][1] == ["2", "semantic", "20", "4", "8", "5", "3", "0.25", "30"]
     assert len(lines) == 3
     assert len({len(line) for line in (columns, *lines)}) == 1

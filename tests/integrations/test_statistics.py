@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import threading
 import time
 from typing import Any
@@ -14,7 +15,8 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from semshare_core import ReuseReport, SemShareEngine
 from semshare_core.errors import ConfigError
-from semshare_core.report.token_strip import strip
+from semshare_core.report import colours
+from semshare_core.report.token_strip import SOURCES, strip
 from semshare_integrations.statistics import PrefillCost, ReuseLog, ReuseTotals
 
 
@@ -125,13 +127,29 @@ def test_the_strip_shows_every_token() -> None:
     assert sum(int(each.get("width", "")) for each in pieces) == len(sources)
     marks = [each for each in root.iter("rect") if not len(each)]
     assert sum(int(each.get("width", "")) for each in marks) == 27
-    assert root.get("aria-label") == "tokens by source: 7 new, 10 fuzzy, 50 exact, 300 prefix"
+    assert root.get("aria-label") == "tokens by source: 7 new, 10 fuzzy, 50 moved, 300 prefix"
     assert strip([], []) == ""
 
 
 def test_the_strip_of_a_long_prompt_stays_small() -> None:
     sources = ([2] * 180 + [0] * 20) * 40
     assert len(strip(sources, [int(source == 0) for source in sources])) < 100_000
+
+
+def test_the_strip_fits_a_narrow_page_and_a_dark_one() -> None:
+    drawn = strip([3] * 300, [1] * 300)
+    assert 'style="max-width:100%"' in drawn
+    assert set(re.findall(r'fill="(.*?)"', drawn)) == {colours.BLUE, "currentColor"}
+    _, _, legend = drawn.partition("<div>")
+    assert re.findall(r"color:(#\w+)", legend) == [colour for _, _, colour in SOURCES]
+
+
+def test_a_log_scrolls_its_table_within_itself() -> None:
+    log = ReuseLog()
+    log.add(full(3, 1.0))
+    page = log._repr_html_()
+    assert '<div style="overflow-x:auto"><table>' in page
+    assert page.count('<svg style="max-width:100%;height:auto"') == page.count("<svg") == 2
 
 
 def test_a_report_and_a_log_render(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:

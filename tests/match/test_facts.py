@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from transformers import PreTrainedTokenizerBase
 
-from semshare_core.budget.allotment import Needs
+from semshare_core.budget.needs import Needs
 from semshare_core.config import ReusePolicy
 from semshare_core.match.facts import FactTokens
 from semshare_core.match.plan import ReusePlan, Source
@@ -42,7 +42,7 @@ def ids(*words: str) -> np.ndarray:
 
 def stale(old: np.ndarray, new: np.ndarray, halo: int = 0, fuzzy: slice | list[int] = slice(None)) -> list[int]:
     n = len(new)
-    source = np.full(n, Source.EXACT, np.int8)
+    source = np.full(n, Source.MOVED, np.int8)
     source[fuzzy] = Source.FUZZY
     plan = ReusePlan(source, np.zeros(n, np.int64), np.arange(n), ("a",))
     facts = FactTokens(Vocabulary(WORDS), len(WORDS))  # type: ignore[arg-type]
@@ -73,7 +73,7 @@ def test_the_rest_of_a_number_follows_its_changed_digit() -> None:
 def test_the_rest_of_a_number_follows_a_digit_that_nothing_serves() -> None:
     """It is found as an identical run, and was read as the end of another number."""
     new = ids("the", "1", "9", "7", "7", "\u0120of", "\u0120near")
-    source = np.array([Source.EXACT, Source.NEW, Source.NEW, *[Source.EXACT] * 4], np.int8)
+    source = np.array([Source.MOVED, Source.NEW, Source.NEW, *[Source.MOVED] * 4], np.int8)
     position = np.array([0, -1, -1, 30, 31, 32, 33])
     plan = ReusePlan(source, np.where(position < 0, -1, 0), position, ("a",))
     facts = FactTokens(Vocabulary(WORDS), len(WORDS))  # type: ignore[arg-type]
@@ -148,7 +148,7 @@ def stale_in_book(old: str, new: str, place: int) -> bool:
         np.array([BOOK.index(word.replace("_", "\u0120").replace("/", "\u010a")) for word in text.split()])
         for text in (old, new)
     )
-    source = np.full(len(told), Source.EXACT, np.int8)
+    source = np.full(len(told), Source.MOVED, np.int8)
     source[place] = Source.FUZZY
     plan = ReusePlan(source, np.zeros(len(told), np.int64), np.arange(len(told)), ("a",))
     facts = FactTokens(Vocabulary(BOOK), len(BOOK))  # type: ignore[arg-type]
@@ -190,7 +190,7 @@ def test_stale_facts_must_be_computed_by_ours_and_not_by_the_published_methods()
 
 def test_no_row_stands_in_for_the_first_one_nor_the_first_one_for_another() -> None:
     """The first token is every head's attention sink."""
-    source = np.full(6, Source.EXACT, np.int8)
+    source = np.full(6, Source.MOVED, np.int8)
     plan = ReusePlan(source, np.zeros(6, np.int64), np.array([3, 4, 5, 0, 1, 2]), ("a",))
     needs = Needs.of(plan, selection_for(ReusePolicy()), fresh_from=6)
     assert np.flatnonzero(needs.must).tolist() == [0, 3]

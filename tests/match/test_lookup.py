@@ -42,7 +42,7 @@ def test_the_papers_reference_serves_the_prefix_too(engine: SemShareEngine) -> N
     engine.warm([near])
     prompt = HEAD + PARAGRAPHS[1] + PARAGRAPHS[2] + ASKED
     longer = engine.pool.longest_prefix(
-        "default", engine._call(prompt, None, None).encoded.ids, 0, weights=engine.weights.identity()
+        "default", engine._request(prompt, None, None).tokens, 0, weights=engine.weights.identity()
     )
     assert longer is not None
     assert longer[1] == len(HEAD)

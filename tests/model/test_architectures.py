@@ -15,14 +15,24 @@ import pytest
 import torch
 
 from semshare_core import ReusePolicy, SemShareEngine
-from semshare_core.budget.allotment import Budget
-from semshare_core.config import Schedule, SelectionName
+from semshare_core.budget.recompute import Budget
+from semshare_core.config import Schedule
 from semshare_core.match.plan import ReusePlan, Source
 from semshare_core.prefill.cache import MergedCache
 from semshare_core.prefill.rearrange import lay_rows
 from semshare_core.prefill.selective import Prefilled, SelectivePrefill
+from semshare_core.slots import SELECTIONS
 from tiny_models import SLIDING, SLIDING_WINDOW, TINY, VARYING_ROPE, tiny_model, tiny_tokenizer
-from tiny_reuse import Reference, full_logits, plan_of, random_ids, reference_of, reused_logits, shared_prefill
+from tiny_reuse import (
+    Reference,
+    full_logits,
+    plan_of,
+    random_ids,
+    reference_of,
+    reused_logits,
+    selective,
+    shared_prefill,
+)
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -47,8 +57,8 @@ def run(
 ) -> Prefilled:
     fresh_from = N - policy.pop("fresh_tail", 5)
     settings = ReusePolicy(recompute_ratio=ratio, **policy)
-    return prefill.selective(
-        torch.as_tensor(ids[:N]), plan, references, settings, Budget(ratio, fill=True), fresh_from, N + AFTER
+    return selective(
+        prefill, torch.as_tensor(ids[:N]), plan, references, settings, Budget(ratio, fill=True), fresh_from, N + AFTER
     )
 
 
@@ -66,9 +76,9 @@ def test_right_rows_give_the_full_prefill(name: str, prefix: int, shift: int) ->
     expected = full_logits(prefill.model, ids, AFTER + 1)
     same, moved = reference_of(prefill.model, ids[:N], "a"), reference_of(prefill.model, ids[:N], "b", offset=shift)
     rng = np.random.default_rng(2)
-    for selection, schedule in product(get_args(SelectionName), get_args(Schedule)):
+    for selection, schedule in product(SELECTIONS.names(), get_args(Schedule)):
         plan = plan_of(N, same, moved)
-        plan.serve(prefix, N, Source.EXACT, 1, shift + prefix)
+        plan.serve(prefix, N, Source.MOVED, 1, shift + prefix)
         plan.serve(0, prefix, Source.PREFIX, 0, 0)
         choice = {"selection": selection, "schedule": schedule, "seed": int(rng.integers(100)), "decay": 0.6}
         for tail, ratio in ((2, rng.uniform(0.25, 0.4)), (int(rng.integers(3, 20)), rng.uniform(0.4, 0.7))):
@@ -85,7 +95,7 @@ def test_moved_rows_that_are_not_turned_would_be_seen(name: str) -> None:
     moved = reference_of(prefill.model, ids[:N], offset=SHIFT)
     shifted = Reference("a", ids[:N], [(keys[:, :, SHIFT:], values[:, :, SHIFT:]) for keys, values in moved.rows])
     plan = plan_of(N, shifted)
-    plan.serve(0, N, Source.EXACT, 0, 0)
+    plan.serve(0, N, Source.MOVED, 0, 0)
     logits = reused_logits(prefill.model, run(prefill, ids, plan, [shifted], 0.3), ids, N)
     difference = (logits - full_logits(prefill.model, ids, AFTER + 1)).abs().max()
     assert (difference < TOLERANCE) == (name == "mpt")
@@ -100,10 +110,10 @@ def test_ratio_one_is_the_full_prefill(name: str, prefix: int) -> None:
     other[:prefix] = ids[:prefix]
     reference = reference_of(prefill.model, other)
     expected = full_logits(prefill.model, ids, AFTER + 1)
-    for selection in get_args(SelectionName):
+    for selection in SELECTIONS.names():
         plan = plan_of(N, reference)
         plan.serve(0, N, Source.FUZZY, 0, 0)
-        plan.serve(N // 2, N, Source.EXACT, 0, 3)  # plainly wrong
+        plan.serve(N // 2, N, Source.MOVED, 0, 3)  # plainly wrong
         plan.serve(0, prefix, Source.PREFIX, 0, 0)
         prefilled = run(prefill, ids, plan, [reference], 1.0, selection=selection)
         assert prefilled.layer_rows == (N - 1 - prefix) * prefill.n_layers
@@ -123,9 +133,9 @@ def test_first_layer_of_moved_rows_is_fresh(name: str) -> None:
     reference, fresh = reference_of(model, text), reference_of(model, ids)
     plan = plan_of(len(ids), reference)
     for target, position in zip(here, there, strict=True):
-        plan.serve(target, target + length, Source.EXACT, 0, position)
+        plan.serve(target, target + length, Source.MOVED, 0, position)
     cache = MergedCache(prefill.n_layers, len(ids))
-    lay_rows(cache, prefill.anatomy, plan, [reference], plan.served)
+    lay_rows(cache, prefill.spec, plan, [reference], plan.served)
     served = np.flatnonzero(plan.served)
     for laid, computed in zip(cache.layers[0].buffers, fresh.rows[0], strict=True):
         torch.testing.assert_close(laid[:, :, served], computed[:, :, served], atol=TOLERANCE, rtol=0)
@@ -135,7 +145,7 @@ def test_first_layer_of_moved_rows_is_fresh(name: str) -> None:
 def test_sliding_windows_cut_prompts_that_are_longer(name: str) -> None:
     """The same model without its windows answers otherwise: the tests above are about prompts that they cut."""
     prefill = shared_prefill(name)
-    assert SLIDING_WINDOW in prefill.anatomy.windows
+    assert SLIDING_WINDOW in prefill.spec.windows
     wide = tiny_model(name)
     wide.config.sliding_window = 10 * N
     for layer in wide.model.layers:

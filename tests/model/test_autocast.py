@@ -153,9 +153,9 @@ def test_a_check_of_the_canary_is_dropped_when_the_weights_have_changed() -> Non
     engine.warm([TEXT])
     with engine._lock:  # so that the check waits
         asked = ReusePolicy(recompute_ratio=0.5, canary=1.0)
-        call = engine._call(MOVED, asked, None)
-        served, _ = call.answer(1, lambda served: engine._prefill.last_logits(served.cache, served.ids, served.pending))
-        _, check = engine._finish(served, 0.0, [], store=False)
+        request = engine._request(MOVED, asked, None)
+        prefilled, _ = request.run(1, request.logits)
+        _, check = request.commit(prefilled, 0.0, [], store=False)
         check()
         engine.model.model.layers[0].mlp.up_proj.weight.data.mul_(1.5)
     assert engine.canary.wait(60)

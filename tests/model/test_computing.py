@@ -13,6 +13,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from semshare_core import ReusePolicy, SemShareEngine
 from semshare_core.errors import CallCancelledError
+from semshare_core.model.cache_argument import with_cache
 from tiny_models import tiny_model, tiny_tokenizer
 
 TEXT = "A lighthouse stood on the cape, and its keeper lit the lamp every evening at six o'clock. " * 5
@@ -135,7 +136,7 @@ def test_what_is_made_in_inference_mode_is_of_use_outside(call: Callable[[SemSha
         found = engine.prefill(ASKED, reuse="exact")
     assert found.report.outcome == "prefix"
     assert not found.logits.is_inference()
-    output = model(input_ids=torch.tensor([[65]]), past_key_values=found.cache, use_cache=True)  # by any loop
+    output = model(input_ids=torch.tensor([[65]]), **with_cache(model, found.cache), use_cache=True)  # by any loop
     output.logits.sum().backward()
 
 

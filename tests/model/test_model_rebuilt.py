@@ -87,10 +87,10 @@ def test_training_and_switching_adapters_need_no_new_look() -> None:
 
     model: Any = tiny_model("llama")
     engine = SemShareEngine(model, tiny_tokenizer())
-    before = engine._prefill.anatomy
+    before = engine._prefill.spec
     model.add_adapter(LoraConfig(r=4, target_modules=["q_proj"], init_lora_weights=False), "a")
     engine.warm([TEXT])
     model.model.layers[1].mlp.up_proj.weight.data.mul_(1.5)
     model.disable_adapters()
     engine.generate(MOVED, max_new_tokens=2)
-    assert engine._prefill.anatomy is before
+    assert engine._prefill.spec is before

@@ -17,7 +17,9 @@ from semshare_core.errors import (
     TokenizerMismatchError,
     UnsupportedModelError,
 )
-from semshare_core.model.load import UNBOUNDED, check_pair, check_servable, load_model, max_context
+from semshare_core.model.cache_argument import with_cache
+from semshare_core.model.load import load_model
+from semshare_core.model.support import UNBOUNDED, check_pair, check_servable, max_context
 from tiny_models import CONTEXT, SLIDING_WINDOW, TINY, VOCAB, tiny_model, tiny_tokenizer
 
 
@@ -65,15 +67,15 @@ def write_gguf(path: Path, architecture: str, *, metadata: bool = True) -> Path:
 def test_tiny_models_depend_on_tokens_and_positions(name: str) -> None:
     model = TINY[name]()
     ids = torch.arange(5, 45)[None]
-    full = model(ids, past_key_values=DynamicCache()).logits[0]
+    full = model(ids, **with_cache(model, DynamicCache())).logits[0]
     swapped = ids.clone()
     swapped[0, [-9, -4]] = ids[0, [-4, -9]]
     assert torch.isfinite(full).all()
     assert len(set(full.argmax(-1).tolist())) > 10, "predictions differ by token"
     assert (model(swapped).logits[0, -1] - full[-1]).abs().max() > 1e-2, "predictions depend on positions"
     cache = DynamicCache()
-    first = model(ids[:, :30], past_key_values=cache).logits[0]
-    rest = model(ids[:, 30:], past_key_values=cache).logits[0]
+    first = model(ids[:, :30], **with_cache(model, cache)).logits[0]
+    rest = model(ids[:, 30:], **with_cache(model, cache)).logits[0]
     torch.testing.assert_close(torch.cat([first, rest]), full, atol=1e-4, rtol=0)
 
 

@@ -12,7 +12,7 @@ from transformers import DogeConfig, DogeForCausalLM, FalconConfig, FalconForCau
 
 from semshare_core import ReusePolicy, SemShareEngine
 from semshare_core.errors import UnsupportedModelError
-from semshare_core.model.spec import examine
+from semshare_core.model.spec import measure_spec
 from semshare_core.prefill.trial import try_out
 from tiny_models import CONTEXT, HEADS, HIDDEN, LAYERS, SPREAD, TINY, VOCAB, tiny_model, tiny_tokenizer
 from tiny_reuse import PARAGRAPHS
@@ -73,7 +73,7 @@ def test_a_model_whose_attention_is_fixed(attention: str) -> None:
     outcome, everything = logits(engine, WIDE)
     assert outcome == "semantic"
     assert torch.allclose(everything, full, atol=1e-4)
-    with pytest.raises(UnsupportedModelError, match="retention"):
+    with pytest.raises(UnsupportedModelError, match="compress=None"):
         logits(engine, ReusePolicy.paper())
 
 
@@ -113,8 +113,8 @@ def test_a_model_in_training_is_put_into_evaluation() -> None:
 @pytest.mark.parametrize("name", TINY)
 def test_the_others_are_observable(name: str) -> None:
     model = tiny_model(name)
-    anatomy = try_out(model, examine(model))
-    assert anatomy.observable
-    whole = model.config._attn_implementation == "sdpa" and not any(anatomy.windows)
-    assert anatomy.causal_without_mask == whole
-    assert np.all([not layer._forward_pre_hooks for layer in anatomy.layers])
+    spec = try_out(model, measure_spec(model))
+    assert spec.observable
+    whole = model.config._attn_implementation == "sdpa" and not any(spec.windows)
+    assert spec.causal_without_mask == whole
+    assert np.all([not layer._forward_pre_hooks for layer in spec.layers])

@@ -592,4 +592,4 @@ def test_tokens_that_are_added_after_the_engine_was_made(tokenizer: PreTrainedTo
         engine.generate(target, max_new_tokens=2, reuse=reuse, store=False)
         engine.warm([target])
         answer_is_the_models_own(engine, target)
-    assert engine._facts._kinds_of[0, tokenizer.convert_tokens_to_ids("<N7>")], "a token with a digit in it"
+    assert engine._runtime.facts._kinds_of[0, tokenizer.convert_tokens_to_ids("<N7>")], "a token with a digit in it"

@@ -11,9 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pooled import BYTES_PER_TOKEN, books_balance, direction, entry, holds, pool_of, text
-from semshare_core.match import common_prefix
 from semshare_core.pool import Entry
 from semshare_core.pool.indexes import prefix_index
+from semshare_core.tokens import common_prefix
 
 # --- budget and eviction -----------------------------------------------------------------------------------------
 

@@ -10,6 +10,7 @@ import torch
 from benchmarks.measure import greedy
 from semshare_core import PoolConfig, ReuseReport, SemShareEngine
 from semshare_core.errors import PoolLockedError, PoolWarning
+from semshare_core.model.cache_argument import with_cache
 from tiny_models import tiny_model, tiny_tokenizer
 from tiny_reuse import PARAGRAPHS
 
@@ -90,7 +91,7 @@ def answered(engine: SemShareEngine, call: str, prompt: str, reuse: str) -> tupl
     first = int(result.logits.argmax())
     made = engine.model.generate(
         torch.cat((ids, torch.tensor([[first]])), dim=1),
-        past_key_values=result.cache,
+        **with_cache(engine.model, result.cache),
         max_new_tokens=3,
         do_sample=False,
     )

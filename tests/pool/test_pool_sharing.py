@@ -154,4 +154,4 @@ def test_answers_over_shared_rows(name: str) -> None:
         for kept, computed in zip(rows_of(each), reference_of(engine.model, each.tokens).rows, strict=True):
             torch.testing.assert_close(kept, computed, atol=1e-4, rtol=0)
     moved = engine.prefill("Before it. " + prompts[1], reuse="high").report
-    assert moved.exact_tokens > len(text) / 2
+    assert moved.moved_tokens > len(text) / 2

@@ -8,7 +8,8 @@ import torch
 from transformers import DynamicCache, PreTrainedModel
 
 from semshare_core.model.attention.grouped import grouped_attention, uses_sdpa
-from semshare_core.model.spec import examine
+from semshare_core.model.cache_argument import with_cache
+from semshare_core.model.spec import measure_spec
 from semshare_core.prefill.attention_probe import tail_attention
 from semshare_core.prefill.cache import MergedCache
 from tiny_models import HEADS, KV_HEADS, LAYERS, tiny_model
@@ -25,8 +26,8 @@ def tail_logits(model: PreTrainedModel) -> torch.Tensor:
     """Logits of the last tokens behind a cached prefix: several queries, so that there is a mask."""
     ids = torch.as_tensor(random_ids(N, seed=2))[None]
     cache = DynamicCache()
-    model(input_ids=ids[:, :-TAIL], past_key_values=cache, use_cache=True)
-    return model(input_ids=ids[:, -TAIL:], past_key_values=cache, use_cache=True).logits[0]
+    model(input_ids=ids[:, :-TAIL], **with_cache(model, cache), use_cache=True)
+    return model(input_ids=ids[:, -TAIL:], **with_cache(model, cache), use_cache=True).logits[0]
 
 
 @pytest.mark.parametrize("name", GROUPED)
@@ -94,7 +95,7 @@ def test_the_weights_shown_are_those_of_eager_attention(name: str, grouped: bool
             layer.allocate(keys, values, keys.device)
             for buffer, rows in zip(layer.buffers, (keys, values), strict=True):
                 buffer.copy_(rows)
-        return tail_attention(model, examine(model), cache, torch.as_tensor(ids), N, TAIL)
+        return tail_attention(model, measure_spec(model), cache, torch.as_tensor(ids), N, TAIL)
 
     if grouped:
         with grouped_attention(model):

@@ -12,10 +12,10 @@ import torch
 from torch import Tensor
 
 from semshare_core import ReusePolicy
-from semshare_core.budget.allotment import Budget
+from semshare_core.budget.recompute import Budget
 from semshare_core.errors import DamagedFileError
 from semshare_core.match.plan import ReusePlan, Source
-from semshare_core.model.spec import examine
+from semshare_core.model.spec import measure_spec
 from semshare_core.pool.entry import Piece
 from semshare_core.pool.segment import MemoryRows
 from semshare_core.prefill.cache import MergedCache
@@ -23,7 +23,7 @@ from semshare_core.prefill.feed import LayerFeed
 from semshare_core.prefill.rearrange import lay_rows
 from semshare_core.prefill.selective import Prefilled, SelectivePrefill
 from tiny_models import tiny_model
-from tiny_reuse import Reference, plan_of, random_ids, reference_of, shared_prefill
+from tiny_reuse import Reference, plan_of, random_ids, reference_of, selective, shared_prefill
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -56,7 +56,7 @@ class FarReference:
 
 def served(n: int, shift: int, reference: Reference | FarReference) -> ReusePlan:
     plan = plan_of(n, reference)
-    plan.serve(max(0, shift), n - 1, Source.PREFIX if shift == 0 else Source.EXACT, 0, max(0, -shift))
+    plan.serve(max(0, shift), n - 1, Source.PREFIX if shift == 0 else Source.MOVED, 0, max(0, -shift))
     return plan
 
 
@@ -64,9 +64,9 @@ def prefilled(prefill: SelectivePrefill, ids: np.ndarray, reference: Reference |
     plan = served(N, 0 if way == "prefix" else 3, reference)
     tokens = torch.as_tensor(ids)
     if way == "prefix":
-        return prefill.exact(tokens, plan, [reference], N)
+        return prefill.prefill_suffix(tokens, plan, [reference], N)
     policy = ReusePolicy(recompute_ratio=0.3, selection=way)
-    return prefill.selective(tokens, plan, [reference], policy, Budget(0.3, fill=True), N - 4, N)
+    return selective(prefill, tokens, plan, [reference], policy, Budget(0.3, fill=True), N - 4, N)
 
 
 @pytest.mark.parametrize("way", ["prefix", "combined", "deviation", "seams", "paper"])
@@ -86,7 +86,7 @@ def test_far_rows_are_laid_as_near_ones(name: str, way: str) -> None:
 def test_the_next_layers_are_fetched_while_one_runs() -> None:
     """The first layer does not end before the second one's rows are there; nobody fetches the last at the beginning."""
     model = tiny_model("llama")
-    prefill = SelectivePrefill(model, examine(model))
+    prefill = SelectivePrefill(model, measure_spec(model))
     ids = random_ids(N, seed=1)
     near = reference_of(model, ids)
     far = FarReference(near)
@@ -152,7 +152,7 @@ def test_layers_are_filled_when_they_are_looked_at_and_once() -> None:
     far = FarReference(near)
     cache = MergedCache(len(near.rows), N)
     plan = served(N, 0, far)
-    lay_rows(cache, examine(model), plan, [far], plan.served)
+    lay_rows(cache, measure_spec(model), plan, [far], plan.served)
     cache.finish(N - 1)
     assert cache.get_seq_length() == N - 1
     for layer, (keys, values) in zip(cache.layers, near.rows, strict=True):

@@ -13,7 +13,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from semshare_core import Retention, ReusePolicy, SemShareEngine
-from semshare_core.model.spec import Anatomy
+from semshare_core.model.spec import ModelSpec
 from semshare_core.prefill.forward import CHUNK_ROWS
 from tiny_models import HEADS, tiny_model, tiny_tokenizer
 from tiny_reuse import full_logits, random_ids
@@ -43,13 +43,13 @@ class Largest(TorchDispatchMode):
 def masks(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """Elements of every mask that was made."""
     made: list[int] = []
-    original = Anatomy.mask
+    original = ModelSpec.mask
 
-    def mask(self: Anatomy, *args: Any) -> Tensor:
+    def mask(self: ModelSpec, *args: Any) -> Tensor:
         made.append(original(self, *args).numel())
         return original(self, *args)
 
-    monkeypatch.setattr(Anatomy, "mask", mask)
+    monkeypatch.setattr(ModelSpec, "mask", mask)
     return made
 
 
@@ -101,7 +101,7 @@ def test_the_largest_tensor_is_a_chunk_of_rows(name: str, reuse: str | ReusePoli
         lambda engine: engine.generate(TARGET.tolist(), max_new_tokens=3),
         lambda engine: list(engine.stream(TARGET.tolist(), max_new_tokens=3)),
         lambda engine: engine.warm([TARGET.tolist()]),
-        lambda engine: engine.prefill(TARGET.tolist(), reuse=ReusePolicy(level="fast", retention=Retention())),
+        lambda engine: engine.prefill(TARGET.tolist(), reuse=ReusePolicy(level="fast", compress=Retention())),
     ],
     ids=["generate", "stream", "warm", "retention"],
 )

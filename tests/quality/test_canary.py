@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 
-from semshare_core import ReusePolicy, SemShareEngine
+from semshare_core import Retention, ReusePolicy, SemShareEngine
 from semshare_core.budget.levels import MEASURED_TOKENS
-from semshare_core.config import Retention
 from semshare_core.errors import ConfigError
+from semshare_core.model.cache_argument import with_cache
 from semshare_core.quality.canary import CanaryCounts
 from tiny_canary import QUESTIONS, TEXT, engine_of, reordered
 from tiny_models import tiny_model, tiny_tokenizer
@@ -32,7 +34,7 @@ def measured_by_hand(
         agreed.append(int(p.argmax()) == int(q.argmax()))
         if not answer:
             follow.append(int(p.argmax()))
-        logits = engine.model(torch.tensor([[follow[step]]]), past_key_values=reused.cache).logits[0, -1]
+        logits = engine.model(torch.tensor([[follow[step]]]), **with_cache(engine.model, reused.cache)).logits[0, -1]
     return sum(kls) / len(kls), sum(agreed) / len(agreed), len(kls)
 
 
@@ -65,7 +67,7 @@ def test_the_divergence_is_that_measured_by_hand(model: str, way: str) -> None:
 
 
 def test_what_retention_drops_is_measured_too() -> None:
-    policy = ReusePolicy(recompute_ratio=0.3, retention=Retention(first=0.5, floor=0.3), canary=1.0)
+    policy = ReusePolicy(recompute_ratio=0.3, compress=Retention(first=0.5, floor=0.3), canary=1.0)
     engine = engine_of(recompute_ratio=0.3)
     prompt = reordered(QUESTIONS[0])
     made = engine.generate(prompt, max_new_tokens=6, reuse=policy, store=False)
@@ -80,7 +82,7 @@ def test_what_retention_drops_is_measured_too() -> None:
 
 
 def test_rows_that_retention_drops_are_missing_in_misses_and_prefixes_too() -> None:
-    engine = engine_of(level="high", retention=Retention(first=0.5, floor=0.3))
+    engine = engine_of(level="high", compress=Retention(first=0.5, floor=0.3))
     engine.pool.clear()
     prompt = reordered(QUESTIONS[0])
     miss, prefix = (engine.generate(prompt, max_new_tokens=6).report for _ in range(2))
@@ -105,7 +107,8 @@ def test_what_is_recomputed_in_full_does_not_diverge() -> None:
 
 def test_a_prompt_that_fills_the_context_is_checked_as_far_as_it_goes() -> None:
     engine = engine_of(recompute_ratio=0.3)
-    engine.context = len(engine.token_ids(reordered(QUESTIONS[0]))) + 3
+    room = len(engine.token_ids(reordered(QUESTIONS[0]))) + 3
+    engine._runtime = replace(engine._runtime, context=room)
     report = engine.prefill(reordered(QUESTIONS[0])).report
     assert engine.canary.wait()
     assert report.canary is not None

@@ -7,15 +7,16 @@ import pytest
 from hypothesis import assume, example, given
 from hypothesis import strategies as st
 
+from decided import decided
 from semshare_core import ReusePolicy
-from semshare_core.budget.allotment import Budget, Needs, allot
-from semshare_core.budget.governor import decide
+from semshare_core.budget.needs import Needs
+from semshare_core.budget.recompute import Budget, Layers, plan_recompute
 from semshare_core.budget.schedule import rows_per_layer
 from semshare_core.config import Schedule
 from semshare_core.match.plan import ReusePlan, Source
 from semshare_core.select import Evidence, selection_for
 
-CODES = {"N": Source.NEW, "F": Source.FUZZY, "E": Source.EXACT, "P": Source.PREFIX}
+CODES = {"N": Source.NEW, "F": Source.FUZZY, "E": Source.MOVED, "P": Source.PREFIX}
 
 
 def plan_from(text: str, moved: dict[int, int] | None = None) -> ReusePlan:
@@ -36,14 +37,14 @@ def test_a_level_behind_a_long_prefix_still_chooses() -> None:
     """Its ceiling is a share of the whole prompt and may exceed what stands behind the prefix, but is not spent."""
     plan = plan_from("P" * 2000 + "E" * 300 + "F" + "E" * 299)
     selection = selection_for(ReusePolicy())
-    needs = Needs.of(plan, selection, fresh_from=2580).but_last()
+    needs = Needs.of(plan, selection, fresh_from=2580)
     policy = ReusePolicy(level="balanced")
-    allotment = allot(plan, needs, selection, policy, Budget(0.4, fill=False, least=0.15), n_layers=4)
+    allotment = plan_recompute(plan, needs, selection, policy, Budget(0.4, fill=False, least=0.15), Layers(4))
     assert allotment.ranked
     assert allotment.watched == selection.watched_tokens
     assert not allotment.first[2000:2250].any(), "they are to be ranked"
     assert set(allotment.counts) == {int(0.15 * 2600)}
-    whole = allot(plan, needs, selection, policy, Budget(0.4, fill=True), n_layers=4)
+    whole = plan_recompute(plan, needs, selection, policy, Budget(0.4, fill=True), Layers(4))
     assert not whole.ranked
     assert set(whole.counts) == {599}
 
@@ -52,9 +53,9 @@ def test_what_cannot_be_watched_is_not() -> None:
     plan = plan_from("E" * 300 + "F" + "E" * 299)
     for name, policy in (("combined", ReusePolicy()), ("paper", ReusePolicy.paper())):
         selection = selection_for(policy)
-        needs = Needs.of(plan, selection, fresh_from=580).but_last()
+        needs = Needs.of(plan, selection, fresh_from=580)
         seen, blind = (
-            allot(plan, needs, selection, policy, Budget(0.3, fill=True), n_layers=4, observable=observable)
+            plan_recompute(plan, needs, selection, policy, Budget(0.3, fill=True), Layers(4, observable))
             for observable in (True, False)
         )
         assert seen.watched, name
@@ -228,9 +229,9 @@ DIFFERENT = "E" * 60 + "F" * 480
 @given(st.floats(0, 1), st.text("NFEP", min_size=1, max_size=60))
 def test_an_explicit_ratio_is_never_bypassed(ratio: float, text: str) -> None:
     plan = plan_from("".join(sorted(text, key=lambda letter: letter != "P")))
-    decision = decide(plan, ReusePolicy(recompute_ratio=ratio), fresh_from=max(0, len(text) - 3))
+    decision = decided(plan, ReusePolicy(recompute_ratio=ratio), fresh_from=max(0, len(text) - 3))
     assert not decision.bypassed
-    if set(plan.source[: max(0, len(text) - 3)]) & {Source.EXACT, Source.FUZZY}:
+    if set(plan.source[: max(0, len(text) - 3)]) & {Source.MOVED, Source.FUZZY}:
         assert decision.budget is not None
         assert (decision.budget.ratio, decision.budget.fill) == (ratio, True)
     else:
@@ -239,7 +240,7 @@ def test_an_explicit_ratio_is_never_bypassed(ratio: float, text: str) -> None:
 
 @pytest.mark.parametrize("level", ["high", "balanced", "fast"])
 def test_levels_reuse_what_pays(level: str) -> None:
-    decision = decide(plan_from(GOOD), ReusePolicy(level=level), fresh_from=len(GOOD) - 16)
+    decision = decided(plan_from(GOOD), ReusePolicy(level=level), fresh_from=len(GOOD) - 16)
     assert decision.budget is not None
     assert not decision.bypassed
     assert not decision.budget.fill, "a level's budget is a ceiling"
@@ -247,7 +248,7 @@ def test_levels_reuse_what_pays(level: str) -> None:
 
 def test_a_faster_level_spends_no_more() -> None:
     fast, balanced, high = (
-        decide(plan_from(GOOD), ReusePolicy(level=level), len(GOOD) - 16).budget
+        decided(plan_from(GOOD), ReusePolicy(level=level), len(GOOD) - 16).budget
         for level in ("fast", "balanced", "high")
     )
     assert fast is not None
@@ -259,22 +260,24 @@ def test_a_faster_level_spends_no_more() -> None:
 @pytest.mark.parametrize("level", ["high", "balanced", "fast"])
 def test_levels_compute_in_full_what_stands_in_rows_too_deep(level: str) -> None:
     """The little that may stand there changes nothing, and whoever names a ratio gets it."""
-    few, many = (decide(plan_from(GOOD), ReusePolicy(level=level), len(GOOD) - 16, barred=b) for b in (0.01, 0.3))
-    assert few == decide(plan_from(GOOD), ReusePolicy(level=level), len(GOOD) - 16)
+    few, many = (
+        decided(plan_from(GOOD), ReusePolicy(level=level), len(GOOD) - 16, blocked_coverage=b) for b in (0.01, 0.3)
+    )
+    assert few == decided(plan_from(GOOD), ReusePolicy(level=level), len(GOOD) - 16)
     assert many.budget is None
     assert many.bypassed
     assert "approximate rows, which may not serve" in many.reason
-    ratio = decide(plan_from(GOOD), ReusePolicy(recompute_ratio=0.3), len(GOOD) - 16, barred=0.3)
+    ratio = decided(plan_from(GOOD), ReusePolicy(recompute_ratio=0.3), len(GOOD) - 16, blocked_coverage=0.3)
     assert ratio.budget is not None
 
 
 @pytest.mark.parametrize("level", ["high", "balanced", "fast"])
 def test_levels_give_up_on_other_texts(level: str) -> None:
-    decision = decide(plan_from(DIFFERENT), ReusePolicy(level=level), fresh_from=len(DIFFERENT) - 16)
+    decision = decided(plan_from(DIFFERENT), ReusePolicy(level=level), fresh_from=len(DIFFERENT) - 16)
     assert decision.budget is None
     assert not decision.bypassed, "60 common words are no reuse given up"
     assert "too different" in decision.reason
-    more = decide(plan_from("E" * 64 + DIFFERENT), ReusePolicy(level=level), fresh_from=len(DIFFERENT) + 48)
+    more = decided(plan_from("E" * 64 + DIFFERENT), ReusePolicy(level=level), fresh_from=len(DIFFERENT) + 48)
     assert more.budget is None
     assert more.bypassed, "what could be reused is not good enough"
     assert "too different" in more.reason
@@ -287,7 +290,7 @@ def test_levels_give_up_on_other_texts(level: str) -> None:
     ids=["short", "long prefix", "long question", "mostly new"],
 )
 def test_levels_give_up_where_little_is_saved(level: str, text: str, fresh: int) -> None:
-    decision = decide(plan_from(text), ReusePolicy(level=level), fresh_from=len(text) - fresh)
+    decision = decided(plan_from(text), ReusePolicy(level=level), fresh_from=len(text) - fresh)
     assert decision.budget is None
     assert decision.bypassed
     assert decision.reason
@@ -296,7 +299,7 @@ def test_levels_give_up_where_little_is_saved(level: str, text: str, fresh: int)
 @pytest.mark.parametrize("policy", [ReusePolicy(level="fast"), ReusePolicy(recompute_ratio=0.2), ReusePolicy.paper()])
 @pytest.mark.parametrize("text", ["N" * 300, "P" * 200 + "N" * 100, "P" * 299 + "F", "P" * 290 + "E" * 10])
 def test_nothing_to_reuse_is_a_miss_and_no_bypass(policy: ReusePolicy, text: str) -> None:
-    decision = decide(plan_from(text), policy, fresh_from=290)
+    decision = decided(plan_from(text), policy, fresh_from=290)
     assert decision.budget is None
     assert not decision.bypassed
     assert decision.reason
@@ -304,6 +307,6 @@ def test_nothing_to_reuse_is_a_miss_and_no_bypass(policy: ReusePolicy, text: str
 
 
 def test_the_published_schedule_sets_its_own_ratio() -> None:
-    decision = decide(plan_from(DIFFERENT), ReusePolicy.paper(), fresh_from=len(DIFFERENT) - 16)
+    decision = decided(plan_from(DIFFERENT), ReusePolicy.paper(), fresh_from=len(DIFFERENT) - 16)
     assert decision.budget is not None
     assert 0.05 < decision.budget.ratio < 0.4

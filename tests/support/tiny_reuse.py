@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 
@@ -10,11 +11,17 @@ import torch
 from torch import Tensor
 from transformers import DynamicCache, PreTrainedModel
 
-from semshare_core.match.plan import ReusePlan, Tokens
-from semshare_core.model.spec import examine
+from semshare_core.budget.needs import Needs
+from semshare_core.budget.recompute import Budget, plan_recompute
+from semshare_core.config import ReusePolicy
+from semshare_core.match.plan import ReusePlan
+from semshare_core.model.cache_argument import with_cache
+from semshare_core.model.spec import measure_spec
 from semshare_core.pool.entry import Piece
 from semshare_core.pool.segment import MemoryRows
 from semshare_core.prefill.selective import Prefilled, SelectivePrefill
+from semshare_core.select import selection_for
+from semshare_core.tokens import Tokens
 from tiny_models import tiny_model
 
 
@@ -35,7 +42,23 @@ class Reference:
 def shared_prefill(name: str) -> SelectivePrefill:
     """The selective prefill of a tiny model, made once (not for models whose frequencies change as they run)."""
     model = tiny_model(name)
-    return SelectivePrefill(model, examine(model))
+    return SelectivePrefill(model, measure_spec(model))
+
+
+def selective(
+    prefill: SelectivePrefill,
+    ids: Tensor,
+    plan: ReusePlan,
+    references: Sequence[Reference],
+    policy: ReusePolicy,
+    budget: Budget,
+    fresh_from: int,
+    capacity: int,
+) -> Prefilled:
+    """A selective prefill of what ``plan`` serves, within ``budget``."""
+    selection = selection_for(policy)
+    recompute = plan_recompute(plan, Needs.of(plan, selection, fresh_from), selection, policy, budget, prefill.layers)
+    return prefill.selective(ids, plan, references, recompute, selection, capacity)
 
 
 def random_ids(n: int, seed: int = 0) -> Tokens:
@@ -52,7 +75,7 @@ def reference_of(model: PreTrainedModel, tokens: Tokens, name: str = "a", offset
     cache = DynamicCache()
     positions = torch.arange(offset, offset + len(tokens))[None]
     extra = {} if model.config.model_type == "mpt" else {"position_ids": positions}
-    model(input_ids=torch.as_tensor(tokens)[None], past_key_values=cache, use_cache=True, **extra)
+    model(input_ids=torch.as_tensor(tokens)[None], **with_cache(model, cache), use_cache=True, **extra)
     rows = []
     for layer in cache.layers:
         noise = torch.full((*layer.keys.shape[:2], offset, layer.keys.shape[3]), 7.0)
@@ -75,7 +98,7 @@ def full_logits(model: PreTrainedModel, tokens: Tokens, last: int) -> Tensor:
 def reused_logits(model: PreTrainedModel, prefilled: Prefilled, tokens: Tokens, n: int) -> Tensor:
     """Logits [len(tokens) - n + 1, vocabulary] of a prefill of ``n`` tokens, then of the ``tokens`` that follow."""
     rest = torch.as_tensor(tokens[n - 1 :])[None]
-    return model(input_ids=rest, past_key_values=prefilled.cache, use_cache=True).logits[0]
+    return model(input_ids=rest, **with_cache(model, prefilled.cache), use_cache=True).logits[0]
 
 
 PARAGRAPHS = [

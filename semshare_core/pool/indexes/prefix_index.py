@@ -13,8 +13,8 @@ import secrets
 
 import numpy as np
 
-from semshare_core.match.plan import Tokens
 from semshare_core.pool.indexes.mark_index import MarkIndex, Marks
+from semshare_core.tokens import Tokens
 
 _SECRET = np.uint64(secrets.randbits(64))
 _FOLLOWED = 64  # entries that agree: a system prompt may stand before every entry of the pool

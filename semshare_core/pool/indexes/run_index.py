@@ -11,9 +11,9 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from semshare_core.match.plan import Tokens
 from semshare_core.match.runs import kgram_hashes
 from semshare_core.pool.indexes.mark_index import MarkIndex, Marks
+from semshare_core.tokens import Tokens
 
 _K = 8
 _WINDOW = 16

@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from semshare_core.errors import ConfigError, DamagedFileError, PoolFileError
+from semshare_core.fingerprint import Fingerprint
 from semshare_core.pool.disk.atomic import PART, damaged, make_folder, names_in, remove, whole_file
 from semshare_core.pool.disk.database import PoolDatabase, check
 from semshare_core.pool.disk.lock import OwnerLock
@@ -28,7 +29,6 @@ from semshare_core.pool.disk.old_format import refuse_old_formats
 from semshare_core.pool.disk.record import (
     CODEC,
     SEGMENT_ID,
-    Fingerprint,
     Record,
     SegmentRef,
     delete,

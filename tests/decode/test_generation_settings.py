@@ -370,7 +370,8 @@ def test_an_answer_that_ends_for_want_of_time_was_cut_off() -> None:
     assert (len(answer.token_ids), answer.finish_reason) == (1, "length")
 
 
-def test_sampling_params_are_taken_whole_or_field_by_field(engine: SemShareEngine) -> None:
+def test_sampling_params_are_taken_whole_or_field_by_field() -> None:
+    engine = tiny_engine()
     params = SamplingParams(max_new_tokens=5, temperature=0.8, seed=7, top_k=40)
     prompt = "Once upon a time"
     whole = engine.generate(prompt, params, store=False)

@@ -28,7 +28,7 @@ from benchmarks.same_engine.probes import Array, Probe, check_seen, install, zer
 from semshare_core import ReuseReport, SemShareEngine
 
 _NOT_COMPARED = {"id", "arrived_at", "canary", "calibration"}
-"""Fields of a report that name a call or a calibration, or are filled in later; and all times, which end with ``_ms``."""
+"""Fields that name a call or a calibration, or are filled in later; and all times, which end with ``_ms``."""
 
 
 @dataclass

@@ -118,13 +118,12 @@ class SemShareEngine:
         self.model = model
         self.tokenizer = tokenizer
         self.policy = resolve_policy(policy, ReusePolicy(level="balanced"), "policy")
-        self.context = support.max_context(model)
         pool = pool or PoolConfig()
         self.weights = Weights(model, thorough=pool.path is not None, moving=spec.static_until is not None)
         self.canary = CanaryWatch(model, self._lock, self.policy.seed, self.weights)
         self.calibration = calibration_for(model, tokenizer, calibration)
         if self.calibration is not None:
-            self.calibration.prepare()
+            _ = self.calibration.forecast  # fitted now, not within the first call
         self._prefill = SelectivePrefill(model, spec)
         with self._lock, computing(model, OFF):
             self.weights.identity()
@@ -136,7 +135,7 @@ class SemShareEngine:
         self._runtime = Runtime(
             model=model,
             tokenizer=tokenizer,
-            context=self.context,
+            context=support.max_context(model),
             lock=self._lock,
             pool=self.pool,
             prefill=self._prefill,
@@ -182,6 +181,11 @@ class SemShareEngine:
             model_kwargs=model_kwargs,
         )
         return cls(model, loaded, pool=pool, policy=policy, embedding=embedding, calibration=calibration)
+
+    @property
+    def context(self) -> int:
+        """The number of tokens that the model has room for, prompt and answer together."""
+        return self._runtime.context
 
     def generate(
         self,
@@ -415,4 +419,5 @@ def _compute_alone() -> None:
     torch.default_generator.seed()  # or all children would sample the same answers
 
 
-forking.in_children(_compute_alone)
+if hasattr(os, "register_at_fork"):  # Windows does not fork
+    os.register_at_fork(after_in_child=_compute_alone)

@@ -41,7 +41,7 @@ from semshare_core.prefill.cache import InterruptibleCache, to_torch
 from semshare_core.prefilled import PrefilledRequest, RequestPlan
 from semshare_core.process.interrupt import NEVER, Interrupt
 from semshare_core.prompt.encode import EncodedPrompt, Prompt, encode
-from semshare_core.quality.uncalibrated import say_once
+from semshare_core.quality.uncalibrated import warn_once
 from semshare_core.report import ReuseReport
 from semshare_core.report.reasons import NO_REASON, Reason
 from semshare_core.runtime import Runtime
@@ -182,7 +182,7 @@ class Request:
             calibration=self.runtime.calibration,
         )
         if made.calibration == UNCALIBRATED and self.runtime.calibration is None:
-            say_once(self.runtime.model, self.goal.level)
+            warn_once(self.runtime.model, self.goal.level)
         return made
 
     @property

@@ -92,7 +92,7 @@ def decode(
 
 @contextmanager
 def _seeded(seed: int | None, device: torch.device) -> Iterator[None]:
-    """Within the context torch's random numbers follow from ``seed``; outside they are left as they were."""
+    """Within the context torch's random numbers follow from ``seed``; afterwards they go on as without it."""
     if seed is None:
         yield
         return

@@ -191,7 +191,7 @@ def _unit_rows(vectors: list[NDArray[np.float64]]) -> NDArray[np.float32]:
 
 
 def _recognise(source: object) -> _Encoder:
-    """Methods go first: LlamaIndex's and sentence-transformers' objects can be called, too, but not with a text."""
+    """Methods come before calls: LlamaIndex's and sentence-transformers' objects can be called, but not with a text."""
     if isinstance(source, type):
         raise ConfigError(f"embedding={source.__name__} is a class: pass an object of it.")
     limit = next((value for name in ("max_seq_length", "max_length") if (value := getattr(source, name, None))), None)

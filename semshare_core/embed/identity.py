@@ -68,7 +68,7 @@ def _hexdigest(*parts: bytes) -> str:
 
 
 def _folder_digest(folder: Path) -> str:
-    """Over names and contents of all files but hidden ones."""
+    """A digest of the names and contents of all files but hidden ones."""
     parts = []
     for path in sorted(folder.rglob("*")):
         name = path.relative_to(folder)

@@ -84,11 +84,7 @@ def load_model(
         raise
     except Exception as error:  # configuration, weights and tokenizer come from outside and fail in any way
         raise _explain(error, source, options) from error
-    if placement is not None and not _is_placed(model):
-        try:
-            model.to(placement)
-        except (RuntimeError, AssertionError) as error:
-            raise ModelError(f"The model cannot be moved to {placement}: {error}.") from error
+    _place(model, placement)
     model.eval().requires_grad_(False)
     check_servable(model)
     check_pair(model, loaded_tokenizer)
@@ -109,10 +105,16 @@ def _placement(device: str | torch.device | None, device_map: DeviceMap | None) 
         raise ConfigError(f"device={device!r} is not a torch device; use for example 'cpu' or 'cuda:0'.") from error
 
 
-def _is_placed(model: PreTrainedModel) -> bool:
-    """Whether loading has placed the model: ``.to`` would be refused, or undo what was spread over devices."""
+def _place(model: PreTrainedModel, placement: torch.device | None) -> None:
+    """Move the model, unless loading has placed it: ``.to`` is refused then, or undoes what was spread over devices."""
     spread = getattr(model, "hf_device_map", None) is not None
-    return spread or bool(getattr(model, "is_quantized", False)) or hasattr(model, "quantization_method")
+    quantised = bool(getattr(model, "is_quantized", False)) or hasattr(model, "quantization_method")
+    if placement is None or spread or quantised:
+        return
+    try:
+        model.to(placement)
+    except (RuntimeError, AssertionError) as error:
+        raise ModelError(f"The model cannot be moved to {placement}: {error}.") from error
 
 
 def _dtype(dtype: str | torch.dtype, torch_dtype: str | torch.dtype | None) -> str | torch.dtype:

@@ -8,41 +8,14 @@ from typing import Any
 from semshare_core.errors import ConfigError
 from semshare_core.suggestion import did_you_mean
 
-OF_THE_SOURCE = {
-    "cache_dir",
-    "code_revision",
-    "force_download",
-    "local_files_only",
-    "proxies",
-    "revision",
-    "subfolder",
-    "token",
-    "trust_remote_code",
-}
-"""They hold for configuration, tokenizer and weights. All others hold for the weights alone."""
-
-_OF_THE_WEIGHTS = {
-    "adapter_kwargs",
-    "adapter_name",
-    "attn_implementation",
-    "device_mesh",
-    "disable_mmap",
-    "experts_implementation",
-    "generation_config",
-    "kernel_config",
-    "key_mapping",
-    "low_cpu_mem_usage",
-    "max_memory",
-    "offload_buffers",
-    "offload_folder",
-    "quantization_config",
-    "tp_plan",
-    "tp_size",
-    "use_kernels",
-    "use_safetensors",
-    "variant",
-    "weights_only",
-}
+_SOURCE = "cache_dir code_revision force_download local_files_only proxies revision subfolder token trust_remote_code"
+_WEIGHTS = (
+    "adapter_kwargs adapter_name attn_implementation device_mesh disable_mmap experts_implementation generation_config "
+    "kernel_config key_mapping low_cpu_mem_usage max_memory offload_buffers offload_folder quantization_config tp_plan "
+    "tp_size use_kernels use_safetensors variant weights_only"
+)
+OF_THE_SOURCE = frozenset(_SOURCE.split())
+"""They hold for configuration, tokenizer and weights; all others for the weights alone."""
 
 
 def unknown_loading(names: Mapping[str, Any], others: tuple[str, ...] = ()) -> ConfigError | None:
@@ -50,7 +23,7 @@ def unknown_loading(names: Mapping[str, Any], others: tuple[str, ...] = ()) -> C
 
     ``torch_dtype`` is not among them: ``load_model`` takes it for ``dtype`` before.
     """
-    known = sorted({*OF_THE_SOURCE, *_OF_THE_WEIGHTS, *others})
+    known = sorted({*OF_THE_SOURCE, *_WEIGHTS.split(), *others})
     unknown = sorted(set(names) - set(known))
     if not unknown:
         return None

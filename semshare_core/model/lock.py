@@ -79,9 +79,8 @@ class ModelLock:
         with self._changed:
             if self._holder in _holders.get():
                 raise NestedCallError(
-                    "this call was made inside another one of the same model, by a logits processor, a hook or the "
-                    "like, and would wait for that one's end for ever: make it before or behind that call, or ask a "
-                    "model of its own."
+                    "this call was made inside another call of the same model (by a logits processor, a hook or the "
+                    "like) and would wait for that one's end for ever: make it before or after, or use another model."
                 )
             self._calls += 1
             try:

@@ -25,7 +25,6 @@ _registering = threading.Lock()
 _whole: WeakSet[Any] = WeakSet()
 _free: WeakSet[Any] = WeakSet()
 _renewals: set[WeakMethod[Callable[[], None]]] = set()
-_beginnings: list[Callable[[], None]] = []
 _under_way: dict[object, tuple[int, Callable[[], None]]] = {}
 _acquired: list[Any] = []  # while a fork is under way, by the thread that forks
 _torn: WeakSet[Any] = WeakSet()
@@ -49,11 +48,6 @@ def renewed(renew: Callable[[], None]) -> None:
     """Call ``renew`` in every child before anything else. It is a method; this does not keep its object alive."""
     with _registering:
         _renewals.add(WeakMethod(renew, _renewals.discard))
-
-
-def in_children(begin: Callable[[], None]) -> None:
-    """Call ``begin`` in every child."""
-    _beginnings.append(begin)
 
 
 def torn(lock: Any) -> bool:
@@ -121,8 +115,6 @@ def _in_child() -> None:
             del _under_way[key]
     with ExitStack() as everything:  # an error of one does not stop the others
         everything.callback(_torn.clear)
-        for begin in _beginnings:
-            everything.callback(begin)
         for renewal in list(_renewals):
             if (renew := renewal()) is not None:
                 everything.callback(renew)

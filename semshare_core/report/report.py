@@ -65,7 +65,7 @@ class ReuseReport(BaseModel):
         outcome: ``miss``: nothing worth reusing in the pool · ``prefix``: nothing but the rows of a common prefix, as
             they are (lossless if ``depth`` is 0 and no retention drops rows) · ``semantic``: approximate reuse ·
             ``bypass``: reuse was switched off, or would not have paid or been good enough.
-        reason: why, in words; ``docs/why.md`` explains each sentence (:mod:`semshare_core.report.reasons`).
+        reason: why, in words; ``docs/why.md`` explains each :class:`semshare_core.report.reasons.Reason`.
         level: the requested level, or ``custom`` for a policy with its own ratio.
         served_level: the level that was used: a stricter one where the canary found the promise broken.
         reference_ids: the pooled prompts that served tokens.
@@ -74,8 +74,8 @@ class ReuseReport(BaseModel):
         recomputed_tokens: tokens whose final rows were computed, the last prompt token included.
         recompute_ratio: rows computed / (prompt tokens x layers), the first layer included.
         kv_bytes: keys and values kept for decoding when it begins; ``kv_bytes_full``: without retention.
-        calibration: the calibration that chose how much is recomputed; ``default``: a fixed share, because the model has
-            no calibration or the policy's method is another one than the calibration's; None: no level had to choose.
+        calibration: the calibration that chose how much is recomputed; ``default``: a fixed share, because the model
+            has no calibration, or one for another method than the policy's; None: no level had to choose.
         expected_kl: the KL to the full prefill that it forecast, in nats: the median, so half of such requests lie
             beyond it. None: there was no forecast.
         depth: approximate reuses behind the rows of this request. 0: they are a full prefill's (retention may drop
@@ -155,9 +155,10 @@ class ReuseReport(BaseModel):
         )
 
     def _repr_html_(self) -> str:
+        served = "" if self.served_level in ("", self.level) else f", served at {self.served_level}"
         rows = [
             ("outcome", f"{self.outcome} ({self.reason})" if self.reason else self.outcome),
-            ("level", self.level + (f", served at {self.served_level}" if self.served_level not in ("", self.level) else "")),
+            ("level", self.level + served),
             ("tokens", f"{self.prefix_tokens} prefix, {self.moved_tokens} moved, {self.fuzzy_tokens} fuzzy, "
                        f"{self.new_tokens} new of {self.prompt_tokens}"),
             ("recompute ratio", f"{self.recompute_ratio:.3f}"),

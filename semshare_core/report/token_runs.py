@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from itertools import groupby
 
 Run = tuple[int, int, int]
-"""Code of the source, 1 if recomputed, and a number of consecutive tokens: ``(3, 0, 120)`` is a prefix of 120 tokens."""
+"""Code of the source, 1 if recomputed, and a number of tokens: ``(3, 0, 120)`` is a prefix of 120 tokens."""
 
 MOST_RUNS = 256
 """A prompt with more has none: recomputed tokens may lie in thousands of places."""

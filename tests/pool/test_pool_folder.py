@@ -26,8 +26,8 @@ from semshare_core.errors import (
     PoolLockedError,
     PoolWarning,
 )
+from semshare_core.model.fingerprint import fingerprint
 from semshare_core.pool.disk import Fingerprint, PoolFolder, Record, SegmentRef
-from semshare_core.pool.disk.fingerprint import fingerprint
 from stored_entries import (
     MODEL,
     OTHER_MODEL,

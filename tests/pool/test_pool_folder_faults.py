@@ -18,7 +18,6 @@ import pytest
 import semshare_core
 from semshare_core.errors import (
     DamagedFileError,
-    ForeignFileError,
     NewerFileError,
     PoolFileError,
     PoolWarning,
@@ -28,7 +27,6 @@ from semshare_core.pool.disk.database import MIGRATIONS, newest_format
 from semshare_core.pool.disk.survey import clear
 from stored_entries import (
     MODEL,
-    OTHER_MODEL,
     all_rows,
     files,
     keep,
@@ -75,10 +73,6 @@ def test_files_under_others_names_are_noticed(tmp_path: Path) -> None:
         b.write_bytes(a.read_bytes())
         with pytest.raises(DamagedFileError, match="another segment"):
             folder.rows(segment_id("b"))
-    with PoolFolder(tmp_path / "other", OTHER_MODEL) as folder:
-        folder.rows_path(segment_id("a")).write_bytes(a.read_bytes())
-        with pytest.raises(ForeignFileError):
-            folder.rows(segment_id("a"))
 
 
 @pytest.mark.parametrize("read_only", [False, True])

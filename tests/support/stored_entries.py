@@ -101,7 +101,7 @@ def verify(folder: PoolFolder, record: Record, segments: Segments) -> None:
         record, make_record(record.id, segments, record.namespace, folder.model or folder.models[record.model])
     )
     for segment in record.segments:
-        stored = folder.rows(segment.id, record.model)
+        stored = folder.rows(segment.id)
         for layer, (key, value) in enumerate(make_rows(segment.id, segment.tokens)):
             found_key, found_value = stored.layer(layer)
             assert same_bits(found_key, key)

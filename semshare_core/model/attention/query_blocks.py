@@ -41,7 +41,7 @@ def query_blocks(parts: Iterable[Tensor], visible: int, block: int = 1) -> Abstr
 
 
 class _QueryBlocks(TorchFunctionMode):
-    """Splits attention of as many queries as ``blocks`` knows, over ``visible`` keys."""
+    """Splits each attention over ``visible`` keys whose number of queries is in ``blocks``."""
 
     def __init__(self, blocks: dict[int, list[tuple[int, int, int]]], visible: int, block: int) -> None:
         super().__init__()
@@ -79,9 +79,9 @@ class _QueryBlocks(TorchFunctionMode):
 
 
 def _blocks(rows: Tensor) -> list[tuple[int, int, int]]:
-    """(first query, end, keys that they see) per block, neighbours joined where several threads gain by it.
+    """(first query, end, keys that they see) per block. Neighbours are joined where several threads gain by it.
 
-    A joined block sees the keys of its last row, so those far apart stay apart.
+    A joined block sees all keys up to its last row, so blocks that lie far apart are not joined.
     """
     ends = [*range(BLOCK_ROWS, len(rows), BLOCK_ROWS), len(rows)]
     starts, visible = [0, *ends[:-1]], (rows[torch.tensor(ends, device=rows.device) - 1] + 1).tolist()

@@ -101,13 +101,13 @@ def _copy(record: Record, old: PoolFolder, new: PoolFolder, counts: Copied) -> N
     wanted: list[SegmentFile] = []
     for segment in record.segments:
         try:
-            rows = old.rows(segment.id, record.model)
+            rows = old.rows(segment.id)
             rows.verify(segment.tokens)
         except PoolFileError:
             counts.damaged += 1
             return
         try:
-            there = new.rows(segment.id, record.model)
+            there = new.rows(segment.id)
         except PoolFileError:
             wanted.append(rows)
             continue

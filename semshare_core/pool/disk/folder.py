@@ -24,7 +24,7 @@ from semshare_core.errors import ConfigError, DamagedFileError, PoolFileError
 from semshare_core.pool.disk.atomic import PART, damaged, make_folder, names_in, remove, whole_file
 from semshare_core.pool.disk.database import PoolDatabase, check
 from semshare_core.pool.disk.lock import OwnerLock
-from semshare_core.pool.disk.old_format import refuse_old_format
+from semshare_core.pool.disk.old_format import refuse_old_formats
 from semshare_core.pool.disk.record import (
     CODEC,
     SEGMENT_ID,
@@ -110,7 +110,7 @@ class PoolFolder:
             raise PoolFileError(f"There is no pool folder {self.path}: name one that a pool has written to.")
         with ExitStack() as undo:
             undo.callback(self.close)
-            refuse_old_format(self.path)
+            refuse_old_formats(self.path)
             if not read_only:
                 self._take_over()
             elif self._database.exists():
@@ -127,13 +127,9 @@ class PoolFolder:
         found, self._records = self._records, None
         return self._database.read(self._gather).records if found is None else found
 
-    def rows(self, segment: str, model: str | None = None) -> SegmentFile:
-        """Open a segment's rows, memory-mapped; of the folder's model, or of the ``model`` with that digest.
-
-        Raises:
-            PoolFileError: they cannot be used; :class:`DamagedFileError` when missing or damaged.
-        """
-        return SegmentFile(self.rows_path(segment), model or self._digest)
+    def rows(self, segment: str) -> SegmentFile:
+        """Open a segment's rows, memory-mapped. Raises :class:`PoolFileError` as :class:`SegmentFile` does."""
+        return SegmentFile(self.rows_path(segment))
 
     def rows_path(self, segment: str) -> Path:
         return self._rows / f"{segment}.safetensors"
@@ -149,7 +145,7 @@ class PoolFolder:
         """
         self._before_writing()
         with whole_file(self.rows_path(segment)) as file:
-            file.write(encode_rows(rows, segment, self._digest))
+            file.write(encode_rows(rows, segment))
 
     def write_record(self, record: Record, model: Fingerprint | None = None) -> None:
         """Keep a record, instead of one with the same id; of the folder's model, or of ``model``.

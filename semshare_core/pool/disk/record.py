@@ -6,15 +6,16 @@ import json
 import math
 import re
 import sqlite3
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from hashlib import blake2b
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 from xxhash import xxh3_64
+
+from semshare_core.fingerprint import Fingerprint
 
 SEGMENT_ID = re.compile(r"[0-9a-f]{32}")
 CODEC = ("none", 1)
@@ -26,23 +27,6 @@ _PLAIN = (
     *("weights", "steady", "account", "codec", "codec_version"),
 )
 _COLUMNS = ", ".join((*(name for name, _ in _ARRAYS), "vectors", *_PLAIN))
-
-
-@dataclass(frozen=True)
-class Fingerprint:
-    """The identity of a model and its tokenizer; equal in every process that loads the same.
-
-    Attributes:
-        description: the parts: ``architecture``, ``config``, ``weights``, ``tokenizer``, ``dtype``, ``embedding``.
-            Texts, of which ``config``, ``weights`` and ``tokenizer`` are digests.
-    """
-
-    description: Mapping[str, str]
-
-    @property
-    def digest(self) -> str:
-        """32 hexadecimal digits."""
-        return blake2b(json.dumps(dict(self.description), sort_keys=True).encode(), digest_size=16).hexdigest()
 
 
 class SegmentRef(NamedTuple):

@@ -11,7 +11,7 @@ from pathlib import Path
 from semshare_core.errors import PoolFileError
 from semshare_core.pool.disk.folder import PoolFolder
 from semshare_core.pool.disk.lock import LOCK_NAME, OwnerLock
-from semshare_core.pool.disk.old_format import remove_old_format
+from semshare_core.pool.disk.old_format import models_of_old_formats, remove_old_formats
 from semshare_core.pool.disk.record import Record, SegmentRef
 from semshare_core.pool.disk.skipped import Skipped
 
@@ -60,9 +60,9 @@ def n_bytes(records: Sequence[Record]) -> int:
 
 def damage(folder: PoolFolder) -> Iterator[tuple[Skipped, SegmentRef]]:
     """Read every byte of all rows: files that are not what was written, and the segments that they should hold."""
-    for segment, model in {segment: record.model for record in folder.records() for segment in record.segments}.items():
+    for segment in {segment: None for record in folder.records() for segment in record.segments}:
         try:
-            folder.rows(segment.id, model).verify(segment.tokens)
+            folder.rows(segment.id).verify(segment.tokens)
         except PoolFileError as error:
             yield Skipped.of(folder.rows_path(segment.id), error), segment
 
@@ -121,7 +121,7 @@ def clear(path: Path, namespace: str | None) -> None:
     _check_is_pool(path)
     if namespace is None:
         with _locked(path):
-            remove_old_format(path)
+            remove_old_formats(path)
     with PoolFolder(path, None) as folder:
         folder.clear(namespace)
 
@@ -134,5 +134,5 @@ def _check_is_pool(path: Path) -> None:
         )
     if not path.is_dir():
         raise PoolFileError(f"There is no pool folder {path}: name one that a pool has written to.")
-    if not any((path / name).exists() for name in (LOCK_NAME, "pool.db")):
+    if not any((path / name).exists() for name in (LOCK_NAME, "pool.db")) and not models_of_old_formats(path):
         raise PoolFileError(f"{path} is no pool's folder: name the one that PoolConfig(path=...) has.")

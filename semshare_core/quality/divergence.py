@@ -71,8 +71,8 @@ class Continuation:
     def follow(self, logits: Tensor, tokens: Tensor, *, stepwise: bool = False) -> Tensor:
         """Log-probabilities float32 [k, vocabulary] before each of ``tokens`` [k], given ``logits`` before the first.
 
-        ``stepwise`` reads token by token, as decoding does: needed after retention, whose layers hold different numbers
-        of rows, so that no one mask over several queries fits them all.
+        ``stepwise`` reads token by token, as decoding does: needed after compression, whose layers hold different
+        numbers of rows, so that no one mask over several queries fits them all.
         """
         parts = tokens[:-1].split(1 if stepwise else len(tokens))
         rest = [self.read(part, len(part)) for part in parts if len(part)]
@@ -106,7 +106,7 @@ def divergence(
         logits: [vocabulary] behind the prompt; None: ``cache`` lacks the last prompt token, which is read first.
         answer: int64 [any], what was generated, to be followed; None: the full prefill's greedy continuation.
         tokens: at most so many tokens of the continuation are compared.
-        stepwise: read token by token, which layers of different lengths need (after retention).
+        stepwise: read token by token, which layers of different lengths need (after compression).
         turn: the context of each forward pass.
     """
     full = Continuation(model, DynamicCache(config=model.config), turn)

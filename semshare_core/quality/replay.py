@@ -8,10 +8,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 from transformers import PreTrainedModel
-from transformers.cache_utils import Cache
+from transformers.cache_utils import Cache, CacheLayerMixin, DynamicLayer
 
 from semshare_core.budget.levels import MEASURED_TOKENS
-from semshare_core.compress.live import RetainedLayer
+from semshare_core.compress.live.compressed import CompressedCache
 from semshare_core.model.autocast import Autocast
 from semshare_core.quality.divergence import Divergence, Turn, divergence
 
@@ -38,25 +38,31 @@ class Replay:
 
     @classmethod
     def of(cls, ids: Tensor, answer: Sequence[int], cache: Cache, room: int, weights: str) -> Replay:
-        """Copy what is needed of a call, in its thread, whose ``cache`` decoding may have appended to.
+        """Keep what is needed of a call, in its thread.
 
         Args:
+            cache: what decoding began with and may have appended to, which is copied; or a compressed one that nothing
+                was appended to, which becomes the replay's own.
             room: tokens that the model has positions for behind the prompt, at least 1.
             weights: names what computed the rows.
         """
-        layers = []
-        for layer in cache.layers:
-            assert isinstance(layer.keys, Tensor)
-            assert isinstance(layer.values, Tensor)
-            rows = layer.keys.shape[2] - (layer.get_seq_length() - (len(ids) - 1))  # those of the answer stand behind
-            dropped = len(ids) - 1 - rows
-            layers.append(RetainedLayer(layer.keys[:, :, :rows].clone(), layer.values[:, :, :rows].clone(), dropped))
+        if not isinstance(cache, CompressedCache):
+            cache = Cache(layers=[_copied(layer, len(ids) - 1) for layer in cache.layers])
         answered = torch.tensor(answer[:MEASURED_TOKENS], device=ids.device) if answer else None
-        return cls(ids, answered, Cache(layers=layers), min(MEASURED_TOKENS, room), weights, Autocast.here())
+        return cls(ids, answered, cache, min(MEASURED_TOKENS, room), weights, Autocast.here())
 
     def measure(self, model: PreTrainedModel, turn: Turn) -> Divergence:
         """The divergence along the answer, or along the full prefill's greedy continuation where there is none."""
-        thinned = any(layer.dropped for layer in self.cache.layers)
+        stepwise = isinstance(self.cache, CompressedCache)
         return divergence(
-            model, self.ids, self.cache, answer=self.answer, tokens=self.tokens, stepwise=thinned, turn=turn
+            model, self.ids, self.cache, answer=self.answer, tokens=self.tokens, stepwise=stepwise, turn=turn
         )
+
+
+def _copied(layer: CacheLayerMixin, rows: int) -> DynamicLayer:
+    """A layer with copies of the first ``rows``."""
+    assert isinstance(layer.keys, Tensor)
+    assert isinstance(layer.values, Tensor)
+    copied = DynamicLayer()
+    copied.update(layer.keys[:, :, :rows].clone(), layer.values[:, :, :rows].clone())
+    return copied

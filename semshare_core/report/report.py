@@ -62,7 +62,7 @@ class ReuseReport(BaseModel):
         id: names the call, in every copy of the report.
         arrived_at: when the prompt arrived, in seconds of Unix time.
         outcome: ``miss``: nothing worth reusing in the pool · ``prefix``: nothing but the rows of a common prefix, as
-            they are (lossless if ``depth`` is 0 and no retention drops rows) · ``semantic``: approximate reuse ·
+            they are (lossless if ``depth`` is 0 and no compressor drops rows) · ``semantic``: approximate reuse ·
             ``bypass``: reuse was switched off, or would not have paid or been good enough.
         reason: why, in words; ``docs/why.md`` explains each sentence (:mod:`semshare_core.report.reasons`).
         level: the level that was asked for, or ``custom`` for a policy with its own ratio.
@@ -72,12 +72,12 @@ class ReuseReport(BaseModel):
         queue_ms: how long the call waited for the model while others had their turn.
         recomputed_tokens: tokens whose final rows were computed, the last prompt token included.
         recompute_ratio: rows computed / (prompt tokens x layers), the first layer included.
-        kv_bytes: keys and values kept for decoding when it begins; ``kv_bytes_full``: without retention.
+        kv_bytes: keys and values kept for decoding when it begins; ``kv_bytes_full``: uncompressed.
         calibration: the calibration that chose how much is recomputed; ``default``: fixed shares did, because the model
             has none or the policy changes the method that it was made with; None: no level had to choose.
         expected_kl: the KL to the full prefill that it forecast, in nats; half of such calls lie beyond it. None where
             nothing was forecast.
-        depth: approximate reuses behind the rows of this call (0: they are a full prefill's, of which retention may
+        depth: approximate reuses behind the rows of this call (0: they are a full prefill's, of which a compressor may
             drop some).
         stored: the prompt's rows were kept in the pool, for later calls.
         token_sources: per prompt token 0 new, 1 fuzzy, 2 moved, 3 prefix. What messages carry (:meth:`brief`) has

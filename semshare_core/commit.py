@@ -54,7 +54,7 @@ def commit(
         return report, lambda: None
     if prefilled.approximate:
         return report, partial(canary.check, report, request.asked.policy, replay)
-    return report, partial(canary.spare, report, request.asked.policy)
+    return report, partial(canary.count_lossless, report, request.asked.policy)
 
 
 def _began_with(prefilled: PrefilledRequest) -> Cache:

@@ -14,7 +14,7 @@ from random_plans import N, forced, random_plan
 from semshare_core import ReusePolicy
 from semshare_core.budget.recompute import Budget
 from semshare_core.match.plan import ReusePlan, Source
-from semshare_core.model.spec import examine
+from semshare_core.model.spec import measure_spec
 from semshare_core.prefill.selective import SelectivePrefill
 from semshare_core.select import Evidence, Selection, selection_for
 from semshare_core.slots import SELECTIONS
@@ -178,7 +178,7 @@ def test_shallow_models(layers: int, selection: str) -> None:
             vocab_size=VOCAB, hidden_size=32, intermediate_size=64, num_hidden_layers=layers, num_attention_heads=2
         )
         model = LlamaForCausalLM(config).eval()
-    prefill = SelectivePrefill(model, examine(model))
+    prefill = SelectivePrefill(model, measure_spec(model))
     ids = random_ids(N, 10)
     reference = reference_of(model, ids)
     plan = plan_of(N, reference)

@@ -6,15 +6,16 @@ import json
 import math
 import re
 import sqlite3
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from hashlib import blake2b
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 from xxhash import xxh3_64
+
+from semshare_core.fingerprint import Fingerprint
 
 SEGMENT_ID = re.compile(r"[0-9a-f]{32}")
 CODEC = ("none", 1)
@@ -25,8 +26,7 @@ _PLAIN = (
     *("model", "namespace", "id", "created", "expires", "kl_bound", "pinned", "uses"),
     *("weights", "steady", "account", "codec", "codec_version"),
 )
-_COLUMNS = ", ".join((*(name for name, _ in _ARRAYS), "vectors", *_PLAIN))from semshare_core.fingerprint import Fingerprint
-
+_COLUMNS = ", ".join((*(name for name, _ in _ARRAYS), "vectors", *_PLAIN))
 
 
 class SegmentRef(NamedTuple):

@@ -62,7 +62,8 @@ class PoolConfig(Settings):
         host_bytes: budget for keys and values in host memory, for models on an accelerator.
         path: folder in which the pool survives the process; None: it lives in memory only. A relative path, or one that
             begins with ``~``, becomes absolute here: a later ``os.chdir`` does not move the pool.
-        codec: how stored rows lie (``semshare_core.compress.codecs``); ``none``: as they are.
+        codec: how stored rows lie (``semshare_core.compress.codecs``). ``none``, as they are, is all that the pool can
+            do so far.
         disk_bytes: budget for that folder. Everything is written there, so it should be larger than ``max_bytes``.
         read_only: serve from ``path``, which another process may own, and write nothing there.
         ttl_seconds: prompts are forgotten so long after they were stored, also while no call comes; None: when room is
@@ -98,6 +99,8 @@ class PoolConfig(Settings):
     @classmethod
     def _codec_is_known(cls, name: str) -> str:
         CODECS.get(name)
+        if name != "none":
+            raise ConfigError(f"codec={name!r}: the pool keeps rows as they are so far. Leave codec out.")
         return name
 
     @field_validator("path")

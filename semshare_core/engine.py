@@ -57,8 +57,8 @@ DEFAULT_NAMESPACE = "default"
 class Prefill:
     """A prefilled prompt: float logits [vocabulary] of the next token, a cache of all prompt rows, and the report.
 
-    With a policy of retention the cache's layers hold different numbers of rows, and no one mask over several queries
-    fits them all: feed it one token at a time, as decoding does.
+    With a policy that compresses, the cache's layers hold different numbers of rows, and no one mask over several
+    queries fits them all: feed it one token at a time, as decoding does.
     """
 
     logits: Tensor

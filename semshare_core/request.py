@@ -29,7 +29,7 @@ from semshare_core.decode.generate import Decoded, Sampling, check_logits, decod
 from semshare_core.embed.prompt_vectors import NO_VECTORS
 from semshare_core.errors import ConfigError, DamagedFileError, PoolWarning
 from semshare_core.lookup.find import Lookup, find
-from semshare_core.lookup.search import Wanted
+from semshare_core.lookup.search import Query
 from semshare_core.match.plan import ReusePlan
 from semshare_core.model import autocast
 from semshare_core.model.attention.bit_blocks import block_of
@@ -161,7 +161,7 @@ class Request:
     def look_up(self) -> Lookup:
         """What the pool has for the prompt, of the weights that would compute it now."""
         runtime = self.runtime
-        wanted = Wanted(self.namespace, self.tokens, self.computed_by, block_of(runtime.model))
+        wanted = Query(self.namespace, self.tokens, self.computed_by, block_of(runtime.model))
         with autocast.OFF.again():
             return find(runtime.pool, wanted, self.goal, runtime.table, self._embed, runtime.facts)
 

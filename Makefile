@@ -10,7 +10,7 @@ PROCESSES ?= 2
 PIP    := $(BIN)/python -m pip --disable-pip-version-check
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-slow notebooks docs lint types format bench bench-peers bench-quick bench-prefill bench-pool clean
+.PHONY: help install demo test test-slow notebooks docs lint lines types format bench bench-peers bench-quick bench-prefill bench-pool clean
 
 help: ## Say what the targets do
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -36,6 +36,9 @@ lint: $(STAMP) ## ruff: rules and formatting; import-linter: which room may impo
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/lint-imports --no-cache --no-logo
+
+lines: $(STAMP) ## How long the code is: the trunk that docs/structures.md lists, the core, all of it
+	$(BIN)/python -m benchmarks.lines
 
 types: $(STAMP) ## mypy
 	$(BIN)/mypy

@@ -54,10 +54,10 @@ def main() -> None:
     page = options.page.resolve()
     page.parent.mkdir(parents=True, exist_ok=True)
     page.write_text(_page(llm, [as_context([each]) for each in found_in], answered), encoding="utf-8")
-    for part in (summary(answered), table(answered), answers(answered, console.width - 20), *notes(answered)):
+    for part in (summary(answered), table(answered), answers(answered, console.width), *notes(answered)):
         console.print()
         console.print(part, highlight=False)
-    console.print(f"\nThe same as a picture: {page.as_uri()}", highlight=False, soft_wrap=True)
+    console.print(f"\nOpen the picture in a browser: {page.as_uri()}", highlight=False, soft_wrap=True)
     console.print(f"Run time {time.perf_counter() - started:.0f} s", style="dim", highlight=False)
 
 

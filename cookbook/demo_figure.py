@@ -140,8 +140,7 @@ def _counts(report: ReuseReport) -> str:
     counts = [(name, report.token_sources.count(code)) for code, (name, *_) in enumerate(SOURCES)]
     parts = [f'<span class="key {name}"></span>{count:,} {name}' for name, count in reversed(counts) if count]
     computed = f"{report.recomputed_tokens:,} of {report.prompt_tokens:,} computed"
-    share = report.recomputed_tokens / max(report.prompt_tokens, 1)
-    return f'{" + ".join(parts)} tokens; <span class="key computed"></span>{computed} ({share:.0%})'
+    return f'{" + ".join(parts)} tokens; <span class="key computed"></span>{computed}'
 
 
 def _in_words(prompt: Prompt, before: Sequence[Prompt], report: ReuseReport) -> str:

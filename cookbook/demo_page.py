@@ -14,8 +14,7 @@ from pathlib import Path
 from cookbook.demo_chain import Answered, same_beginning
 from cookbook.demo_figure import figure
 from cookbook.demo_passages import Prompt
-from cookbook.demo_summary import closeness, key_numbers, notes, promise, questions, seconds
-from cookbook.demo_table import HEADINGS, row
+from cookbook.demo_summary import closeness, key_numbers, notes, numbers, promise, questions, seconds
 from semshare_core import ReuseReport
 from semshare_core.report import colours
 from semshare_core.report.token_strip import SOURCES
@@ -26,9 +25,9 @@ _TINT = "59"  # how much of a colour lies behind text, as the alpha of a CSS col
 _HOW_TO_READ = (
     "The bars show the time from the prompt to the first token. A letter names a passage of the documentation. The "
     "ribbons lead from its place in an earlier prompt, which has it too, to its place in this one.",
-    "KL is KL(full prefill || SemShare) in nats, the mean over the answer’s tokens: how far the probabilities of the "
-    "next token lie from those after a full prefill. At 0 they are the same. Where two tokens are almost equally "
-    "likely, a small KL is enough to part the answers.",
+    "KL(full prefill || SemShare), in nats, says how far the probabilities of the next token lie from those after a "
+    "full prefill; it is the mean over the answer’s tokens. At 0 they are the same. Where two tokens are almost "
+    "equally likely, a small KL is enough to part the answers.",
 )
 
 
@@ -87,7 +86,7 @@ def heat_map(tokens: Sequence[str], report: ReuseReport) -> str:
     for (source, fresh), run in groupby(zip(tokens, sources, computed, strict=True), key=lambda item: item[1:]):
         name = SOURCES[source][0] + (" fresh" if fresh else "")
         spans.append(f'<span class="{name}">{_text("".join(text for text, _, _ in run))}</span>')
-    return f'<pre class="map" tabindex="0" aria-label="the prompt">{"".join(spans)}</pre>'
+    return f'<pre class="map" tabindex="0" role="region" aria-label="the prompt">{"".join(spans)}</pre>'
 
 
 def _legend() -> str:
@@ -152,10 +151,11 @@ def _parted(answer: str, same: int) -> str:
 
 def _details(each: Shown) -> str:
     """Every number of the call, and every token of its prompt."""
-    cells = zip(HEADINGS, row(each.prompt.question, each.done), strict=True)
-    numbers = "".join(f"<div><dt>{_text(name)}</dt><dd>{_text(cell)}</dd></div>" for name, cell in cells if name)
+    cells = "".join(
+        f"<div><dt>{_text(name)}</dt><dd>{_text(cell)}</dd></div>" for name, cell in numbers(each.done).items()
+    )
     return (
-        f'<details><summary>all numbers, and the prompt token by token</summary>\n<dl class="numbers">{numbers}</dl>\n'
+        f'<details><summary>all numbers, and the prompt token by token</summary>\n<dl class="numbers">{cells}</dl>\n'
         f"{heat_map(each.prompt.tokens, each.done.report)}\n</details>"
     )
 

@@ -42,7 +42,7 @@ QUESTIONS = (
     ),
     Ask("passages in another order", _TEMPORARY, "search backwards"),
     Ask(
-        "another question, same passages",
+        "same passages, new question",
         "What is the difference between mkstemp and mkdtemp?",
         search=_TEMPORARY,
     ),

@@ -48,6 +48,26 @@ def notes(answered: Sequence[Answered]) -> list[str]:
     return [clock, MEANING] if (clock := _clock(answered)) else [MEANING]
 
 
+def numbers(done: Answered) -> dict[str, str]:
+    """Every number of one question, by its name."""
+    report = done.report
+    return {
+        "question": done.ask.kind,
+        "outcome": report.outcome,
+        "prompt": f"{report.prompt_tokens:,} tokens",
+        "prefix": f"{report.prefix_tokens:,}",
+        "moved": f"{report.moved_tokens:,}",
+        "fuzzy": f"{report.fuzzy_tokens:,}",
+        "new": f"{report.new_tokens:,}",
+        "rows computed": f"{report.recompute_ratio:.0%}",
+        "first token": seconds(report.ttft_ms),
+        "full prefill": seconds(done.full_report.ttft_ms),
+        "speed-up": f"{done.speed_up:.1f}×",
+        "KL": closeness(done),
+        "same tokens": f"{done.agree} of {done.compared}",
+    }
+
+
 def closeness(done: Answered) -> str:
     """The KL of one answer to the full prefill's. The demo checks every call, so what needed no check is lossless."""
     canary = done.report.canary
@@ -85,9 +105,10 @@ def _clock(answered: Sequence[Answered]) -> str:
     fresh = [done.speed_up for done in answered if done not in reused]
     if not fresh:
         return ""
+    spread = " to ".join(sorted({f"{min(fresh):.1f}×", f"{max(fresh):.1f}×"}))
     return (
-        f"{len(fresh)} of {questions(answered)} had next to nothing to reuse. They show how steady the clock was: "
-        f"{min(fresh):.1f}× to {max(fresh):.1f}×, where a quiet machine says 1.0×."
+        f"{len(fresh)} of {questions(answered)} had next to nothing to reuse. With these the speed-up tells how steady "
+        f"the clock was: {spread}, where a quiet machine says 1.0×."
     )
 
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from semshare_core.baselines.semsharekv import Retention
     from semshare_core.config import PoolConfig, ReusePolicy
+    from semshare_core.decode.sampling import SamplingParams
     from semshare_core.engine import Prefill, SemShareEngine
     from semshare_core.errors import SemShareError
     from semshare_core.prompt.encode import Chat
@@ -25,6 +26,7 @@ __all__ = [
     "Retention",
     "ReusePolicy",
     "ReuseReport",
+    "SamplingParams",
     "SemShareEngine",
     "SemShareError",
 ]
@@ -39,6 +41,7 @@ _DEFINED_IN = {
     "Retention": "baselines.semsharekv",
     "ReusePolicy": "config",
     "ReuseReport": "report",
+    "SamplingParams": "decode.sampling",
     "SemShareEngine": "engine",
     "SemShareError": "errors",
 }

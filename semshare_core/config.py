@@ -48,7 +48,9 @@ def _mistake(item: Any) -> str:
     own = item.get("ctx", {}).get("error")
     if isinstance(own, ConfigError):
         return str(own)
-    return f"{'.'.join(str(part) for part in item['loc']) or 'value'}={item.get('input')!r}: {item['msg']}"
+    return (
+        f"{'.'.join(map(str, item['loc'])) or 'value'}={item['input']!r}: {item['msg'].removeprefix('Value error, ')}"
+    )
 
 
 class PoolConfig(Settings):

@@ -17,20 +17,21 @@ from transformers.cache_utils import Cache
 from semshare_core.budget.calibration import Calibration
 from semshare_core.budget.features import PlanFeatures
 from semshare_core.config import PoolConfig, ReusePolicy, resolve_policy
-from semshare_core.decode.generate import Sampling
-from semshare_core.decode.settings import own_stop_strings, warn_of_overridden
+from semshare_core.decode.sampling import SamplingParams
+from semshare_core.decode.settings import warn_of_overridden
 from semshare_core.decode.stop_strings import AnswerText
 from semshare_core.embed.encoder import EmbeddingSource, prompt_embedding
 from semshare_core.embed.prompt_vectors import PromptVectors
 from semshare_core.errors import ConfigError, NotPicklableError, ProcessError
 from semshare_core.match.facts import FactTokens
 from semshare_core.match.token_table import TokenTable
-from semshare_core.model import load as models
-from semshare_core.model.autocast import OFF, Autocast, outside_autocast
+from semshare_core.model import support
+from semshare_core.model.arguments import check_pool, check_tokenizer, unwrap_model
+from semshare_core.model.autocast import OFF, Autocast
 from semshare_core.model.computing import computing
-from semshare_core.model.given import check_pool, check_tokenizer, given_model
-from semshare_core.model.lock import turns_of
-from semshare_core.model.spec import examine
+from semshare_core.model.load import load_model
+from semshare_core.model.lock import lock_of
+from semshare_core.model.spec import measure_spec
 from semshare_core.model.weights import Weights
 from semshare_core.opening import open_pool
 from semshare_core.prefill.selective import SelectivePrefill
@@ -104,15 +105,15 @@ class SemShareEngine:
         embedding: EmbeddingSource | None = None,
         calibration: Calibration | Literal["auto"] | None = "auto",
     ) -> None:
-        model = given_model(model)
+        model = unwrap_model(model)
         check_tokenizer(tokenizer)
         check_pool(pool)
-        self._lock = turns_of(model)
+        self._lock = lock_of(model)
         model.eval()
         with self._lock, computing(model, OFF):  # the checks run the model, too
-            models.check_servable(model)
-            spec = try_out(model, examine(model))
-        models.check_pair(model, tokenizer)
+            support.check_servable(model)
+            spec = try_out(model, measure_spec(model))
+        support.check_pair(model, tokenizer)
         warn_of_overridden(model)
         self.model = model
         self.tokenizer = tokenizer
@@ -128,18 +129,18 @@ class SemShareEngine:
             self.weights.identity()
             self._prefill.follow(self.weights.structure)
         table = TokenTable(lambda: model.get_input_embeddings().weight)
-        embed = outside_autocast(prompt_embedding(embedding, tokenizer, table))
+        embed = OFF.again()(prompt_embedding(embedding, tokenizer, table))
         vectors = PromptVectors(embed, foreign=embedding is not None)
         self.pool = open_pool(pool, model, tokenizer, spec.devices, embedding, vectors.of, self.weights)
         self._runtime = Runtime(
             model=model,
             tokenizer=tokenizer,
-            context=models.max_context(model),
+            context=support.max_context(model),
             lock=self._lock,
             pool=self.pool,
             prefill=self._prefill,
             table=table,
-            facts=FactTokens(tokenizer, lambda: models.vocabulary_size(model)),
+            facts=FactTokens(tokenizer, lambda: support.vocabulary_size(model)),
             vectors=vectors,
             weights=self.weights,
             calibration=self.calibration,
@@ -170,7 +171,7 @@ class SemShareEngine:
         """
         check_pool(pool)  # before the model is loaded, which takes its time
         policy = resolve_policy(policy, ReusePolicy(level="balanced"), "policy")
-        model, loaded = models.load_model(
+        model, loaded = load_model(
             model_id,
             gguf_file=gguf_file,
             tokenizer=tokenizer,
@@ -376,7 +377,7 @@ class SemShareEngine:
     def _answer(
         self,
         prompt: Prompt,
-        sampling: Sampling,
+        sampling: SamplingParams,
         reuse: str | ReusePolicy | None,
         namespace: str | None,
         store: bool,
@@ -406,13 +407,9 @@ class SemShareEngine:
         stop: Sequence[str] | None,
         seed: int | None,
         extra: dict[str, Any],
-    ) -> Sampling:
-        if isinstance(stop, str):
-            raise ConfigError(f"stop={stop!r} must be a list of strings: stop=[{stop!r}].")
-        if stop is not None and not isinstance(stop, Iterable):
-            raise ConfigError(f"stop={stop!r} must be a list of strings.")
-        stops = dict.fromkeys((*(stop or ()), *own_stop_strings(self.model)))
-        return Sampling(max_new_tokens, temperature, tuple(stops), seed, extra)
+    ) -> SamplingParams:
+        settings = {"max_new_tokens": max_new_tokens, "temperature": temperature, "stop": stop, "seed": seed}
+        return SamplingParams(**settings, **extra).ending_as(self.model)
 
 
 def _compute_alone() -> None:
@@ -422,4 +419,5 @@ def _compute_alone() -> None:
     torch.default_generator.seed()  # or all children would sample the same answers
 
 
-forking.in_children(_compute_alone)
+if hasattr(os, "register_at_fork"):  # Windows does not fork
+    os.register_at_fork(after_in_child=_compute_alone)

@@ -2,6 +2,10 @@
 
 NumPy brings a BLAS whose threads spin on for a tenth of a second after each larger product, beside the model's own
 threads: a prompt of 500 tokens took 9 % longer for it. PyTorch multiplies with the threads that the model uses anyway.
+
+threadpoolctl's limit would end the spinning, too, but for the whole process, the caller's own NumPy included, and with
+one thread for the product. It costs more: 8.5 microseconds for a product of [4, 64] and [64, 1] instead of 2.5, and 850
+instead of 650 for [64, 384] and [384, 2000] (two cores).
 """
 
 from __future__ import annotations

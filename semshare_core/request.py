@@ -12,7 +12,6 @@ import warnings
 import weakref
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import replace
 from typing import TypeVar
 
 import numpy as np
@@ -25,7 +24,8 @@ from semshare_core.budget.governor import UNCALIBRATED, Decision, decide, plan_f
 from semshare_core.commit import commit
 from semshare_core.compress.live.compressed import compressed, compressor_for
 from semshare_core.config import ReusePolicy
-from semshare_core.decode.generate import Decoded, Sampling, check_logits, decode
+from semshare_core.decode.generate import Decoded, check_logits, decode
+from semshare_core.decode.sampling import SamplingParams
 from semshare_core.embed.prompt_vectors import NO_VECTORS
 from semshare_core.errors import ConfigError, DamagedFileError, PoolWarning
 from semshare_core.lookup.find import Lookup, find
@@ -94,10 +94,10 @@ class Request:
         """The prompt, int64 [n]."""
         return self.encoded.ids
 
-    def fit(self, sampling: Sampling) -> Sampling:
+    def fit(self, sampling: SamplingParams) -> SamplingParams:
         """Shorten the answer to what the context has room for."""
         room = self.runtime.context - len(self.tokens)
-        return replace(sampling, max_new_tokens=min(sampling.max_new_tokens, room))
+        return sampling.model_copy(update={"max_new_tokens": min(sampling.max_new_tokens, room)})
 
     @contextmanager
     def turn(self, reserve: int) -> Iterator[None]:
@@ -106,7 +106,7 @@ class Request:
         if self.runtime.vectors.foreign and (self.warming or (self._movable(reserve) and self.goal.searches)):
             self._embed(self.tokens)
         asked = time.perf_counter()
-        with self.runtime.lock.turn(self.interrupt):
+        with self.runtime.lock.hold(self.interrupt):
             self.queue_ms = 1e3 * (time.perf_counter() - asked)
             self.interrupt.check()
             with computing(self.runtime.model):
@@ -260,7 +260,7 @@ class Request:
         return logits
 
     def decode(
-        self, prefilled: PrefilledRequest, sampling: Sampling, on_token: Callable[[int], None] | None = None
+        self, prefilled: PrefilledRequest, sampling: SamplingParams, on_token: Callable[[int], None] | None = None
     ) -> Decoded:
         """Generate the answer. Needs the model's lock."""
         return decode(

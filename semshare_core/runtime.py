@@ -11,7 +11,7 @@ from semshare_core.embed.prompt_vectors import PromptVectors
 from semshare_core.match.facts import FactTokens
 from semshare_core.match.token_table import TokenTable
 from semshare_core.model import autocast
-from semshare_core.model.lock import ModelTurns
+from semshare_core.model.lock import ModelLock
 from semshare_core.model.weights import Weights
 from semshare_core.pool import ReferencePool
 from semshare_core.prefill.selective import SelectivePrefill
@@ -37,7 +37,7 @@ class Runtime:
     model: PreTrainedModel
     tokenizer: PreTrainedTokenizerBase
     context: int
-    lock: ModelTurns
+    lock: ModelLock
     pool: ReferencePool
     prefill: SelectivePrefill
     table: TokenTable

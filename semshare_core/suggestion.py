@@ -1,4 +1,4 @@
-"""Which setting a mistyped one was meant to be."""
+"""The setting that a mistyped name probably meant."""
 
 from __future__ import annotations
 

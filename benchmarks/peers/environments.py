@@ -18,7 +18,7 @@ from pathlib import Path
 from filelock import FileLock
 
 from benchmarks.peers.errors import PeerUnavailable
-from semshare_core.process.cache_dir import cache_dir
+from semshare_core.process.paths import cache_dir
 
 REQUIREMENTS = Path(__file__).with_name("requirements")
 _STAMP = "semshare-complete"

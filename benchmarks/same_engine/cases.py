@@ -47,6 +47,7 @@ class Ask:
     Attributes:
         name: within its scenario.
         outcome: what the report must say, so that no case quietly becomes another.
+        zeros: fuzzy tokens are served by zeros.
         as_ids: the prompt's token ids are put instead of its text.
         answer: so many tokens are generated greedily besides.
         store: the prompt stays in the pool, for those after it.
@@ -57,6 +58,7 @@ class Ask:
     prompt: str | Messages
     reuse: str | ReusePolicy = "balanced"
     namespace: str | None = None
+    zeros: bool = False
     as_ids: bool = False
     answer: int = 0
     store: bool = False
@@ -142,6 +144,7 @@ METHODS = Scenario(
         Ask("LSH matching", "semantic", EDITED, ratio(0.4, matching="lsh", selection="deviation")),
         Ask("runs alone", "semantic", MIXED, ratio(0.4, matching="runs")),
         Ask("random matching", "semantic", EDITED, ratio(0.4, matching="random", selection="seams", seed=5)),
+        Ask("zeros for fuzzy rows", "semantic", MIXED, ratio(0.4), zeros=True),
         Ask("nothing but what must be", "semantic", EDITED, ratio(0.0)),
         Ask("everything", "semantic", EDITED, ratio(1.0)),
         Ask("one reference", "semantic", SEVERAL, ratio(0.5, max_references=1)),

@@ -17,6 +17,7 @@ import importlib
 import pkgutil
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from types import ModuleType
 from typing import Any
@@ -116,6 +117,19 @@ def with_retention(policy: ReusePolicy, **shares: Any) -> ReusePolicy:
     """``policy``, keeping fewer rows for decoding."""
     name = "compress" if "compress" in ReusePolicy.model_fields else "retention"
     return policy.model_copy(update={name: semshare_core.Retention(**shares)})
+
+
+@contextmanager
+def zeros_for_fuzzy_rows(policy: str | ReusePolicy) -> Iterator[str | ReusePolicy]:
+    """``policy``, serving zeros for fuzzy tokens for the time of the context."""
+    if "zero_fuzzy" in ReusePolicy.model_fields:
+        assert isinstance(policy, ReusePolicy)
+        yield policy.model_copy(update={"zero_fuzzy": True})
+        return
+    from benchmarks.ablations import zero_rows
+
+    with zero_rows():
+        yield policy
 
 
 def _watch_before(probe: Probe) -> None:

@@ -12,6 +12,7 @@ import tempfile
 import traceback
 import warnings
 from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,7 @@ from transformers.utils.logging import disable_progress_bar
 import semshare_core
 from benchmarks.same_engine.cases import SCENARIOS, Ask, Scenario
 from benchmarks.same_engine.models import make_engine
-from benchmarks.same_engine.probes import Array, Probe, check_seen, install
+from benchmarks.same_engine.probes import Array, Probe, check_seen, install, zeros_for_fuzzy_rows
 from semshare_core import ReuseReport, SemShareEngine
 
 _NOT_COMPARED = {"id", "arrived_at", "canary"}
@@ -93,7 +94,8 @@ def _outcome(engine: SemShareEngine, ask: Ask, probe: Probe) -> tuple[dict[str, 
 def _asked(engine: SemShareEngine, ask: Ask, probe: Probe) -> tuple[dict[str, Array], dict[str, Any]]:
     prompt = engine.token_ids(ask.prompt) if ask.as_ids else ask.prompt
     probe.take()
-    prefilled = engine.prefill(prompt, reuse=ask.reuse, namespace=ask.namespace, store=ask.store and not ask.answer)
+    with zeros_for_fuzzy_rows(ask.reuse) if ask.zeros else nullcontext(ask.reuse) as reuse:
+        prefilled = engine.prefill(prompt, reuse=reuse, namespace=ask.namespace, store=ask.store and not ask.answer)
     seen = probe.take()
     report = dict(_compared(prefilled.report, probe))
     check_seen(seen, report)

@@ -12,7 +12,7 @@ from benchmarks.corpora.bible import chapter_texts
 from benchmarks.measure import full_prefill
 from benchmarks.sections.figure import Figure, Run
 from semshare_core.model.rotary import Rotation
-from semshare_core.model.spec import examine
+from semshare_core.model.spec import measure_spec
 
 TOKENS, SHIFTS = 1000, (1, 700, 3000)
 DTYPES = (torch.bfloat16, torch.float16)
@@ -27,7 +27,7 @@ def before_rope(run: Run) -> Iterator[Figure]:
     at = torch.arange(ids.shape[1], device=ids.device)
     for dtype in DTYPES:
         behind, before = [], []
-        for rotation, layer in zip(examine(engine.model).rotations, layers, strict=True):
+        for rotation, layer in zip(measure_spec(engine.model).rotations, layers, strict=True):
             for shift in SHIFTS:
                 by = torch.full_like(at, shift)
                 true = _turned(rotation, layer.keys, by)

@@ -12,9 +12,12 @@ import torch
 from torch import Tensor
 
 from benchmarks.sections.figure import Figure, Run
-from semshare_core.pool.disk import PoolFolder, Record, StoredRows, fingerprint
+from semshare_core.model.fingerprint import fingerprint
+from semshare_core.pool.disk import Fingerprint, PoolFolder, Record, SegmentRef
+from semshare_core.pool.disk.segment_file import SegmentFile
 
 TOKENS, ENTRIES, ENTRY_TOKENS, REPEATS = 1000, 2000, 500, 7
+SEGMENT = "0" * 32
 
 
 def disk(run: Run) -> Iterator[Figure]:
@@ -26,7 +29,7 @@ def disk(run: Run) -> Iterator[Figure]:
     with tempfile.TemporaryDirectory() as place, PoolFolder(place, model) as folder:
         yield from _reading(run, folder)
     with tempfile.TemporaryDirectory() as place:
-        yield _opening(run, place, PoolFolder(place, model))
+        yield _opening(run, place, model)
 
 
 def _reading(run: Run, folder: PoolFolder) -> Iterator[Figure]:
@@ -35,9 +38,9 @@ def _reading(run: Run, folder: PoolFolder) -> Iterator[Figure]:
     times: dict[str, list[float]] = {"written": [], "in memory": [], "verified": [], "again": []}
     for _ in range(run.count(REPEATS)):
         started = time.perf_counter()
-        folder.write_rows("default", "a", rows)
+        folder.write_rows(SEGMENT, rows)
         times["written"].append(time.perf_counter() - started)
-        stored = folder.rows("default", "a")
+        stored = folder.rows(SEGMENT)
         for name, source in (("in memory", rows), ("verified", stored), ("again", stored)):
             started = time.perf_counter()
             _copy(source)
@@ -51,25 +54,26 @@ def _reading(run: Run, folder: PoolFolder) -> Iterator[Figure]:
     )
 
 
-def _opening(run: Run, place: str, folder: PoolFolder) -> Figure:
+def _opening(run: Run, place: str, model: Fingerprint) -> Figure:
     entries = ENTRIES // run.shrink
     dice = np.random.default_rng(0)
-    with folder:
-        folder.write_rows("default", "a", [(torch.zeros(1, 1, ENTRY_TOKENS, 1), torch.zeros(1, 1, ENTRY_TOKENS, 1))])
+    with PoolFolder(place, model) as folder:
+        folder.write_rows(SEGMENT, [(torch.zeros(1, 1, ENTRY_TOKENS, 1), torch.zeros(1, 1, ENTRY_TOKENS, 1))])
         for number in range(entries):
             folder.write_record(
                 Record(
+                    model=model.digest,
                     namespace="default",
                     id=str(number),
                     tokens=dice.integers(0, 50_000, ENTRY_TOKENS),
                     depth=np.zeros(ENTRY_TOKENS, np.uint8),
                     embedding=dice.standard_normal((1, 576), np.float32),
-                    segments=(("a", ENTRY_TOKENS),),
+                    segments=(SegmentRef(SEGMENT, ENTRY_TOKENS, 8 * ENTRY_TOKENS),),
                     created=0.0,
                 )
             )
     started = time.perf_counter()
-    with PoolFolder(place, folder.fingerprint) as again:
+    with PoolFolder(place, model) as again:
         found = len(again.records())
     spent = time.perf_counter() - started
     return Figure(
@@ -86,10 +90,10 @@ def _rows(run: Run, tokens: int) -> list[tuple[Tensor, Tensor]]:
     return [(torch.randn(shape, dtype=dtype), torch.randn(shape, dtype=dtype)) for _ in range(config.num_hidden_layers)]
 
 
-def _copy(source: list[tuple[Tensor, Tensor]] | StoredRows) -> None:
+def _copy(source: list[tuple[Tensor, Tensor]] | SegmentFile) -> None:
     """What rearranging does at the least: every row of every layer to another place."""
-    count = source.n_layers if isinstance(source, StoredRows) else len(source)
+    count = source.n_layers if isinstance(source, SegmentFile) else len(source)
     for index in range(count):
-        key, value = source.layer(index) if isinstance(source, StoredRows) else source[index]
+        key, value = source.layer(index) if isinstance(source, SegmentFile) else source[index]
         key.clone()
         value.clone()

@@ -27,16 +27,17 @@ from torch import Tensor
 
 from benchmarks.sections.figure import Figure, Run
 from semshare_core.errors import PoolFileError, PoolWarning
-from semshare_core.pool.disk import Fingerprint, PoolFolder, Record
+from semshare_core.pool.disk import Fingerprint, PoolFolder, Record, SegmentRef
 
 KILLS, ENTRIES, SEED = 200, 8, 0
 MODEL = Fingerprint({"benchmark": "kill"})
 NAMESPACES = ("alice", "bob")
-FOREIGN = ("notes.txt", "ours.rows", "0123456789abcdef0123456789abcdef.txt")
+FOREIGN = ("notes.txt", "ours.safetensors", "0123456789abcdef0123456789abcdef.txt")
+BYTES_PER_TOKEN = 2 * 2 * (4 + 2) * 8 * 64  # of four layers in two dtypes
 LONGEST_WAIT = 0.06  # seconds from the first write to the kill
 PATIENCE = 60.0  # seconds until something counts as hanging
 
-Segments = tuple[tuple[str, int], ...]
+Segments = tuple[SegmentRef, ...]
 Key = tuple[str, int]  # namespace, number of the entry
 State = dict[Key, int]  # which version of each entry is there
 
@@ -53,7 +54,7 @@ def kill(run: Run) -> Iterator[Figure]:
         started = time.perf_counter()
         for number in range(kills):
             history = _write_until_killed(context, place, number)
-            leftovers = sum(1 for path in Path(place).rglob("*.part"))
+            leftovers = sum(path.suffix == ".part" or path.name == "pool.db-wal" for path in Path(place).rglob("*"))
             foreign.update(path for path in Path(place).rglob("*") if path.name in FOREIGN)
             outcome = _in_process(context, _look, place, _expected(state, history), history.pending, foreign)
             outcome.leftovers = leftovers
@@ -162,9 +163,9 @@ def _write(place: str, number: int, pipe: Connection) -> None:
                 pipe.send(("done", (key, None)))
             else:
                 pipe.send(("begin", (key, version)))
-                for segment, tokens in _segments(key):
+                for segment in _segments(key):
                     if key not in live or dice.random() < 0.5:
-                        folder.write_rows(key[0], segment, _rows(segment, tokens))
+                        folder.write_rows(segment.id, _rows(segment.id, segment.tokens))
                 folder.write_record(_record(key, version))
                 live[key] = version
                 pipe.send(("done", (key, version)))
@@ -172,11 +173,8 @@ def _write(place: str, number: int, pipe: Connection) -> None:
 
 def _remove(folder: PoolFolder, key: Key, live: State) -> None:
     """The record first, then the rows that no other record of the namespace names."""
-    folder.remove_record(key[0], str(key[1]))
-    named = {segment for other in live if other[0] == key[0] for segment, _ in _segments(other)}
-    for segment, _ in _segments(key):
-        if segment not in named:
-            folder.remove_rows(key[0], segment)
+    named = {segment for other in live for segment in _segments(other)}
+    folder.remove([(key[0], str(key[1]))], [segment.id for segment in _segments(key) if segment not in named])
 
 
 def _look(
@@ -192,12 +190,11 @@ def _look(
                 for record in folder.records():
                     outcome.state[_key(record)] = record.uses
                     outcome.problems += _faults(folder, record)
-                size = folder.n_bytes()
     except (PoolFileError, PoolWarning) as error:
         outcome.problems.append(f"{type(error).__name__}: {error}")
     else:
         outcome.problems += _differences(outcome.state, expected, pending)
-        outcome.problems += _strays(Path(place), outcome.state, size, foreign)
+        outcome.problems += _strays(Path(place), outcome.state, foreign)
     outcome.seconds = time.perf_counter() - started
     pipe.send(outcome)
 
@@ -210,12 +207,12 @@ def _faults(folder: PoolFolder, record: Record) -> Iterator[str]:
         yield f"record {key} has other arrays"
     if (record.segments, record.created) != (wanted.segments, wanted.created):
         yield f"record {key} has other fields"
-    for segment, tokens in record.segments:
-        stored = folder.rows(record.namespace, segment)
-        for layer, pair in enumerate(_rows(segment, tokens)):
+    for segment in record.segments:
+        stored = folder.rows(segment.id)
+        for layer, pair in enumerate(_rows(segment.id, segment.tokens)):
             for found, made in zip(stored.layer(layer), pair, strict=True):
                 if found.dtype != made.dtype or not torch.equal(found.view(torch.uint8), made.view(torch.uint8)):
-                    yield f"rows {segment} of {key} differ in layer {layer}"
+                    yield f"rows {segment.id} of {key} differ in layer {layer}"
 
 
 def _differences(state: State, expected: State, pending: tuple[Key, int | None] | None) -> Iterator[str]:
@@ -228,24 +225,21 @@ def _differences(state: State, expected: State, pending: tuple[Key, int | None] 
             yield f"entry {key} is {state.get(key)}, not one of {allowed}"
 
 
-def _strays(place: Path, state: State, size: int, foreign: set[Path]) -> Iterator[str]:
-    """Files that should be gone, foreign ones that were touched, and bytes that are counted wrongly."""
-    if parts := list(place.rglob("*.part")):
-        yield f"left: {parts}"
-    rows = [path for path in place.rglob("*.rows") if path.name not in FOREIGN]
-    entries = list(place.rglob("*.entry"))
-    named = {(key[0], segment) for key in state for segment, _ in _segments(key)}
-    if len(rows) != len(named) or len(entries) != len(state):
-        yield f"{len(rows)} rows and {len(entries)} records, where {len(named)} and {len(state)} belong"
-    if size != sum(path.stat().st_size for path in [*rows, *entries]):
-        yield f"{size} bytes are counted"
+def _strays(place: Path, state: State, foreign: set[Path]) -> Iterator[str]:
+    """Files that should be gone, and foreign ones that were touched."""
+    if left := [path for path in place.rglob("*") if path.suffix == ".part" or path.name.startswith("pool.db-")]:
+        yield f"left: {left}"
+    rows = {path.stem for path in place.rglob("*.safetensors") if path.name not in FOREIGN}
+    named = {segment.id for key in state for segment in _segments(key)}
+    if rows != named:
+        yield f"rows of {len(rows - named)} segments are left, and of {len(named - rows)} are missing"
     for path in foreign:
         if not path.is_file() or path.read_text() != path.name:
             yield f"{path} was touched"
 
 
 def _place_foreign(place: Path) -> None:
-    """Files of others in the folder, the model's and each namespace's."""
+    """Files of others in the folder, and in the one for rows."""
     for folder in [place, *(path for path in place.rglob("*") if path.is_dir())]:
         for name in FOREIGN:
             (folder / name).write_text(name)
@@ -256,15 +250,20 @@ def _key(record: Record) -> Key:
 
 
 def _segments(key: Key) -> Segments:
-    """Each shares its beginning with every other entry."""
-    return (f"shared {key[1] % 2}", 48), (f"own {key[1]}", 32 + key[1])
+    """Each shares its beginning with every other entry of its namespace."""
+    lengths = {f"{key[0]} {key[1] % 2}": 48, f"{key[0]} own {key[1]}": 32 + key[1]}
+    return tuple(
+        SegmentRef(blake2b(name.encode(), digest_size=16).hexdigest(), tokens, tokens * BYTES_PER_TOKEN)
+        for name, tokens in lengths.items()
+    )
 
 
 def _record(key: Key, version: int) -> Record:
     segments = _segments(key)
     dice = _dice(f"{key} {version}")
-    n = sum(tokens for _, tokens in segments)
+    n = sum(segment.tokens for segment in segments)
     return Record(
+        model=MODEL.digest,
         namespace=key[0],
         id=str(key[1]),
         tokens=dice.integers(0, 50_000, n),

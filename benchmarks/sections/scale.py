@@ -108,7 +108,7 @@ def _quantiles(milliseconds: Sequence[float]) -> str:
 
 def _bytes(pool: ReferencePool) -> dict[str, int]:
     """What finding takes, without keys and values."""
-    entries, indexes = list(pool._books.chosen(None)), pool._books.spaces[NAMESPACE].of("")
+    entries, indexes = list(pool._entries.chosen(None)), pool._entries.namespaces[NAMESPACE].of("")
     assert indexes is not None
     return {
         "tokens": sum(entry.tokens.nbytes for entry in entries),
@@ -121,7 +121,7 @@ def _bytes(pool: ReferencePool) -> dict[str, int]:
 
 def _recall(pool: ReferencePool, queries: Sequence[NDArray[np.float32]]) -> float:
     """Share of the nearest entries, by comparing all, that the index names."""
-    entries = list(pool._books.chosen(None))
+    entries = list(pool._entries.chosen(None))
     rows = np.concatenate([entry.embedding for entry in entries])
     shares = []
     for query in queries:

@@ -310,7 +310,7 @@ class _Watch:
 
     def look(self) -> None:
         self.resident.append(self._process.memory_info().rss)
-        storage = self._engine.pool._storage
+        storage = self._engine.pool._tiers
         with self._engine._lock, storage.making_room, storage._storing:  # what is being moved or written is in flight
             time.sleep(0.01)  # the call before may not have returned yet
             self.rows.append(live_rows())

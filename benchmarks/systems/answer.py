@@ -11,7 +11,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from transformers.cache_utils import Cache
 
 from benchmarks.case import Case
-from semshare_core.decode.generate import end_tokens
+from semshare_core.decode.sampling import end_tokens
 from semshare_core.quality.divergence import Continuation
 
 

@@ -13,9 +13,9 @@ from rich.filesize import decimal
 
 from semshare_core.cli.amounts import age, read_age, read_bytes
 from semshare_core.cli.contents import contents, table
+from semshare_core.pool.disk import survey
 from semshare_core.pool.disk.archive import Copied, export_entries, import_entries
-from semshare_core.pool.disk.prune import Criteria, choose, give_up
-from semshare_core.pool.disk.survey import quietly, survey
+from semshare_core.pool.disk.survey import Criteria
 from semshare_core.suggestion import did_you_mean
 
 pool = typer.Typer(help="Look after the folder of a pool (PoolConfig(path=...)).", no_args_is_help=True)
@@ -28,11 +28,11 @@ Namespace = Annotated[str | None, typer.Option(help="Only of this namespace.", s
 @pool.command("ls")
 def ls(path: Folder, as_json: Annotated[bool, typer.Option("--json", help="For programs.")] = False) -> None:
     """What the folder holds, by model and namespace. Needs no lock."""
-    held, skipped = contents(path)
+    listed, skipped = contents(path)
     if as_json:
-        print(json.dumps({"namespaces": held, "skipped": skipped}, indent=1))
+        print(json.dumps({"namespaces": listed, "skipped": skipped}, indent=1))
         return
-    Console().print(table(held, time.time()))
+    Console().print(table(listed, time.time()))
     for item in skipped:
         console.print(f"{item['kind']}: {item['why']}")
 
@@ -40,15 +40,12 @@ def ls(path: Folder, as_json: Annotated[bool, typer.Option("--json", help="For p
 @pool.command()
 def verify(path: Folder) -> None:
     """Read every byte and say what is damaged: exit code 1 if anything is. Needs no lock."""
-    models, faults = survey(path)
-    n_bytes = 0
-    for model in models:
-        with quietly(path, model, read_only=True) as folder:
-            n_bytes += folder.n_bytes()
-            faults += folder.verify()
+    with survey.look(path) as folder:
+        read = survey.n_bytes(folder.records())
+        faults = [*folder.skipped, *(item for item, _ in survey.damage(folder))]
     for fault in faults:
         console.print(f"{fault.kind}: {fault.why}")
-    console.print(f"{decimal(n_bytes)} read, {len(faults)} faults.")
+    console.print(f"{decimal(read)} read, {len(faults)} faults.")
     raise typer.Exit(1 if faults else 0)
 
 
@@ -58,7 +55,7 @@ def prune(
     older_than: Annotated[str | None, typer.Option(help="Entries made before so long, as 30d or 12h.")] = None,
     namespace: Namespace = None,
     max_bytes: Annotated[str | None, typer.Option(help="The oldest, until no more is left, as 500MB or 2GiB.")] = None,
-    damaged: Annotated[bool, typer.Option("--damaged", help="Damaged files, and the entries that need them.")] = False,
+    damaged: Annotated[bool, typer.Option("--damaged", help="What is damaged, and the entries that need it.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would go.")] = False,
 ) -> None:
     """Delete entries. Pinned ones stay, unless only --namespace is given. Needs the folder's lock."""
@@ -74,13 +71,20 @@ def prune(
     if damaged:
         _mend(path, dry_run)
     _say_if_unknown(path, namespace)
-    doomed = choose(path, criteria)
+    doomed = survey.choose(path, criteria)
     if not dry_run:
-        give_up(path, doomed)
+        survey.give_up(path, doomed)
     for item in doomed:
         console.print(f"{item.record.id} of {item.record.namespace!r}, {age(time.time() - item.record.created)} old")
     freed = decimal(sum(item.n_bytes for item in doomed))
     console.print(f"{len(doomed)} entries, {freed}: {'would go' if dry_run else 'deleted'}.")
+
+
+@pool.command()
+def clear(path: Folder, namespace: Namespace = None) -> None:
+    """Delete all entries, pinned ones and those of earlier versions too. Needs the folder's lock."""
+    survey.clear(path, namespace)
+    console.print("Cleared.")
 
 
 @pool.command("export")
@@ -103,23 +107,20 @@ def _say_if_unknown(path: Path, namespace: str | None) -> None:
     """A sentence if nothing in the folder is of ``namespace``: it may be mistyped."""
     if namespace is None:
         return
-    names = {str(held["namespace"]) for held in contents(path)[0]}
+    names = {str(item["namespace"]) for item in contents(path)[0]}
     if namespace not in names:
         console.print(f"Nothing of namespace {namespace!r} is there.{did_you_mean([namespace], names)}")
 
 
 def _mend(path: Path, dry_run: bool) -> None:
     """Delete what :func:`verify` finds damaged."""
-    models, skipped = survey(path)
-    for item in skipped:  # its namespaces may be whole
-        console.print(f"{item.why} It is written again when a pool of that model opens the folder.")
-    for model in models:
-        with quietly(path, model, read_only=dry_run) as folder:
-            for fault in folder.verify():
-                if fault.kind == "damaged":
-                    console.print(fault.why)
-            if not dry_run:
-                folder.mend()
+    with survey.look(path) as folder:
+        faults = [*folder.skipped, *(item for item, _ in survey.damage(folder))]
+    for fault in faults:
+        if fault.kind == "damaged":
+            console.print(fault.why)
+    if not dry_run:
+        survey.mend(path)
 
 
 def _say(counts: Copied, done: str) -> None:

@@ -1,11 +1,12 @@
-"""The text of an answer: what its tokens say, up to the first stop string. A stop string may be a special token.
+"""The text of an answer: what its tokens say, up to the first stop string.
 
-Special tokens are left out of an answer's text, so that such a stop string is looked for in the text with all of them.
+A stop string may be or contain a special token. An answer's text leaves special tokens out, so such a stop string is
+looked for in the text with all of them.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from transformers import PreTrainedTokenizerBase
 
@@ -27,36 +28,33 @@ class AnswerText:
         return bool(self._plain or self._with_special)
 
     def of(self, ids: Sequence[int]) -> str:
-        """The text of ``ids``, up to the first stop string, which is left out."""
-        text = self._until(ids, len(cut_at_stop(self._whole(ids), self._with_special))) if self._with_special else None
-        return cut_at_stop(self._visible(ids) if text is None else text, self._plain)
+        """The text of ``ids``, up to the first stop string."""
+        return self._cut(ids, stop_at)
 
     def settled(self, ids: Sequence[int]) -> str:
         """As much of :meth:`of` as will not change whatever comes behind ``ids``."""
-        if not self._with_special:
-            text = self._visible(ids)
-        else:
-            text = self._until(ids, settled_length(self._whole(ids), self._with_special))
-        return text[: settled_length(text, self._plain)]
+        return self._cut(ids, settled_length)
 
     def stopped(self, ids: Sequence[int]) -> bool:
         """Whether a stop string is there."""
-        if self._plain and any(end in self._visible(ids) for end in self._plain):
+        if self._plain and any(end in self._text(ids) for end in self._plain):
             return True
-        return bool(self._with_special) and any(end in self._whole(ids) for end in self._with_special)
+        return bool(self._with_special) and any(end in self._text(ids, special=True) for end in self._with_special)
 
-    def _until(self, ids: Sequence[int], length: int) -> str:
-        """The text of what makes the first ``length`` characters of the text with special tokens."""
-        wanted, tokens = self._whole(ids)[:length], len(ids)
-        while not wanted.startswith(before := self._whole(ids[:tokens])):
+    def _cut(self, ids: Sequence[int], length_of: Callable[[str, Sequence[str]], int]) -> str:
+        if self._with_special:
+            whole = self._text(ids, special=True)
+            text = self._until(ids, whole[: length_of(whole, self._with_special)])
+        else:
+            text = self._text(ids)
+        return text[: length_of(text, self._plain)]
+
+    def _until(self, ids: Sequence[int], wanted: str) -> str:
+        """The text of those ``ids`` that make ``wanted``, a beginning of the text with special tokens."""
+        tokens = len(ids)
+        while not wanted.startswith(before := self._text(ids[:tokens], special=True)):
             tokens -= 1
-        return self._visible(ids[:tokens]) + wanted[len(before) :]  # a token may reach into a stop string
-
-    def _visible(self, ids: Sequence[int]) -> str:
-        return self._text(ids)
-
-    def _whole(self, ids: Sequence[int]) -> str:
-        return self._text(ids, special=True)
+        return self._text(ids[:tokens]) + wanted[len(before) :]  # a token may reach into a stop string
 
 
 def _special_texts(tokenizer: PreTrainedTokenizerBase) -> set[str]:
@@ -64,18 +62,18 @@ def _special_texts(tokenizer: PreTrainedTokenizerBase) -> set[str]:
     return {token.content for token in added if token.special} | set(tokenizer.all_special_tokens)
 
 
-def cut_at_stop(text: str, stop: Sequence[str]) -> str:
-    """``text`` up to the first stop string, which is left out."""
-    return text[: min((at for at in map(text.find, stop) if at >= 0), default=len(text))]
+def stop_at(text: str, stop: Sequence[str]) -> int:
+    """Where the first stop string begins in ``text``, or its length."""
+    return min((at for at in map(text.find, stop) if at >= 0), default=len(text))
 
 
 def settled_length(text: str, stop: Sequence[str]) -> int:
-    """How much of a growing text will not change: not a half character, not the beginning of a stop string."""
+    """How much of a growing text will not change: not half a character, not the beginning of a stop string."""
     known = text.rstrip("\ufffd")
     begun = [
         len(known) - size
-        for end_string in stop
-        for size in range(1, min(len(end_string), len(known) + 1))
-        if known.endswith(end_string[:size])
+        for string in stop
+        for size in range(1, min(len(string), len(known) + 1))
+        if known.endswith(string[:size])
     ]
-    return min(len(cut_at_stop(text, stop)), len(known), *begun)
+    return min(stop_at(text, stop), len(known), *begun)

@@ -1,7 +1,7 @@
-"""The text of an answer: what it adds to the prompt's.
+"""The text of an answer is what it adds to the prompt's.
 
 Decoded alone, an answer loses a space at its beginning with tokenizers that put one before every text (SentencePiece),
-and the half of a character that the prompt began. So it is decoded behind the end of the prompt.
+and half of a character whose other half ends the prompt. So it is decoded behind the end of the prompt.
 """
 
 from __future__ import annotations
@@ -14,12 +14,12 @@ from transformers import PreTrainedTokenizerBase
 from semshare_core.prompt.own_tokenizer import own_tokenizer
 
 _BEFORE = 16  # tokens that others are decoded behind; more where these are special ones, which text leaves out
-_SETTLED = 32  # tokens whose text is looked at again with each one that comes, before it is kept
+_SETTLED = 32  # so many new tokens are decoded again with each one that comes, before their text is kept
 
 
 @dataclass(frozen=True)
 class _Known:
-    """The text of what was generated so far, and the last tokens with theirs, behind which the next are decoded."""
+    """The first generated ids with their text, and the last of them, behind which the next are decoded."""
 
     ids: list[int]
     text: str
@@ -28,20 +28,20 @@ class _Known:
 
 
 class TextBehind:
-    """What generated ids add to the text of ``prompt``. Where ids are asked for that grow, only new ones are decoded.
+    """The text that generated ids add to ``prompt``. When it is asked for growing ids, it decodes only the new ones.
 
-    May be asked by several threads.
+    Several threads may ask.
     """
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, prompt: Sequence[int]) -> None:
-        self._own = own_tokenizer(tokenizer)  # asked for once: text is told at every token
-        size = min(_BEFORE, len(prompt))
+        self._own = own_tokenizer(tokenizer)  # looked up once, because the text is asked for at every token
+        size = _BEFORE
         while True:
-            tail = [int(token) for token in prompt[len(prompt) - size :]]
+            tail = [int(token) for token in prompt[max(0, len(prompt) - size) :]]
             text = self._decode(tail, special=False)
-            if text or size == len(prompt):
+            if text or size >= len(prompt):
                 break
-            size = min(4 * size, len(prompt))
+            size *= 4
         texts = {False: text, True: self._decode(tail, special=True)}
         self._first = {special: _Known([], "", tail, texts[special]) for special in texts}
         self._known = dict(self._first)

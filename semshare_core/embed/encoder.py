@@ -63,13 +63,13 @@ EmbeddingSource = (
 def prompt_embedding(source: EmbeddingSource | None, tokenizer: PreTrainedTokenizerBase, table: TokenTable) -> Embed:
     """How prompts are embedded, as a function that is safe to call from several threads.
 
-    A text encoder never sees a prompt whole, for it would cut off what it has no room for. It gets segments of about
-    ``SEGMENT_TOKENS`` tokens, all in one batch, and shorter ones where it says how much it reads (``max_seq_length``,
-    ``max_length``). A segment on which it has nothing to say (all zero) is left out, if there is another.
+    A text encoder never sees a whole prompt, because it would cut off what it has no room for. It gets segments of
+    about ``SEGMENT_TOKENS`` tokens, all in one batch, and shorter ones if it has a limit (``max_seq_length``,
+    ``max_length``). A segment whose vector is all zero is left out, if there is another.
 
     Args:
         source: None: ``table``, one row for the whole prompt. A ``str`` or path: a sentence-transformers folder, loaded
-            by the first call. Any other object is known by its methods, the first of which counts: ``embed_documents``
+            by the first request. Of any other object the first of these methods is used: ``embed_documents``
             (LangChain), ``get_text_embedding_batch`` (LlamaIndex), ``encode`` (sentence-transformers), or a call with
             one text that returns its vector.
         tokenizer: the served model's; it turns segments back into text.
@@ -83,36 +83,41 @@ def prompt_embedding(source: EmbeddingSource | None, tokenizer: PreTrainedTokeni
     """
     if source is None:
         return lambda tokens: np.atleast_2d(table.embed(tokens))
-    return _SegmentEmbedding(_opener(source), tokenizer)
+    if isinstance(source, str | os.PathLike):
+        folder = _checked_folder(Path(source)).absolute()  # the current folder may be another one when it is loaded
+        return _SegmentEmbedding(partial(_load, folder), tokenizer)
+    encoder = _recognise(source)
+    return _SegmentEmbedding(lambda: encoder, tokenizer)
 
 
 @dataclass(frozen=True)
 class _Encoder:
-    """A text encoder: how it embeds texts, how many tokens of its own it reads of one, and how it counts them.
+    """A text encoder.
 
-    ``turns`` is held while it runs, if it is a library's whose tokenizer does not bear two callers.
+    Attributes:
+        embed: a vector for each text.
+        limit: how many of its own tokens it reads of a text; None: it does not say.
+        count: how many tokens it makes of a text; None: it does not say.
+        lock: held while it runs, if its tokenizer does not bear two callers.
     """
 
     embed: Callable[[list[str]], Any]
     limit: float | None = None
     count: Callable[[str], int] | None = None
-    turns: AbstractContextManager[Any] = field(default_factory=nullcontext)
+    lock: AbstractContextManager[Any] = field(default_factory=nullcontext)
 
     @property
     def segment_tokens(self) -> int:
-        """Prompt tokens per segment. Without counting, three of them are taken for up to four of the encoder's."""
+        """Prompt tokens per segment. Where it cannot count, three of them are taken for four tokens of its own."""
         if self.limit is None or self.count is not None:
             return SEGMENT_TOKENS
         return max(1, int(min(SEGMENT_TOKENS, self.limit * 3 / 4)))
 
-    def cuts_off(self, text: str) -> bool:
-        return self.limit is not None and self.count is not None and self.count(text) > self.limit
-
 
 class _SegmentEmbedding:
-    """Embeds prompts by segments, in several threads at once unless the encoder does not bear it.
+    """Embeds prompts by segments, in several threads at once unless the encoder has a lock.
 
-    The vectors of the last few prompts are remembered, for a prompt that is kept comes again soon, with its answer.
+    It remembers the vectors of the last few prompts, because a prompt that is kept comes again soon, with its answer.
     """
 
     def __init__(self, open_encoder: Callable[[], _Encoder], tokenizer: PreTrainedTokenizerBase) -> None:
@@ -124,9 +129,11 @@ class _SegmentEmbedding:
         self._recent: tuple[dict[str, NDArray[np.float64]], ...] = ()
 
     def __call__(self, tokens: Tokens) -> NDArray[np.float32]:
-        encoder = self._encoder or self._load()
-        with encoder.turns:
-            texts = self._texts(tokens, encoder)
+        with self._loading:
+            encoder = self._encoder = self._encoder or self._open()
+        with encoder.lock:
+            parts = segments(tokens, encoder.segment_tokens)
+            texts = [text for part in parts for text in self._fitting(part, encoder)]
             known = {text: vector for prompt in self._recent for text, vector in prompt.items()}
             if new := [text for text in dict.fromkeys(texts) if text not in known]:
                 known |= zip(new, _vectors(encoder.embed(new), len(new)), strict=True)
@@ -139,20 +146,11 @@ class _SegmentEmbedding:
         self._recent = (*self._recent[1 - _REMEMBERED_PROMPTS :], {text: known[text] for text in texts})
         return rows
 
-    def _load(self) -> _Encoder:
-        with self._loading:
-            if self._encoder is None:
-                self._encoder = self._open()
-            return self._encoder
-
-    def _texts(self, tokens: Tokens, encoder: _Encoder) -> list[str]:
-        size = encoder.segment_tokens
-        return [text for part in segments(tokens, size) for text in self._fitting(part, encoder)]
-
     def _fitting(self, tokens: Tokens, encoder: _Encoder) -> list[str]:
         """The text of ``tokens``, halved as often as the encoder would otherwise cut something off."""
         text = decode_ids(self._tokenizer, tokens.tolist(), special=True)
-        if len(tokens) <= 1 or not encoder.cuts_off(text):
+        fits = encoder.limit is None or encoder.count is None or encoder.count(text) <= encoder.limit
+        if len(tokens) <= 1 or fits:
             return [text]
         half = len(tokens) // 2
         return self._fitting(tokens[:half], encoder) + self._fitting(tokens[half:], encoder)
@@ -161,8 +159,8 @@ class _SegmentEmbedding:
 def segments(tokens: Tokens, size: int) -> list[Tokens]:
     """Consecutive parts of ``size`` tokens that cover all of ``tokens`` [n].
 
-    The last one reaches back to at least half of ``size``: a scrap of a few words resembles everything and nothing.
-    Prompts that begin alike have their first segments in common.
+    The last one overlaps the one before if it were shorter than half of ``size``: a few words resemble everything and
+    nothing. Prompts that begin alike have their first segments in common.
     """
     last = (len(tokens) - 1) // size * size
     start = max(0, min(last, len(tokens) - size // 2))
@@ -170,8 +168,10 @@ def segments(tokens: Tokens, size: int) -> list[Tokens]:
 
 
 def _vectors(answer: Any, count: int) -> list[NDArray[np.float64]]:
+    """What an encoder returned, as arrays. NumPy reads neither bfloat16, nor GPU memory, nor what has a gradient."""
     try:
-        vectors = [_numbers(vector) for vector in answer]
+        plain = [each.detach().double().cpu() if isinstance(each, Tensor) else each for each in answer]
+        vectors = [np.asarray(vector, np.float64).ravel() for vector in plain]
     except (TypeError, ValueError) as error:
         raise ConfigError(f"embedding= must give a vector of numbers for each text: {error}.") from error
     if len(vectors) != count:
@@ -186,51 +186,33 @@ def _unit_rows(vectors: list[NDArray[np.float64]]) -> NDArray[np.float32]:
     lengths = np.linalg.norm(matrix, axis=1)
     if not np.isfinite(lengths).all() or not lengths.any():
         raise ConfigError("embedding= must give finite vectors that are not all zero.")
-    said = lengths > 0
-    return np.asarray(matrix[said] / lengths[said, None], np.float32)
-
-
-def _numbers(vector: Any) -> NDArray[np.float64]:
-    if isinstance(vector, Tensor):  # NumPy reads neither bfloat16, nor GPU memory, nor what has a gradient
-        vector = vector.detach().double().cpu()
-    return np.asarray(vector, np.float64).ravel()
-
-
-def _opener(source: EmbeddingSource) -> Callable[[], _Encoder]:
-    if isinstance(source, str | os.PathLike):
-        return partial(_load, _checked_folder(Path(source)).absolute())  # it is loaded later
-    encoder = _recognise(source)
-    return lambda: encoder
+    nonzero = lengths > 0
+    return np.asarray(matrix[nonzero] / lengths[nonzero, None], np.float32)
 
 
 def _recognise(source: object) -> _Encoder:
-    """LlamaIndex's and sentence-transformers' objects can be called, too, but not with a text: methods go first."""
+    """Methods come before calls: LlamaIndex's and sentence-transformers' objects can be called, but not with a text."""
     if isinstance(source, type):
         raise ConfigError(f"embedding={source.__name__} is a class: pass an object of it.")
     limit = next((value for name in ("max_seq_length", "max_length") if (value := getattr(source, name, None))), None)
-    counter = getattr(source, "tokenizer", None)
-    read: dict[str, Any] = {
-        "limit": limit if isinstance(limit, int | float) else None,
-        "count": partial(_count, counter) if isinstance(counter, PreTrainedTokenizerBase) else None,
-    }
-    if read["count"] is not None:
-        read["turns"] = free(threading.Lock())
+    tokenizer = getattr(source, "tokenizer", None)
+    settings: dict[str, Any] = {"limit": limit if isinstance(limit, int | float) else None}
+    if isinstance(tokenizer, PreTrainedTokenizerBase):
+        settings["count"] = lambda text: len(encode_text(tokenizer, text, special=True))
+    if "count" in settings or isinstance(source, TextEncoder):
+        settings["lock"] = free(threading.Lock())
     if isinstance(source, DocumentEmbeddings):
-        return _Encoder(source.embed_documents, **read)
+        return _Encoder(source.embed_documents, **settings)
     if isinstance(source, TextBatchEmbeddings):
-        return _Encoder(source.get_text_embedding_batch, **read)
+        return _Encoder(source.get_text_embedding_batch, **settings)
     if isinstance(source, TextEncoder):
-        return _Encoder(source.encode, **(read | {"turns": free(threading.Lock())}))
+        return _Encoder(source.encode, **settings)
     if callable(source):
-        return _Encoder(lambda texts: [source(text) for text in texts], **read)
+        return _Encoder(lambda texts: [source(text) for text in texts], **settings)
     raise ConfigError(
         f"embedding={source!r} cannot embed: pass a sentence-transformers folder, a SentenceTransformer, a LangChain "
         "Embeddings, a LlamaIndex BaseEmbedding, or a function from a text to a vector."
     )
-
-
-def _count(tokenizer: PreTrainedTokenizerBase, text: str) -> int:
-    return len(encode_text(tokenizer, text, special=True))
 
 
 def _checked_folder(folder: Path) -> Path:

@@ -1,4 +1,4 @@
-"""Which encoder made a vector: vectors of two encoders must never be compared."""
+"""The identity of an encoder: vectors of two encoders must never be compared."""
 
 from __future__ import annotations
 
@@ -11,22 +11,20 @@ import torch
 from pydantic import BaseModel, SecretBytes, SecretStr
 
 UNKNOWN_EMBEDDING = "unknown"
-"""Nothing tells this encoder from another one: do not mix its vectors with those of another process."""
-
-_CHUNK = 2**20
+"""Of an encoder that cannot be told from another one: do not mix its vectors with those of another process."""
 
 
 def embedding_identity(source: object) -> str:
     """A string that is the same, in any process, for encoders that give the same vectors.
 
-    None is the served model's token table, which that model's own identity covers. A folder is known by its content
-    (read once, about a second per gigabyte), wherever it lies. A ``SentenceTransformer`` or other torch module is known
-    by its weights and settings. A LangChain or LlamaIndex object is known by its fields without secrets, if one of
-    them names the model; a service that changes a model behind its name cannot be told. Of a name that is a local
-    folder the content counts. All others, such as functions, are ``UNKNOWN_EMBEDDING``.
+    None is the served model's token table, which that model's own identity covers. The identity of a folder comes from
+    its content (read once, about a second per gigabyte), that of a ``SentenceTransformer`` or other torch module from
+    its weights and settings, that of a LangChain or LlamaIndex object from its fields without secrets, if one of them
+    names the model. If that name is a local folder, its content counts. A service that changes a model behind its name
+    is not noticed. All others, such as functions, are ``UNKNOWN_EMBEDDING``.
 
-    Two identities may differ though the vectors would not (another batch size), never the other way round as far as
-    fields and weights tell.
+    Two identities may differ for equal vectors (another batch size), never the other way round as far as fields and
+    weights tell.
     """
     if source is None:
         return "token-table"
@@ -46,16 +44,16 @@ def _of_fields(source: BaseModel) -> str:
         if not field.exclude and not name.endswith("api_key")
     }
     plain = {name: value for name, value in fields.items() if not isinstance(value, SecretStr | SecretBytes | None)}
-    named = next((name for name in ("model_name", "model") if isinstance(plain.get(name), str)), None)
-    if named is None or plain[named] in ("", "unknown"):  # "unknown" is LlamaIndex's default
+    key = next((name for name in ("model_name", "model") if isinstance(plain.get(name), str)), None)
+    if key is None or plain[key] in ("", "unknown"):  # "unknown" is LlamaIndex's default
         return UNKNOWN_EMBEDDING
-    if Path(plain[named]).is_dir():
-        plain[named] = _folder_digest(Path(plain[named]))
+    if Path(plain[key]).is_dir():
+        plain[key] = _folder_digest(Path(plain[key]))
     try:
-        told = json.dumps(plain, sort_keys=True)
-    except TypeError:  # a field holds an object that tells nothing about itself
+        description = json.dumps(plain, sort_keys=True)
+    except TypeError:  # a field holds an object that cannot be described
         return UNKNOWN_EMBEDDING
-    return f"{_class(source)}:{_hexdigest(told.encode())}"
+    return f"{_class(source)}:{_hexdigest(description.encode())}"
 
 
 def _class(source: object) -> str:
@@ -70,24 +68,22 @@ def _hexdigest(*parts: bytes) -> str:
 
 
 def _folder_digest(folder: Path) -> str:
-    """Over names and contents of all files but hidden ones."""
+    """A digest of the names and contents of all files but hidden ones."""
     parts = []
     for path in sorted(folder.rglob("*")):
         name = path.relative_to(folder)
         if path.is_file() and not any(part.startswith(".") for part in name.parts):
             digest = hashlib.blake2b()
             with path.open("rb") as file:
-                while chunk := file.read(_CHUNK):
+                while chunk := file.read(2**20):
                     digest.update(chunk)
             parts += [name.as_posix().encode(), digest.digest()]
     return _hexdigest(*parts)
 
 
 def _module_digest(module: torch.nn.Module) -> str:
-    settings = {
-        name: getattr(module, name, None)
-        for name in ("max_seq_length", "truncate_dim", "prompts", "default_prompt_name")
-    }
+    names = ("max_seq_length", "truncate_dim", "prompts", "default_prompt_name")
+    settings = {name: getattr(module, name, None) for name in names}
     parts = [repr(module).encode(), repr(settings).encode()]
     for name, tensor in [*module.named_parameters(), *module.named_buffers()]:
         flat = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8)

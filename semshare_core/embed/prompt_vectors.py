@@ -1,10 +1,11 @@
-"""The vectors of an engine's prompts. An encoder is foreign code: it may fail, be slow, or ask the engine itself.
+"""The vectors of an engine's prompts. An encoder is foreign code: it may fail, be slow, or call the engine itself.
 
-So it runs while no lock is held, a call that must end leaves it behind, and an answer never depends on it.
+So it runs while no lock is held, a request that must end does not wait for it, and an answer never depends on it.
 """
 
 from __future__ import annotations
 
+import contextvars
 import threading
 import warnings
 from contextvars import ContextVar
@@ -29,7 +30,7 @@ class PromptVectors:
 
     Args:
         embed: from tokens to vectors.
-        foreign: whether that is somebody else's code; else it is the model's token table, and costs next to nothing.
+        foreign: whether that is somebody else's code; otherwise the model's token table, which costs next to nothing.
     """
 
     def __init__(self, embed: Embed, *, foreign: bool) -> None:
@@ -39,9 +40,9 @@ class PromptVectors:
         self._failing = False
 
     def of(self, tokens: Tokens, interrupt: Interrupt = NEVER) -> NDArray[np.float32]:
-        """Unit rows float32 [m, dim]; none where the encoder fails, which is warned of, or where it is it that asks.
+        """Unit rows float32 [m, dim]; none if the encoder fails, with a warning, or if it is the encoder that asks.
 
-        An encoder that asks the engine would otherwise be asked by the engine in turn, and so on for ever.
+        An encoder that calls the engine would otherwise be called by the engine in turn, and so on for ever.
 
         Raises:
             ConfigError: the encoder gives something else than vectors. ModelError: it cannot be loaded.
@@ -51,8 +52,10 @@ class PromptVectors:
             return self._embed(tokens)
         if id(self) in _running.get():
             return NO_VECTORS
+        context = contextvars.copy_context()
+        context.run(_running.set, _running.get() | {id(self)})
         try:
-            vectors = interrupt.wait_for(lambda: self._run(tokens))
+            vectors = interrupt.wait_for(lambda: context.run(self._embed, tokens))
         except SemShareError:
             raise
         except Exception as error:  # whatever a service may raise
@@ -63,7 +66,7 @@ class PromptVectors:
         return vectors
 
     def of_kept(self, tokens: Tokens, interrupt: Interrupt = NEVER) -> NDArray[np.float32]:
-        """:meth:`of` for what is kept already: nothing is raised, for the answer is there and must not be lost."""
+        """:meth:`of` for a prompt in the pool. Nothing is raised, because its answer is there and must not be lost."""
         try:
             return self.of(tokens, interrupt)
         except SemShareError as error:
@@ -71,15 +74,8 @@ class PromptVectors:
                 self.warn(error)
             return NO_VECTORS
 
-    def _run(self, tokens: Tokens) -> NDArray[np.float32]:
-        before = _running.set(_running.get() | {id(self)})
-        try:
-            return self._embed(tokens)
-        finally:
-            _running.reset(before)
-
     def warn(self, error: Exception) -> None:
-        """Tell that the encoder failed: once, until it answers again."""
+        """Warn that the encoder failed, once until it answers again."""
         with self._guard:
             first, self._failing = not self._failing, True
         if first:

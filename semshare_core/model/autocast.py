@@ -2,33 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from functools import cache, wraps
-from typing import ParamSpec, TypeVar
+from functools import cache
 
 import torch
-
-P = ParamSpec("P")
-R = TypeVar("R")
 
 
 @dataclass(frozen=True)
 class Autocast:
-    """What autocast is in a thread: the kinds of devices for which it is on, each with its dtype."""
+    """The autocast settings of one thread: each kind of device for which autocast is on, with its dtype.
+
+    For example ``Autocast((("cpu", torch.bfloat16),))``.
+    """
 
     dtypes: tuple[tuple[str, torch.dtype], ...]
 
     @classmethod
     def here(cls) -> Autocast:
-        """That of the calling thread."""
+        """The settings of the calling thread."""
         on = [kind for kind in _kinds() if torch.is_autocast_enabled(kind)]
         return cls(tuple((kind, torch.get_autocast_dtype(kind)) for kind in on))
 
     @contextmanager
     def again(self) -> Iterator[None]:
-        """The same in the thread that enters the context."""
+        """Apply these settings to the calling thread. Also a decorator: ``OFF.again()(function)``."""
         with ExitStack() as stack:
             if self != Autocast.here():
                 dtypes = dict(self.dtypes)
@@ -40,18 +39,7 @@ class Autocast:
 OFF = Autocast(())
 
 
-def outside_autocast(function: Callable[P, R]) -> Callable[P, R]:
-    """``function`` as it is without autocast: vectors by which prompts are found must not depend on the caller."""
-
-    @wraps(function)
-    def plain(*args: P.args, **kwargs: P.kwargs) -> R:
-        with OFF.again():
-            return function(*args, **kwargs)
-
-    return plain
-
-
 @cache
 def _kinds() -> tuple[str, ...]:
-    found = torch.accelerator.current_accelerator()
-    return ("cpu",) if found is None or found.type == "cpu" else ("cpu", found.type)
+    accelerator = torch.accelerator.current_accelerator()
+    return ("cpu",) if accelerator is None or accelerator.type == "cpu" else ("cpu", accelerator.type)

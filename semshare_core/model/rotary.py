@@ -1,11 +1,11 @@
-"""Move keys to other positions: rotate them by the difference, in float32, and leave a shift of 0 untouched.
+"""Move keys to other positions: turn them by the difference, in float32. A shift of 0 changes no bit.
 
 RoPE (arXiv 2104.09864) turns a key by an angle proportional to its position, so a key computed at position p serves
-at p + d after a turn by d. Which frequencies, which pairing of dimensions and how many of them a layer rotates is not
-read from configs but *measured*: a prompt of one token attends only to itself, hence its keys at two positions differ
-by the position scheme and by nothing else. A scheme that explains them in every layer is right for this model whatever
-it is called (default, linear, llama3, yarn, partial, interleaved, one per layer type, none); a model that no scheme
-explains, learned positions for one, is refused.
+at p + d after a turn by d. The frequencies, the pairing of dimensions and how many of them a layer turns are *measured*
+instead of read from configs: a prompt of one token attends only to itself, so its keys at two positions differ by the
+position scheme alone. A scheme that explains them in every layer is right, whatever it is called (default, linear,
+llama3, yarn, partial, interleaved, one per layer type, none). A model that no scheme explains is refused, for example
+one with learned positions.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ class Rotation:
         return turned.cos(), turned.sin()
 
     def turn_(self, keys: Tensor, angles: tuple[Tensor, Tensor] | None) -> None:
-        """Turn keys [..., m, head_dim] in place by :meth:`angles`, in float32; a shift of 0 changes no bit."""
+        """Turn keys [..., m, head_dim] in place by :meth:`angles`."""
         if angles is None:
             return
         cos, sin = angles
@@ -69,34 +69,37 @@ def find_rotations(
         limit: positions from here on turn by other frequencies and are not probed; None: there is no such place.
 
     Raises:
-        UnsupportedModelError: if a layer's keys change with position in a way that no candidate explains.
+        UnsupportedModelError: no candidate explains how a layer's keys change with position.
     """
-    # the probes come first: a frequency that grew with an earlier, longer prompt is back at its start after them
+    # the probes come first: they reset frequencies that grew with an earlier, longer prompt
     base = keys_at(0)
     probes = [position for position in _PROBE_POSITIONS if limit is None or position < limit] or [1]
     moved = {position: keys_at(position) for position in probes}
-    candidates = [Rotation(None)]
-    for name, buffer in model.named_buffers():
-        if name.endswith("inv_freq") and "original" not in name:
-            frequencies = buffer.detach().to(torch.float32).clone()
-            for either_way in (frequencies, -frequencies):  # NanoChat turns the other way round
-                candidates += [Rotation(either_way), Rotation(either_way, interleaved=True)]
+    candidates = _candidates(model)
     rotations = []
     for layer, keys in enumerate(base):
         errors = [
             max(_relative_error(candidate, keys, later[layer], position) for position, later in moved.items())
             for candidate in candidates
         ]
-        best = min(range(len(candidates)), key=errors.__getitem__)
-        tolerance = 1e-3 if keys.dtype == torch.float32 else 3e-2
-        if errors[best] > tolerance:
+        if min(errors) > (1e-3 if keys.dtype == torch.float32 else 3e-2):
             raise UnsupportedModelError(
                 f"the keys of layer {layer} change with position in a way that is not a known rotation "
-                f"(relative error {errors[best]:.2g}): learned or unknown positions cannot be moved. "
+                f"(relative error {min(errors):.2g}): learned or unknown positions cannot be moved. "
                 "Use a model with rotary positions or ALiBi."
             )
-        rotations.append(candidates[best])
+        rotations.append(candidates[errors.index(min(errors))])
     return rotations
+
+
+def _candidates(model: nn.Module) -> list[Rotation]:
+    candidates = [Rotation(None)]
+    for name, buffer in model.named_buffers():
+        if name.endswith("inv_freq") and "original" not in name:
+            frequencies = buffer.detach().to(torch.float32).clone()
+            for either_way in (frequencies, -frequencies):  # NanoChat turns the other way round
+                candidates += [Rotation(either_way), Rotation(either_way, interleaved=True)]
+    return candidates
 
 
 def _relative_error(rotation: Rotation, keys: Tensor, later: Tensor, position: int) -> float:

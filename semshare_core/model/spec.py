@@ -1,4 +1,4 @@
-"""What selective prefill must know of a model, found by looking at one instead of by a list of architectures."""
+"""What selective prefill must know of a model. It is measured on the model, not looked up by architecture."""
 
 from __future__ import annotations
 
@@ -28,13 +28,17 @@ class ModelSpec:
 
     Attributes:
         layers: the decoder layers, in order.
-        windows: sliding window per layer in tokens, None for full attention.
-        rotations: how the keys of each layer turn with position.
-        mask_format: what the layers take as mask: bool True = attend, bool True = masked, or added to the scores.
-        takes_position_ids: False for models whose positions are implicit (ALiBi).
-        static_until: number of positions for which the rotary frequencies do not change; None: they never do.
-        causal_without_mask: a whole prompt is given to the layers without a mask, neither built nor read.
-        observable: attention weights can be watched; ``trial.py`` finds out.
+        windows: each layer's sliding window in tokens; None: full attention. Gemma 2: ``[4096, None, 4096, ...]``.
+        rotations: how each layer's keys turn with their position.
+        mask_format: the mask that layers take. ``attend``: bool, True where a query sees a key · ``masked``: bool, True
+            where it does not · ``additive``: added to the scores, 0 or the dtype's least number.
+        takes_position_ids: whether ``forward`` takes them. False for models with ALiBi, such as MPT.
+        static_until: rotary frequencies stay the same up to so many positions; None: everywhere. Phi-3-mini-128k
+            (``longrope``): 4096. A longer prompt turns all keys by other frequencies, so its rows cannot be moved.
+        causal_without_mask: whether layers attend causally when they get no mask. True for a Llama with ``sdpa``: a
+            prompt that stands alone is computed without one. False with sliding windows.
+        observable: whether attention weights can be watched while the model runs (``prefill/trial.py`` tries it). False
+            for models that fix their attention function when they are built, such as Falcon.
     """
 
     layers: list[nn.Module]
@@ -48,7 +52,7 @@ class ModelSpec:
 
     @cached_property
     def devices(self) -> list[torch.device]:
-        """Where each layer computes."""
+        """The device of each layer."""
         return [next(layer.parameters()).device for layer in self.layers]
 
     def mask(self, rows: Tensor, visible: int, window: int | None, dtype: torch.dtype) -> Tensor:
@@ -60,18 +64,17 @@ class ModelSpec:
         if self.mask_format == "masked":
             attend = ~attend
         elif self.mask_format == "additive":
-            attend = torch.zeros(attend.shape, dtype=dtype, device=rows.device).masked_fill_(
-                ~attend, torch.finfo(dtype).min
-            )
+            least = torch.finfo(dtype).min
+            attend = torch.zeros(attend.shape, dtype=dtype, device=rows.device).masked_fill_(~attend, least)
         return attend[None, None]
 
 
 @torch.no_grad()
-def examine(model: PreTrainedModel) -> ModelSpec:
-    """Find the spec of ``model`` by running it on a few tokens.
+def measure_spec(model: PreTrainedModel) -> ModelSpec:
+    """Run ``model`` on a few tokens and see how it computes.
 
     Raises:
-        UnsupportedModelError: if its layers, masks or positions are not understood.
+        UnsupportedModelError: its layers, masks or positions are not understood.
     """
     config = model.config.get_text_config(decoder=True)
     layers = decoder_layers(model)
@@ -85,7 +88,7 @@ def examine(model: PreTrainedModel) -> ModelSpec:
         mask_format=_mask_format(model, layers[0]),
         takes_position_ids=takes_position_ids,
         static_until=static_until,
-        causal_without_mask=not any(windows) and _mask_given(model, layers[0]) is None,
+        causal_without_mask=not any(windows) and _mask_of(model, layers[0]) is None,
     )
 
 
@@ -93,7 +96,7 @@ def decoder_layers(model: PreTrainedModel) -> list[nn.Module]:
     """The model's layers as they are now.
 
     Raises:
-        UnsupportedModelError: there is no list of as many as its configuration tells.
+        UnsupportedModelError: no list has as many layers as the configuration says.
     """
     n = model.config.get_text_config(decoder=True).num_hidden_layers
     for module in model.modules():
@@ -103,12 +106,9 @@ def decoder_layers(model: PreTrainedModel) -> list[nn.Module]:
 
 
 def _windows(config: Any, n: int) -> list[int | None]:
-    window = getattr(config, "sliding_window", None)
-    if getattr(config, "use_sliding_window", True) is False:
-        window = None
-    types = getattr(config, "layer_types", None)
-    if types is None:
-        return [window] * n
+    uses_window = getattr(config, "use_sliding_window", True) is not False
+    window = getattr(config, "sliding_window", None) if uses_window else None
+    types = getattr(config, "layer_types", None) or ["sliding_attention"] * n
     return [window if "sliding" in kind else None for kind in types]
 
 
@@ -129,39 +129,39 @@ def _keys_at(model: PreTrainedModel, takes_position_ids: bool, n: int) -> Callab
     return keys_at
 
 
-def _mask_given(model: PreTrainedModel, layer: nn.Module, attention_mask: list[int] | None = None) -> Tensor | None:
-    """The mask that the model hands to a layer for a prompt of four tokens; None: it leaves it out."""
-    seen: list[Tensor] = []
+def _mask_of(model: PreTrainedModel, layer: nn.Module, attention_mask: list[int] | None = None) -> Tensor | None:
+    """The mask that the model gives to ``layer`` for a prompt of four tokens; None: it gives none."""
+    masks: list[Tensor] = []
 
     def look(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         if isinstance(kwargs.get("attention_mask"), Tensor):
-            seen.append(kwargs["attention_mask"])
+            masks.append(kwargs["attention_mask"])
 
     handle = layer.register_forward_pre_hook(look, with_kwargs=True)
     try:
         ids = torch.zeros((1, 4), dtype=torch.int64, device=model.device)
-        given = None if attention_mask is None else torch.tensor([attention_mask], device=model.device)
-        model(input_ids=ids, attention_mask=given, use_cache=False)
+        padding = None if attention_mask is None else torch.tensor([attention_mask], device=model.device)
+        model(input_ids=ids, attention_mask=padding, use_cache=False)
     finally:
         handle.remove()
-    return seen[0] if seen else None
+    return masks[0] if masks else None
 
 
 def _mask_format(model: PreTrainedModel, layer: nn.Module) -> MaskFormat:
-    """See which mask the model itself hands to a layer when it cannot leave it out (one padded token)."""
-    mask = _mask_given(model, layer, attention_mask=[0, 1, 1, 1])
+    """The format of the mask that the model makes when it cannot do without one: a token is padding."""
+    mask = _mask_of(model, layer, attention_mask=[0, 1, 1, 1])
     if mask is None or mask.dim() != 4:
         raise UnsupportedModelError(
             f"{type(model).__name__} with attention {model.config._attn_implementation!r} gives its layers no "
             "4-D attention mask; load it with attn_implementation='sdpa' or 'eager'."
         )
     if mask.dtype != torch.bool or uses_sdpa(model):
-        return "additive"  # sdpa takes both, and turns a bool mask into this one again in every layer
+        return "additive"  # sdpa takes both, and turns a bool mask into this one in every layer
     return "masked" if bool(mask[0, 0, 1, -1]) else "attend"
 
 
 def _static_until(config: Any) -> int | None:
-    """`dynamic` and `longrope` change their frequencies beyond the original window: static only within it."""
+    """RoPE of the kinds ``dynamic`` and ``longrope`` is static only within the original context."""
     parameters = getattr(config, "rope_parameters", None) or {}
     nested = [value for value in parameters.values() if isinstance(value, dict)] or [parameters]
     limits = [
@@ -171,4 +171,4 @@ def _static_until(config: Any) -> int | None:
         for rope in nested
         if rope.get("rope_type") in ("dynamic", "longrope")
     ]
-    return min(limits) if limits else None
+    return min(limits, default=None)

@@ -1,11 +1,14 @@
-"""Which models can be served, said before the first prompt instead of by a wrong answer after it.
+"""Which models can be served. A model is refused before the first prompt instead of answering wrongly after it.
 
 SemShare moves rows of a KV cache to other positions and recomputes some of them. That needs one key and one value row
 per token and layer, made by causal attention that every later token may look back at. What breaks this is refused by
-its configuration where that says so, and by one forward pass over a few tokens where it does not.
+its configuration where that says so, and by one forward pass over a few tokens where it does not. Position schemes are
+measured later (``model/rotary.py``).
 """
 
 from __future__ import annotations
+
+from typing import NoReturn
 
 import torch
 from transformers import DynamicCache, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
@@ -17,8 +20,6 @@ from semshare_core.model.cache_argument import with_cache
 UNBOUNDED = 2**31 - 1
 """What :func:`max_context` returns for a model that declares no limit (ALiBi models often do not)."""
 
-_ATTENTION = ("sdpa", "eager")
-_SERVABLE_LAYERS = {"full_attention", "sliding_attention"}
 _LAYER_REASONS = {
     "chunked_attention": "chunked attention: a token cannot look back beyond its chunk, so moved rows change meaning",
     "linear_attention": "state-space or linear-attention layers: they keep one running state, not a row per token",
@@ -47,15 +48,13 @@ def check_config(config: PreTrainedConfig, *, brings_code: bool = False) -> None
         return
     if type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING:
         _refuse(config, "it has no causal language-model head")
-    found = MODEL_FOR_CAUSAL_LM_MAPPING[type(config)]
-    if any(each._is_stateful for each in (found if isinstance(found, tuple) else (found,))):
+    classes = MODEL_FOR_CAUSAL_LM_MAPPING[type(config)]
+    if any(each._is_stateful for each in (classes if isinstance(classes, tuple) else (classes,))):
         _refuse(config, _LAYER_REASONS["linear_attention"])
 
 
 def check_servable(model: PreTrainedModel) -> None:
     """Refuse a model whose KV cache cannot be rearranged.
-
-    Position schemes are not judged here: ``prefill/rotary.py`` measures them.
 
     Raises:
         UnsupportedModelError: with the reason.
@@ -66,9 +65,16 @@ def check_servable(model: PreTrainedModel) -> None:
         _refuse(config, f"{type(model).__name__} has no causal language-model head")
     if model._is_stateful:
         _refuse(config, _LAYER_REASONS["linear_attention"])
-    _check_placed(model)
+    if away := [name for name, parameter in model.named_parameters() if parameter.is_meta]:
+        _refuse(
+            config,
+            f"{len(away)} of its weights ({away[0]}, ...) are offloaded: every pass fetches them, and nobody could "
+            "tell when they change. Keep it all on devices: quantise it (quantization_config), spread it (device_map "
+            "without 'disk', nor 'cpu' beside an accelerator), use a smaller dtype or model, or undo accelerate's "
+            "cpu_offload or disk_offload (accelerate.hooks.remove_hook_from_submodules)",
+        )
     implementation = getattr(config.get_text_config(decoder=True), "_attn_implementation", None)
-    if implementation not in _ATTENTION:
+    if implementation not in ("sdpa", "eager"):
         _refuse(
             config,
             f"the attention implementation {implementation!r} takes no explicit mask; load the model with "
@@ -88,21 +94,9 @@ def _check_layers(config: PreTrainedConfig) -> None:
     layer_types = list(getattr(text, "layer_types", None) or [])
     if not layer_types and getattr(text, "attention_chunk_size", None):
         layer_types = ["chunked_attention"]
-    for layer_type in dict.fromkeys(layer_types):
-        if layer_type not in _SERVABLE_LAYERS:
+    for layer_type in layer_types:
+        if layer_type not in ("full_attention", "sliding_attention"):
             _refuse(config, _LAYER_REASONS.get(layer_type, f"layers of the kind {layer_type!r}"))
-
-
-def _check_placed(model: PreTrainedModel) -> None:
-    away = [name for name, parameter in model.named_parameters() if parameter.is_meta]
-    if away:
-        _refuse(
-            model.config,
-            f"{len(away)} of its weights ({away[0]}, ...) are offloaded: every pass fetches them, and nobody could "
-            "tell when they change. Keep it all on devices: quantise it (quantization_config), spread it (device_map "
-            "without 'disk', nor 'cpu' beside an accelerator), use a smaller dtype or model, or undo accelerate's "
-            "cpu_offload or disk_offload (accelerate.hooks.remove_hook_from_submodules)",
-        )
 
 
 def check_pair(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
@@ -124,40 +118,34 @@ def check_pair(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> No
 
 
 def vocabulary_size(model: PreTrainedModel) -> int:
-    """Token ids that the model has an embedding for now; the modules that adapters wrap the table in do not tell."""
+    """How many token ids have an embedding. The weight tells it also where adapters wrap the table in a module."""
     return int(model.get_input_embeddings().weight.shape[0])
 
 
 def max_context(model: PreTrainedModel) -> int:
     """The largest number of tokens the model is made for, prompt and answer together.
 
-    Configurations name it differently, and some give the length before RoPE scaling; the largest value declared
-    wins. ``UNBOUNDED`` if none is declared.
+    Configurations name it differently: the largest declared value wins, ``UNBOUNDED`` if there is none. For some kinds
+    of RoPE scaling the declared value may be the length before it, which is scaled here.
     """
     config = model.config.get_text_config(decoder=True)
     declared = [value for name in _CONTEXT_NAMES if isinstance(value := getattr(config, name, None), int) and value > 0]
     if not declared:
         return UNBOUNDED
-    return max(*declared, _scaled(config, max(declared)))
-
-
-def _scaled(config: PreTrainedConfig, length: int) -> int:
-    """The length after RoPE scaling, for the kinds whose configuration may state the length before it."""
+    length = max(declared)
     rope = getattr(config, "rope_parameters", None) or {}
     kind, factor = rope.get("rope_type", "default"), rope.get("factor")
     if kind in _UNSCALED_ROPE or not isinstance(factor, int | float):
         return length
-    original = rope.get("original_max_position_embeddings")
-    return int((original or length) * factor)
+    return max(length, int((rope.get("original_max_position_embeddings") or length) * factor))
 
 
 @torch.no_grad()
 def _probe(model: PreTrainedModel) -> None:
-    """One short prompt twice, differing in its last token: are there rows per layer, and is attention causal?"""
-    text = model.config.get_text_config(decoder=True)
-    device = model.get_input_embeddings().weight.device
-    rows = vocabulary_size(model)
-    first = torch.arange(_PROBE_TOKENS, device=device)[None] % rows
+    """Run two prompts that differ in the last token: are there rows per layer, and is attention causal?"""
+    config = model.config
+    n_layers, rows = config.get_text_config(decoder=True).num_hidden_layers, vocabulary_size(model)
+    first = torch.arange(_PROBE_TOKENS, device=model.get_input_embeddings().weight.device)[None] % rows
     second = first.clone()
     second[0, -1] = (_PROBE_TOKENS + 1) % rows
     cache = DynamicCache()
@@ -166,27 +154,25 @@ def _probe(model: PreTrainedModel) -> None:
         after = model(input_ids=second, **with_cache(model, DynamicCache()), use_cache=True).logits
     except Exception as error:  # the model's own code, which may fail in any way
         raise UnsupportedModelError(
-            f"{_name(model.config)} cannot be served: a forward pass over {_PROBE_TOKENS} tokens with a KV cache "
+            f"{_name(config)} cannot be served: a forward pass over {_PROBE_TOKENS} tokens with a KV cache "
             f"failed ({type(error).__name__}: {error})."
         ) from error
-    layers = list(cache.layers)
-    kept = [layer for layer in layers if getattr(layer, "keys", None) is not None and layer.keys.dim() == 4]
+    kept = [layer for layer in cache.layers if getattr(layer, "keys", None) is not None and layer.keys.dim() == 4]
     full = [layer for layer in kept if layer.keys.shape[-2] == layer.values.shape[-2] == _PROBE_TOKENS]
-    if len(full) != text.num_hidden_layers:
+    if len(full) != n_layers:
         _refuse(
-            model.config,
-            f"only {len(full)} of its {text.num_hidden_layers} layers keep one key and value row per token in the KV "
+            config,
+            f"only {len(full)} of its {n_layers} layers keep one key and value row per token in the KV "
             "cache (cross-layer KV sharing, a cache of its own, or layers without attention)",
         )
     change = (before[0, :-1] - after[0, :-1]).abs().max()
-    scale = before.abs().max().clamp(min=1e-6)
-    if change > 1e-2 * scale:
-        _refuse(model.config, "its attention is not causal: a later token changes what earlier ones predict")
+    if change > 1e-2 * before.abs().max().clamp(min=1e-6):
+        _refuse(config, "its attention is not causal: a later token changes what earlier ones predict")
 
 
 def _name(config: PreTrainedConfig) -> str:
     return str(getattr(config, "model_type", None) or type(config).__name__)
 
 
-def _refuse(config: PreTrainedConfig, reason: str) -> None:
+def _refuse(config: PreTrainedConfig, reason: str) -> NoReturn:
     raise UnsupportedModelError(f"{_name(config)} cannot be served: {reason}.")

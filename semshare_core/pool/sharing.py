@@ -6,7 +6,7 @@ from collections.abc import Collection
 
 from semshare_core.pool.entry import Entry
 from semshare_core.pool.segment import MemoryRows, Segment
-from semshare_core.pool.storage import Storage
+from semshare_core.pool.tiers import Tiers
 
 
 def reaching(partner: Entry, length: int) -> tuple[list[Segment], Segment | None]:
@@ -17,13 +17,13 @@ def reaching(partner: Entry, length: int) -> tuple[list[Segment], Segment | None
     return whole, crossing
 
 
-def divided(segment: Segment, at: int, storage: Storage, keep: Collection[Segment]) -> tuple[Segment, Segment] | None:
+def divided(segment: Segment, at: int, tiers: Tiers, keep: Collection[Segment]) -> tuple[Segment, Segment] | None:
     """Copies of a segment's rows before and from token ``at`` of its entries; None if memory has no room for them.
 
     Raises:
         DamagedFileError: the rows lie on disk and cannot be read.
     """
-    if not isinstance(segment.rows, MemoryRows) and not storage.to_device(segment, keep):
+    if not isinstance(segment.rows, MemoryRows) and not tiers.to_device(segment, keep):
         return None
     rows = segment.rows
     if not isinstance(rows, MemoryRows):  # it was moved down again at once: the budget is tiny

@@ -17,10 +17,10 @@ from transformers.cache_utils import Cache
 from semshare_core.budget.needs import but_last
 from semshare_core.budget.recompute import Layers, RecomputePlan
 from semshare_core.match.plan import ReusePlan, Source
-from semshare_core.model.attention.bit_blocks import block_of, pieces
+from semshare_core.model.attention.bit_blocks import block_of, passes
 from semshare_core.model.attention.grouped import grouped_attention
 from semshare_core.model.cache_argument import with_cache
-from semshare_core.model.spec import ModelSpec, decoder_layers, examine
+from semshare_core.model.spec import ModelSpec, decoder_layers, measure_spec
 from semshare_core.prefill.attention_probe import hot_tokens, influence, mean_attention, watch_tail
 from semshare_core.prefill.cache import MergedCache, to_torch
 from semshare_core.prefill.forward import RowForward
@@ -76,7 +76,7 @@ class SelectivePrefill:
         layers = decoder_layers(self.model)
         unchanged = self._structure in ((), structure)
         if not unchanged or list(map(id, layers)) != list(map(id, self.spec.layers)):
-            self.spec = try_out(self.model, examine(self.model))
+            self.spec = try_out(self.model, measure_spec(self.model))
             self.n_layers = len(layers)
             self._forward = RowForward(self.model, self.spec)
         self._structure = structure
@@ -110,7 +110,7 @@ class SelectivePrefill:
         elif one_pass:
             pending = n
         else:
-            parts = pieces(start, n - 1 if complete else n, block_of(self.model), self._forward.chunk_rows)
+            parts = passes(start, n - 1 if complete else n, block_of(self.model), self._forward.chunk_rows)
             pending = 1 if complete else len(parts.pop())
             for part in parts:
                 rows = torch.arange(part.start, part.stop, device=ids.device)

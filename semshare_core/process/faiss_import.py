@@ -15,11 +15,11 @@ _REMEDY = (
 
 
 def import_faiss() -> ModuleType:
-    """Return the ``faiss`` module, or say which extra to install.
+    """The ``faiss`` module, or an error that says which extra to install.
 
     Two distributions (``faiss-cpu`` and ``faiss-gpu``) unpack into the same folder. Installed together, or removed one
-    after the other, they leave a package that fails with whatever its half-written files raise, or that imports as an
-    empty namespace package: both are told apart from plain absence, because the remedy differs.
+    after the other, they leave a package that fails to import, or one that is empty. The remedy then differs from that
+    for a missing package.
     """
     try:
         faiss = importlib.import_module("faiss")
@@ -35,7 +35,7 @@ def import_faiss() -> ModuleType:
 
 
 def one_thread() -> None:
-    """FAISS, if it is in use at all, computes in the calling thread alone from now on: some builds bring an OpenMP."""
+    """FAISS, if it was imported, computes in the calling thread alone from now on: some builds bring an OpenMP."""
     if "faiss" in sys.modules:
         sys.modules["faiss"].omp_set_num_threads(1)
 

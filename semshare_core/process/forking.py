@@ -1,8 +1,8 @@
-"""What becomes of locks, threads and half-done work when the process forks (gunicorn --preload, multiprocessing).
+"""What happens to locks, threads and half-done work when the process forks (gunicorn --preload, multiprocessing).
 
-The child has one thread, the one that forked. What other threads held in the parent nobody would ever give back there,
-and what they were in the middle of stays as it was. So a fork waits a moment until state is whole (:func:`whole`),
-locks are free in the child (:func:`free`), and whoever has threads or work under way begins anew (:func:`renewed`).
+The child has one thread, the one that forked. Locks of other threads would stay locked there for ever, and what these
+threads were changing would stay half-changed. So a fork waits a moment until state is whole (:func:`whole`), locks are
+free in the child (:func:`free`), and objects that have threads or work under way begin anew (:func:`renewed`).
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from weakref import WeakMethod, WeakSet
 
 LOCK = TypeVar("LOCK", bound=Any)  # threading.Lock and RLock have no common type
 
-_WAITED_SECONDS = 1.0  # at most, for those who hold locks
+_WAITED_SECONDS = 1.0  # at most, for locks that others hold
 _POLLED_SECONDS = 0.001
 
 _forking = threading.RLock()  # two threads may fork at once
@@ -25,47 +25,41 @@ _registering = threading.Lock()
 _whole: WeakSet[Any] = WeakSet()
 _free: WeakSet[Any] = WeakSet()
 _renewals: set[WeakMethod[Callable[[], None]]] = set()
-_beginnings: list[Callable[[], None]] = []
 _under_way: dict[object, tuple[int, Callable[[], None]]] = {}
-_held: list[Any] = []  # while a fork is under way, by the thread that forks
+_acquired: list[Any] = []  # while a fork is under way, by the thread that forks
 _torn: WeakSet[Any] = WeakSet()
 
 
 def whole(lock: LOCK) -> LOCK:
-    """A fork waits until ``lock`` is free, so that the child finds what it guards whole: held for moments only."""
+    """A fork waits until ``lock`` is free, so that what it guards is whole in the child. Hold it for moments only."""
     with _registering:
         _whole.add(lock)
     return lock
 
 
 def free(lock: LOCK) -> LOCK:
-    """``lock`` is free in a child, whoever holds it; no fork waits for it. What it guards is never half-changed."""
+    """``lock`` is free in a child, and no fork waits for it. Only for what is never half-changed."""
     with _registering:
         _free.add(lock)
     return lock
 
 
 def renewed(renew: Callable[[], None]) -> None:
-    """Call ``renew``, a method whose object is not kept alive by this, in every child, before anything else is done."""
+    """Call ``renew`` in every child before anything else. It is a method; this does not keep its object alive."""
     with _registering:
         _renewals.add(WeakMethod(renew, _renewals.discard))
 
 
-def in_children(begin: Callable[[], None]) -> None:
-    """Call ``begin`` in every child."""
-    _beginnings.append(begin)
-
-
 def torn(lock: Any) -> bool:
-    """In a child: whether somebody held ``lock`` for too long, so that what it guards may be half-changed."""
+    """In a child: whether another thread held ``lock`` for so long that what it guards may be half-changed."""
     return lock in _torn
 
 
 @contextmanager
 def undone(undo: Callable[[], None]) -> Iterator[None]:
-    """``undo`` is called at the end of the context; in a child also where the thread that was inside is gone.
+    """Call ``undo`` at the end of the context. A child calls it too, if the thread inside the context is gone there.
 
-    Enter it before the change that is to be undone.
+    Enter the context before the change.
     """
     key = object()
     _under_way[key] = threading.get_ident(), undo
@@ -77,7 +71,7 @@ def undone(undo: Callable[[], None]) -> Iterator[None]:
 
 
 def _before() -> None:
-    """Hold all locks of :func:`whole`; none is waited for while another is held, so that no order is needed."""
+    """Acquire all locks of :func:`whole`. No lock is waited for while another is held, so no order is needed."""
     _forking.acquire()
     with _registering:
         locks = list(_whole)
@@ -86,32 +80,32 @@ def _before() -> None:
         late = time.monotonic() > give_up
         for lock in locks:
             if lock.acquire(blocking=False):
-                _held.append(lock)
+                _acquired.append(lock)
             elif not late:
                 break
         else:
             break
-        _give_back()
+        _release()
         time.sleep(_POLLED_SECONDS)
     if _registering.acquire(timeout=_WAITED_SECONDS):
-        _held.append(_registering)
+        _acquired.append(_registering)
 
 
-def _give_back() -> None:
-    while _held:
-        _held.pop().release()
+def _release() -> None:
+    while _acquired:
+        _acquired.pop().release()
 
 
 def _in_parent() -> None:
-    _give_back()
+    _release()
     _forking.release()
 
 
 def _in_child() -> None:
-    held = set(map(id, _held))
+    acquired = set(map(id, _acquired))
     _in_parent()
     for lock in (*_whole, *_free, _registering):
-        if id(lock) not in held:
+        if id(lock) not in acquired:
             if lock in _whole:
                 _torn.add(lock)
             lock._at_fork_reinit()  # as logging and concurrent.futures do
@@ -119,10 +113,8 @@ def _in_child() -> None:
         if thread != threading.get_ident():
             undo()
             del _under_way[key]
-    with ExitStack() as everything:  # each is done, whatever becomes of the others
+    with ExitStack() as everything:  # an error of one does not stop the others
         everything.callback(_torn.clear)
-        for begin in _beginnings:
-            everything.callback(begin)
         for renewal in list(_renewals):
             if (renew := renewal()) is not None:
                 everything.callback(renew)

@@ -1,4 +1,4 @@
-"""When a call must end before it is done: somebody cancels it, or its time is up. Every stage of a call asks."""
+"""When a request must end early: it is cancelled, or its time is up. Every stage of a request asks."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from semshare_core.errors import CallCancelledError, CallTimeoutError, ConfigErr
 
 T = TypeVar("T")
 
-_POLL_SECONDS = 0.02  # between two looks at an event that somebody may set while a call waits for something else
+_POLL_SECONDS = 0.02  # between two looks at an event that somebody may set while a request waits for something else
 
 
 class Interrupt:
-    """What may end a call early.
+    """What may end a request early.
 
     Args:
         cancel: ends it when set, from any thread.
         timeout: seconds from now after which it ends; None: there is no limit.
-        left: ends it when set, as ``cancel`` does, which is the caller's and never set by us.
+        left: ends it when set, as ``cancel`` does. That one is the caller's, this one is ours.
 
     Raises:
         ConfigError: ``timeout`` is no number of seconds above 0, or ``cancel`` no event.
@@ -40,39 +40,43 @@ class Interrupt:
 
     @property
     def possible(self) -> bool:
-        """Whether anything can end the call early at all."""
+        """Whether anything can end the request early at all."""
         return bool(self._events) or self._ends_at is not None
 
     @property
     def due(self) -> bool:
-        """Whether the call must end now."""
-        return self._cancelled or (self._ends_at is not None and time.monotonic() >= self._ends_at)
+        """Whether the request must end now."""
+        return self._cancelled or self._late
 
     @property
     def _cancelled(self) -> bool:
         return any(event.is_set() for event in self._events)
 
+    @property
+    def _late(self) -> bool:
+        return self._ends_at is not None and time.monotonic() >= self._ends_at
+
     def check(self) -> None:
-        """Raises :class:`CallCancelledError` or :class:`CallTimeoutError` if the call must end now."""
+        """Raises :class:`CallCancelledError` or :class:`CallTimeoutError` if the request must end now."""
         if self._cancelled:
             raise CallCancelledError("the call was cancelled, and nothing of it was kept.")
-        if self._ends_at is not None and time.monotonic() >= self._ends_at:
+        if self._late:
             raise CallTimeoutError(
                 f"the call took longer than timeout={self._timeout:g} seconds and was given up; nothing of it was kept."
             )
 
     @property
     def patience(self) -> float | None:
-        """Seconds that a wait may last before :meth:`check` must be asked again; None: for ever."""
+        """Seconds that a wait may last before :meth:`check` must be called again; None: for ever."""
         left = None if self._ends_at is None else max(0.0, self._ends_at - time.monotonic())
         if not self._events:
             return left
         return _POLL_SECONDS if left is None else min(left, _POLL_SECONDS)
 
     def wait_for(self, work: Callable[[], T]) -> T:
-        """What ``work`` returns or raises; a call that must end leaves it behind in a thread of its own.
+        """What ``work`` returns or raises. A request that must end does not wait for it.
 
-        For foreign code, which cannot be stopped: ``work`` goes on, and nobody hears of its end.
+        For foreign code, which cannot be stopped: ``work`` runs in a thread of its own, where it goes on unheard.
         """
         if not self.possible:
             return work()
@@ -85,7 +89,7 @@ class Interrupt:
         def run() -> None:
             try:
                 results.append(context.run(work))
-            except BaseException as error:  # it belongs to the one who waits
+            except BaseException as error:  # raised below, in the thread that waits
                 errors.append(error)
             finally:
                 done.set()
@@ -94,7 +98,7 @@ class Interrupt:
         while not done.wait(self.patience):
             self.check()
         if errors:
-            raise errors.pop()  # a list that still held it would keep it alive by its traceback
+            raise errors.pop()  # the list is in its traceback, and would keep it alive
         return results[0]
 
 
@@ -108,4 +112,4 @@ def check_limits(cancel: threading.Event | None, timeout: float | None) -> None:
 
 
 NEVER = Interrupt()
-"""Of a call that goes on until it is done."""
+"""Ends nothing."""

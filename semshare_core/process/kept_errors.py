@@ -1,8 +1,8 @@
 """An error that somebody keeps must not keep a prompt's rows in memory.
 
-An error holds its traceback, that the frames of all functions that it came through, and these their variables: caches,
-keys, values, hidden states. Notebooks keep the last error, so do tasks and test runners; and who puts an error into a
-variable of a function that it comes through makes a cycle, which stays until the garbage collector comes by.
+An error holds its traceback, the traceback holds the frames of all functions that it came through, and a frame holds
+its variables: caches, keys, values, hidden states. Notebooks, tasks and test runners keep the last error. A function
+that keeps an error in a variable makes a cycle, which stays until the garbage collector runs.
 """
 
 from __future__ import annotations
@@ -20,16 +20,16 @@ T = TypeVar("T")
 
 
 def keeps_no_rows(call: Callable[P, T]) -> Callable[P, T]:
-    """What ``call`` raises tells where it comes from, and holds nothing of what was there."""
+    """A decorator: what ``call`` raises keeps its traceback, but none of the variables in it."""
 
     @functools.wraps(call)
     def called(*args: P.args, **kwargs: P.kwargs) -> T:
-        others = sys.exc_info()[1]  # being handled by whoever calls: not ours
+        others = sys.exc_info()[1]  # the caller handles it: not ours
         try:
             return call(*args, **kwargs)
         except (CallCancelledError, CallTimeoutError) as error:
-            # a layer with hooks runs in a closure, whose variables no clearing reaches; and where a call happened to be
-            # when its time was up tells nobody anything
+            # clear_frames does not reach the closure in which a layer with hooks runs; and nobody needs to know where a
+            # request was when its time was up
             raise error.with_traceback(None) from None
         except BaseException as error:
             cause: BaseException | None = error

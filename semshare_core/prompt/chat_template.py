@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from typing import Any
 
 from jinja2 import TemplateError
@@ -13,9 +14,11 @@ from semshare_core.errors import PromptError
 
 Messages = Sequence[Mapping[str, Any]]
 
+_NO_WORDS: tuple[dict[str, Any], ...] = ({"content": ""}, {"content": None}, {})
+
 
 def template_of(tokenizer: PreTrainedTokenizerBase, tools: Messages) -> str:
-    """The template that ``tokenizer`` applies, of several the one for ``tools``."""
+    """The template that ``tokenizer`` applies. If it has several, the one for ``tools``."""
     if not getattr(tokenizer, "chat_template", None):
         raise PromptError(
             "the tokenizer has no chat template: pass text instead of messages, or set tokenizer.chat_template."
@@ -27,15 +30,17 @@ def template_of(tokenizer: PreTrainedTokenizerBase, tools: Messages) -> str:
 
 
 def check_messages(messages: Messages) -> None:
-    """Raises :class:`PromptError` unless these are messages: a role and content each, which calls of tools may lack."""
+    """Raises :class:`PromptError` unless each message has a role, and content or calls of tools."""
     if not messages:
         raise PromptError("the prompt is empty: pass at least one message.")
     if isinstance(messages, str | Mapping):
         raise PromptError(f"messages must be a list of mappings with 'role' and 'content'; got {messages!r}.")
     for number, message in enumerate(messages):
-        if not isinstance(message, Mapping) or not isinstance(message.get("role"), str):
-            raise PromptError(f"message {number} must be a mapping with 'role' and 'content'; got {message!r}.")
-        if message.get("content") is None and not message.get("tool_calls"):
+        if (
+            not isinstance(message, Mapping)
+            or not isinstance(message.get("role"), str)
+            or (message.get("content") is None and not message.get("tool_calls"))
+        ):
             raise PromptError(f"message {number} must be a mapping with 'role' and 'content'; got {message!r}.")
 
 
@@ -49,10 +54,10 @@ def check_tools(tools: Messages) -> None:
 
 
 def continues(messages: Messages) -> bool:
-    """Whether the last message is the beginning of the answer.
+    """Whether the last message is the beginning of the answer: the assistant's.
 
     Raises:
-        PromptError: it is the assistant's and calls tools, which says nothing that could go on.
+        PromptError: it calls tools, so there are no words that could go on.
     """
     last = messages[-1]
     if last.get("role") != "assistant":
@@ -62,72 +67,65 @@ def continues(messages: Messages) -> bool:
     return True
 
 
-def rendered(tokenizer: PreTrainedTokenizerBase, messages: Messages, tools: Messages, *, answer: bool) -> str:
+def render(tokenizer: PreTrainedTokenizerBase, messages: Messages, tools: Messages, *, answer: bool) -> str:
     """The text of ``messages``.
 
-    ``answer``: up to where the answer goes on, behind the head of the assistant's turn, or behind what it said already
-    if the last message is its. Calls of tools without words may have content that is empty, missing or None. Templates
-    differ in which of these they take: the first that brings the calls into the text is used.
+    ``answer``: the text ends where the answer goes on: behind the head of the assistant's turn, or behind its words if
+    the last message is the assistant's.
+
+    A message that calls tools may have no words: its content is empty, None or missing. Templates differ in which of
+    these they take. The first one is used that brings the calls into the text.
 
     Raises:
         PromptError: the template refuses the messages.
     """
     wordless = [bool(message.get("tool_calls")) and not message.get("content") for message in messages]
     if not any(wordless):
-        return _rendered(tokenizer, messages, tools, answer)
+        return _apply(tokenizer, messages, tools, answer)
     names = {name for message in messages for name in _called(message)}
-    silent = [{**_without("tool_calls", message), "content": message.get("content") or ""} for message in messages]
-    bare = _attempt(tokenizer, silent, tools, answer)
-    said = bare if isinstance(bare, str) else ""
-    told: list[str] = []
+    silent = [
+        {key: value for key, value in message.items() if key != "tool_calls"}
+        | {"content": message.get("content") or ""}
+        for message in messages
+    ]
+    bare = ""
+    with suppress(PromptError):
+        bare = _apply(tokenizer, silent, tools, answer)
+    texts: list[str] = []
     refusals: list[PromptError] = []
     for fill in _NO_WORDS:
         filled = [
-            {**_without("content", message), **fill} if empty else message
+            {key: value for key, value in message.items() if key != "content"} | fill if empty else message
             for message, empty in zip(messages, wordless, strict=True)
         ]
-        text = _attempt(tokenizer, filled, tools, answer)
-        if isinstance(text, PromptError):
-            refusals.append(text)
-        elif all(text.count(name) > said.count(name) for name in names):
-            return text
+        try:
+            texts.append(_apply(tokenizer, filled, tools, answer))
+        except PromptError as error:
+            refusals.append(error)
         else:
-            told.append(text)
-    if not told:
+            if all(texts[-1].count(name) > bare.count(name) for name in names):
+                return texts[-1]
+    if not texts:
         raise refusals[0]
-    return told[0]  # a template that tells of no calls
+    return texts[0]  # the template leaves calls out
 
 
-_NO_WORDS: tuple[dict[str, Any], ...] = ({"content": ""}, {"content": None}, {})
-
-
-def _without(name: str, message: Mapping[str, Any]) -> dict[str, Any]:
-    return {key: value for key, value in message.items() if key != name}
-
-
-def _attempt(
-    tokenizer: PreTrainedTokenizerBase, messages: Messages, tools: Messages, answer: bool
-) -> str | PromptError:
-    """The text of ``messages``, or why there is none."""
-    try:
-        return _rendered(tokenizer, messages, tools, answer)
-    except PromptError as error:
-        return error
-
-
-def _rendered(tokenizer: PreTrainedTokenizerBase, messages: Messages, tools: Messages, answer: bool) -> str:
+def _apply(tokenizer: PreTrainedTokenizerBase, messages: Messages, tools: Messages, answer: bool) -> str:
     go_on = answer and continues(messages)
-    how: dict[str, Any] = {"add_generation_prompt": answer and not go_on, "continue_final_message": go_on}
-    told = list(tools) or None
+    options: dict[str, Any] = {
+        "tools": list(tools) or None,
+        "add_generation_prompt": answer and not go_on,
+        "continue_final_message": go_on,
+    }
     try:
         if any("content" in message and message["content"] is None for message in messages):
             # apply_chat_template leaves out what is None, which some templates ask for
             template = template_of(tokenizer, tools)
             texts, _ = render_jinja_template(
-                [list(messages)], tools=told, chat_template=template, **how, **tokenizer.special_tokens_map
+                [list(messages)], chat_template=template, **options, **tokenizer.special_tokens_map
             )
             return str(texts[0])
-        return str(tokenizer.apply_chat_template(list(messages), tools=told, tokenize=False, **how))
+        return str(tokenizer.apply_chat_template(list(messages), tokenize=False, **options))
     except (TemplateError, TypeError) as error:  # TypeError: content of a kind that the template cannot join
         raise PromptError(f"the model's chat template refuses these messages: {error}.") from error
     except ValueError as error:

@@ -12,7 +12,7 @@ import numpy as np
 from transformers import PreTrainedTokenizerBase
 
 from semshare_core.errors import PromptError
-from semshare_core.prompt.chat_template import check_messages, check_tools, continues, rendered
+from semshare_core.prompt.chat_template import Messages, check_messages, check_tools, continues, render
 from semshare_core.prompt.control_tokens import ControlTokens, control_tokens, texts_of
 from semshare_core.prompt.ids import ids_of
 from semshare_core.prompt.own_tokenizer import encode_text, own_tokenizer
@@ -21,10 +21,10 @@ from semshare_core.tokens import Tokens, common_prefix
 
 @dataclass(frozen=True)
 class Chat:
-    """Chat messages together with tools that the chat template is told of (OpenAI's function schemas).
+    """Chat messages together with tools (OpenAI's function schemas), which go into the chat template, too.
 
-    ``control_tokens``: what the messages spell like a control token (``<|im_start|>``) is one. Otherwise it is text,
-    as it must be where others wrote the messages.
+    ``control_tokens``: whether a control token that a message spells, such as ``<|im_start|>``, is one. By default it
+    is text, as it must be where others wrote the messages.
     """
 
     messages: Sequence[Mapping[str, Any]]
@@ -43,9 +43,13 @@ _CUE_CHARACTERS = 32
 
 @dataclass(frozen=True)
 class EncodedPrompt:
-    """Token ids int64 [n], the index of the question's first token (n: no question is known), and who spelled them.
+    """A prompt as token ids.
 
-    ``control``: what tells text from control tokens, in the messages and in an answer that comes back among them.
+    Attributes:
+        ids: int64 [n].
+        question: index of the question's first token; n: no question is known.
+        from_ids: whether the caller passed ids.
+        control: tells text from control tokens, also in an answer that comes back in a message; None: all are tokens.
     """
 
     ids: Tokens
@@ -56,20 +60,17 @@ class EncodedPrompt:
     def fresh_from(self, tail: int) -> int:
         """First token that must be computed: of the question at most ``MAX_QUESTION_TOKENS``, or ``tail`` if more."""
         n = len(self.ids)
-        asked = min(n - self.question, MAX_QUESTION_TOKENS)
-        return max(0, n - max(asked, tail))
+        return max(0, n - max(min(n - self.question, MAX_QUESTION_TOKENS), tail))
 
 
 def encode(prompt: Prompt, tokenizer: PreTrainedTokenizerBase, vocabulary: int, context: int) -> EncodedPrompt:
     """Turn a prompt into ids.
 
-    The question of a text is what :func:`question_start` says. Messages go through the chat template; the last one is
-    the question, or what that function says of it where it is the only one or longer than a question may be. Ids are
-    taken as they are; their question is that of the text that they decode to.
-
-    What a message spells like a control token is text (``semshare_core.prompt.control_tokens``); a ``str`` prompt is
-    taken as it is, and its control tokens are such. Messages that end with the assistant's are the
-    beginning of the answer.
+    A text is taken as it is, control tokens included; its question is what :func:`question_start` says. Messages go
+    through the chat template, and what they spell like a control token is text
+    (``semshare_core.prompt.control_tokens``). The last message is the question, or the part of it that
+    :func:`question_start` finds if it is the only message or longer than a question may be. Messages that end with the
+    assistant's are the beginning of the answer. Ids are taken as they are; their question is that of their text.
 
     Raises:
         PromptError: empty, unknown ids, malformed messages, no chat template, or longer than the context.
@@ -96,14 +97,14 @@ def encode(prompt: Prompt, tokenizer: PreTrainedTokenizerBase, vocabulary: int, 
 
 
 def question_start(text: str) -> int | None:
-    """Index of the character at which the question begins; None if nothing tells it from the rest.
+    """Index of the character at which the question begins; None if the text has a single line.
 
-    That is the last paragraph, or the last line of a text that has no blank line. A cue behind the question, a last
-    paragraph of few characters that asks nothing itself ("Answer:"), belongs to it.
+    The question is the last paragraph, or the last line of a text without blank lines. A last paragraph of few
+    characters that asks nothing itself, such as "Answer:", is a cue: the question begins one paragraph before it.
     """
     end = len(text.rstrip())
     for border in (_BLANK_LINE, _LINE_END):
-        starts = [0, *(found.end() for found in border.finditer(text, 0, end))]
+        starts = [0, *(match.end() for match in border.finditer(text, 0, end))]
         last = text[starts[-1] : end]
         if len(starts) > 1:
             is_cue = len(last) <= _CUE_CHARACTERS and "?" not in last
@@ -138,10 +139,7 @@ def _question_of(ids: Tokens, tokenizer: PreTrainedTokenizerBase) -> int:
 
 
 def _encode_messages(
-    messages: Sequence[Mapping[str, Any]],
-    tokenizer: PreTrainedTokenizerBase,
-    tools: Sequence[Mapping[str, Any]] = (),
-    trusted: bool = False,
+    messages: Messages, tokenizer: PreTrainedTokenizerBase, tools: Messages = (), trusted: bool = False
 ) -> EncodedPrompt:
     check_messages(messages)
     check_tools(tools)
@@ -150,26 +148,25 @@ def _encode_messages(
     if not trusted:
         messages, tools, mark = control.marked(messages, tools)
 
-    def render(part: Sequence[Mapping[str, Any]], answer: bool) -> Tokens:
-        text = rendered(tokenizer, part, tools, answer=answer)
-        return np.asarray(control.spell(tokenizer, text, mark), np.int64)
+    def tokens(part: Messages, answer: bool) -> Tokens:
+        text = render(tokenizer, part, tools, answer=answer)
+        return np.asarray(control.tokenize(tokenizer, text, mark), np.int64)
 
-    def behind(part: Sequence[Mapping[str, Any]]) -> int:
-        """Index of the first token that ``part`` of the messages lacks; 0 if the template refuses that part alone."""
+    def end_of(part: Messages) -> int:
+        """Index of the first token behind ``part`` of the messages; 0 if the template refuses that part alone."""
         try:
-            return common_prefix(ids, render(part, False)) if part else 0
+            return common_prefix(ids, tokens(part, False)) if part else 0
         except PromptError:
             return 0
 
-    ids = render(messages, True)
-    asked = messages[:-1] if continues(messages) and len(messages) > 1 else messages
-    *earlier, last = asked
-    question = behind(earlier)
+    ids = tokens(messages, True)
+    *earlier, last = messages[:-1] if continues(messages) and len(messages) > 1 else messages
+    question = end_of(earlier)
     if not (earlier and len(ids) - question <= MAX_QUESTION_TOKENS):
         content: Any = last.get("content")
         start = question_start(content) if isinstance(content, str) else None
         if start is not None:
-            question = behind([*earlier, {**last, "content": content[:start]}])
+            question = end_of([*earlier, {**last, "content": content[:start]}])
     return EncodedPrompt(ids, question, control=None if trusted else control)
 
 

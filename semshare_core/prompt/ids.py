@@ -1,4 +1,4 @@
-"""A prompt that is token ids already, and what else people pass as one."""
+"""A prompt that is token ids already, and errors about what else people pass as one."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def ids_of(prompt: Any) -> Tokens:
     """
     kind = type(prompt).__name__
     if isinstance(prompt, Mapping):
-        raise PromptError(_of_mapping(prompt))
+        raise _mapping_error(prompt)
     if not hasattr(prompt, "__len__") or isinstance(prompt, bytes | bytearray | Set):
         raise PromptError(f"the prompt must be text, chat messages or token ids; got {kind}.")
     try:
@@ -29,30 +29,33 @@ def ids_of(prompt: Any) -> Tokens:
         raise PromptError(f"token ids must be a flat sequence of integers; got {kind}: {error}") from error
     if ids.ndim == 1 and (ids.dtype.kind in "iu" or not ids.size):
         return ids.astype(np.int64)
+    details = _wrong_item(prompt)
     if ids.dtype.kind in "iu":
-        shape = list(ids.shape)
         remedy = "pass its first row, prompt[0]" if ids.ndim == 2 and len(ids) == 1 else "pass one prompt a call"
-        raise PromptError(f"token ids must be a flat sequence of integers; got {kind} of shape {shape}: {remedy}.")
-    raise PromptError(f"token ids must be a flat sequence of integers; got {kind}{_of_what(prompt)}.")
+        details = f" of shape {list(ids.shape)}: {remedy}"
+    raise PromptError(f"token ids must be a flat sequence of integers; got {kind}{details}.")
 
 
-def _of_mapping(prompt: Mapping[Any, Any]) -> str:
+def _mapping_error(prompt: Mapping[Any, Any]) -> PromptError:
     if "role" in prompt:
-        return "a single message must stand in a list of messages: pass [message]."
+        return PromptError("a single message must stand in a list of messages: pass [message].")
     if "input_ids" in prompt:  # what a tokenizer returns
-        return "the prompt must be the ids alone, of one prompt: pass what the tokenizer returned under 'input_ids'."
-    keys = ", ".join(repr(key) for key in list(prompt)[:3])
-    return f"the prompt must be text, chat messages or token ids; got {type(prompt).__name__} with {keys or 'nothing'}."
+        return PromptError(
+            "the prompt must be the ids alone, of one prompt: pass what the tokenizer returned under 'input_ids'."
+        )
+    keys = ", ".join(repr(key) for key in list(prompt)[:3]) or "nothing"
+    kind = type(prompt).__name__
+    return PromptError(f"the prompt must be text, chat messages or token ids; got {kind} with {keys}.")
 
 
-def _of_what(prompt: Any) -> str:
-    """What stands in it that is no id, and how that would be passed."""
+def _wrong_item(prompt: Any) -> str:
+    """The first item that is no id, and how to pass such a thing."""
     if hasattr(prompt, "dtype"):
         return f" of {prompt.dtype}"
-    strange = next((item for item in prompt if isinstance(item, bool) or not isinstance(item, Integral)), None)
-    kind = type(strange).__name__
-    if isinstance(strange, str):
+    item = next((item for item in prompt if isinstance(item, bool) or not isinstance(item, Integral)), None)
+    kind = type(item).__name__
+    if isinstance(item, str):
         return " with texts: pass one text a call (engine.warm takes a list of prompts)"
-    if hasattr(strange, "content") or isinstance(strange, tuple):
+    if hasattr(item, "content") or isinstance(item, tuple):
         return f" with {kind}: messages are mappings, {{'role': 'user', 'content': '...'}}"
-    return f" with {kind} {strange!r}" if strange is not None else ""
+    return f" with {kind} {item!r}" if item is not None else ""

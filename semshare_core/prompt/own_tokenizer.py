@@ -1,8 +1,8 @@
-"""A tokenizer of our own, for the caller's changes under our hands.
+"""A copy of the caller's tokenizer, because the caller may change his while we use it.
 
 ``tokenizer(text, truncation=True, max_length=16)`` leaves its limit behind in a fast tokenizer, where it cuts whatever
 another thread encodes at that moment (transformers issue 47085). So does padding, and the choice whether special tokens
-are split. Our copy has a backend of its own that nobody changes; the vocabulary, which is large, is shared.
+are split. Our copy has a backend of its own that nobody changes. They share the vocabulary, which is large.
 """
 
 from __future__ import annotations
@@ -10,7 +10,6 @@ from __future__ import annotations
 import copy
 import threading
 from collections.abc import Collection, Hashable, Sequence
-from dataclasses import dataclass
 from weakref import WeakKeyDictionary
 
 from tokenizers import AddedToken, Tokenizer
@@ -20,13 +19,8 @@ from semshare_core.process.forking import free
 
 _PARTS = ("normalizer", "pre_tokenizer", "post_processor", "decoder")
 
-
-@dataclass(frozen=True)
-class _Copy:
-    of: Tokenizer
-    state: Hashable
-    tokenizer: PreTrainedTokenizerBase
-
+_Copy = tuple[Tokenizer, Hashable, PreTrainedTokenizerBase]
+"""The backend and the state that were copied, and the copy."""
 
 _copies: WeakKeyDictionary[PreTrainedTokenizerBase, _Copy] = WeakKeyDictionary()
 _copying = free(threading.Lock())
@@ -39,15 +33,15 @@ def own_tokenizer(tokenizer: PreTrainedTokenizerBase) -> PreTrainedTokenizerBase
     """
     if not isinstance(tokenizer, PreTrainedTokenizerFast):
         return tokenizer
-    core = tokenizer.backend_tokenizer
+    backend = tokenizer.backend_tokenizer
     with _copying:
         state = _state(tokenizer)
         known = _copies.get(tokenizer)
-        if known is None or known.of is not core or known.state != state:
-            mine = copy.copy(tokenizer)
-            mine._tokenizer = backend_copy(core)
-            known = _copies[tokenizer] = _Copy(core, state, mine)
-    return known.tokenizer
+        if known is None or known[0] is not backend or known[1] != state:
+            own = copy.copy(tokenizer)
+            own._tokenizer = backend_copy(backend)
+            known = _copies[tokenizer] = (backend, state, own)
+    return known[2]
 
 
 def encode_text(tokenizer: PreTrainedTokenizerBase, text: str, *, special: bool = False) -> list[int]:
@@ -57,26 +51,25 @@ def encode_text(tokenizer: PreTrainedTokenizerBase, text: str, *, special: bool 
 
 def decode_ids(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int], *, special: bool) -> str:
     """The text of ``ids`` as it is, no spaces cleaned up; ``special``: with special tokens."""
-    told = own_tokenizer(tokenizer).decode(ids, skip_special_tokens=not special, clean_up_tokenization_spaces=False)
-    return str(told)
+    own = own_tokenizer(tokenizer)
+    return str(own.decode(ids, skip_special_tokens=not special, clean_up_tokenization_spaces=False))
 
 
-def backend_copy(core: Tokenizer, without: Collection[str] = ()) -> Tokenizer:
-    """A backend that spells as ``core`` does and cuts or pads nothing, ``without`` some of its added tokens."""
-    made = Tokenizer(core.model)
+def backend_copy(backend: Tokenizer, without: Collection[str] = ()) -> Tokenizer:
+    """A backend that spells as ``backend`` does and cuts or pads nothing, ``without`` some of its added tokens."""
+    made = Tokenizer(backend.model)
     for part in _PARTS:
-        if (value := getattr(core, part)) is not None:
+        if (value := getattr(backend, part)) is not None:
             setattr(made, part, value)
-    added: dict[int, AddedToken] = core.get_added_tokens_decoder()
+    added: dict[int, AddedToken] = backend.get_added_tokens_decoder()
     made.add_tokens([token for _, token in sorted(added.items()) if token.content not in without])
     return made
 
 
 def _state(tokenizer: PreTrainedTokenizerFast) -> Hashable:
-    """What changes, beside the backend itself, where a tokenizer comes to spell otherwise; asked for at every call."""
-    core = tokenizer.backend_tokenizer
+    """What changes when a tokenizer comes to spell otherwise, beside its backend. Computed at every call."""
     return (
-        *(repr(getattr(core, part)) for part in _PARTS),
+        *(repr(getattr(tokenizer.backend_tokenizer, part)) for part in _PARTS),
         len(tokenizer),
         tuple(tokenizer.all_special_tokens),
         getattr(tokenizer, "_add_bos_token", None),

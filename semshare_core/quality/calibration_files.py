@@ -13,8 +13,8 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from semshare_core.budget.calibration import Calibration
 from semshare_core.errors import ConfigError, QualityWarning
-from semshare_core.pool.disk.fingerprint import fingerprint
-from semshare_core.process.cache_dir import cache_dir
+from semshare_core.model.fingerprint import fingerprint
+from semshare_core.process.paths import cache_dir
 
 _SHIPPED = Path(__file__).with_name("shipped")
 _PARTS = ("architecture", "config", "weights", "tokenizer", "dtype")

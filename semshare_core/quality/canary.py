@@ -23,10 +23,10 @@ from semshare_core.config import ReusePolicy
 from semshare_core.errors import NotPicklableError, NumericalError, QualityWarning
 from semshare_core.model.attention.grouped import grouped_attention
 from semshare_core.model.computing import computing
-from semshare_core.model.lock import ModelTurns
+from semshare_core.model.lock import ModelLock
 from semshare_core.model.weights import Weights
 from semshare_core.process import forking
-from semshare_core.quality.background import Background
+from semshare_core.process.worker import Worker
 from semshare_core.quality.canary_registry import REGISTRY, Listener
 from semshare_core.quality.divergence import Divergence
 from semshare_core.quality.promises import Promises, Tally
@@ -64,12 +64,12 @@ class CanaryWatch:
     >>> engine.canary.wait(), engine.canary.results()[-1].kl
     """
 
-    def __init__(self, model: PreTrainedModel, turns: ModelTurns, seed: int, weights: Weights) -> None:
+    def __init__(self, model: PreTrainedModel, lock: ModelLock, seed: int, weights: Weights) -> None:
         self._model = model
         self._weights = weights
-        self._turns = turns
+        self._model_lock = lock
         self._random = random.Random(seed)
-        self._background = Background("semshare-canary", _MAX_WAITING)
+        self._worker = Worker("semshare-canary", room=_MAX_WAITING)
         self._promises = Promises()
         self._lock = forking.whole(threading.Lock())
         self._counts: Counter[str] = Counter()
@@ -118,7 +118,7 @@ class CanaryWatch:
 
     def wait(self, timeout: float | None = None) -> bool:
         """Wait until all checks are finished, at most ``timeout`` seconds. Returns whether they are."""
-        return self._background.wait(timeout)
+        return self._worker.wait(timeout)
 
     def reset(self) -> None:
         """Forget results, counts and errors. Every level is served as requested again."""
@@ -132,7 +132,7 @@ class CanaryWatch:
 
     def close(self) -> None:
         """Drop the waiting checks, end the running one, and accept no more."""
-        self._background.close()
+        self._worker.close()
 
     # For the engine
 
@@ -148,7 +148,7 @@ class CanaryWatch:
     @property
     def has_room(self) -> bool:
         """Whether another check may wait. If not, the caller need not copy the call's rows."""
-        return self._background.has_room
+        return self._worker.has_room
 
     def check(self, report: ReuseReport, policy: ReusePolicy, replay: Replay | None) -> None:
         """Check a chosen call in the background; ``report.canary`` gets the result.
@@ -166,7 +166,7 @@ class CanaryWatch:
         if replay is None:
             check.drop()
         else:
-            self._background.ask(check)
+            self._worker.ask(check.run, check.drop)
 
     def count_lossless(self, report: ReuseReport, policy: ReusePolicy) -> None:
         """Count a chosen lossless call, which keeps its promise.
@@ -193,8 +193,8 @@ class CanaryWatch:
 
     @contextmanager
     def _one_pass(self, replay: Replay) -> Iterator[None]:
-        with self._turns.when_idle(), computing(self._model, replay.autocast):
-            if self._background.closed or self._weights.identity() != replay.weights:
+        with self._model_lock.when_idle(), computing(self._model, replay.autocast):
+            if self._worker.closed or self._weights.identity() != replay.weights:
                 raise _Abandoned
             with grouped_attention(self._model):
                 yield

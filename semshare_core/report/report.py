@@ -1,4 +1,4 @@
-"""What happened out: one :class:`ReuseReport` per call."""
+"""The report of one request: :class:`ReuseReport`."""
 
 from __future__ import annotations
 
@@ -16,19 +16,20 @@ CanaryStatus = Literal["pending", "measured", "dropped", "failed"]
 
 
 class Canary(BaseModel):
-    """What the background check of one call found: the divergence of its answer from the full prefill's.
+    """The background check of one request: how far its answer lies from the full prefill's.
 
     Attributes:
         id: names the check, in every copy of the report.
         status: ``pending``: not measured yet · ``measured`` · ``dropped``: too many checks were waiting, or the engine
             was closed · ``failed``: an error, which ``engine.canary.errors`` has.
-        level: the level that was asked for, or ``custom``; ``served_level``: what the call was served at.
-        method: the settings with which reuse works otherwise than in calibration; empty if there are none.
-        tokens: of the answer were compared.
+        level: the requested level, or ``custom``; ``served_level``: the level that was used.
+        method: settings that differ from those in calibration, such as ``matching=lsh``; empty if there are none.
+        tokens: so many tokens of the answer were compared.
         kl: KL(full prefill || reuse) in nats, the mean over these tokens; None until measured.
         agreement: share of these tokens at which both find the same token likeliest; None until measured.
-        bound: the largest ``kl`` that the level asked for promises, but for a small share of calls; None: no promise.
-        broken: whether ``kl`` exceeds ``bound``; None where there is no bound or nothing measured.
+        bound: the largest ``kl`` that the requested level promises for all but a small share of requests; None: no
+            promise.
+        broken: whether ``kl`` exceeds ``bound``; None without a bound or until measured.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -48,12 +49,12 @@ class Canary(BaseModel):
         """In words."""
         if self.kl is None:
             return self.status
-        kept = {None: "no bound", True: f"bound {self.bound} broken", False: f"bound {self.bound} kept"}[self.broken]
-        return f"KL {self.kl:.4f} over {self.tokens} tokens, agreement {self.agreement:.2f}, {kept}"
+        promise = "no bound" if self.broken is None else f"bound {self.bound} {'broken' if self.broken else 'kept'}"
+        return f"KL {self.kl:.4f} over {self.tokens} tokens, agreement {self.agreement:.2f}, {promise}"
 
 
 class ReuseReport(BaseModel):
-    """What one call reused, recomputed and took. JSON-able: ``report.model_dump_json()``.
+    """What one request reused and recomputed, and how long it took. JSON-able: ``report.model_dump_json()``.
 
     ``prefix + moved + fuzzy + new = prompt`` tokens. Times are milliseconds; ``ttft_ms`` runs from the prompt's arrival
     to the first token and contains ``queue_ms``, ``lookup_ms``, ``match_ms`` and ``prefill_ms``.
@@ -64,27 +65,27 @@ class ReuseReport(BaseModel):
         outcome: ``miss``: nothing worth reusing in the pool · ``prefix``: nothing but the rows of a common prefix, as
             they are (lossless if ``depth`` is 0 and no retention drops rows) · ``semantic``: approximate reuse ·
             ``bypass``: reuse was switched off, or would not have paid or been good enough.
-        reason: why, in words; ``docs/why.md`` explains each sentence (:mod:`semshare_core.report.reasons`).
-        level: the level that was asked for, or ``custom`` for a policy with its own ratio.
-        served_level: the level that the call was served at: a stricter one where the canary found the promise broken.
+        reason: why, in words; ``docs/why.md`` explains each :class:`semshare_core.report.reasons.Reason`.
+        level: the requested level, or ``custom`` for a policy with its own ratio.
+        served_level: the level that was used: a stricter one where the canary found the promise broken.
         reference_ids: the pooled prompts that served tokens.
         similarity: of the most similar reference, in [0, 1]; None when no search was made.
-        queue_ms: how long the call waited for the model while others had their turn.
+        queue_ms: how long the request waited for the model, which serves one at a time.
         recomputed_tokens: tokens whose final rows were computed, the last prompt token included.
         recompute_ratio: rows computed / (prompt tokens x layers), the first layer included.
         kv_bytes: keys and values kept for decoding when it begins; ``kv_bytes_full``: without retention.
-        calibration: the calibration that chose how much is recomputed; ``default``: fixed shares did, because the model
-            has none or the policy changes the method that it was made with; None: no level had to choose.
-        expected_kl: the KL to the full prefill that it forecast, in nats; half of such calls lie beyond it. None where
-            nothing was forecast.
-        depth: approximate reuses behind the rows of this call (0: they are a full prefill's, of which retention may
-            drop some).
+        calibration: the calibration that chose how much is recomputed; ``default``: a fixed share, because the model
+            has no calibration, or one for another method than the policy's; None: no level had to choose.
+        expected_kl: the KL to the full prefill that it forecast, in nats: the median, so half of such requests lie
+            beyond it. None: there was no forecast.
+        depth: approximate reuses behind the rows of this request. 0: they are a full prefill's (retention may drop
+            some); 1: some were computed from rows of a reference.
         stored: the prompt's rows were kept in the pool, for later calls.
         token_sources: per prompt token 0 new, 1 fuzzy, 2 moved, 3 prefix. What messages carry (:meth:`brief`) has
             ``token_runs`` instead.
         token_recomputed: per prompt token 1 if its final row was computed.
-        canary: the background check of this call; None if there is none. ``pending`` at first: the engine replaces it
-            in this very object when the check is done, copies stay as they were.
+        canary: the background check of this request; None if there is none. It is ``pending`` at first. When the check
+            is done, the engine replaces it in this very object; copies stay as they were.
     """
 
     model_config = ConfigDict(extra="forbid")
@@ -128,12 +129,12 @@ class ReuseReport(BaseModel):
 
     @model_validator(mode="before")
     @classmethod
-    def _from_runs(cls, told: Any) -> Any:
-        """What :meth:`brief` gave is read back."""
-        if isinstance(told, dict) and "token_runs" in told:
-            told = dict(told)
-            told["token_sources"], told["token_recomputed"] = tokens_of(told.pop("token_runs"))
-        return told
+    def _from_runs(cls, data: Any) -> Any:
+        """Reads what :meth:`brief` gives."""
+        if isinstance(data, dict) and "token_runs" in data:
+            data = dict(data)
+            data["token_sources"], data["token_recomputed"] = tokens_of(data.pop("token_runs"))
+        return data
 
     def brief(self) -> dict[str, Any]:
         """What messages, events and traces carry, JSON-able: a few kilobytes, however long the prompt is.
@@ -141,8 +142,8 @@ class ReuseReport(BaseModel):
         Instead of two numbers per token it has ``token_runs``, a list of ``[source, recomputed, tokens]``; an empty one
         where there are more than 256 runs. ``ReuseReport.model_validate`` reads it back.
         """
-        told = self.model_dump(mode="json", exclude={"token_sources", "token_recomputed"})
-        return {**told, "token_runs": [list(run) for run in runs_of(self.token_sources, self.token_recomputed)]}
+        fields = self.model_dump(mode="json", exclude={"token_sources", "token_recomputed"})
+        return {**fields, "token_runs": [list(run) for run in runs_of(self.token_sources, self.token_recomputed)]}
 
     def summary(self) -> str:
         """One line for logs and consoles."""
@@ -153,13 +154,11 @@ class ReuseReport(BaseModel):
             f"TTFT {self.ttft_ms:.0f} ms{queued}"
         )
 
-    def _levels(self) -> str:
-        return self.level if self.served_level in ("", self.level) else f"{self.level}, served at {self.served_level}"
-
     def _repr_html_(self) -> str:
+        served = "" if self.served_level in ("", self.level) else f", served at {self.served_level}"
         rows = [
             ("outcome", f"{self.outcome} ({self.reason})" if self.reason else self.outcome),
-            ("level", self._levels()),
+            ("level", self.level + served),
             ("tokens", f"{self.prefix_tokens} prefix, {self.moved_tokens} moved, {self.fuzzy_tokens} fuzzy, "
                        f"{self.new_tokens} new of {self.prompt_tokens}"),
             ("recompute ratio", f"{self.recompute_ratio:.3f}"),

@@ -1,4 +1,4 @@
-"""What became of each prompt token, told by runs: a few kilobytes, whatever the length of the prompt."""
+"""The source of each prompt token, in runs of equal ones: a few kilobytes, whatever the length of the prompt."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from itertools import groupby
 
 Run = tuple[int, int, int]
-"""Code of the source, 1 if recomputed, and how many consecutive tokens."""
+"""Code of the source, 1 if recomputed, and a number of tokens: ``(3, 0, 120)`` is a prefix of 120 tokens."""
 
 MOST_RUNS = 256
-"""More are left out: recomputed tokens that lie scattered over a long prompt may be thousands."""
+"""A prompt with more has none: recomputed tokens may lie in thousands of places."""
 
 
 def runs_of(sources: Sequence[int], recomputed: Sequence[int]) -> list[Run]:

@@ -17,31 +17,31 @@ _PER_LINE, _HEIGHT, _GAP, _MARK = 256, 10, 4, 3
 
 
 def strip(sources: Sequence[int], recomputed: Sequence[int]) -> str:
-    """The tokens in lines of 256 as inline SVG, neighbours of one kind in one piece; a line below them: recomputed.
+    """The tokens in rows of 256 as inline SVG, neighbours of one kind as one bar; a line below: recomputed.
 
-    That line has the text's colour, so that it is seen on a dark page, too. A narrow page makes the picture narrower.
+    That line has the text's colour, so it is visible on a dark page, too. A narrow page makes the picture narrower.
     """
     if not sources:
         return ""
-    pieces = []
-    fates = list(zip(sources, recomputed, strict=True))
-    for line, start in enumerate(range(0, len(fates), _PER_LINE)):
+    shapes = []
+    tokens = list(zip(sources, recomputed, strict=True))
+    for line, start in enumerate(range(0, len(tokens), _PER_LINE)):
         x, y = 0, line * (_HEIGHT + _GAP)
-        for (source, computed), run in groupby(fates[start : start + _PER_LINE]):
+        for (source, computed), run in groupby(tokens[start : start + _PER_LINE]):
             width = len(list(run))
             name, _, colour = SOURCES[source]
             about = f"<title>{width} {name}{', recomputed' if computed else ''}</title>"
-            pieces.append(f'<rect x="{x}" y="{y}" width="{width}" height="{_HEIGHT}" fill="{colour}">{about}</rect>')
+            shapes.append(f'<rect x="{x}" y="{y}" width="{width}" height="{_HEIGHT}" fill="{colour}">{about}</rect>')
             if computed:
                 bottom = y + _HEIGHT - _MARK
-                pieces.append(f'<rect x="{x}" y="{bottom}" width="{width}" height="{_MARK}" fill="currentColor"/>')
+                shapes.append(f'<rect x="{x}" y="{bottom}" width="{width}" height="{_MARK}" fill="currentColor"/>')
             x += width
     height = (line + 1) * (_HEIGHT + _GAP)
-    wide = min(len(fates), _PER_LINE)
+    wide = min(len(tokens), _PER_LINE)
     counts = ", ".join(f"{sources.count(code)} {name}" for code, (name, _, _) in enumerate(SOURCES))
     legend = " ".join(f'<span style="color:{colour}">&#9632;</span> {name}' for name, _, colour in SOURCES)
     return (
         f'<svg role="img" aria-label="tokens by source: {counts}" viewBox="0 0 {wide} {height}" width="{3 * wide}" '
-        f'height="{height}" style="max-width:100%" preserveAspectRatio="none">{"".join(pieces)}</svg>'
+        f'height="{height}" style="max-width:100%" preserveAspectRatio="none">{"".join(shapes)}</svg>'
         f"<div>{legend} &#9601; recomputed; {_PER_LINE} tokens a line</div>"
     )

@@ -15,7 +15,7 @@ from semshare_core import PoolConfig, ReusePolicy, SemShareEngine
 from semshare_core.config import Level, resolve_policy
 from semshare_core.engine import DEFAULT_NAMESPACE
 from semshare_core.errors import ConfigError
-from semshare_core.model.loading import unknown_loading
+from semshare_core.model.load_settings import unknown_loading
 from semshare_core.suggestion import did_you_mean
 from semshare_integrations.adapter.source import EngineSource
 

@@ -11,8 +11,9 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from semshare_core import ReusePolicy, SemShareEngine
 from semshare_core.errors import ConfigError, NotPicklableError
-from semshare_core.model.given import check_tokenizer, given_model
-from semshare_core.model.load import DEMO, max_context
+from semshare_core.model.arguments import check_tokenizer, unwrap_model
+from semshare_core.model.load import DEMO
+from semshare_core.model.support import max_context
 from semshare_core.process.forking import free
 from semshare_core.process.paths import located
 
@@ -72,7 +73,7 @@ class EngineSource:
     ) -> EngineSource:
         """Serve a model that is loaded already."""
         _refuse("model=", settings, allowed=_OF_A_LOADED_MODEL)
-        model = given_model(model)
+        model = unwrap_model(model)
         check_tokenizer(tokenizer)
         make = partial(SemShareEngine, model, tokenizer, policy=policy, **settings)
         name, loaded = _name_of(model), (model, tokenizer)

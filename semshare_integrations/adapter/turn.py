@@ -10,7 +10,7 @@ from typing import Any
 from uuid import uuid4
 
 from semshare_core import Chat, Piece, SemShareEngine
-from semshare_core.decode.generate import end_tokens
+from semshare_core.decode.sampling import end_tokens
 from semshare_core.errors import ConfigError
 from semshare_core.process.forking import free
 from semshare_core.prompt.chat_template import continues

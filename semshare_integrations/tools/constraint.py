@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 from transformers import LogitsProcessor, PreTrainedModel, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
-from semshare_core.decode.generate import end_tokens
+from semshare_core.decode.sampling import end_tokens
 from semshare_core.errors import ConfigError, MissingDependencyError
 from semshare_core.model.support import vocabulary_size
 from semshare_core.process.forking import free

@@ -70,7 +70,7 @@ def check(model: PreTrainedModel, expected: list[int], **settings: Any) -> None:
         assert answer.report.outcome == (
             "prefix" if engine.pool.stats().entries and answer.report.prefix_tokens else "miss"
         )
-    for entry in engine.pool._books.chosen(None):
+    for entry in engine.pool._entries.chosen(None):
         for kept, computed in zip(rows_of(entry), reference_of(model, entry.tokens).rows, strict=True):
             torch.testing.assert_close(kept[0], computed[0], atol=1e-4, rtol=0)
             torch.testing.assert_close(kept[1], computed[1], atol=1e-4, rtol=0)

@@ -172,7 +172,7 @@ def test_a_folder_is_opened_while_the_service_is_down(tmp_path: Path) -> None:
 def test_vectors_that_come_behind_the_answer_reach_the_folder(tmp_path: Path) -> None:
     engine = engine_with(Service(), path=tmp_path)
     answer(engine, reuse="exact")
-    [entry] = engine.pool._books.chosen(None)
+    [entry] = engine.pool._entries.chosen(None)
     engine.pool.flush()
     [record] = engine.pool._folder.records()  # type: ignore[union-attr]
     assert len(record.embedding) == 2

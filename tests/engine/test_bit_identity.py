@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from semshare_core import PoolConfig, ReusePolicy, SemShareEngine
-from semshare_core.model.attention.bit_blocks import pieces
+from semshare_core.model.attention.bit_blocks import passes
 from tiny_models import tiny_model, tiny_tokenizer
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -114,6 +114,6 @@ def test_in_float32_every_lossless_row_serves() -> None:
     ],
 )
 def test_pieces_end_with_a_block(start: int, end: int, block: int, expected: list[int]) -> None:
-    parts = pieces(start, end, block, 768)
+    parts = passes(start, end, block, 768)
     assert [len(part) for part in parts] == expected
     assert [row for part in parts for row in part] == list(range(start, end))

@@ -17,7 +17,7 @@ from chat_tokenizers import Says, sentencepiece_tokenizer
 from semshare_core import PoolConfig, ReusePolicy, SemShareEngine
 from semshare_core.errors import NumericalError, PoolWarning
 from semshare_core.pool import pool as pool_module
-from semshare_core.pool.disk.stored_rows import StoredRows
+from semshare_core.pool.disk.segment_file import SegmentFile
 from semshare_core.prefill.selective import SelectivePrefill
 from semshare_core.quality.replay import Replay
 from tiny_canary import TEXT, busy, reordered
@@ -217,7 +217,7 @@ def test_a_damaged_file_does_not_leave_two_caches(
     engine.warm([LONG])
     engine.pool.close()
     engine = SemShareEngine(model, tokenizer, pool=PoolConfig(path=tmp_path))
-    (file,) = tmp_path.rglob("*.rows")
+    (file,) = tmp_path.rglob("*.safetensors")
     content = bytearray(file.read_bytes())
     content[-1] ^= 1
     file.write_bytes(content)
@@ -244,7 +244,7 @@ def test_rows_on_disk_are_let_go_of_after_the_call(
     """No file stays mapped that was read, although its entry stays."""
     SemShareEngine(model, tokenizer, pool=PoolConfig(path=tmp_path)).warm([TEXT])
     opened: list[str] = []
-    init, gone = StoredRows.__init__, []
+    init, gone = SegmentFile.__init__, []
 
     class Watched:
         def __init__(self, name: str) -> None:
@@ -253,14 +253,14 @@ def test_rows_on_disk_are_let_go_of_after_the_call(
         def __del__(self) -> None:
             gone.append(self.name)
 
-    def watched(self: StoredRows, path: Path, fingerprint: str) -> None:
-        init(self, path, fingerprint)
+    def watched(self: SegmentFile, path: Path, model: str) -> None:
+        init(self, path, model)
         self.watched = Watched(path.name)  # type: ignore[attr-defined]
         opened.append(path.name)
 
     engine = SemShareEngine(model, tokenizer, pool=PoolConfig(path=tmp_path, max_bytes=0, read_only=True))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(StoredRows, "__init__", watched)
+        patch.setattr(SegmentFile, "__init__", watched)
         report = engine.generate(reordered("Which?"), max_new_tokens=4, reuse=ReusePolicy(recompute_ratio=0.5)).report
         assert report.outcome == "semantic"
         engine.pool.flush()

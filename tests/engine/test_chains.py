@@ -34,7 +34,7 @@ def test_approximate_rows_are_one_deeper(engine: SemShareEngine) -> None:
     engine.warm([A + B])
     report = engine.prefill(B + A + QUESTION, reuse=ratio()).report
     assert (report.outcome, report.depth) == ("semantic", 1)
-    (entry,) = (entry for entry in engine.pool._books.chosen(None) if len(entry) == len(B + A + QUESTION))
+    (entry,) = (entry for entry in engine.pool._entries.chosen(None) if len(entry) == len(B + A + QUESTION))
     assert entry.depth.max() == 1
     assert (np.diff(entry.depth.astype(int)) >= 0).all(), "a row computed behind an approximate one has read it"
     first_reused = report.token_recomputed.index(0)
@@ -52,7 +52,7 @@ def test_what_is_computed_afresh_has_no_depth(engine: SemShareEngine) -> None:
 def test_generated_tokens_are_as_deep_as_their_prompt(engine: SemShareEngine) -> None:
     engine.warm([A + B])
     engine.generate(B + A + QUESTION, max_new_tokens=20, reuse=ratio())
-    deep = next(entry for entry in engine.pool._books.chosen(None) if len(entry) > len(B + A + QUESTION))
+    deep = next(entry for entry in engine.pool._entries.chosen(None) if len(entry) > len(B + A + QUESTION))
     assert len(deep) == len(B + A + QUESTION) + 19
     assert (deep.depth[-20:] == 1).all()
 
@@ -103,7 +103,7 @@ def test_rows_that_are_too_deep_are_not_kept(engine: SemShareEngine) -> None:
     engine.pool.clear()
     engine.warm([A + B])
     engine.prefill(B + A, reuse=ratio(max_depth=0))
-    assert all((entry.depth == 0).all() for entry in engine.pool._books.chosen(None))
+    assert all((entry.depth == 0).all() for entry in engine.pool._entries.chosen(None))
 
 
 def turns(engine: SemShareEngine, reuse: str | ReusePolicy, count: int = 20) -> list[tuple[float, int, list[int]]]:
@@ -147,6 +147,6 @@ def test_twenty_rewritten_turns_do_not_drift(engine: SemShareEngine) -> None:
         result = engine.prefill(prompt, reuse=ReusePolicy(recompute_ratio=0.5))
         assert result.report.depth <= 1
         errors.append(logits_error(engine, result.logits, prompt))
-    assert all(entry.depth.max() <= 1 for entry in engine.pool._books.chosen(None))
+    assert all(entry.depth.max() <= 1 for entry in engine.pool._entries.chosen(None))
     assert min(errors) < 1e-3, "rows are too deep after one reuse, so texts are computed afresh now and then"
     assert max(errors[10:]) <= 2 * max(errors[:10])

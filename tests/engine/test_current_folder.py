@@ -9,14 +9,14 @@ from typing import Any
 
 import numpy as np
 import pytest
+from test_pool_tiers import MODEL
 
 from semshare_core import PoolConfig, SemShareEngine
 from semshare_core.embed.encoder import prompt_embedding
 from semshare_core.errors import ConfigError
 from semshare_core.match.token_table import TokenTable
-from semshare_core.pool.disk.folder import PoolFolder
-from semshare_core.process.cache_dir import CACHE_VARIABLE, cache_dir
-from test_pool_tiers import MODEL
+from semshare_core.pool.disk import PoolFolder
+from semshare_core.process.paths import CACHE_VARIABLE, cache_dir
 from tiny_canary import TEXT
 from tiny_models import tiny_model, tiny_tokenizer
 

@@ -59,7 +59,7 @@ def largest_error(engine: SemShareEngine, tokens: np.ndarray, rows: list[tuple[t
 @pytest.mark.parametrize("name", POLICIES)
 def test_rows_of_depth_zero_are_a_full_prefills(engine: SemShareEngine, name: str) -> None:
     chained(engine, POLICIES[name])
-    entries = list(engine.pool._books.chosen(None))
+    entries = list(engine.pool._entries.chosen(None))
     assert max(int(entry.depth.max()) for entry in entries) >= 1, "nothing was reused, so nothing is shown"
     assert max(int(entry.depth.max()) for entry in entries) <= POLICIES[name].max_depth
     for entry in entries:

@@ -175,7 +175,7 @@ def test_no_layer_begins_after_the_end_was_called_for(
 
 
 def assert_rows_are_right(engine: SemShareEngine) -> None:
-    for entry in engine.pool._books.chosen(None):
+    for entry in engine.pool._entries.chosen(None):
         if entry.depth.any():
             continue
         for kept, computed in zip(rows_of(entry), reference_of(engine.model, entry.tokens).rows, strict=True):
@@ -386,7 +386,7 @@ def test_an_event_loop_that_is_closed_midway_frees_the_model(engine: SemShareEng
     for thread in threading.enumerate():
         if thread.name == "semshare-async":
             thread.join(WAIT)
-    (entry,) = engine.pool._books.chosen(None)
+    (entry,) = engine.pool._entries.chosen(None)
     assert len(entry) < 1000, "it was left, and not generated to its end"
 
 

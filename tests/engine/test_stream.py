@@ -10,8 +10,8 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from semshare_core import Piece, ReusePolicy, SemShareEngine
-from semshare_core.decode.generate import Sampling
-from semshare_core.decode.stop_strings import cut_at_stop, settled_length
+from semshare_core.decode.sampling import SamplingParams
+from semshare_core.decode.stop_strings import settled_length, stop_at
 from semshare_core.errors import CallCancelledError, ConfigError, PromptError
 from semshare_core.process.interrupt import Interrupt
 from tiny_models import tiny_model, tiny_tokenizer
@@ -78,7 +78,8 @@ def test_nothing_of_a_stop_string_is_streamed(engine: SemShareEngine) -> None:
 def test_settled_text_stays(text: str, more: str, stop: list[str]) -> None:
     """Whatever comes, what was sent remains the beginning of the answer; half characters may still change."""
     settled = settled_length(text, stop)
-    assert cut_at_stop(text.rstrip("\ufffd") + more, stop).startswith(text[:settled])
+    grown = text.rstrip("\ufffd") + more
+    assert grown[: stop_at(grown, stop)].startswith(text[:settled])
     if not stop:
         assert settled == len(text.rstrip("\ufffd"))
 
@@ -87,8 +88,8 @@ def test_settled_text_stays(text: str, more: str, stop: list[str]) -> None:
 def test_as_much_as_possible_is_settled(text: str, stop: str) -> None:
     """What is held back is the beginning of a stop string, and no more."""
     settled = settled_length(text, [stop])
-    cut = cut_at_stop(text, [stop])
-    assert settled == len(cut) if len(cut) < len(text) else stop.startswith(text[settled:])
+    end = stop_at(text, [stop])
+    assert settled == end if end < len(text) else stop.startswith(text[settled:])
 
 
 def fail_at_the_first_of(stream: Iterator[Piece]) -> None:
@@ -139,7 +140,7 @@ def test_who_gave_up_before_his_turn_computes_nothing(engine: SemShareEngine) ->
     gone = threading.Event()
     gone.set()
     with pytest.raises(CallCancelledError):
-        engine._answer(TEXT, Sampling(), None, None, True, Interrupt(gone))
+        engine._answer(TEXT, SamplingParams(), None, None, True, Interrupt(gone))
     assert engine.pool.stats().entries == 0
 
 

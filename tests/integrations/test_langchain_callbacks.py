@@ -259,7 +259,7 @@ def test_the_summary_has_totals_and_a_line_per_call() -> None:
         "3 calls (2 miss, 1 semantic; hit rate 33%, rows served 45%): 31 prompt tokens = 4 prefix + 8 moved + "
         "5 fuzzy + 14 new; mean recompute ratio 0.75, total TTFT 131 ms, KV 0.0 of 0.0 MiB"
     )
-    assert columns.split() == ["call", "outcome", "prompt", "prefix", "exact", "fuzzy", "new", "ratio", "TTFT", "ms"]
+    assert columns.split() == ["call", "outcome", "prompt", "prefix", "moved", "fuzzy", "new", "ratio", "TTFT", "ms"]
     assert [line.split() for line in lines][1] == ["2", "semantic", "20", "4", "8", "5", "3", "0.25", "30"]
     assert len(lines) == 3
     assert len({len(line) for line in (columns, *lines)}) == 1

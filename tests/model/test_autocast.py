@@ -45,7 +45,7 @@ def own_answer(engine: SemShareEngine, prompt: str, tokens: int) -> list[int]:
 
 
 def dtypes_of(engine: SemShareEngine) -> set[torch.dtype]:
-    entries = list(engine.pool._books.chosen(None))
+    entries = list(engine.pool._entries.chosen(None))
     return {tensor.dtype for entry in entries for piece in entry.segments for tensor in piece.rows.layer(1)}
 
 

@@ -35,7 +35,7 @@ def engine_of(model: Any, **settings: Any) -> SemShareEngine:
 
 
 def stored(engine: SemShareEngine) -> list[Tensor]:
-    entries = list(engine.pool._books.chosen(None))
+    entries = list(engine.pool._entries.chosen(None))
     return [tensor for entry in entries for piece in entry.segments for tensor in piece.rows.layer(1)]
 
 

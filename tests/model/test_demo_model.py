@@ -14,8 +14,9 @@ from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from semshare_core.errors import ModelError, ModelNotFoundError
 from semshare_core.model import demo as demo_model
-from semshare_core.model.load import load_model, max_context
-from semshare_core.process.cache_dir import cache_dir
+from semshare_core.model.load import load_model
+from semshare_core.model.support import max_context
+from semshare_core.process.paths import cache_dir
 
 Pair = tuple[PreTrainedModel, PreTrainedTokenizerBase]
 

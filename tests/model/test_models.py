@@ -18,7 +18,8 @@ from semshare_core.errors import (
     UnsupportedModelError,
 )
 from semshare_core.model.cache_argument import with_cache
-from semshare_core.model.load import UNBOUNDED, check_pair, check_servable, load_model, max_context
+from semshare_core.model.load import load_model
+from semshare_core.model.support import UNBOUNDED, check_pair, check_servable, max_context
 from tiny_models import CONTEXT, SLIDING_WINDOW, TINY, VOCAB, tiny_model, tiny_tokenizer
 
 

@@ -21,8 +21,8 @@ from transformers import (
 )
 
 from semshare_core.errors import UnsupportedModelError
-from semshare_core.model.load import check_servable, load_model
-from semshare_core.model.support import check_config
+from semshare_core.model.load import load_model
+from semshare_core.model.support import check_config, check_servable
 from tiny_models import tiny_tokenizer
 
 _SMALL: dict[str, Any] = {

@@ -12,7 +12,7 @@ from transformers import DogeConfig, DogeForCausalLM, FalconConfig, FalconForCau
 
 from semshare_core import ReusePolicy, SemShareEngine
 from semshare_core.errors import UnsupportedModelError
-from semshare_core.model.spec import examine
+from semshare_core.model.spec import measure_spec
 from semshare_core.prefill.trial import try_out
 from tiny_models import CONTEXT, HEADS, HIDDEN, LAYERS, SPREAD, TINY, VOCAB, tiny_model, tiny_tokenizer
 from tiny_reuse import PARAGRAPHS
@@ -113,7 +113,7 @@ def test_a_model_in_training_is_put_into_evaluation() -> None:
 @pytest.mark.parametrize("name", TINY)
 def test_the_others_are_observable(name: str) -> None:
     model = tiny_model(name)
-    spec = try_out(model, examine(model))
+    spec = try_out(model, measure_spec(model))
     assert spec.observable
     whole = model.config._attn_implementation == "sdpa" and not any(spec.windows)
     assert spec.causal_without_mask == whole

@@ -12,7 +12,7 @@ import torch
 from semshare_core import PoolConfig, ReusePolicy, SemShareEngine
 from semshare_core.budget.recompute import Budget
 from semshare_core.match.plan import Source
-from semshare_core.model.spec import examine
+from semshare_core.model.spec import measure_spec
 from semshare_core.prefill.selective import SelectivePrefill
 from tiny_models import VARYING_ROPE, tiny_model, tiny_tokenizer
 from tiny_reuse import full_logits, plan_of, random_ids, reference_of, reused_logits, selective
@@ -46,7 +46,7 @@ def moved_rows_are_right(prefill: SelectivePrefill) -> None:
 @each_model
 def test_rows_move_within_the_limit(name: str) -> None:
     model = tiny_model(name)
-    prefill = SelectivePrefill(model, examine(model))
+    prefill = SelectivePrefill(model, measure_spec(model))
     assert prefill.spec.static_until == LIMIT
     moved_rows_are_right(prefill)
 
@@ -55,7 +55,7 @@ def test_rows_move_within_the_limit(name: str) -> None:
 def test_rows_move_rightly_after_a_long_prompt(name: str) -> None:
     """A long prompt changes the model's frequencies, and must not change those by which rows are moved."""
     model = tiny_model(name)
-    prefill = SelectivePrefill(model, examine(model))
+    prefill = SelectivePrefill(model, measure_spec(model))
     full_logits(model, random_ids(2 * LIMIT), 1)
     moved_rows_are_right(prefill)
 
@@ -64,7 +64,7 @@ def test_rows_move_rightly_after_a_long_prompt(name: str) -> None:
 def test_a_model_is_examined_rightly_after_a_long_prompt(name: str) -> None:
     model = tiny_model(name)
     full_logits(model, random_ids(2 * LIMIT), 1)
-    moved_rows_are_right(SelectivePrefill(model, examine(model)))
+    moved_rows_are_right(SelectivePrefill(model, measure_spec(model)))
 
 
 @each_model

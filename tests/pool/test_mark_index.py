@@ -8,7 +8,7 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from semshare_core.pool.mark_index import MarkIndex
+from semshare_core.pool.indexes.mark_index import MarkIndex
 
 
 def marks(*values: int) -> np.ndarray:

@@ -6,7 +6,7 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from semshare_core.pool.prefix_index import PrefixIndex, block_marks
+from semshare_core.pool.indexes.prefix_index import PrefixIndex, block_marks
 from semshare_core.tokens import common_prefix
 
 texts = st.lists(st.integers(0, 1), max_size=12)

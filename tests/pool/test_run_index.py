@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from pooled import entry, pool_of
 from semshare_core import PoolConfig, ReusePolicy, SemShareEngine
-from semshare_core.pool.run_index import SURE_TOKENS, RunIndex, fingerprints
+from semshare_core.pool.indexes.run_index import SURE_TOKENS, RunIndex, fingerprints
 from tiny_models import tiny_model, tiny_tokenizer
 
 pytestmark = pytest.mark.usefixtures("one_thread")

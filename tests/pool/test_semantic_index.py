@@ -12,8 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from semshare_core.errors import ConfigError
-from semshare_core.pool import vector_rows
-from semshare_core.pool.semantic_index import SemanticIndex
+from semshare_core.pool.indexes import vector_rows
+from semshare_core.pool.indexes.semantic_index import SemanticIndex
 
 DIM = 16
 
@@ -173,7 +173,7 @@ def test_what_changes_while_it_is_built_is_not_forgotten(monkeypatch: pytest.Mon
         assert go_on.wait(30)
         return own(entries)
 
-    monkeypatch.setattr("semshare_core.pool.semantic_index.VectorRows", slow)
+    monkeypatch.setattr("semshare_core.pool.indexes.semantic_index.VectorRows", slow)
     before = index._rows
     builder = threading.Thread(target=index.rebuild)
     builder.start()

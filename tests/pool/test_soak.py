@@ -12,7 +12,7 @@ from torch import Tensor
 from benchmarks.sections import soak as section
 from benchmarks.sections.figure import Figure, Run
 from semshare_core.model.weights import Weights
-from semshare_core.pool.books import Books
+from semshare_core.pool.entries import Entries
 from semshare_core.pool.entry import Entry
 from tiny_models import tiny_tokenizer
 
@@ -43,16 +43,16 @@ def test_nothing_is_found_where_nothing_is_wrong() -> None:
 
 def test_a_wrong_answer_and_rows_that_stay_are_found(monkeypatch: pytest.MonkeyPatch) -> None:
     kept: list[list[tuple[Tensor, Tensor]]] = []
-    remove = Books.remove
+    remove = Entries.remove
 
-    def keeping(self: Books, entry: Entry) -> None:
+    def keeping(self: Entries, entry: Entry) -> None:
         kept.extend(segment.rows.pairs for segment in entry.segments if segment.rows.in_memory)  # type: ignore[attr-defined]
         remove(self, entry)
 
     def wrong(ground: section.Ground, dice: random.Random) -> str:
         return "on purpose"
 
-    monkeypatch.setattr(Books, "remove", keeping)
+    monkeypatch.setattr(Entries, "remove", keeping)
     monkeypatch.setattr(section, "OPERATIONS", [*section.OPERATIONS, (wrong, 20)])
     found = figures(1.5)
     assert found["wrong"].met is False

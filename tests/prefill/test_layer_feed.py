@@ -15,7 +15,7 @@ from semshare_core import ReusePolicy
 from semshare_core.budget.recompute import Budget
 from semshare_core.errors import DamagedFileError
 from semshare_core.match.plan import ReusePlan, Source
-from semshare_core.model.spec import examine
+from semshare_core.model.spec import measure_spec
 from semshare_core.pool.entry import Piece
 from semshare_core.pool.segment import MemoryRows
 from semshare_core.prefill.cache import MergedCache
@@ -86,7 +86,7 @@ def test_far_rows_are_laid_as_near_ones(name: str, way: str) -> None:
 def test_the_next_layers_are_fetched_while_one_runs() -> None:
     """The first layer does not end before the second one's rows are there; nobody fetches the last at the beginning."""
     model = tiny_model("llama")
-    prefill = SelectivePrefill(model, examine(model))
+    prefill = SelectivePrefill(model, measure_spec(model))
     ids = random_ids(N, seed=1)
     near = reference_of(model, ids)
     far = FarReference(near)
@@ -152,7 +152,7 @@ def test_layers_are_filled_when_they_are_looked_at_and_once() -> None:
     far = FarReference(near)
     cache = MergedCache(len(near.rows), N)
     plan = served(N, 0, far)
-    lay_rows(cache, examine(model), plan, [far], plan.served)
+    lay_rows(cache, measure_spec(model), plan, [far], plan.served)
     cache.finish(N - 1)
     assert cache.get_seq_length() == N - 1
     for layer, (keys, values) in zip(cache.layers, near.rows, strict=True):

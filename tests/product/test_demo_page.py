@@ -5,16 +5,19 @@ from __future__ import annotations
 import re
 from collections import Counter
 from html.parser import HTMLParser
+from io import StringIO
 from typing import Any
 
 import pytest
+from rich.console import Console
 
 from cookbook.demo_chain import Answered
 from cookbook.demo_figure import figure
 from cookbook.demo_page import Shown, heat_map, render, style
 from cookbook.demo_passages import Passage, Prompt, origins, place
-from cookbook.demo_questions import Ask
+from cookbook.demo_questions import QUESTIONS, Ask
 from cookbook.demo_summary import key_numbers, notes
+from cookbook.demo_table import answers, summary, table
 from semshare_core import Canary, ReuseReport
 from semshare_core.report import colours
 from semshare_core.report.token_strip import SOURCES
@@ -292,7 +295,22 @@ def test_the_summary_counts_what_found_its_passages() -> None:
     assert (sooner.value, computed.value, close.value) == ("6.9×", "43%", "0.012")
     assert "1 of 2 questions" in sooner.meaning
     assert "balanced promises at most 0.05" in close.meaning
-    assert "1.0× to 1.0×" in notes(done)[0]
+    assert "1 of 2 questions" in notes(done)[0]
+    assert "the clock was: 1.0×, where" in notes(done)[0]
+
+
+def test_the_console_fits_80_columns() -> None:
+    console = Console(width=80, record=True, file=StringIO())
+    asks = [Answered(ask, "", "It is\nso. " * 20, "not", HIT, MISS, 0, 32) for ask in QUESTIONS]
+    for part in (summary(asks), table(asks), answers(asks, console.width)):
+        console.print(part)
+    text = console.export_text()
+    assert "balanced promises at most" in text
+    assert " computed " in text, "no heading is cut"
+    numbered = [line for line in text.splitlines() if re.match(r" ?\d+  ", line)]
+    assert len(numbered) == 2 * len(QUESTIONS), "a line each in the table, and one each above the answers"
+    assert all(f"{number:2}  {ask.kind} " in text for number, ask in enumerate(QUESTIONS, start=1))
+    assert text.count("7.0×") == len(QUESTIONS) + 1
 
 
 def test_the_summary_of_one_first_question() -> None:

@@ -145,7 +145,7 @@ def test_without_a_canary_nothing_is_checked() -> None:
     engine = engine_of(canary=0.0)
     assert engine.generate(reordered(QUESTIONS[0]), max_new_tokens=4).report.canary is None
     assert engine.canary.counts() == CanaryCounts()
-    assert engine.canary._background._jobs.thread is None
+    assert engine.canary._worker._jobs.thread is None
 
 
 def test_the_seed_chooses_the_share() -> None:

@@ -73,7 +73,7 @@ def test_closing_drops_what_waits() -> None:
     closing.join()
     assert engine.canary.wait()
     assert {each.canary.status for each in reports if each.canary is not None} <= {"dropped", "measured"}
-    thread = engine.canary._background._jobs.thread
+    thread = engine.canary._worker._jobs.thread
     assert thread is not None
     assert not thread.is_alive()
 
@@ -96,7 +96,7 @@ def test_the_thread_ends_with_the_engine_and_rows_with_the_check() -> None:
     gc.collect()
     assert rows
     assert not any(each() is not None for each in rows)
-    thread = engine.canary._background._jobs.thread
+    thread = engine.canary._worker._jobs.thread
     assert thread is not None
     del engine
     gc.collect()

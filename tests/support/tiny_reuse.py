@@ -16,7 +16,7 @@ from semshare_core.budget.recompute import Budget, plan_recompute
 from semshare_core.config import ReusePolicy
 from semshare_core.match.plan import ReusePlan
 from semshare_core.model.cache_argument import with_cache
-from semshare_core.model.spec import examine
+from semshare_core.model.spec import measure_spec
 from semshare_core.pool.entry import Piece
 from semshare_core.pool.segment import MemoryRows
 from semshare_core.prefill.selective import Prefilled, SelectivePrefill
@@ -42,7 +42,7 @@ class Reference:
 def shared_prefill(name: str) -> SelectivePrefill:
     """The selective prefill of a tiny model, made once (not for models whose frequencies change as they run)."""
     model = tiny_model(name)
-    return SelectivePrefill(model, examine(model))
+    return SelectivePrefill(model, measure_spec(model))
 
 
 def selective(

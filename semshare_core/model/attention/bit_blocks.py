@@ -1,11 +1,11 @@
-"""In which pieces a prompt may be computed so that its rows have the bits that one pass over all of it gives them.
+"""Split a prompt so that its rows have the same bits as in one pass over the whole prompt.
 
-PyTorch's fused attention on the CPU sums over the keys in blocks of 512, and a last block of fewer keys is summed in
-another order. In float32 that moves the last of 24 bits, which chooses no other token. What is rounded to bfloat16 or
-float16 behind every operation has 8 or 11: there one row in hundreds is another one, and after some layers all are. So
-a row has the bits of any longer prompt's pass where the keys of its block were all there when it was computed: not in
-the last block of a prompt, nor in an answer, which is computed token by token. Matrix products do not depend on how
-many rows are computed at once (measured: x86 with AVX-512).
+PyTorch's fused attention on the CPU sums over the keys in blocks of 512, and sums a last block of fewer keys in another
+order. In float32 this changes the last of 24 bits, which changes no answer. bfloat16 and float16 round to 8 or 11 bits
+after every operation: there one row in hundreds differs, and after some layers all do. So a row has the bits of any
+longer prompt's pass only if its block was whole when the row was computed. That excludes the last block of a prompt,
+and an answer, which is computed token by token. Matrix products do not depend on how many rows are computed at once
+(measured: x86 with AVX-512).
 """
 
 from __future__ import annotations
@@ -17,18 +17,18 @@ _KEYS = 512
 
 
 def block_of(model: PreTrainedModel) -> int:
-    """Keys in a block, where bits depend on them in the calling thread; 1: they do not, or nothing is known of it."""
+    """Keys in a block; 1 where bits do not depend on blocks, as far as is known. The thread's autocast counts."""
     low = model.dtype.itemsize < 4 or torch.is_autocast_enabled("cpu")
     return _KEYS if low and model.device.type == "cpu" else 1
 
 
 def whole_blocks(keys: int, block: int) -> int:
-    """How many of ``keys`` stand in blocks that are whole."""
+    """How many of ``keys`` stand in whole blocks: of 1300 keys in blocks of 512, 1024."""
     return keys // block * block
 
 
-def pieces(start: int, end: int, block: int, longest: int) -> list[range]:
-    """Rows from ``start`` to ``end`` in pieces of at most ``longest`` that end with a block, if there are any."""
+def passes(start: int, end: int, block: int, longest: int) -> list[range]:
+    """Rows from ``start`` to ``end`` in passes that end with a block, of at most ``longest`` rows or one block."""
     if block > 1:
         longest = max(block, whole_blocks(longest, block))
     ends = [*range(whole_blocks(start, block) + longest, end, longest), end]

@@ -1,8 +1,8 @@
 """Masked grouped-query attention on the CPU without a copy of the keys and values per query head.
 
-transformers repeats keys and values for every query head as soon as there is a mask, because CUDA's fused kernels take
-grouped heads only without one. The CPU's fused kernel takes both. Behind a long cached prefix the copies cost more than
-the attention itself, so calls run with this function in the place of transformers' own. Sums and results are the same.
+With a mask transformers repeats keys and values for every query head, because CUDA's fused kernels take grouped heads
+only without one. The CPU's fused kernel takes both. Behind a long cached prefix the copies cost more than the attention
+itself, so requests run with this function in the place of transformers' own. The results are the same.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ def uses_sdpa(model: PreTrainedModel) -> bool:
 
 
 def grouped_attention(model: PreTrainedModel) -> AbstractContextManager[None]:
-    """For the time of the context a model on the CPU with ``sdpa`` attends without copies; others are not touched."""
+    """Within the context a model on the CPU with ``sdpa`` attends without copies; other models are left as they are."""
     if model.config._attn_implementation != "sdpa" or model.device.type != "cpu" or not switchable(model):
         return nullcontext()
     return switched_attention(model, _NAME)

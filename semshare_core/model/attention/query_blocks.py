@@ -1,9 +1,9 @@
 """Attend in blocks of queries, each over the keys up to its own last row only.
 
-Chosen rows lie all over the prompt, so a fused kernel called once computes every query against all keys and masks half
-of the products away again. Split by query, a block stops at its last row's key: about half of the work, and the same
-sums. A ``TorchFunctionMode`` does this to every ``scaled_dot_product_attention`` of the calling thread while it is on,
-so that no model's attention has to be rewritten; models with eager attention never call it and are not touched.
+Chosen rows lie all over the prompt, so one call of a fused kernel computes every query against all keys, and the mask
+removes half of the products again. Split by query, a block stops at its last row's key: about half of the work, and the
+same sums. A ``TorchFunctionMode`` does this to every ``scaled_dot_product_attention`` of the calling thread, so no
+model's attention has to be rewritten. Models with eager attention never call it.
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ _LARGE_COST = 0.84  # time per product with two threads, of that in smaller bloc
 
 
 def query_blocks(parts: Iterable[Tensor], visible: int, block: int = 1) -> AbstractContextManager[Any]:
-    """For the time of the context masked attention of the given rows is split, where that saves anything.
+    """Within the context masked attention of the given rows is split, where that saves anything.
 
     Args:
-        parts: ascending query positions, one tensor per distinct set; a call is recognised by their number.
+        parts: ascending query positions, one tensor per distinct set. A call is recognised by its number of queries.
         visible: keys that the last row of a call may see.
         block: keys that are only seen together (:mod:`semshare_core.model.attention.bit_blocks`).
     """
@@ -41,7 +41,7 @@ def query_blocks(parts: Iterable[Tensor], visible: int, block: int = 1) -> Abstr
 
 
 class _QueryBlocks(TorchFunctionMode):
-    """Splits attention of as many queries as ``blocks`` knows, over ``visible`` keys."""
+    """Splits each attention over ``visible`` keys whose number of queries is in ``blocks``."""
 
     def __init__(self, blocks: dict[int, list[tuple[int, int, int]]], visible: int, block: int) -> None:
         super().__init__()
@@ -54,35 +54,34 @@ class _QueryBlocks(TorchFunctionMode):
     ) -> Any:
         kwargs = kwargs or {}
         if func is scaled_dot_product_attention and len(args) == 3 and isinstance(kwargs.get("attn_mask"), Tensor):
-            query, key, value = args
-            blocks = self._blocks.get(query.shape[2])
-            if blocks is not None and key.shape[2] == self._visible:
-                return self._attend(query, key, value, blocks, kwargs)
+            blocks = self._blocks.get(args[0].shape[2])
+            if blocks is not None and args[1].shape[2] == self._visible:
+                return self._attend(*args, blocks, **kwargs)
         return func(*args, **kwargs)
 
     def _attend(
-        self, query: Tensor, key: Tensor, value: Tensor, blocks: list[tuple[int, int, int]], kwargs: dict[str, Any]
+        self,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        blocks: list[tuple[int, int, int]],
+        attn_mask: Tensor,
+        **options: Any,
     ) -> Tensor:
-        mask, output = kwargs["attn_mask"], []
-        options = {name: given for name, given in kwargs.items() if name != "attn_mask"}
-        for start, end, seen in blocks:
-            visible = min(self._visible, -(-seen // self._block) * self._block)
+        output = []
+        for start, end, last in blocks:
+            visible = min(self._visible, -(-last // self._block) * self._block)
             # grouped heads stay apart: each is work of its own for a thread, and all read one small mask
-            attended = scaled_dot_product_attention(
-                query[:, :, start:end],
-                key[:, :, :visible],
-                value[:, :, :visible],
-                attn_mask=mask[:, :, start:end, :visible],
-                **options,
-            )
-            output.append(attended)
+            mask = attn_mask[:, :, start:end, :visible]
+            keys, values = key[:, :, :visible], value[:, :, :visible]
+            output.append(scaled_dot_product_attention(query[:, :, start:end], keys, values, attn_mask=mask, **options))
         return torch.cat(output, dim=2)
 
 
 def _blocks(rows: Tensor) -> list[tuple[int, int, int]]:
-    """(first query, end, keys that they see) per block, neighbours joined where several threads gain by it.
+    """(first query, end, keys that they see) per block. Neighbours are joined where several threads gain by it.
 
-    A joined block sees the keys of its last row, so those far apart stay apart.
+    A joined block sees all keys up to its last row, so blocks that lie far apart are not joined.
     """
     ends = [*range(BLOCK_ROWS, len(rows), BLOCK_ROWS), len(rows)]
     starts, visible = [0, *ends[:-1]], (rows[torch.tensor(ends, device=rows.device) - 1] + 1).tolist()

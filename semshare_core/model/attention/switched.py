@@ -1,6 +1,6 @@
 """Attention functions of ours in the place of ``sdpa``, for a while.
 
-transformers looks a model's attention function up by the name in its config; ours take the masks that ``sdpa`` takes.
+transformers looks a model's attention function up by the name in its config. Ours take the masks that ``sdpa`` takes.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ def switchable(model: PreTrainedModel) -> bool:
 
 @contextmanager
 def switched_attention(model: PreTrainedModel, name: str) -> Iterator[None]:
-    """For the time of the context ``model`` attends by the function called ``name``."""
+    """Within the context ``model`` attends by the function called ``name``."""
     before = model.config._attn_implementation
     with undone(lambda: model.set_attn_implementation(before)):
         model.set_attn_implementation(name)

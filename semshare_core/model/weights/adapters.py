@@ -1,8 +1,8 @@
 """Adapters (LoRA and its kin), as PEFT builds them into a model: which of them take part in what is computed now.
 
-PEFT is not needed for this: its layers are known by what they bring. A layer wraps the one it adapts and keeps its own
-parts in dicts by adapter's name. What an adapter that is off keeps there computes nothing, so the rows of a model are
-the same before it was added, while it is off, and while another one is on.
+PEFT is not imported: its layers are known by their attributes. A layer wraps the one that it adapts and keeps its own
+parts in dicts by adapter's name. The parts of an adapter that is off compute nothing. So a model's rows are the same
+before the adapter was added, while it is off, and while another one is on.
 """
 
 from __future__ import annotations
@@ -30,15 +30,15 @@ def is_layer(module: nn.Module) -> bool:
 
 def settings(layer: nn.Module) -> list[str]:
     """Attributes of an adapting layer that say what it computes: switches, and settings by adapter's name."""
-    return [
-        name
-        for name in (*_SWITCHES, *_of_adapters(layer))
-        if isinstance(getattr(layer, name), str | bool | list | dict)
-    ]
+    names = (*_SWITCHES, *_of_adapters(layer))
+    return [name for name in names if isinstance(getattr(layer, name), str | bool | list | dict)]
 
 
 def state(module: nn.Module) -> str | None:
-    """What an adapting layer adds now, in words that are equal for equal settings; None: it adapts nothing."""
+    """What an adapting layer adds now, as a text that is equal for equal settings; None: it adapts nothing.
+
+    For example ``"['a'] {'lora_alpha': {'a': 8}, 'r': {'a': 4}, 'scaling': {'a': 2.0}}"``.
+    """
     if not is_layer(module):
         return None
     active = _active(module)
@@ -46,13 +46,14 @@ def state(module: nn.Module) -> str | None:
         return OFF
     tables = {name: table for name in _of_adapters(module) if isinstance(table := getattr(module, name), dict)}
     chosen = {
-        name: {key: table[key] for key in active if _plain(table.get(key))} for name, table in sorted(tables.items())
+        name: {key: table[key] for key in active if isinstance(table.get(key), str | bool | int | float)}
+        for name, table in sorted(tables.items())
     }
     return f"{active} {chosen}"
 
 
 def parts(module: nn.Module) -> tuple[tuple[str, ...], frozenset[str]]:
-    """Names of an adapting layer's dicts of adapters' parts, and of the adapters whose parts take part."""
+    """Names of an adapting layer's dicts of adapters' parts, and of the adapters that are on."""
     if not is_layer(module):
         return (), frozenset()
     return _of_adapters(module), frozenset(_active(module))
@@ -63,21 +64,14 @@ def _of_adapters(layer: Any) -> tuple[str, ...]:
 
 
 def _active(layer: Any) -> list[str]:
-    """The adapters that are on and hold something here; merged ones are in the weights and counted there."""
+    """The adapters that are on and have parts here. Merged ones are in the weights and counted there."""
     if layer._disable_adapters or layer.merged_adapters:
         return []
-    named = layer._active_adapter
-    named = [named] if isinstance(named, str) else list(named)
-    held = {key for name in layer.adapter_layer_names for key in _keys(getattr(layer, name, None))}
-    return [name for name in named if name in held]
-
-
-def _plain(value: object) -> bool:
-    return isinstance(value, str | bool | int | float)
-
-
-def _keys(container: object) -> list[str]:
-    return list(container.keys()) if isinstance(container, nn.ModuleDict | nn.ParameterDict) else []
+    active = layer._active_adapter
+    active = [active] if isinstance(active, str) else list(active)
+    dicts = [getattr(layer, name, None) for name in layer.adapter_layer_names]
+    present = {key for each in dicts if isinstance(each, nn.ModuleDict | nn.ParameterDict) for key in each}
+    return [name for name in active if name in present]
 
 
 def without_wrapper(model: Any) -> PreTrainedModel:

@@ -1,4 +1,4 @@
-"""A model's configuration, which its code reads while it computes: the window of its attention for one."""
+"""A model's configuration, which its code reads while it computes: the window of its attention, for example."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from transformers import PreTrainedModel
 
 from semshare_core.model.weights.layout import is_plain
 
-_OF_NO_ACCOUNT = {
+_IRRELEVANT = {
     "architectures",
     "dtype",
     "id2label",
@@ -21,19 +21,21 @@ _OF_NO_ACCOUNT = {
 }
 
 
-class Configs:
-    """Tells what has changed in a model's configuration since it was first asked."""
+class ConfigWatch:
+    """Tells which values of a model's configuration have changed since the first question."""
 
     def __init__(self, model: PreTrainedModel) -> None:
         self._model = model
         self._first: list[dict[str, Any]] = []
 
     def changes(self) -> tuple[tuple[int, str, str], ...]:
-        """What has another value now; nothing, where all has changed back."""
+        """Each value that is another one now; empty once all have changed back."""
         config = self._model.config
         now = [config.__dict__, config.get_text_config(decoder=True).__dict__]
         if not self._first:
-            self._first = [_that_counts(values) for values in now]
+            self._first = [
+                {name: copy.deepcopy(value) for name, value in values.items() if _counts(name, value)} for values in now
+            ]
         return tuple(
             (place, name, repr(values.get(name)))
             for place, (values, first) in enumerate(zip(now, self._first, strict=True))
@@ -42,13 +44,7 @@ class Configs:
         )
 
 
-def _that_counts(values: dict[str, Any]) -> dict[str, Any]:
-    """A copy of what a model's code may compute by."""
-    return {
-        name: copy.deepcopy(value)
-        for name, value in values.items()
-        if (value is None or is_plain(value))
-        and name not in _OF_NO_ACCOUNT
-        and not name.startswith(("_", "output_"))
-        and not name.endswith("_token_id")
-    }
+def _counts(name: str, value: Any) -> bool:
+    """Whether a model's code may compute by a value of the configuration."""
+    bookkeeping = name in _IRRELEVANT or name.startswith(("_", "output_")) or name.endswith("_token_id")
+    return not bookkeeping and (value is None or is_plain(value))

@@ -6,7 +6,7 @@ import copy
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from hashlib import blake2b
-from typing import Any
+from typing import Any, NamedTuple
 
 from torch import Tensor, nn
 from transformers import PreTrainedModel
@@ -15,9 +15,16 @@ from semshare_core.model.weights import adapters
 from semshare_core.model.weights.parts import plain_parts
 
 _MOST_ITEMS = 64  # of a setting that is a list or dict
-_PLAIN = (float, bool, str, int)
-_OF_TRAINING = ("training", "gradient_checkpointing")  # calls compute in eval mode
+_OF_TRAINING = ("training", "gradient_checkpointing")  # requests compute in eval mode
 _TENSORS = ("_parameters", "_buffers")
+
+
+class NamedTensor(NamedTuple):
+    """A plain tensor of a model, such as ``.model.layers.0.self_attn.q_proj.weight``."""
+
+    name: str
+    tensor: Tensor
+    is_buffer: bool
 
 
 @dataclass(frozen=True, eq=False)
@@ -28,7 +35,8 @@ class Layout:
         types: of all modules, in the order of :func:`all_modules`.
         counts: parameters and buffers of each.
         slots: where tensors are: the module's place, ``_parameters`` or ``_buffers``, the key, and the name.
-        settings: where plain settings are: the module's place and the attribute; ``values`` has them.
+        settings: where plain settings are: the module's place and the attribute; ``values`` has them. For example
+            ``(7, "scaling")`` and 0.125.
         digest: of names and settings.
     """
 
@@ -41,7 +49,8 @@ class Layout:
 
     @classmethod
     def of(cls, model: PreTrainedModel, *, moving: bool, with_adapters: bool = True) -> Layout:
-        types, counts, slots, settings, told = [], [], [], [], []
+        """The layout of ``model``. ``moving``: its rotary frequencies change by themselves and are left out."""
+        types, counts, slots, settings, lines = [], [], [], [], []
         for place, (name, module, only) in enumerate(_named_modules(model, with_adapters=with_adapters)):
             types.append(type(module))
             counts.append(_count(module))
@@ -51,15 +60,16 @@ class Layout:
             if name is None or (moving and hasattr(module, "rope_type")):
                 continue
             if adapter is None:
-                told.append(f"{name} {type(module).__qualname__} {code_name(type(module).forward)}")
-                told += [f"{name}.{attribute}={module.__dict__[attribute]!r}" for attribute in watched]
+                lines.append(f"{name} {type(module).__qualname__} {_code_name(type(module).forward)}")
+                lines += [f"{name}.{attribute}={module.__dict__[attribute]!r}" for attribute in watched]
             elif adapter != adapters.OFF:
-                told.append(f"{name} {type(module).__qualname__} {adapter}")
+                lines.append(f"{name} {type(module).__qualname__} {adapter}")
             for kind in _TENSORS:
                 keys = [key for key in module.__dict__[kind] if only is None or key in only]
                 slots += [(place, kind, key, f"{name}.{key}") for key in keys]
         values = _values(list(all_modules(model)), settings)
-        return cls(types, counts, slots, settings, [*map(_copied, values)], digest(told))
+        copies = [copy.deepcopy(value) if is_plain(value) else copy.copy(value) for value in values]
+        return cls(types, counts, slots, settings, copies, digest(lines))
 
     def fits(self, modules: list[nn.Module]) -> bool:
         """Whether the model has still these modules with these settings."""
@@ -72,24 +82,15 @@ class Layout:
         except (RuntimeError, ValueError):  # a list of numbers has become one of tensors, which do not compare
             return False
 
-    def tensors(self, modules: list[nn.Module]) -> list[Tensor]:
+    def tensors(self, modules: list[nn.Module]) -> list[NamedTensor]:
         """Parameters and buffers; of quantised ones the tensors that they are made of."""
-        found = (modules[place].__dict__[kind].get(key) for place, kind, key, _ in self.slots)
-        return [part for tensor in found if tensor is not None for _, part in plain_parts(tensor)]
-
-    def of_buffers(self, modules: list[nn.Module], marks: list[Any]) -> Iterator[Any]:
-        """Those of ``marks``, one for each of :meth:`tensors`, that are of buffers."""
-        each = iter(marks)
-        for place, kind, key, _ in self.slots:
-            tensor = modules[place].__dict__[kind].get(key)
-            taken = [next(each) for _ in plain_parts(tensor)] if tensor is not None else []
-            if kind == "_buffers":
-                yield from taken
-
-    def names(self, modules: list[nn.Module]) -> list[str]:
-        """The names of :meth:`tensors`."""
-        found = ((name, modules[place].__dict__[kind].get(key)) for place, kind, key, name in self.slots)
-        return [name + suffix for name, tensor in found if tensor is not None for suffix, _ in plain_parts(tensor)]
+        tensors = ((name, kind, modules[place].__dict__[kind].get(key)) for place, kind, key, name in self.slots)
+        return [
+            NamedTensor(name + suffix, part, kind == "_buffers")
+            for name, kind, tensor in tensors
+            if tensor is not None
+            for suffix, part in plain_parts(tensor)
+        ]
 
 
 def all_modules(model: nn.Module) -> Iterator[nn.Module]:
@@ -104,24 +105,26 @@ def all_modules(model: nn.Module) -> Iterator[nn.Module]:
 def _named_modules(
     model: nn.Module, *, with_adapters: bool
 ) -> Iterator[tuple[str | None, nn.Module, frozenset[str] | None]]:
-    """The modules of :func:`all_modules` with names that adapters do not change; None: it computes nothing now.
+    """The modules of :func:`all_modules`, each with a name and the keys of its children and tensors that count.
 
-    And of a dict of adapters' parts the keys that count.
+    An adapter does not change the names: the layer inside of an adapting one has the name of that one. The name is None
+    if a module computes nothing now, as the parts of an adapter that is off. The keys are None if all count; of a dict
+    of adapters' parts those of the active adapters count.
     """
     waiting: list[tuple[str | None, nn.Module, frozenset[str] | None]] = [("", model, None)]
     while waiting:
         name, module, only = waiting.pop()
         yield name, module, only
-        inner, used = adapters.parts(module) if name is not None else ((), frozenset())
-        used = used if with_adapters else frozenset()
+        dicts, active = adapters.parts(module) if name is not None else ((), frozenset())
+        active = active if with_adapters else frozenset()
         for key, child in module.__dict__["_modules"].items():
             if child is None:
                 continue
-            told = None if name is None or (only is not None and key not in only) else f"{name}.{key}"
+            keys = active if key in dicts else None
+            child_name = None if name is None or (only is not None and key not in only) else f"{name}.{key}"
             if key in adapters.WRAPPED and adapters.is_layer(module):
-                told = name
-            keys = used if key in inner else None
-            waiting.append((None if keys is not None and not keys else told, child, keys))
+                child_name = name
+            waiting.append((None if keys is not None and not keys else child_name, child, keys))
 
 
 def _count(module: nn.Module) -> int:
@@ -130,7 +133,7 @@ def _count(module: nn.Module) -> int:
 
 
 def _settings(module: nn.Module) -> list[str]:
-    """Attributes that hold plain values, such as ``scaling``. A model's own say where it comes from and the like."""
+    """Attributes with plain values, such as ``scaling``. A model's own say where it was loaded from and the like."""
     if isinstance(module, PreTrainedModel):
         return []
     return [
@@ -141,11 +144,11 @@ def _settings(module: nn.Module) -> list[str]:
 
 
 def is_plain(value: object) -> bool:
-    if isinstance(value, dict):
-        return 0 < len(value) <= _MOST_ITEMS and all(map(is_plain, value.values()))
-    if isinstance(value, list | tuple):
-        return 0 < len(value) <= _MOST_ITEMS and all(map(is_plain, value))
-    return isinstance(value, _PLAIN)
+    """Whether a value is a number, a text, or a short list or dict of such."""
+    if isinstance(value, dict | list | tuple):
+        items = value.values() if isinstance(value, dict) else value
+        return 0 < len(value) <= _MOST_ITEMS and all(map(is_plain, items))
+    return isinstance(value, float | bool | str | int)
 
 
 def _values(modules: list[nn.Module], settings: list[tuple[int, str]]) -> list[Any]:
@@ -153,12 +156,7 @@ def _values(modules: list[nn.Module], settings: list[tuple[int, str]]) -> list[A
     return [dicts[place].get(name) for place, name in settings]
 
 
-def _copied(value: Any) -> Any:
-    """As it is now, whatever is done to it later."""
-    return copy.deepcopy(value) if is_plain(value) else copy.copy(value)
-
-
-def code_name(code: Any) -> str:
+def _code_name(code: Any) -> str:
     """Where a function was written; a class may have been given another ``forward``."""
     return f"{getattr(code, '__module__', '')}.{getattr(code, '__qualname__', type(code).__qualname__)}"
 

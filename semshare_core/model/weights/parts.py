@@ -8,15 +8,16 @@ import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
-_ORDINARY = (Tensor, nn.Parameter, nn.Buffer)
-
 
 def plain_parts(tensor: Tensor) -> list[tuple[str, Tensor]]:
-    """The plain tensors that hold a tensor's values, each with a name: itself, or what a quantised one is made of."""
+    """The plain tensors that hold a tensor's values, each with a name: itself, or what a quantised one is made of.
+
+    An int8 weight of torchao gives ``[(".qdata", ...), (".scale", ...)]``, an ordinary one ``[("", tensor)]``.
+    """
     made: Any = tensor
     if tensor.layout is not torch.strided:  # it has no address, and no model that is served here has any
         return []
-    if type(tensor) in _ORDINARY or not is_traceable_wrapper_subclass(made):
+    if type(tensor) in (Tensor, nn.Parameter, nn.Buffer) or not is_traceable_wrapper_subclass(made):
         return [("", tensor)]
-    found = ((name, getattr(made, name)) for name in made.__tensor_flatten__()[0])
-    return [(f".{name}{suffix}", part) for name, inner in found for suffix, part in plain_parts(inner)]
+    inner = ((name, getattr(made, name)) for name in made.__tensor_flatten__()[0])
+    return [(f".{name}{suffix}", part) for name, value in inner for suffix, part in plain_parts(value)]

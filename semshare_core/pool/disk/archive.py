@@ -4,22 +4,20 @@ from __future__ import annotations
 
 import os
 import re
-import secrets
 import shutil
 import tarfile
 import tempfile
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from semshare_core.errors import PoolFileError
-from semshare_core.pool.disk.atomic import cannot, make_folder
+from semshare_core.pool.disk.atomic import cannot, make_folder, whole_file
 from semshare_core.pool.disk.folder import PoolFolder
 from semshare_core.pool.disk.record import Record
-from semshare_core.pool.disk.survey import quietly, survey
+from semshare_core.pool.disk.segment_file import SegmentFile
+from semshare_core.pool.disk.survey import look
 
-_HEX = "[0-9a-f]{32}"
-_MEMBER = re.compile(rf"^{_HEX}/(pool\.json|{_HEX}/(namespace\.json|{_HEX}\.(entry|rows)))$")
+_MEMBER = re.compile(r"pool\.db|rows/[0-9a-f]{32}\.safetensors")
 
 
 @dataclass
@@ -35,7 +33,7 @@ class Copied:
 def export_entries(path: Path, archive: Path, namespace: str | None = None) -> Copied:
     """Write the entries of all models, of one namespace or of all, to an uncompressed tar file (mode 0600).
 
-    Every byte is verified on the way. The file names in the archive have salts of their own.
+    Every byte is verified on the way.
 
     Raises:
         PoolFileError: the folder cannot be read or the archive not be written, or it exists.
@@ -47,23 +45,15 @@ def export_entries(path: Path, archive: Path, namespace: str | None = None) -> C
         raise PoolFileError(f"{archive} exists: choose another name, or delete it first.")
     if not archive.parent.is_dir():
         raise PoolFileError(f"There is no folder {archive.parent} to write {archive.name} to.")
-    part = archive.with_name(f"{archive.name}.{secrets.token_hex(8)}.part")
     counts = Copied()
     try:
         with tempfile.TemporaryDirectory(dir=archive.parent, prefix=f"{archive.name}.") as place:
-            stage = Path(place)
-            _copy_all(path, stage, counts, namespace)
-            with part.open("xb") as file, tarfile.open(fileobj=file, mode="w") as tar:
-                part.chmod(0o600)
-                for found in sorted(stage.glob("*/**/*")):
-                    if found.is_file():
-                        tar.add(found, found.relative_to(stage).as_posix(), filter=_anonymous)
-            os.replace(part, archive)
+            _copy_all(look(path), Path(place), counts, namespace)
+            with whole_file(archive) as file, tarfile.open(fileobj=file, mode="w") as tar:
+                for name in ("pool.db", "rows"):
+                    tar.add(Path(place) / name, name, filter=_anonymous)
     except OSError as error:
         raise cannot("write", archive, error) from error
-    finally:
-        with suppress(OSError):
-            part.unlink(missing_ok=True)
     return counts
 
 
@@ -83,10 +73,9 @@ def import_entries(path: Path, archive: Path) -> Copied:
         raise PoolFileError(f"There is no archive {archive}: name a file that `semshare pool export` wrote.")
     make_folder(path)
     try:
-        with tempfile.TemporaryDirectory(dir=path, prefix="import.", suffix=".part") as stage:
-            _unpack(archive, Path(stage))
-            if any(Path(stage).iterdir()):  # otherwise nothing was exported
-                _copy_all(Path(stage), path, counts)
+        with tempfile.TemporaryDirectory(dir=path, prefix="import.", suffix=".part") as place:
+            _unpack(archive, Path(place))
+            _copy_all(look(Path(place)), path, counts)
     except tarfile.TarError as error:
         raise PoolFileError(f"{archive} is damaged, or no uncompressed tar file: {error}.") from error
     except OSError as error:
@@ -94,41 +83,41 @@ def import_entries(path: Path, archive: Path) -> Copied:
     return counts
 
 
-def _copy_all(source: Path, target: Path, counts: Copied, namespace: str | None = None) -> None:
-    for model in survey(source)[0]:
-        with quietly(source, model, read_only=True) as old, quietly(target, model, read_only=False) as new:
-            counts.damaged += len(old.skipped())
-            present = {(record.namespace, record.id) for record in new.records()}
-            for record in old.records():
-                if namespace in (None, record.namespace):
-                    if (record.namespace, record.id) in present:
-                        counts.present += 1
-                    else:
-                        _copy(record, old, new, counts)
-            new.clean()
+def _copy_all(source: PoolFolder, target: Path, counts: Copied, namespace: str | None = None) -> None:
+    counts.damaged += len(source.skipped)
+    with PoolFolder(target, None) as new:
+        present = {(record.model, record.namespace, record.id) for record in new.records()}
+        for record in source.records():
+            if namespace not in (None, record.namespace):
+                continue
+            if (record.model, record.namespace, record.id) in present:
+                counts.present += 1
+            else:
+                _copy(record, source, new, counts)
 
 
 def _copy(record: Record, old: PoolFolder, new: PoolFolder, counts: Copied) -> None:
     """Rows first. Rows under the same id that are not the same belong to entries that stay."""
-    for segment, tokens in record.segments:
+    wanted: list[SegmentFile] = []
+    for segment in record.segments:
         try:
-            rows = old.rows(record.namespace, segment)
-            layers = [rows.layer(layer) for layer in range(rows.n_layers)]
+            rows = old.rows(segment.id)
+            rows.verify(segment.tokens)
         except PoolFileError:
             counts.damaged += 1
             return
-        if rows.n_tokens != tokens:
-            counts.damaged += 1
-            return
         try:
-            there = new.rows(record.namespace, segment)
+            there = new.rows(segment.id)
         except PoolFileError:
-            new.write_rows(record.namespace, segment, layers)
+            wanted.append(rows)
             continue
         if there.sums != rows.sums:
             counts.clashing += 1
             return
-    new.write_record(record)
+    for rows in wanted:
+        with whole_file(new.rows_path(rows.path.stem)) as target, rows.path.open("rb") as content:
+            shutil.copyfileobj(content, target)
+    new.write_record(record, old.models.get(record.model))
     counts.copied += 1
 
 
@@ -138,7 +127,7 @@ def _unpack(archive: Path, stage: Path) -> None:
         for member in tar:
             if member.isdir():
                 continue
-            if not _MEMBER.match(member.name) or not member.isreg() or member.issparse():
+            if not _MEMBER.fullmatch(member.name) or not member.isreg() or member.issparse():
                 raise PoolFileError(f"{archive} is no export of a pool: it has a member {member.name!r}.")
             content = tar.extractfile(member)
             if content is None or member.size > archive.stat().st_size:

@@ -7,21 +7,25 @@ new one. The folder is flushed too, or a power failure could forget the new name
 from __future__ import annotations
 
 import os
-import re
 import secrets
-from contextlib import suppress
+import stat
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import BinaryIO
 
-from semshare_core.errors import PoolFileError
+from semshare_core.errors import DamagedFileError, PoolFileError
 
-PART = re.compile(r"\.[0-9a-f]{16}\.part$")
+PART = r"\.[0-9a-f]{16}\.part"
 """How the names of temporary files end."""
 
-_NOT_OURS = getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0)
+_FLAGS = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_CLOEXEC", 0)
+_FLAGS |= getattr(os, "O_BINARY", 0)
 
 
-def write_whole(path: Path, data: bytes) -> None:
-    """Make ``data`` the content of ``path``, readable by its owner alone (mode 0600).
+@contextmanager
+def whole_file(path: Path) -> Iterator[BinaryIO]:
+    """A file to write, readable by its owner alone (mode 0600), which becomes ``path`` when the context ends well.
 
     Raises:
         PoolFileError: full disk, read-only folder and the like; what was there before is there still.
@@ -29,12 +33,10 @@ def write_whole(path: Path, data: bytes) -> None:
     part = path.with_name(f"{path.name}.{secrets.token_hex(8)}.part")
     try:
         try:
-            descriptor = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL | _NOT_OURS, 0o600)
-            with os.fdopen(descriptor, "wb", buffering=0) as file:
-                rest = memoryview(data)
-                while rest:
-                    rest = rest[file.write(rest) :]
-                os.fsync(descriptor)
+            with os.fdopen(os.open(part, _FLAGS, 0o600), "wb") as file:
+                yield file
+                file.flush()
+                os.fsync(file.fileno())
             os.replace(part, path)
         finally:
             with suppress(OSError):
@@ -45,11 +47,7 @@ def write_whole(path: Path, data: bytes) -> None:
 
 
 def remove(path: Path) -> None:
-    """Delete a file; one that is gone already is as good.
-
-    Raises:
-        PoolFileError: the system does not let us.
-    """
+    """Delete a file; one that is gone already is as good. Raises :class:`PoolFileError`."""
     try:
         path.unlink(missing_ok=True)
     except OSError as error:
@@ -79,6 +77,36 @@ def sync_folder(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def names_in(folder: Path) -> list[str]:
+    """What is in a folder, sorted. Raises :class:`PoolFileError`."""
+    try:
+        return sorted(os.listdir(folder))  # noqa: PTH208 -- names, not paths
+    except OSError as error:
+        raise cannot("read", folder, error) from error
+
+
+def regular_size(path: Path) -> int:
+    """Bytes of a regular file.
+
+    Raises:
+        DamagedFileError: it is missing, or a folder, link, device or the like.
+        PoolFileError: the system cannot say.
+    """
+    try:
+        found = path.lstat()
+    except FileNotFoundError as error:
+        raise DamagedFileError(f"{path} is missing.") from error
+    except OSError as error:
+        raise cannot("read", path, error) from error
+    if not stat.S_ISREG(found.st_mode):
+        raise damaged(path, "it is not a regular file")
+    return found.st_size
+
+
+def damaged(path: Path, why: str) -> DamagedFileError:
+    return DamagedFileError(f"{path} is damaged: {why}.")
 
 
 def cannot(act: str, path: Path, error: OSError) -> PoolFileError:

@@ -1,4 +1,4 @@
-"""Files that are passed over, told once for each kind."""
+"""What is passed over in a pool's folder, said once for each kind."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ _KINDS: dict[type[PoolFileError], Kind] = {
     NewerFileError: "newer",
     ForeignFileError: "foreign",
 }
-_REMEDIES: dict[Kind, str] = {
-    "damaged": "`semshare pool prune --damaged` deletes them",
-    "newer": "a later version of SemShare wrote them",
-    "foreign": "they belong to another model, tokenizer or dtype",
-    "unreadable": "the system does not let us read them",
+_CONSEQUENCES: dict[Kind, str] = {
+    "damaged": "cannot be used; whoever opens the folder for writing deletes them, and goes on without",
+    "newer": "were written by a later version of SemShare, and stay where they are",
+    "foreign": "belong to another model, tokenizer or dtype, and stay as long as disk_bytes has room for them",
+    "unreadable": "the system does not let us read",
 }
 
 
 @dataclass(frozen=True)
 class Skipped:
-    """A file that cannot be used, of which kind it is, and why."""
+    """What cannot be used: the file that has it, of which kind it is, and why."""
 
     path: Path
     kind: Kind
@@ -38,14 +38,10 @@ class Skipped:
 
 
 def warn_of(skipped: Iterable[Skipped]) -> None:
-    """One :class:`PoolWarning` for each kind, with the first of its files."""
+    """One :class:`PoolWarning` for each kind, with the first of them."""
     by_kind: dict[Kind, list[Skipped]] = {}
     for item in skipped:
         by_kind.setdefault(item.kind, []).append(item)
     for kind, items in by_kind.items():
-        warnings.warn(
-            f"{len(items)} {kind} file(s) of the pool are passed over and left where they are; {_REMEDIES[kind]}. "
-            f"The first: {items[0].why}",
-            PoolWarning,
-            stacklevel=3,
-        )
+        told = f"{len(items)} {kind} part(s) of the pool {_CONSEQUENCES[kind]}. The first: {items[0].why}"
+        warnings.warn(told, PoolWarning, stacklevel=3)

@@ -1,0 +1,1 @@
+"""How entries are found: by prefix, by runs of tokens, by likeness."""

@@ -1,0 +1,70 @@
+"""One namespace of the pool: its entries, their indexes, its bytes. It holds nothing of any other."""
+
+from __future__ import annotations
+
+from semshare_core.config import PoolConfig
+from semshare_core.pool.entry import Entry
+from semshare_core.pool.eviction import EvictionQueue
+from semshare_core.pool.indexes.prefix_index import PrefixIndex
+from semshare_core.pool.indexes.run_index import RunIndex
+from semshare_core.pool.indexes.semantic_index import SemanticIndex
+
+
+class Indexes:
+    """The indexes of one namespace's entries of the same weights, so that no query can find rows that others computed.
+
+    ``entries`` and the two indexes of tokens are read without a lock; the third has a lock of its own.
+    """
+
+    def __init__(self, config: PoolConfig) -> None:
+        self.entries: dict[str, Entry] = {}
+        self.prefix = PrefixIndex(config.block_tokens)
+        self.runs = RunIndex()
+        self.semantic = SemanticIndex()
+
+    def add(self, entry: Entry) -> None:
+        """Make an entry findable; needs the pool's lock, as does :meth:`remove`."""
+        self.entries[entry.id] = entry
+        self.prefix.add(entry.id, entry.tokens)
+        self.runs.add(entry.id, entry.lossless)
+        if len(entry.embedding):
+            self.semantic.add(entry.id, entry.embedding)
+
+    def remove(self, entry: Entry) -> None:
+        del self.entries[entry.id]
+        self.prefix.remove(entry.id)
+        self.runs.remove(entry.id)
+        if len(entry.embedding):
+            self.semantic.remove(entry.id)
+
+
+class NamespaceStore:
+    """All entries of a namespace, whatever weights computed them, within one budget. Changing it needs the pool's lock.
+
+    Attributes:
+        queue: its segments, in the order in which they leave when the namespace has no room.
+        n_bytes: of its segments.
+    """
+
+    def __init__(self, config: PoolConfig) -> None:
+        self.entries: dict[str, Entry] = {}
+        self.queue = EvictionQueue(lambda segment: bool(segment.holders))
+        self.n_bytes = 0
+        self._config = config
+        self._indexes: dict[str, Indexes] = {}
+
+    def of(self, weights: str) -> Indexes | None:
+        """The indexes of entries of some weights; None: there are no entries."""
+        return self._indexes.get(weights)
+
+    def add(self, entry: Entry) -> None:
+        self.entries[entry.id] = entry
+        if entry.weights not in self._indexes:
+            self._indexes[entry.weights] = Indexes(self._config)
+        self._indexes[entry.weights].add(entry)
+
+    def remove(self, entry: Entry) -> None:
+        del self.entries[entry.id]
+        self._indexes[entry.weights].remove(entry)
+        if not self._indexes[entry.weights].entries:
+            del self._indexes[entry.weights]

@@ -1,0 +1,340 @@
+"""The pool: what it keeps within its budget, what leaves first, and what its indexes find."""
+
+from __future__ import annotations
+
+import threading
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from pooled import BYTES_PER_TOKEN, books_balance, direction, entry, holds, pool_of, text
+from semshare_core.pool import Entry
+from semshare_core.pool.indexes import prefix_index
+from semshare_core.tokens import common_prefix
+
+# --- budget and eviction -----------------------------------------------------------------------------------------
+
+
+def test_the_least_recently_used_leaves_first() -> None:
+    pool = pool_of(100)
+    one, two, three, four = (entry(text(seed)) for seed in range(4))
+    assert all(pool.add(each) for each in (one, two))
+    pool.touch([one])
+    assert pool.add(three), "80 of 100 tokens are taken"
+    assert [holds(pool, each) for each in (one, two, three)] == [True, False, True]
+    assert pool.add(four)
+    assert [holds(pool, each) for each in (one, two, three, four)] == [False, False, True, True]
+    stats = pool.stats()
+    assert (stats.entries, stats.tokens, stats.bytes, stats.evictions) == (2, 80, 80 * BYTES_PER_TOKEN, 2)
+    assert one.segments[0].rows.layer(0)[0].shape[2] == 40, "an entry in use stays valid"
+
+
+def test_a_large_entry_drives_out_as_many_as_it_must() -> None:
+    pool = pool_of(200)
+    small = [entry(text(seed)) for seed in range(5)]
+    for each in small:
+        pool.add(each)
+    assert pool.add(entry(text(9, 100)))
+    assert [holds(pool, each) for each in small] == [False, False, False, True, True]
+
+
+def test_the_budget_is_shared_by_namespaces() -> None:
+    pool = pool_of(100)
+    mine, theirs = entry(text(0), "a"), entry(text(1), "b")
+    pool.add(mine)
+    pool.add(theirs)
+    pool.add(entry(text(2), "b"))
+    assert not holds(pool, mine)
+    assert holds(pool, theirs)
+
+
+def test_an_entry_that_fills_the_budget_fits_and_one_token_more_does_not() -> None:
+    pool = pool_of(40)
+    exact = entry(text(0, 40))
+    assert pool.add(exact)
+    assert not pool.add(entry(text(1, 41)))
+    assert holds(pool, exact), "what does not fit drives nothing out"
+    assert (pool.stats().rejected, pool.stats().evictions) == (1, 0)
+
+
+def test_a_pool_without_budget_keeps_nothing() -> None:
+    pool = pool_of(0)
+    assert not pool.add(entry(text(0)))
+    assert pool.stats().entries == pool.stats().bytes == 0
+    assert pool.longest_prefix("here", np.array(text(0)), 0) is None
+    assert pool.similar("here", direction(0)) == []
+
+
+@pytest.mark.parametrize("copy", [False, True])
+def test_rows_of_a_larger_buffer_do_not_keep_it_alive(copy: bool) -> None:
+    pool = pool_of(100)
+    buffer = torch.zeros(1, 1, 200, 1)
+    ids = np.array(text(0))
+    rows = [(buffer[:, :, :40], torch.zeros(1, 1, 40, 1))]
+    view = Entry.of_rows("here", ids, rows, np.zeros(40, np.uint8), direction(0))
+    assert pool.add(view, copy=copy)
+    kept = view.segments[0].rows.layer(0)
+    assert kept[0].untyped_storage().nbytes() == 40 * 4
+    assert pool.stats().bytes == 40 * BYTES_PER_TOKEN
+
+
+def test_a_copy_is_the_pools_own() -> None:
+    pool = pool_of()
+    for copy in (False, True):
+        each = entry(text(copy))
+        given = each.segments[0].rows.layer(0)[0]
+        pool.add(each, copy=copy)
+        assert (each.segments[0].rows.layer(0)[0].data_ptr() == given.data_ptr()) is not copy
+
+
+@pytest.mark.parametrize(("n", "kept"), [(31, False), (32, True)])
+def test_short_prompts_are_not_kept(n: int, kept: bool) -> None:
+    pool = pool_of(min_tokens=32)
+    assert pool.add(entry(text(0, n))) == kept
+    assert (pool.stats().entries, pool.stats().rejected) == (kept, not kept)
+
+
+# --- one entry for what another continues ------------------------------------------------------------------------
+
+
+def test_the_longer_entry_serves_for_both() -> None:
+    pool = pool_of()
+    short, long = entry(text(0)[:33]), entry(text(0))
+    assert pool.add(short)
+    assert pool.add(long)
+    assert holds(pool, long)
+    assert pool.stats().entries == 1
+    assert not pool.add(short)
+    assert pool.stats().entries == 1
+    assert pool.stats().evictions == 0, "nothing was lost"
+
+
+def test_an_entry_that_parts_ways_stays() -> None:
+    pool = pool_of()
+    one, other = entry(text(0)), entry([*text(0)[:36], 7, 7, 7, 7])
+    pool.add(one)
+    pool.add(other)
+    assert holds(pool, one)
+    assert holds(pool, other)
+
+
+def test_covered_entries_are_as_if_just_used() -> None:
+    pool = pool_of(100)
+    one, two = entry(text(1)), entry(text(2))
+    pool.add(one)
+    pool.add(two)
+    pool.add(entry(text(1)[:35]))
+    pool.add(entry(text(3)))
+    assert [holds(pool, each) for each in (one, two)] == [True, False]
+
+
+def test_an_approximate_entry_does_not_replace_an_exact_one() -> None:
+    pool = pool_of()
+    exact, approximate = entry(text(0)[:36]), entry(text(0), depth=[0] * 20 + [1] * 20)
+    pool.add(exact)
+    pool.add(approximate)
+    assert holds(pool, approximate)
+    found = pool.longest_prefix("here", np.array(text(0)), 0)
+    assert found is not None
+    assert (found[0], found[1]) == (exact, 36)
+
+
+def test_of_two_approximate_entries_the_one_made_under_the_stricter_bound_stays() -> None:
+    pool = pool_of()
+    lax, strict, longer = (entry(text(0)[:n], depth=1, kl_bound=kl) for n, kl in ((36, 0.15), (36, 0.02), (40, 0.15)))
+    assert pool.add(lax)
+    assert pool.add(strict), "the same text in better rows"
+    assert not pool.add(lax)
+    assert pool.add(longer)
+    assert pool.stats().entries == 2, "it covers what the longer one adds to, and is not covered by it"
+    tokens = np.array(text(0))
+    assert pool.longest_prefix("here", tokens, 1) == (longer, 40)
+    assert pool.longest_prefix("here", tokens, 1, 0.15) == (longer, 40)
+    assert pool.longest_prefix("here", tokens, 1, 0.05) == (strict, 36)
+    assert pool.longest_prefix("here", tokens, 1, 0.01) is None
+    assert pool.add(entry(text(0), depth=1, kl_bound=0.02))
+    assert pool.stats().entries == 1
+
+
+def test_a_bound_says_nothing_of_lossless_rows() -> None:
+    pool = pool_of(min_tokens=1)
+    half = entry(text(0), depth=[0] * 20 + [1] * 20, kl_bound=0.15)
+    pool.add(half)
+    assert pool.longest_prefix("here", np.array(text(0)), 1, 0.02) == (half, 20)
+    assert not pool.add(entry(text(0)[:20], kl_bound=0.0)), "lossless either way"
+
+
+def test_of_equally_long_prefixes_the_least_approximate_serves() -> None:
+    for order in (1, -1):
+        pool = pool_of()
+        begun = text(0)
+        for end, depth, kl in [(1, 1, 0.15), (2, 1, 0.02), (3, 0, 1.0), (4, 1, 0.05)][::order]:
+            pool.add(entry([*begun, *text(end)], depth=depth, kl_bound=kl))
+        found = pool.longest_prefix("here", np.array(begun), 1)
+        assert found is not None
+        assert (found[1], found[0].usable(0)) == (40, 80)
+
+
+def test_an_exact_entry_replaces_an_approximate_one() -> None:
+    pool = pool_of()
+    pool.add(entry(text(0)[:36], depth=1))
+    exact = entry(text(0))
+    pool.add(exact)
+    assert holds(pool, exact)
+    assert pool.stats().entries == 1
+
+
+@pytest.mark.parametrize("depths", [(0, 0), ([0, 0, 2, 2], [0, 1, 1, 1])], ids=["same", "neither is better"])
+@pytest.mark.parametrize("n", [12, 40], ids=["less than a block", "blocks"])
+def test_the_same_tokens_are_one_entry(depths: tuple, n: int) -> None:
+    """The books must balance: what is counted is what is held, and clearing leaves an empty pool."""
+    pool = pool_of(min_tokens=1, block_tokens=16)
+    for seed, depth in enumerate(depths):
+        pool.add(entry(text(0, n), depth=depth if isinstance(depth, int) else np.repeat(depth, n // 4), seed=seed))
+    assert pool.stats().bytes == n * BYTES_PER_TOKEN
+    assert books_balance(pool)
+    assert len(pool.similar("here", direction(0))) == 1
+    assert pool.clear() == 1
+    assert books_balance(pool)
+    assert pool._entries.namespaces == {}
+
+
+def test_filling_up_with_the_same_short_prompt_evicts_nobody() -> None:
+    pool = pool_of(100, min_tokens=1)
+    first = entry(text(0))
+    pool.add(first)
+    for _ in range(20):
+        pool.add(entry(text(1, 10)))
+    assert holds(pool, first)
+
+
+# --- prefixes ----------------------------------------------------------------------------------------------------
+
+
+@st.composite
+def branches(draw: st.DrawFn) -> np.ndarray:
+    """The beginning of one trunk, then something of its own."""
+    own = draw(st.lists(st.integers(0, 2), max_size=4))
+    return np.concatenate((TRUNK[: draw(st.integers(1, len(TRUNK)))], np.array(own, np.int64)))
+
+
+TRUNK = np.arange(20) % 3
+
+
+@given(st.lists(st.tuples(branches(), st.integers(0, 24)), max_size=6), branches(), st.integers(1, 4))
+@settings(deadline=None)
+def test_longest_prefix_is_the_longest(kept: list[tuple[np.ndarray, int]], query: np.ndarray, block: int) -> None:
+    """Against brute force, with rows too deep to use; a prefix of less than one block need not be found."""
+    pool = pool_of(min_tokens=1, block_tokens=block)
+    entries = [entry(body, depth=(np.arange(len(body)) >= deep).tolist()) for body, deep in kept]
+    for each in entries:
+        pool.add(each)
+    for depth in (0, 1):
+        best = max((min(common_prefix(each.tokens, query), each.usable(depth)) for each in entries), default=0)
+        found = pool.longest_prefix("here", query, depth)
+        length = found[1] if found else 0
+        assert length <= best
+        assert length == best or best < block
+        if found:
+            assert found[0].tokens[:length].tolist() == query[:length].tolist()
+            assert (found[0].depth[:length] <= depth).all()
+
+
+def test_deep_rows_do_not_hide_shallow_ones() -> None:
+    """The entry that agrees longest may be too deep to use; a shorter one that is not must be found."""
+    pool = pool_of()
+    shared = text(0, 64)
+    deep = entry(shared + text(1), depth=[0] * 16 + [1] * 88)
+    shallow = entry(shared[:48] + text(2))
+    pool.add(deep)
+    pool.add(shallow)
+    found = pool.longest_prefix("here", np.array(shared + text(3)), 0)
+    assert found is not None
+    assert (found[0], found[1]) == (shallow, 48)
+
+
+def test_colliding_hashes_serve_no_other_text(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Texts of equally many blocks all have the same marks."""
+    monkeypatch.setattr(prefix_index, "block_marks", lambda tokens, block: np.arange(len(tokens) // block, dtype="u8"))
+    pool = pool_of()
+    one, other = entry(text(1)), entry(text(2))
+    pool.add(one)
+    pool.add(other)
+    assert pool.longest_prefix("here", np.array(text(3)), 0) is None
+    assert holds(pool, one)
+    assert holds(pool, other)
+    pool.add(entry([*text(1), 5]))
+    assert pool.stats().entries == 2
+    assert pool.clear() == 2
+    assert pool.longest_prefix("here", one.tokens, 0) is None
+
+
+# --- similarity --------------------------------------------------------------------------------------------------
+
+
+def test_as_many_neighbours_as_configured() -> None:
+    pool = pool_of(candidates=3)
+    for seed in range(6):
+        pool.add(entry(text(seed), seed=seed))
+    assert len(pool.similar("here", direction(2))) == 3
+    best, similarity = pool.similar("here", direction(2))[0]
+    assert best.tokens.tolist() == text(2)
+    assert similarity == pytest.approx(1, abs=1e-5)
+
+
+# --- the whole ---------------------------------------------------------------------------------------------------
+
+
+def test_stats_and_clear_by_namespace() -> None:
+    pool = pool_of(200)
+    pool.add(entry(text(0), "a"))
+    pool.add(entry(text(1, 60), "b"))
+    assert (pool.stats("a").entries, pool.stats("a").tokens) == (1, 40)
+    assert pool.stats().tokens == 100
+    assert pool.stats().max_bytes == 200 * BYTES_PER_TOKEN
+    assert pool.stats("nobody").entries == 0
+    assert pool.clear("nobody") == 0
+    assert pool.clear("a") == 1
+    assert (pool.stats().entries, pool.stats("b").entries) == (1, 1)
+    assert pool.clear() == 1
+    assert pool.stats().bytes == 0
+
+
+def test_touching_what_is_gone_does_nothing() -> None:
+    pool = pool_of()
+    pool.touch([entry(text(0))])
+    assert pool.stats().entries == 0
+
+
+def test_many_threads() -> None:
+    pool = pool_of(400)
+    errors: list[BaseException] = []
+
+    def work(seed: int) -> None:
+        try:
+            for step in range(30):
+                each = entry(text(seed * 7 + step % 5), namespace=str(seed % 3), seed=step)
+                pool.add(each)
+                pool.longest_prefix(each.namespace, each.tokens, 0)
+                pool.similar(each.namespace, each.embedding[0])
+                pool.touch([each])
+                if step % 10 == 9:
+                    pool.clear(each.namespace)
+        except BaseException as error:
+            errors.append(error)
+
+    threads = [threading.Thread(target=work, args=(seed,)) for seed in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert errors == []
+    stats = pool.stats()
+    assert stats.bytes <= stats.max_bytes
+    assert books_balance(pool)
+    pool.clear()
+    assert books_balance(pool)
+    assert pool._tiers.used["device"] == 0

@@ -139,7 +139,7 @@ def store_rows(prefilled: PrefilledRequest, generated: list[int], *, copy: bool 
 
 
 def _with_answer(prefilled: PrefilledRequest, generated: list[int]) -> Tokens:
-    """The cache's tokens, tokenized as the next prompt will tokenize the answer. Recomputes rows whose token changes."""
+    """The cache's tokens, as the next prompt will tokenize the answer. Recomputes rows whose token changes."""
     request, runtime = prefilled.request, prefilled.request.runtime
     cache = prefilled.prefilled.cache
     length = cache.layers[0].length

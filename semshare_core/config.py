@@ -132,7 +132,7 @@ class ReusePolicy(Settings):
         matching: ``ordered``: prefix, identical runs, order-aware fuzzy · ``runs``: prefix and identical runs only ·
             ``lsh``: prefix, then SemShareKV's fuzzy matching for everything else · or one that you registered.
         min_similarity: prompts less similar than this (cosine of prompt embeddings, mapped to [0, 1]) never serve
-            fuzzy tokens; exact runs need no such evidence. The paper: 0.8.
+            fuzzy tokens; identical runs need no such evidence. The paper: 0.8.
         min_run: shortest identical run, in tokens, that counts as exact.
         halo: tokens recomputed after each changed (non-exact) token.
         seam_halo: tokens recomputed after each seam, a place where the text continues but its source does not.
@@ -177,16 +177,16 @@ class ReusePolicy(Settings):
 
     @field_validator("compress", mode="before")
     @classmethod
-    def _compressor_by_name(cls, given: Any) -> Any:
+    def _compressor_by_name(cls, value: Any) -> Any:
         """A name, or a name with settings as :meth:`_named` writes them, becomes the compressor."""
-        if isinstance(given, str):
-            return LIVE_COMPRESSORS.get(given)()
-        if isinstance(given, Mapping) and "name" in given:
-            settings = dict(given)
+        if isinstance(value, str):
+            return LIVE_COMPRESSORS.get(value)()
+        if isinstance(value, Mapping) and "name" in value:
+            settings = dict(value)
             return LIVE_COMPRESSORS.get(settings.pop("name"))(**settings)
-        if given is not None:
-            LIVE_COMPRESSORS.name_of(type(given))
-        return given
+        if value is not None:
+            LIVE_COMPRESSORS.name_of(type(value))
+        return value
 
     @field_serializer("compress")
     def _named(self, compressor: Settings | None, info: SerializationInfo) -> dict[str, Any] | None:

@@ -346,8 +346,8 @@ class SemShareEngine:
                 f"the public namespace {namespace!r} serves everybody, so calls do not write there: use a namespace of "
                 "your own, pass store=False, or put a prompt there on purpose with engine.warm()."
             )
-        asked = resolve_policy(reuse, self.policy)
-        return Request(self._runtime, prompt, asked, namespace, warming=warming, pinned=pinned, interrupt=interrupt)
+        policy = resolve_policy(reuse, self.policy)
+        return Request(self._runtime, prompt, policy, namespace, warming=warming, pinned=pinned, interrupt=interrupt)
 
     def __reduce__(self) -> NoReturn:
         raise NotPicklableError(

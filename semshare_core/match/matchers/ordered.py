@@ -1,9 +1,9 @@
 """Order-aware fuzzy matching: text keeps its order, so look where the neighbours of a token were found.
 
-Identical runs are anchors. Between two anchors of one reference the expected position of a token is interpolated, outside
-them it continues the nearest anchor's diagonal. Around that position the reference token with the most similar
-embedding wins, minus a small penalty for distance. Ours; the alignment idea is old (sentence alignment by anchors,
-Kay & Roscheisen 1993) and KVShare (arXiv 2503.16525) aligns by edit distance.
+Identical runs are anchors. Between two anchors of one reference the expected position of a token is interpolated.
+Outside them it continues the nearest anchor's diagonal. Around that position the reference token with the most similar
+embedding wins, minus a small penalty for distance. Ours. The alignment idea is old (sentence alignment by anchors,
+Kay & Roscheisen 1993); KVShare (arXiv 2503.16525) aligns by edit distance.
 """
 
 from __future__ import annotations

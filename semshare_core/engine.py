@@ -190,17 +190,14 @@ class SemShareEngine:
     def generate(
         self,
         prompt: Prompt,
+        sampling: SamplingParams | None = None,
         *,
-        max_new_tokens: int = 128,
-        temperature: float = 0.0,
-        stop: Sequence[str] | None = None,
-        seed: int | None = None,
         reuse: str | ReusePolicy | None = None,
         namespace: str | None = None,
         store: bool = True,
         timeout: float | None = None,
         cancel: threading.Event | None = None,
-        **generation: Any,
+        **settings: Any,
     ) -> Generation:
         """Answer a prompt.
 
@@ -208,18 +205,15 @@ class SemShareEngine:
             prompt: text (taken as it is), chat messages (through the chat template) or token ids. What messages spell
                 like control tokens is text, unless they stand in a ``Chat(..., control_tokens=True)``; messages that
                 end with the assistant's are the beginning of the answer.
-            max_new_tokens: at most so many tokens are generated.
-            temperature: 0 is greedy, otherwise sampling.
-            stop: the answer ends before the first of these strings, which may be or contain special tokens.
-            seed: makes sampling repeatable.
+            sampling: how the answer is generated. Its fields may be passed by name instead, and win where both are:
+                ``max_new_tokens`` (128), ``temperature`` (0: greedy), ``stop``, ``seed``, and any other field of
+                transformers' ``GenerationConfig``.
             reuse: a level or a :class:`ReusePolicy`; default: the engine's policy.
             namespace: whose references may serve, and who may be served by this prompt later.
             store: keep prompt and answer in the pool.
             timeout: seconds after which the call is given up, wherever it is; within the time of one layer.
             cancel: set from any thread, it ends the call as soon; what was generated until then is the answer, with
                 ``finish_reason`` ``cancelled``.
-            **generation: other fields of transformers' ``GenerationConfig``; what becomes of each is in the table of
-                ``semshare_core.decode.settings``.
 
         Raises:
             PromptError: empty or too long a prompt. ConfigError: a setting that cannot be honoured.
@@ -227,24 +221,21 @@ class SemShareEngine:
             CallCancelledError: ``cancel`` was set before the answer began.
         """
         interrupt = Interrupt(cancel, timeout)
-        sampling = self._sampling(max_new_tokens, temperature, stop, seed, generation)
+        sampling = self._sampling(sampling, settings)
         return self._answer(prompt, sampling, reuse, namespace, store, interrupt)
 
     def stream(
         self,
         prompt: Prompt,
+        sampling: SamplingParams | None = None,
         *,
-        max_new_tokens: int = 128,
-        temperature: float = 0.0,
-        stop: Sequence[str] | None = None,
-        seed: int | None = None,
         reuse: str | ReusePolicy | None = None,
         namespace: str | None = None,
         store: bool = True,
         timeout: float | None = None,
         cancel: threading.Event | None = None,
         on_left: Callable[[ReuseReport], None] | None = None,
-        **generation: Any,
+        **settings: Any,
     ) -> Generator[Piece, None, None]:
         """Like :meth:`generate`, piece by piece; closing the iterator ends the call within the time of one layer.
 
@@ -254,7 +245,7 @@ class SemShareEngine:
         was taken.
         """
         check_limits(cancel, timeout)
-        sampling = self._sampling(max_new_tokens, temperature, stop, seed, generation)
+        sampling = self._sampling(sampling, settings)
 
         def answer(interrupt: Interrupt, put: Put) -> Generation:
             return self._answer(prompt, sampling, reuse, namespace, store, interrupt, put)
@@ -400,16 +391,14 @@ class SemShareEngine:
         request.embed_kept()
         return Generation(text.of(decoded.token_ids), decoded.token_ids, decoded.finish_reason, report)
 
-    def _sampling(
-        self,
-        max_new_tokens: int,
-        temperature: float,
-        stop: Sequence[str] | None,
-        seed: int | None,
-        extra: dict[str, Any],
-    ) -> SamplingParams:
-        settings = {"max_new_tokens": max_new_tokens, "temperature": temperature, "stop": stop, "seed": seed}
-        return SamplingParams(**settings, **extra).ending_as(self.model)
+    def _sampling(self, sampling: SamplingParams | None, settings: dict[str, Any]) -> SamplingParams:
+        if sampling is not None and not isinstance(sampling, SamplingParams):
+            raise ConfigError(
+                f"sampling={sampling!r} must be a SamplingParams; its fields can be passed by name, too: "
+                "generate(prompt, max_new_tokens=64)."
+            )
+        known = {} if sampling is None else {name: getattr(sampling, name) for name in sampling.model_fields_set}
+        return SamplingParams(**(known | settings)).ending_as(self.model)
 
 
 def _compute_alone() -> None:

@@ -268,7 +268,7 @@ class SemShareEngine:
         """
         request = self._request(prompt, reuse, namespace, store=store, interrupt=Interrupt(cancel, timeout))
         prefilled = self._prefilled(request, store)
-        request.embed_kept()
+        request.embed_entry()
         return prefilled
 
     def warm(
@@ -295,7 +295,7 @@ class SemShareEngine:
         for prompt in prompts:
             request = self._request(prompt, "exact", namespace, warming=True, pinned=pin, interrupt=interrupt)
             reports.append(self._prefilled(request, store=True).report)
-            request.embed_kept()  # which may take its time, and needs no cache
+            request.embed_entry()  # which may take its time, and needs no cache
         return reports
 
     @keeps_no_rows
@@ -388,7 +388,7 @@ class SemShareEngine:
             report, check = request.commit(prefilled, decoded.first_token_at, decoded.token_ids, store=store)
             del prefilled  # its rows leave memory before the next call's turn
         check()
-        request.embed_kept()
+        request.embed_entry()
         return Generation(text.of(decoded.token_ids), decoded.token_ids, decoded.finish_reason, report)
 
     def _sampling(self, sampling: SamplingParams | None, settings: dict[str, Any]) -> SamplingParams:

@@ -22,10 +22,11 @@ CODEC = ("none", 1)
 """How this version lays rows down: the codec's name and version."""
 
 _ARRAYS: dict[str, Any] = {"tokens": np.int64, "depth": np.uint8, "embedding": np.float32}
-_PLAIN = (
-    *("model", "namespace", "id", "created", "expires", "kl_bound", "pinned", "uses"),
-    *("weights", "steady", "account", "codec", "codec_version"),
-)
+_OF_ENTRY = ("namespace", "created", "expires", "kl_bound", "pinned", "weights", "steady")
+_PLAIN = ("model", "id", "uses", "account", "codec", "codec_version", *_OF_ENTRY)
+ENTRY_FIELDS = (*_ARRAYS, *_OF_ENTRY)
+"""What a record takes over from an entry as it is, and an entry from its record."""
+
 _COLUMNS = ", ".join((*_ARRAYS, "vectors", *_PLAIN))
 
 

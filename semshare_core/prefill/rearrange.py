@@ -43,7 +43,7 @@ class Rows(Protocol):
         ...
 
 
-class Piece(Protocol):
+class Part(Protocol):
     """Consecutive rows of a pooled prompt, from its token ``start`` on."""
 
     @property
@@ -57,13 +57,13 @@ class Piece(Protocol):
 
 
 class ReferenceRows(Protocol):
-    """What rearranging needs to know of a pooled prompt: its rows, in pieces that follow each other."""
+    """What rearranging needs to know of a pooled prompt: its rows, in parts that follow each other."""
 
     @property
     def id(self) -> str: ...
 
     @property
-    def pieces(self) -> Sequence[Piece]: ...
+    def parts(self) -> Sequence[Part]: ...
 
 
 def lay_rows(
@@ -92,16 +92,16 @@ def lay_rows(
 
 
 def _moves(plan: ReusePlan, references: Sequence[ReferenceRows], wanted: NDArray[np.bool_]) -> list[_Move]:
-    """One move for each piece of a reference that serves a wanted token."""
+    """One move for each part of a reference that serves a wanted token."""
     by_id = {reference.id: reference for reference in references}
     moves = []
     for number, name in enumerate(plan.reference_ids):
         target = np.flatnonzero(wanted & (plan.reference == number))
         position = plan.position[target]
-        for piece in by_id[name].pieces if len(target) else ():
-            here = (position >= piece.start) & (position < piece.start + piece.length)
+        for part in by_id[name].parts if len(target) else ():
+            here = (position >= part.start) & (position < part.start + part.length)
             if here.any():
-                moves.append(_Move(piece.rows.opened(), target[here], position[here], piece.start))
+                moves.append(_Move(part.rows.opened(), target[here], position[here], part.start))
     return moves
 
 
@@ -133,7 +133,7 @@ def _fetched(moves: Sequence[_Move], devices: Sequence[torch.device], index: int
 
 
 class _Move:
-    """The rows that one piece serves, with the turns that all layers share."""
+    """The rows that one part serves, with the turns that all layers share."""
 
     def __init__(self, rows: Rows, target: NDArray[np.int64], position: NDArray[np.int64], start: int) -> None:
         self.rows = rows

@@ -57,8 +57,8 @@ DEFAULT_NAMESPACE = "default"
 class Prefill:
     """A prefilled prompt: float logits [vocabulary] of the next token, a cache of all prompt rows, and the report.
 
-    With a policy of retention the cache's layers hold different numbers of rows, and no one mask over several queries
-    fits them all: feed it one token at a time, as decoding does.
+    With a policy that compresses, the cache's layers hold different numbers of rows, and no one mask over several
+    queries fits them all: feed it one token at a time, as decoding does.
     """
 
     logits: Tensor
@@ -118,13 +118,12 @@ class SemShareEngine:
         self.model = model
         self.tokenizer = tokenizer
         self.policy = resolve_policy(policy, ReusePolicy(level="balanced"), "policy")
-        self.context = support.max_context(model)
         pool = pool or PoolConfig()
         self.weights = Weights(model, thorough=pool.path is not None, moving=spec.static_until is not None)
         self.canary = CanaryWatch(model, self._lock, self.policy.seed, self.weights)
         self.calibration = calibration_for(model, tokenizer, calibration)
         if self.calibration is not None:
-            self.calibration.prepare()
+            _ = self.calibration.forecast  # fitted now, not within the first call
         self._prefill = SelectivePrefill(model, spec)
         with self._lock, computing(model, OFF):
             self.weights.identity()
@@ -136,7 +135,7 @@ class SemShareEngine:
         self._runtime = Runtime(
             model=model,
             tokenizer=tokenizer,
-            context=self.context,
+            context=support.max_context(model),
             lock=self._lock,
             pool=self.pool,
             prefill=self._prefill,
@@ -183,20 +182,22 @@ class SemShareEngine:
         )
         return cls(model, loaded, pool=pool, policy=policy, embedding=embedding, calibration=calibration)
 
+    @property
+    def context(self) -> int:
+        """The number of tokens that the model has room for, prompt and answer together."""
+        return self._runtime.context
+
     def generate(
         self,
         prompt: Prompt,
+        sampling: SamplingParams | None = None,
         *,
-        max_new_tokens: int = 128,
-        temperature: float = 0.0,
-        stop: Sequence[str] | None = None,
-        seed: int | None = None,
         reuse: str | ReusePolicy | None = None,
         namespace: str | None = None,
         store: bool = True,
         timeout: float | None = None,
         cancel: threading.Event | None = None,
-        **generation: Any,
+        **settings: Any,
     ) -> Generation:
         """Answer a prompt.
 
@@ -204,18 +205,15 @@ class SemShareEngine:
             prompt: text (taken as it is), chat messages (through the chat template) or token ids. What messages spell
                 like control tokens is text, unless they stand in a ``Chat(..., control_tokens=True)``; messages that
                 end with the assistant's are the beginning of the answer.
-            max_new_tokens: at most so many tokens are generated.
-            temperature: 0 is greedy, otherwise sampling.
-            stop: the answer ends before the first of these strings, which may be or contain special tokens.
-            seed: makes sampling repeatable.
+            sampling: how the answer is generated. Its fields may be passed by name instead, and win where both are:
+                ``max_new_tokens`` (128), ``temperature`` (0: greedy), ``stop``, ``seed``, and any other field of
+                transformers' ``GenerationConfig``.
             reuse: a level or a :class:`ReusePolicy`; default: the engine's policy.
             namespace: whose references may serve, and who may be served by this prompt later.
             store: keep prompt and answer in the pool.
             timeout: seconds after which the call is given up, wherever it is; within the time of one layer.
             cancel: set from any thread, it ends the call as soon; what was generated until then is the answer, with
                 ``finish_reason`` ``cancelled``.
-            **generation: other fields of transformers' ``GenerationConfig``; what becomes of each is in the table of
-                ``semshare_core.decode.settings``.
 
         Raises:
             PromptError: empty or too long a prompt. ConfigError: a setting that cannot be honoured.
@@ -223,24 +221,21 @@ class SemShareEngine:
             CallCancelledError: ``cancel`` was set before the answer began.
         """
         interrupt = Interrupt(cancel, timeout)
-        sampling = self._sampling(max_new_tokens, temperature, stop, seed, generation)
+        sampling = self._sampling(sampling, settings)
         return self._answer(prompt, sampling, reuse, namespace, store, interrupt)
 
     def stream(
         self,
         prompt: Prompt,
+        sampling: SamplingParams | None = None,
         *,
-        max_new_tokens: int = 128,
-        temperature: float = 0.0,
-        stop: Sequence[str] | None = None,
-        seed: int | None = None,
         reuse: str | ReusePolicy | None = None,
         namespace: str | None = None,
         store: bool = True,
         timeout: float | None = None,
         cancel: threading.Event | None = None,
         on_left: Callable[[ReuseReport], None] | None = None,
-        **generation: Any,
+        **settings: Any,
     ) -> Generator[Piece, None, None]:
         """Like :meth:`generate`, piece by piece; closing the iterator ends the call within the time of one layer.
 
@@ -250,7 +245,7 @@ class SemShareEngine:
         was taken.
         """
         check_limits(cancel, timeout)
-        sampling = self._sampling(max_new_tokens, temperature, stop, seed, generation)
+        sampling = self._sampling(sampling, settings)
 
         def answer(interrupt: Interrupt, put: Put) -> Generation:
             return self._answer(prompt, sampling, reuse, namespace, store, interrupt, put)
@@ -273,7 +268,7 @@ class SemShareEngine:
         """
         request = self._request(prompt, reuse, namespace, store=store, interrupt=Interrupt(cancel, timeout))
         prefilled = self._prefilled(request, store)
-        request.embed_kept()
+        request.embed_entry()
         return prefilled
 
     def warm(
@@ -300,7 +295,7 @@ class SemShareEngine:
         for prompt in prompts:
             request = self._request(prompt, "exact", namespace, warming=True, pinned=pin, interrupt=interrupt)
             reports.append(self._prefilled(request, store=True).report)
-            request.embed_kept()  # which may take its time, and needs no cache
+            request.embed_entry()  # which may take its time, and needs no cache
         return reports
 
     @keeps_no_rows
@@ -351,8 +346,8 @@ class SemShareEngine:
                 f"the public namespace {namespace!r} serves everybody, so calls do not write there: use a namespace of "
                 "your own, pass store=False, or put a prompt there on purpose with engine.warm()."
             )
-        asked = resolve_policy(reuse, self.policy)
-        return Request(self._runtime, prompt, asked, namespace, warming=warming, pinned=pinned, interrupt=interrupt)
+        policy = resolve_policy(reuse, self.policy)
+        return Request(self._runtime, prompt, policy, namespace, warming=warming, pinned=pinned, interrupt=interrupt)
 
     def __reduce__(self) -> NoReturn:
         raise NotPicklableError(
@@ -393,19 +388,17 @@ class SemShareEngine:
             report, check = request.commit(prefilled, decoded.first_token_at, decoded.token_ids, store=store)
             del prefilled  # its rows leave memory before the next call's turn
         check()
-        request.embed_kept()
+        request.embed_entry()
         return Generation(text.of(decoded.token_ids), decoded.token_ids, decoded.finish_reason, report)
 
-    def _sampling(
-        self,
-        max_new_tokens: int,
-        temperature: float,
-        stop: Sequence[str] | None,
-        seed: int | None,
-        extra: dict[str, Any],
-    ) -> SamplingParams:
-        settings = {"max_new_tokens": max_new_tokens, "temperature": temperature, "stop": stop, "seed": seed}
-        return SamplingParams(**settings, **extra).ending_as(self.model)
+    def _sampling(self, sampling: SamplingParams | None, settings: dict[str, Any]) -> SamplingParams:
+        if sampling is not None and not isinstance(sampling, SamplingParams):
+            raise ConfigError(
+                f"sampling={sampling!r} must be a SamplingParams; its fields can be passed by name, too: "
+                "generate(prompt, max_new_tokens=64)."
+            )
+        known = {} if sampling is None else {name: getattr(sampling, name) for name in sampling.model_fields_set}
+        return SamplingParams(**(known | settings)).ending_as(self.model)
 
 
 def _compute_alone() -> None:

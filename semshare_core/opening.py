@@ -10,8 +10,8 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from semshare_core.config import PoolConfig
 from semshare_core.embed.encoder import Embed
 from semshare_core.embed.identity import UNKNOWN_EMBEDDING, embedding_identity
+from semshare_core.model.fingerprint import fingerprint
 from semshare_core.model.weights import Weights
-from semshare_core.pool.disk.fingerprint import fingerprint
 from semshare_core.pool.disk.folder import PoolFolder
 from semshare_core.pool.pool import ReferencePool
 

@@ -29,7 +29,7 @@ from semshare_core.decode.sampling import SamplingParams
 from semshare_core.embed.prompt_vectors import NO_VECTORS
 from semshare_core.errors import ConfigError, DamagedFileError, PoolWarning
 from semshare_core.lookup.find import Lookup, find
-from semshare_core.lookup.search import Wanted
+from semshare_core.lookup.search import Query
 from semshare_core.match.plan import ReusePlan
 from semshare_core.model import autocast
 from semshare_core.model.attention.bit_blocks import block_of
@@ -41,7 +41,7 @@ from semshare_core.prefill.cache import InterruptibleCache, to_torch
 from semshare_core.prefilled import PrefilledRequest, RequestPlan
 from semshare_core.process.interrupt import NEVER, Interrupt
 from semshare_core.prompt.encode import EncodedPrompt, Prompt, encode
-from semshare_core.quality.uncalibrated import say_once
+from semshare_core.quality.uncalibrated import warn_once
 from semshare_core.report import ReuseReport
 from semshare_core.report.reasons import NO_REASON, Reason
 from semshare_core.runtime import Runtime
@@ -55,19 +55,20 @@ class Request:
     """One prompt on its way through the stages.
 
     Attributes:
-        asked: what the caller asked for; ``goal``: what the request is served under, which is stricter where the canary
-            found the level's promise broken.
+        requested: the goal that the caller requested.
+        goal: the goal that serves the request. It is stricter if the level's promise was broken too often.
         encoded: the prompt's tokens, and where its question begins.
-        computed_by: names the weights that compute the request's rows; set by :meth:`run`.
-        queue_ms: waited for the model; ``embed_ms``: for foreign code to embed the prompt.
-        kept: the entry that the request became. Weakly: should it leave the pool, its rows leave memory.
+        computed_by: the identity of the weights that compute the request's rows; set by :meth:`run`.
+        queue_ms: the time waiting for the model; ``embed_ms``: the time of a user's encoder.
+        entry: the pool's entry with the request's rows. It is a weak reference, so that the rows leave memory when the
+            entry leaves the pool.
     """
 
     def __init__(
         self,
         runtime: Runtime,
         prompt: Prompt,
-        asked: ReusePolicy,
+        policy: ReusePolicy,
         namespace: str,
         *,
         warming: bool = False,
@@ -77,14 +78,14 @@ class Request:
         self.arrived = time.perf_counter()
         self.arrived_at = time.time()
         self.runtime = runtime
-        self.asked, self.goal = Goal(asked), Goal(runtime.canary.served(asked))
+        self.requested, self.goal = Goal(policy), Goal(runtime.canary.served(policy))
         self.namespace = namespace
         self.warming = warming
         self.pinned = pinned
         self.interrupt = interrupt
         self.computed_by = ""
         self.queue_ms = self.embed_ms = 0.0
-        self.kept: weakref.ref[Entry] | None = None
+        self.entry: weakref.ref[Entry] | None = None
         self._embedding: NDArray[np.float32] | None = None
         self.encoded: EncodedPrompt = encode(prompt, runtime.tokenizer, vocabulary_size(runtime.model), runtime.context)
 
@@ -161,9 +162,9 @@ class Request:
     def look_up(self) -> Lookup:
         """What the pool has for the prompt, of the weights that would compute it now."""
         runtime = self.runtime
-        wanted = Wanted(self.namespace, self.tokens, self.computed_by, block_of(runtime.model))
+        query = Query(self.namespace, self.tokens, self.computed_by, block_of(runtime.model))
         with autocast.OFF.again():
-            return find(runtime.pool, wanted, self.goal, runtime.table, self._embed, runtime.facts)
+            return find(runtime.pool, query, self.goal, runtime.table, self._embed, runtime.facts)
 
     def features(self) -> PlanFeatures | None:
         """The plan in numbers; None: there is nothing to reuse. Needs the model's lock."""
@@ -173,7 +174,7 @@ class Request:
     def _decide(self, lookup: Lookup) -> Decision:
         if self.goal.mode is Mode.LOSSLESS:
             return Decision(None, NO_REASON if lookup.plan.prefix_tokens else Reason.NOTHING_TO_REUSE.text())
-        made = decide(
+        decision = decide(
             lookup.plan,
             self.goal,
             self._fresh_from,
@@ -181,9 +182,9 @@ class Request:
             blocked_coverage=lookup.blocked_coverage,
             calibration=self.runtime.calibration,
         )
-        if made.calibration == UNCALIBRATED and self.runtime.calibration is None:
-            say_once(self.runtime.model, self.goal.level)
-        return made
+        if decision.calibration == UNCALIBRATED and self.runtime.calibration is None:
+            warn_once(self.runtime.model, self.goal.level)
+        return decision
 
     @property
     def _fresh_from(self) -> int:
@@ -284,24 +285,22 @@ class Request:
         """See :func:`semshare_core.commit.commit`."""
         return commit(prefilled, first_token_at, generated, store=store, copy=copy)
 
-    def embed_kept(self) -> None:
-        """When the model's lock is free: where foreign code embeds, what was kept is found by its likeness, too.
+    def embed_entry(self) -> None:
+        """Embed the stored entry with a user's encoder, so that similar prompts find it. Needs no lock.
 
-        A request that must end now, or whose encoder fails, does not wait for the answer's part: the prompt's must do.
+        If the request must end now, or the encoder fails, the prompt's embedding stands for the whole entry.
         """
         vectors, prompt = self.runtime.vectors, self._embedding
-        kept = self.kept() if self.kept is not None else None
-        if kept is None or not vectors.foreign or (prompt is not None and not len(prompt)):
+        entry = self.entry() if self.entry is not None else None
+        if self.entry is None or entry is None or not vectors.foreign or (prompt is not None and not len(prompt)):
             return
-        tokens = kept.tokens
-        del kept
+        tokens = entry.tokens
+        del entry  # the encoder may take long, and the entry may leave the pool meanwhile
         whole = NO_VECTORS if self.interrupt.due else vectors.of_kept(tokens, self.interrupt)
-        chosen = prompt if prompt is not None and not len(whole) else whole
-        assert self.kept is not None
-        kept = self.kept()
-        if kept is None:
+        entry = self.entry()
+        if entry is None:
             return
         try:
-            self.runtime.pool.embed(kept, chosen)
-        except ConfigError as error:  # of another length than those in the pool; the answer must not be lost for it
+            self.runtime.pool.embed(entry, prompt if prompt is not None and not len(whole) else whole)
+        except ConfigError as error:  # a vector of another length than the pool's; the answer must not be lost
             vectors.warn(error)

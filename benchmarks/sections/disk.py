@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 
 from benchmarks.sections.figure import Figure, Run
+from semshare_core.model.fingerprint import fingerprint
 from semshare_core.pool.disk import Fingerprint, PoolFolder, Record, SegmentRef
-from semshare_core.pool.disk.fingerprint import fingerprint
 from semshare_core.pool.disk.segment_file import SegmentFile
 
 TOKENS, ENTRIES, ENTRY_TOKENS, REPEATS = 1000, 2000, 500, 7

@@ -1,4 +1,4 @@
-"""What a prefill takes, predicted from the rows that it computes: whether reuse pays before any of it is done."""
+"""A model of the time of a prefill, from the number of computed rows. It says beforehand whether reuse pays."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from pydantic import BaseModel, ConfigDict
 class CostModel(BaseModel):
     """Seconds = ``fixed`` + ``row`` x rows + ``pair`` x rows x keys read + ``laid`` x rows laid.
 
-    It belongs to the kind of device that was measured. Between machines of one kind the ratios of its terms, which
-    decide, differ less than the terms do; on an accelerator ``fixed`` weighs more than on a CPU.
+    The model belongs to one kind of device. Only the ratios of the terms matter, and they differ little between
+    machines of one kind. On an accelerator ``fixed`` weighs more than on a CPU.
 
     Attributes:
-        fixed: seconds of a reusing call that depend on nothing.
+        fixed: constant seconds of a call that reuses rows.
         row: seconds per computed row; ``pair``: per computed row and key that it reads.
-        laid: seconds per reused row: lookup, matching, reading, moving its keys, and what is watched.
+        laid: seconds per reused row, for lookup, matching, reading, moving its keys and watching.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -34,26 +34,27 @@ class CostModel(BaseModel):
         rows: NDArray[np.float64],
         seconds: NDArray[np.float64],
     ) -> CostModel:
-        """Least relative squares, no coefficient below 0.
+        """Fit by least relative squares, with no coefficient below 0.
 
         Args:
-            tokens: [calls], of the prompts, and ``full_seconds`` [calls] of their full prefills.
-            rows: [calls, ratios] computed at each ratio, and ``seconds`` [calls, ratios] with everything counted, NaN
-                where it was not tried.
+            tokens: [calls], the lengths of the prompts.
+            full_seconds: [calls], the times of their full prefills.
+            rows: [calls, ratios], the computed rows at each ratio.
+            seconds: [calls, ratios], the whole time at each ratio; NaN where it was not measured.
         """
-        known = ~np.isnan(seconds)
-        n, rows = np.repeat(tokens[:, None], rows.shape[1], axis=1)[known], rows[known]
+        measured = ~np.isnan(seconds)
+        n, rows = np.repeat(tokens[:, None], rows.shape[1], axis=1)[measured], rows[measured]
         full = _design(np.zeros_like(tokens), tokens, tokens / 2, np.zeros_like(tokens))
         design = np.concatenate([full, _design(np.ones_like(n), rows, n, n - rows)])
-        target = np.concatenate([full_seconds, seconds[known]])
+        target = np.concatenate([full_seconds, seconds[measured]])
         return cls(**dict(zip(cls.model_fields, non_negative_fit(design, target).tolist(), strict=True)))
 
     def full(self, tokens: int) -> float:
-        """Seconds of a full prefill of so many tokens."""
+        """Seconds of a full prefill of ``tokens`` tokens."""
         return float(_design(0.0, tokens, tokens / 2, 0.0) @ self._weights)
 
     def reuse(self, tokens: int, rows: int) -> float:
-        """Seconds of a prefill that computes ``rows`` of them."""
+        """Seconds of a prefill of ``tokens`` tokens that computes ``rows`` rows."""
         return float(_design(1.0, rows, tokens, tokens - rows) @ self._weights)
 
     @property
@@ -71,8 +72,7 @@ def _design(
 
 
 def non_negative_fit(design: NDArray[np.float64], target: NDArray[np.float64]) -> NDArray[np.float64]:
-    """The weights [columns], none below 0, that bring ``design`` [rows, columns] nearest to ``target`` [rows], each
-    error counted relative to its target."""
-    from scipy.optimize import nnls  # takes a moment to import, and only those who fit need it
+    """Solve ``design`` [rows, columns] @ weights = ``target`` [rows] by least relative squares, no weight below 0."""
+    from scipy.optimize import nnls  # a slow import, which only fitting needs
 
     return np.asarray(nnls(design / target[:, None], np.ones_like(target))[0])

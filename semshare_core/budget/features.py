@@ -1,4 +1,4 @@
-"""What is known of a prompt before anything of it is computed, as numbers from which its divergence is forecast."""
+"""A reuse plan in numbers. The forecast of the divergence reads them before any row is computed."""
 
 from __future__ import annotations
 
@@ -29,28 +29,29 @@ FEATURES = (
     "share of the context that reused rows have not read, or read elsewhere",
     "share of the begins of runs",
 )
-"""What :meth:`PlanFeatures.vector` holds, in order."""
+"""The names of the entries of :meth:`PlanFeatures.vector`."""
 
-_CHOSEN_LEAST = 0.02  # of the prompt: where no row is chosen beyond those computed in any case, the logarithm is finite
+_LEAST_CHOSEN = 0.02  # of the prompt: keeps the logarithm finite if no row is chosen
 
 
 @dataclass(frozen=True)
 class PlanFeatures:
-    """A plan in numbers. Tokens are those behind the prefix unless said otherwise.
+    """Numbers of tokens in a reuse plan. Example: a prompt of 1,000 tokens with a prefix of 600 has a suffix of 400.
 
     Attributes:
-        tokens: of the whole prompt.
-        suffix: tokens behind the prefix.
-        must: those that are computed in any case.
-        worth: those that the strategy finds worth computing by the plan alone, ``must`` included.
-        moved: served by identical runs at another place, before the question; ``fuzzy``, ``new`` likewise.
-        runs: stretches of changed tokens.
-        seams: places where a text begins that stood elsewhere.
+        tokens: the whole prompt.
+        suffix: tokens after the prefix. All following attributes count tokens of the suffix.
+        must: tokens that are computed in any case.
+        worth: tokens that the selection finds worth computing by the plan alone, ``must`` included.
+        moved: tokens before the question in an identical run at another place; ``fuzzy``, ``new``: likewise.
+        runs: number of stretches of changed tokens.
+        seams: number of places where the text continues but its source does not.
         question: tokens of the question.
-        references: prompts drawn on.
+        references: number of prompts that serve rows.
         similarity: of the nearest prompt, in [0, 1].
-        mismatch: sum over the identical runs before the question of how far the context of each row has changed;
-            ``begins``: of one over each row's place in its run (``semshare_core.match.context``).
+        mismatch: sum of the moved rows' context changes. A row whose whole context has changed adds 1.
+        begins: sum of 1 / place in the run over the moved rows. A run of three tokens adds 1 + 1/2 + 1/3. Both sums are
+            explained in ``semshare_core.match.context``.
     """
 
     tokens: int
@@ -70,7 +71,7 @@ class PlanFeatures:
 
     @classmethod
     def of(cls, plan: ReusePlan, needs: Needs, fresh_from: int) -> PlanFeatures:
-        """``fresh_from``: the question's first token."""
+        """The features of a plan whose question begins at the token ``fresh_from``."""
         n = len(plan)
         free = needs.suffix & (np.arange(n) < fresh_from)
         altered = changed(plan) & free
@@ -100,20 +101,20 @@ class PlanFeatures:
 
     @property
     def shares(self) -> dict[str, float]:
-        """Parts of the prompt, by name, that make it another kind of prompt where they exceed all that was measured."""
+        """Shares of the prompt that must not exceed the measured ones by much, or it is another kind of prompt."""
         return {"served fuzzily": self.fuzzy / self.tokens, "new": self.new / self.tokens}
 
     def computed(self, ratio: float) -> int:
-        """Tokens computed under a recompute ratio: what must be, however small the ratio."""
+        """The number of tokens computed at a recompute ratio: at least ``must``, at most ``suffix``."""
         return max(self.must, min(self.suffix, round(ratio * self.tokens)))
 
     def vector(self, ratio: float) -> NDArray[np.float64]:
-        """Float64 [len(FEATURES)] under a recompute ratio."""
+        """Float64 [len(FEATURES)] at a recompute ratio."""
         n, rows = self.tokens, self.computed(ratio)
         return np.array(
             [
                 1.0,
-                np.log(rows - self.must + _CHOSEN_LEAST * n),
+                np.log(rows - self.must + _LEAST_CHOSEN * n),
                 rows / n,
                 max(0, self.worth - rows) / n,
                 self.moved / n,

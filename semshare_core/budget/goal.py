@@ -1,4 +1,4 @@
-"""What a call's ``reuse`` asks for, worked out once at its beginning."""
+"""The meaning of a call's ``reuse`` setting, decoded once at the beginning of the call."""
 
 from __future__ import annotations
 
@@ -16,32 +16,32 @@ class Mode(Enum):
     """The four things that ``reuse`` can mean."""
 
     OFF = "off"  # compute everything
-    LOSSLESS = "lossless"  # reuse a prefix whose rows are those of a full prefill, and nothing else
-    BOUNDED = "bounded"  # a level: recompute as much as keeps the answer's KL within the level's bound
-    FIXED = "fixed"  # a recompute ratio: spend it, whatever the answer's KL
+    LOSSLESS = "lossless"  # reuse only a prefix whose rows equal a full prefill's
+    BOUNDED = "bounded"  # a level: recompute enough to keep the answer's KL within the level's bound
+    FIXED = "fixed"  # a recompute ratio: recompute that share, with no bound on the KL
 
 
 @dataclass(frozen=True)
 class Goal:
-    """A policy, decoded. ``Goal(ReusePolicy(level="fast")).mode`` is ``Mode.BOUNDED``, its ``bound`` 0.15 nats."""
+    """A decoded policy. ``Goal(ReusePolicy(level="fast"))`` has the mode ``BOUNDED`` and a bound of 0.15 nats."""
 
     policy: ReusePolicy
 
     @cached_property
     def mode(self) -> Mode:
-        """What the policy asks for."""
+        """The meaning of the policy."""
         if self.policy.level in ("off", "exact"):
             return Mode.OFF if self.policy.level == "off" else Mode.LOSSLESS
         return Mode.BOUNDED if self.ratio is None else Mode.FIXED
 
     @cached_property
     def level(self) -> str:
-        """The level's name; ``custom`` where the policy fixes the recomputation instead."""
+        """The level's name, or ``custom`` if the policy fixes the recompute ratio."""
         return self.policy.level or ("balanced" if self.policy.recompute_ratio is None else "custom")
 
     @cached_property
     def ratio(self) -> float | None:
-        """The recompute ratio that the policy fixes; None: it names a level."""
+        """The fixed recompute ratio; None if the policy has a level."""
         if self.policy.recompute_ratio is not None:
             return self.policy.recompute_ratio
         decays = self.policy.level is None and self.policy.schedule == "decay"
@@ -49,33 +49,30 @@ class Goal:
 
     @property
     def approximates(self) -> bool:
-        """Whether rows that are not those of a full prefill may serve."""
+        """Whether approximate rows may serve."""
         return self.mode in (Mode.BOUNDED, Mode.FIXED)
 
     @property
     def searches(self) -> bool:
-        """Whether the lookup asks for similar prompts and identical runs, and not for a prefix alone."""
+        """Whether the lookup searches for similar prompts and identical runs. Otherwise it searches only a prefix."""
         return self.approximates and self.policy.max_depth > 0
 
     @property
     def promised(self) -> bool:
-        """Whether the answer is bound to a level's promise."""
+        """Whether a level's promise applies to the answer."""
         return self.mode is Mode.BOUNDED
 
     @cached_property
     def method(self) -> str:
-        """How the policy differs from the method that models are calibrated with; empty: not at all."""
+        """The settings that differ from the calibrated method, such as ``halo=0``; empty if none differ."""
         return method_of(self.policy)
 
     @property
     def bound(self) -> float:
-        """The KL in nats that approximate answers are kept within; infinite where no level vouches for them.
-
-        No level vouches for another method than it was calibrated with.
-        """
+        """The largest KL in nats that the level promises; infinite without a level, or with another method."""
         return BOUNDS[self.level].kl if self.promised and not self.method else math.inf
 
 
 def _published_ratio(policy: ReusePolicy, share: float = 0.4, layers: int = 30) -> float:
-    """Average ratio of the paper's schedule: everything in layer 1, 40 % in layer 2, then falling by ``decay``."""
+    """The average ratio of the paper's schedule: all rows in layer 1, 40 % in layer 2, then less by ``decay``."""
     return (1 + share * sum(policy.decay**step for step in range(layers - 1))) / layers

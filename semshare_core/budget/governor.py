@@ -1,8 +1,8 @@
-"""The governor: how much to recompute for the level asked for, or whether to reuse at all.
+"""The governor decides how much of a prompt is recomputed, and whether reuse is worth it at all.
 
-With a calibration of the model (``semshare calibrate``) a level takes the smallest ratio whose forecast divergence is
-within its bound. Without one it goes by :data:`LEVEL_RULES`: fixed amounts, about what keeps the promises on
-SmolLM2-135M-Instruct with hardly a look at the prompt. No fixed amount is safe across models.
+With a calibration (``semshare calibrate``), a level takes the smallest ratio whose forecast divergence is within its
+bound. Without one it uses :data:`LEVEL_RULES`: fixed shares that about keep the promises on SmolLM2-135M-Instruct. No
+fixed share is safe for every model.
 """
 
 from __future__ import annotations
@@ -24,18 +24,19 @@ _MIN_SAVED_TOKENS = 64  # fewer cost more in matching and rearranging than they 
 
 @dataclass(frozen=True)
 class LevelRule:
-    """What a level spends on a model that was not calibrated, and when it gives up.
+    """How much a level recomputes on a model without a calibration, and when it reuses nothing.
 
     Attributes:
-        ceiling: largest recompute ratio; what the strategy finds worth less is left reused.
-        least: recompute ratio that is spent even where the plan shows less change, on the rows that the question reads.
-        max_fuzzy: largest share of the tokens behind the prefix that may be served fuzzily.
-        min_saving: smallest share of the tokens behind the prefix that must be saved for reuse to pay.
-        max_blocked_coverage: how much coverage may be lost to rows that may not serve, as a share of the tokens behind
-            the prefix. Example: one pooled prompt has 90 % of them, but its rows are approximate; the best prompt whose
-            rows may serve has 70 %; the blocked coverage is 20 %. Beyond the limit the prompt is computed in full, so
-            that it can serve those that follow. Without the limit the error of a chain of rewrites grows
-            (``python -m benchmarks.pool drift``).
+        ceiling: the largest recompute ratio.
+        least: the smallest recompute ratio, even if the plan shows less change. The extra rows are those that the
+            question reads.
+        max_fuzzy: the largest share of the suffix that may be served by fuzzy rows.
+        min_saving: the smallest share of the suffix that reuse must save.
+        max_blocked_coverage: the largest share of the suffix that may be lost to rows that may not serve. Example: one
+            pooled prompt covers 90 % of the suffix, but its rows are approximate. The best prompt with usable rows
+            covers 70 %. The blocked coverage is 20 %. Above the limit the prompt is computed in full and can then serve
+            later prompts. Without the limit the error of a chain of rewrites grows (``python -m benchmarks.pool
+            drift``).
     """
 
     ceiling: float
@@ -52,18 +53,20 @@ LEVEL_RULES = {
 }
 
 UNCALIBRATED = "default"
-"""What reports name where the levels' rules decided: no calibration of the model, or one of another method."""
+"""The calibration name in reports if the rules decided: the model has no calibration, or one of another method."""
 
 
 @dataclass(frozen=True)
 class Decision:
-    """``budget`` of a selective prefill, or None: compute everything behind the prefix.
+    """The governor's decision.
 
     Attributes:
-        recompute: how the budget is spent; None where there is none.
-        lossless: have no approximate rows in that prefix, so that the prompt can serve others.
-        calibration: name of the calibration that a level went by; None: no level had to choose.
-        expected_kl: forecast, in nats; None: there was none.
+        budget: of a selective prefill. None: compute the whole suffix.
+        bypassed: reuse was possible, but not worth it.
+        lossless: the prefix must not have approximate rows, so that the prompt can serve others.
+        calibration: name of the calibration that decided. None: no level had to choose.
+        expected_kl: the forecast in nats. None: there was no forecast.
+        recompute: how the budget is spent. None: there is no budget.
     """
 
     budget: Budget | None
@@ -84,13 +87,13 @@ def decide(
     blocked_coverage: float = 0.0,
     calibration: Calibration | None = None,
 ) -> Decision:
-    """Choose the recomputation for a plan whose goal allows approximate reuse.
+    """Decide how much of a plan is recomputed. The goal must allow approximate reuse.
 
     Args:
         fresh_from: the question's first token.
-        layers: of the model.
-        blocked_coverage: coverage lost to rows that may not serve; see :class:`LevelRule`.
-        calibration: of the model, if it has one.
+        layers: the model's layers.
+        blocked_coverage: see :class:`LevelRule`.
+        calibration: the model's calibration, if it has one.
     """
     selection = selection_for(goal.policy)
     needs = Needs.of(plan, selection, fresh_from)
@@ -106,12 +109,12 @@ def decide(
 
 
 def reusable(plan: ReusePlan, needs: Needs, fresh_from: int) -> bool:
-    """Whether anything is served that could be left as it is."""
+    """Whether the plan serves any token after the prefix and before the question."""
     return bool((needs.suffix & plan.served)[:fresh_from].any())
 
 
 def plan_features(plan: ReusePlan, goal: Goal, fresh_from: int) -> PlanFeatures | None:
-    """The plan in numbers; None if nothing is served that could be left as it is."""
+    """The plan's features; None if it is not :func:`reusable`."""
     needs = Needs.of(plan, selection_for(goal.policy), fresh_from)
     return PlanFeatures.of(plan, needs, fresh_from) if reusable(plan, needs, fresh_from) else None
 
@@ -120,23 +123,22 @@ def _for_level(
     features: PlanFeatures, goal: Goal, blocked_coverage: float, calibration: Calibration | None
 ) -> Decision:
     if blocked_coverage > LEVEL_RULES[goal.level].max_blocked_coverage:
-        # a chain of rewrites has left its last lossless prompt behind: this one becomes the next
+        # a chain of rewrites has moved away from its last lossless prompt: this prompt becomes the next one
         reason = Reason.APPROXIMATE_REFERENCE.text(share=blocked_coverage)
         return Decision(None, reason, bypassed=True, lossless=True)
     if calibration is None or goal.method:
-        made = _by_rule(features, LEVEL_RULES[goal.level])
+        decision = _by_rule(features, LEVEL_RULES[goal.level])
         why = Reason.NOT_CALIBRATED if calibration is None else Reason.OTHER_METHOD
-        return replace(made, reason=made.reason or why.text(), calibration=UNCALIBRATED)
+        return replace(decision, reason=decision.reason or why.text(), calibration=UNCALIBRATED)
     return replace(_by_calibration(features, goal.level, calibration), calibration=calibration.name)
 
 
 def _by_calibration(features: PlanFeatures, level: str, calibration: Calibration) -> Decision:
-    unlike = calibration.unlike(features)
-    if unlike:
-        return _too_different(features, unlike)
+    if difference := calibration.difference(features):
+        return _too_different(features, difference)
     ratio = calibration.ratio_for(level, features)
     if ratio is None:
-        most = max((features.computed(each) for each in calibration.choices(features)), default=features.must)
+        most = max(map(features.computed, calibration.choices(features)), default=features.must)
         share = most / features.tokens
         reason = Reason.BEYOND_BOUND.text(share=share, level=level, bound=BOUNDS[level].kl)
         return Decision(None, reason, bypassed=True)
@@ -161,5 +163,5 @@ def _by_rule(features: PlanFeatures, rule: LevelRule) -> Decision:
 
 
 def _too_different(features: PlanFeatures, reason: ReasonText) -> Decision:
-    # a few common words are shared by any two texts; not to use them is no decision
+    # any two texts share a few common words; to ignore those is no bypass
     return Decision(None, reason, bypassed=features.moved >= _MIN_SAVED_TOKENS)

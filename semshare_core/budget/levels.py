@@ -1,11 +1,11 @@
-"""What each level promises: how far from the full prefill's its answers may lie, and how often they may lie farther."""
+"""The levels' promises: how far an answer may lie from the full prefill's, and how often it may lie farther."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
 MEASURED_TOKENS = 32
-"""The divergence of a call is the mean over so many first tokens of its answer."""
+"""The divergence of a call is the mean over this many first tokens of its answer."""
 
 
 @dataclass(frozen=True)
@@ -14,7 +14,7 @@ class Bound:
 
     Attributes:
         kl: KL(full prefill || reuse) in nats, the mean over the first :data:`MEASURED_TOKENS` tokens of the answer.
-        share: of the calls, those may exceed it.
+        share: the share of calls that may exceed ``kl``.
     """
 
     kl: float
@@ -22,11 +22,11 @@ class Bound:
 
 
 BOUNDS = {"high": Bound(0.02), "balanced": Bound(0.05), "fast": Bound(0.15)}
-"""By level. ``off`` and ``exact`` need none: their answers are the full prefill's."""
+"""The promises by level. ``off`` and ``exact`` need none: their answers are the full prefill's."""
 
 _STRICTER = {"fast": "balanced", "balanced": "high", "high": "exact"}
 
 
 def stricter(level: str) -> str:
-    """The next level that promises more; ``exact`` is the last."""
+    """The next stricter level, for example ``balanced`` for ``fast``; ``exact`` is the strictest."""
     return _STRICTER[level]

@@ -1,4 +1,4 @@
-"""How reuse works under a policy, apart from how much is recomputed: calibrations and promises hold for one method."""
+"""The method of a policy: how it reuses rows, apart from how many it recomputes. A calibration holds for one method."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ _SETTINGS = (
 
 
 def method_of(policy: ReusePolicy) -> str:
-    """What ``policy`` does otherwise than models are calibrated: ``matching='lsh', halo=0``; empty if nothing."""
+    """The settings that differ from the calibrated method, such as ``matching='lsh', halo=0``; empty if none differ."""
     ours = ReusePolicy()
     changed = [name for name in _SETTINGS if getattr(policy, name) != getattr(ours, name)]
     return ", ".join(f"{name}={getattr(policy, name)!r}" for name in changed)

@@ -1,4 +1,4 @@
-"""What a plan needs computed, before anything is known of the model's answer to it."""
+"""The tokens that a plan needs computed, known before the model computes anything."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from semshare_core.select import Selection
 
 @dataclass(frozen=True)
 class Needs:
-    """Tokens of a prompt by what is known of them from the plan, bool [n] each.
+    """Sets of prompt tokens, each bool [n].
 
     Attributes:
-        suffix: tokens behind the prefix. Only these may be computed.
-        must: computed whatever the budget: new tokens, the question, facts that differ, misaligned tokens, and a token
-            that was first in the prompt or in its reference, but not in both.
+        suffix: tokens after the prefix. Only these may be computed.
+        must: tokens that are computed whatever the budget: new tokens, the question, facts that differ, misaligned
+            tokens, and a token that comes first in the prompt or in its reference, but not in both.
         worth: ``must``, and the tokens that the selection finds worth computing by the plan alone.
     """
 
@@ -29,23 +29,23 @@ class Needs:
 
     @classmethod
     def of(cls, plan: ReusePlan, selection: Selection, fresh_from: int) -> Needs:
-        """``fresh_from``: the question's first token."""
+        """The needs of a plan whose question begins at the token ``fresh_from``."""
         suffix = plan.source != Source.PREFIX
         must = suffix & ((plan.source == Source.NEW) | (np.arange(len(plan)) >= fresh_from))
         if plan.stale is not None and selection.computes_stale:
             must |= suffix & (plan.stale | misaligned(plan))
-        # the first token is the attention sink of every head: no other row can stand in for it, nor it for another
+        # the first token is every head's attention sink: it cannot replace another row, and no row can replace it
         must |= suffix & ((plan.position == 0) != (np.arange(len(plan)) == 0))
         return cls(suffix, must, must | (suffix & selection.structural(plan)))
 
     def but_last(self) -> Needs:
-        """Without the last token, whose rows belong to the first decoding step."""
+        """The same sets without the last token, which the first decoding step computes."""
         rows = but_last(len(self.suffix))
         return Needs(self.suffix & rows, self.must & rows, self.worth & rows)
 
 
 def but_last(n: int) -> NDArray[np.bool_]:
-    """The rows a prefill computes: the last token belongs to the first decoding step."""
+    """All rows but the last, which the first decoding step computes."""
     rows = np.ones(n, bool)
     rows[-1] = False
     return rows

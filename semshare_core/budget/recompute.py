@@ -1,4 +1,4 @@
-"""The recompute plan: how a budget is spent on a prompt, before any row is computed."""
+"""The recompute plan: which rows of a prompt are computed, decided before any row is computed."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from semshare_core.config import ReusePolicy
 from semshare_core.match.plan import ReusePlan, Source
 from semshare_core.select import Priority, Selection
 
-_PROBE_SHARE = 0.25  # of the budget, at most, goes into a first layer for all tokens
+_PROBE_SHARE = 0.25  # a first layer for all tokens may cost at most this share of the budget
 
 
 @dataclass(frozen=True)
@@ -22,8 +22,8 @@ class Budget:
 
     Attributes:
         ratio: ceiling of computed tokens / prompt tokens, averaged over layers, first layer and last token included.
-        fill: spend all of it (a ratio asked for), or only what the strategy finds worth it (a level's ceiling).
-        least: share of the prompt that is worth computing even where the plan shows no change.
+        fill: compute as many rows as the ratio allows (True), or only those worth computing (False).
+        least: the share of the prompt that is computed even if the plan shows no change.
     """
 
     ratio: float
@@ -33,11 +33,11 @@ class Budget:
 
 @dataclass(frozen=True)
 class Layers:
-    """What a budget must know of a model.
+    """A model's layers.
 
     Attributes:
-        count: its decoder layers.
-        observable: whether it shows its attention weights, so that the question can be watched.
+        count: the number of decoder layers.
+        observable: whether the layers show their attention weights.
     """
 
     count: int
@@ -46,16 +46,19 @@ class Layers:
 
 @dataclass(frozen=True)
 class RecomputePlan:
-    """Which rows of one prompt are computed. Prefill ranks within it: it says how many, the selection says which.
+    """How many rows of one prompt each layer computes. The selection says which.
+
+    Example: ``counts`` of ``[900, 120, 120, ...]`` and ``probe`` compute 900 rows in the first layer, measure their
+    deviations, and then compute 120 chosen rows in every deeper layer.
 
     Attributes:
-        suffix: bool [n], tokens that may be computed: those behind the prefix, without the last.
+        suffix: bool [n], tokens that may be computed: those after the prefix, without the last.
         must: bool [n], tokens that are computed in every layer.
-        first: bool [n], tokens that go before any ranking.
-        counts: int64 [layers], rows computed at each. Never growing.
-        ranked: whether there is anything to choose behind ``first``.
-        probe: measure deviations: the first layers are computed for all tokens.
-        watched: the last tokens to observe as they read, which costs as many rows in every layer; 0: none.
+        first: bool [n], tokens that are computed before the ranked ones.
+        counts: int64 [layers], rows computed at each layer. They never grow with depth.
+        ranked: whether the selection has tokens to choose.
+        probe: whether the first layers are computed for all tokens, to measure deviations.
+        watched: the number of last tokens whose attention is watched. Each costs one row in every layer.
     """
 
     suffix: NDArray[np.bool_]
@@ -68,22 +71,22 @@ class RecomputePlan:
 
     @property
     def observes(self) -> bool:
-        """Whether the ranking needs a look at the model's own rows first."""
+        """Whether the ranking needs measurements of the model."""
         return self.probe or self.watched > 0
 
     @property
     def layer_rows(self) -> int:
-        """Rows computed, summed over the layers, with what observing costs."""
+        """The computed rows, summed over the layers, watched rows included."""
         return int(self.counts.sum()) + self.watched * len(self.counts)
 
     def extend(self, rows: int) -> RecomputePlan:
-        """With ``rows`` more at each layer, as far as there are tokens. A prefill may ask for that once."""
+        """The plan with ``rows`` more rows at each layer. A prefill may extend its plan once."""
         return replace(self, counts=np.minimum(self.counts + rows, int(self.suffix.sum())))
 
     def rows(self, priority: Priority | None) -> list[NDArray[np.int64]]:
-        """Ascending positions per layer, each a subset of the layer's before.
+        """The positions to compute at each layer, ascending. Each set is a subset of the previous layer's.
 
-        Tokens that must be computed come first, then ``first``, then the others by falling ``priority`` [n].
+        ``must`` goes first, then ``first``, then the others by falling ``priority`` [n].
         """
         worth = np.zeros(len(self.suffix)) if priority is None else priority
         order = np.lexsort((-worth, ~self.first, ~self.must))
@@ -94,10 +97,7 @@ class RecomputePlan:
 def plan_recompute(
     plan: ReusePlan, needs: Needs, selection: Selection, policy: ReusePolicy, budget: Budget, layers: Layers
 ) -> RecomputePlan:
-    """Spend ``budget`` on what ``needs`` names.
-
-    Where the model's attention is not observable nothing is watched.
-    """
+    """Plan how to spend ``budget`` on a prompt. If the layers are not observable, the plan watches no token."""
     n, needs = len(plan), needs.but_last()
     n_suffix, must = int(needs.suffix.sum()), needs.must
     spend = budget.ratio * n * layers.count - layers.count  # the last token passes through every layer, too
@@ -105,7 +105,7 @@ def plan_recompute(
     most = n_suffix
     if not budget.fill:
         most = min(most, max(int(needs.worth.sum()), int(budget.least * n)))
-    if most == n_suffix and spend >= n_suffix * layers.count - 1e-6:  # everything may be computed: nothing to choose
+    if most == n_suffix and spend >= n_suffix * layers.count - 1e-6:  # the budget allows all rows: nothing to choose
         ranked, must = False, needs.suffix
     n_must = int(must.sum())
     room = min(spend / layers.count, most)
@@ -114,7 +114,7 @@ def plan_recompute(
     first, crowded = _foremost(must, plan, needs.worth, room, sparing=influence)
     watches = ranked and ((selection.needs_hot and layers.observable) or influence)
     spend -= watched * layers.count if watches else 0
-    # a first layer for all tokens must leave rows to choose, most of them
+    # a first layer for all tokens must leave most of the budget for chosen rows
     crowded = crowded and n_suffix + (layers.count - 1) * n_must < spend and n_suffix <= _PROBE_SHARE * spend
     probe = ranked and (selection.needs_deviation or (crowded and selection.needs_deviation_when_crowded))
     counts = rows_per_layer(
@@ -132,11 +132,11 @@ def plan_recompute(
 def _foremost(
     must: NDArray[np.bool_], plan: ReusePlan, worth: NDArray[np.bool_], room: float, *, sparing: bool
 ) -> tuple[NDArray[np.bool_], bool]:
-    """Tokens that go before any ranking, and whether the changed tokens among those worth it exceed the room.
+    """The tokens that are computed before the ranked ones, and whether the changed tokens exceed the room.
 
-    Changed tokens go first where they leave half of the room: a stale fact is the worst that reuse can do, and no
-    ranking by influence sees every fact in time. Without such a ranking (not ``sparing``) all that is worth it goes
-    first as long as it fits.
+    With a ranking by influence (``sparing``), the changed tokens go first if they leave half of the room. A stale fact
+    is the worst error of reuse, and the ranking does not see every fact. Without it, all tokens worth computing go
+    first if they fit.
     """
     changed = must | (worth & (plan.source == Source.FUZZY))
     crowded = bool(changed.sum() > room)

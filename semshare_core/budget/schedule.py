@@ -1,7 +1,7 @@
-"""How many rows are computed at each layer, so that the average over layers stays within the ratio.
+"""The number of computed rows at each layer.
 
-``constant`` keeps one set; ``decay`` shrinks it by a factor per layer, as SemShareKV does (arXiv 2509.24832,
-exponential decay of recomputation with depth).
+The ``constant`` schedule computes the same rows at each layer. ``decay`` computes fewer in each deeper layer, as
+SemShareKV does (arXiv 2509.24832).
 """
 
 from __future__ import annotations
@@ -15,13 +15,13 @@ from semshare_core.config import Schedule
 def rows_per_layer(
     layer_rows: float, n_layers: int, schedule: Schedule, decay: float, *, first: int | None, minimum: int, maximum: int
 ) -> NDArray[np.int64]:
-    """Rows at each layer [n_layers], never fewer than ``minimum`` nor more than ``maximum``, never growing.
+    """Rows at each layer [n_layers]. They never grow with depth.
 
     Args:
-        layer_rows: what may be spent: the sum of rows over all layers.
-        first: rows of the first layer when it must see everything (to measure deviation); None: like the others.
-        minimum: rows that are computed in every layer whatever the budget.
-        maximum: rows that there are.
+        layer_rows: the budget: the sum of rows over all layers.
+        first: the rows of the first layer if it must compute all, to measure deviations. None: like the other layers.
+        minimum: the smallest number of rows at any layer, whatever the budget.
+        maximum: the largest number of rows at any layer.
     """
     fixed = 0 if first is None else 1
     selective = n_layers - fixed
@@ -29,7 +29,7 @@ def rows_per_layer(
     weights = np.ones(selective) if schedule == "constant" else decay ** np.arange(selective)
     # floor() of the scaled weights keeps the sum within the budget; clipping at `minimum` takes it from the others
     low, high = 0.0, float(maximum) / weights.min()
-    for _ in range(200):  # steep decays begin with a wide bracket
+    for _ in range(200):  # a steep decay has a wide bracket
         middle = (low + high) / 2
         if np.clip(np.floor(middle * weights + 1e-9), minimum, maximum).sum() > spend:
             high = middle

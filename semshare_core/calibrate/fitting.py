@@ -1,4 +1,4 @@
-"""From observations to a calibration: the forecast's usual errors, each level's margin, and the cost of a prefill."""
+"""Fit a calibration to observations: the forecast's usual errors, each level's margin, and the cost of a prefill."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from semshare_core.budget.calibration import Calibration, Observation, choices, measured, padded
+from semshare_core.budget.calibration import Calibration, Observation, choices, kl_table, padded
 from semshare_core.budget.cost import CostModel
 from semshare_core.budget.features import PlanFeatures, feature_matrix
 from semshare_core.budget.forecast import Forecast, log_kl
@@ -17,7 +17,7 @@ from semshare_core.calibrate.risk import margin_for
 from semshare_core.errors import ConfigError
 
 LEAST_PAIRS = 45
-"""Fewer cannot show a promise of 5 % kept: not one broken call among them would be proof enough."""
+"""Fewer pairs cannot show that a promise of 5 % is kept, even if no call breaks its bound."""
 
 _FOLDS = 10
 
@@ -25,20 +25,20 @@ _FOLDS = 10
 def fit_calibration(
     observations: Sequence[Observation], fingerprint: Mapping[str, str], prompts: str, ratios: Sequence[float]
 ) -> Calibration:
-    """Choose each level's margin by forecasts that have not seen the call (cross-fitting).
+    """Choose each level's margin with forecasts that have not seen the call (cross-fitting).
 
     Args:
-        observations: the pairs that were measured.
+        observations: the measured pairs.
         fingerprint: of model, tokenizer and dtype.
-        prompts: what the pairs are, in words.
-        ratios: that were tried.
+        prompts: a description of the pairs.
+        ratios: the recompute ratios.
 
     Raises:
-        ConfigError: too few observations to show that a promise is kept.
+        ConfigError: there are too few observations.
     """
     check_enough(len(observations))
     plans = [item.features for item in observations]
-    kl = measured(observations, ratios)
+    kl = kl_table(observations, ratios)
     tokens = token_counts(plans)
     forecast, spread, errors = cross_fitted(plans, kl, ratios)
     kinds = [item.kind for item in observations]
@@ -64,26 +64,27 @@ def fit_calibration(
 
 
 def token_counts(plans: Sequence[PlanFeatures]) -> NDArray[np.float64]:
-    """Float64 [plans], tokens of each prompt."""
+    """The length of each prompt in tokens, float64 [plans]."""
     return np.array([float(features.tokens) for features in plans])
 
 
 def check_enough(pairs: int) -> None:
-    """Raises ConfigError if so many pairs of prompts cannot show that a promise is kept."""
+    """Raise ConfigError if there are too few pairs to show that a promise is kept."""
     if pairs < LEAST_PAIRS:
         raise ConfigError(
-            f"{pairs} pairs of prompts are too few: it takes {LEAST_PAIRS} to show that at most "
-            f"{BOUNDS['balanced'].share:.0%} of calls break a bound. Bring more prompts that resemble earlier ones."
+            f"{pairs} pairs of prompts are too few: {LEAST_PAIRS} are needed to show that at most "
+            f"{BOUNDS['balanced'].share:.0%} of calls break a bound. Add more prompts that resemble earlier ones."
         )
 
 
 def cross_fitted(
     plans: Sequence[PlanFeatures], kl: NDArray[np.float64], ratios: Sequence[float]
 ) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
-    """Forecast log KL [calls, ratios], its usual error [calls] and its error [calls, ratios], by fits to other folds.
+    """Forecast each call from the other folds, as in CV+ (arXiv 1905.02928).
 
-    As in CV+ (arXiv 1905.02928). The forecast is infinite where a level may not choose a ratio, the error NaN where
-    ``kl`` [calls, ratios] is.
+    Returns:
+        The forecast log KL [calls, ratios], infinite where a level may not choose the ratio; its usual error [calls];
+        and its error [calls, ratios], NaN where ``kl`` is NaN.
     """
     features, tokens = feature_matrix(plans, ratios), token_counts(plans)
     fold = np.arange(len(kl)) % _FOLDS

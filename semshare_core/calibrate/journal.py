@@ -1,10 +1,11 @@
-"""The journal of a calibration that is being made: what is measured is written at once, and a later run reads it."""
+"""The journal of a calibration run. It is written after each measurement, so that a later run can go on from there."""
 
 from __future__ import annotations
 
 import json
 import os
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 
 from pydantic import ValidationError
@@ -14,53 +15,51 @@ from semshare_core.errors import ConfigError
 
 
 class Journal:
-    """A JSONL file: the first line tells whose the observations are and how they were made, each other line is one.
+    """A JSONL file. The first line names the model and the format; each other line is an observation.
 
-    What stands behind the end of the last line was broken off, and is cut off.
+    An incomplete last line is cut off.
 
     Args:
-        path: of the file, which is begun if there is none.
-        fingerprint: of the model, as its calibration will have it.
+        path: the file. A missing file is created.
+        fingerprint: of the model, as in its calibration.
 
     Raises:
-        ConfigError: the file is another model's or another version's, or cannot be read or written.
+        ConfigError: the file belongs to another model or version, or cannot be read or written.
     """
 
     def __init__(self, path: Path, fingerprint: Mapping[str, str]) -> None:
         self._path = path
-        made_by = {"format": Calibration.model_fields["format"].default, "ratios": RATIOS}
-        head = f"{json.dumps(made_by | {'fingerprint': dict(fingerprint)})}\n".encode()
+        version = {"format": Calibration.model_fields["format"].default, "ratios": RATIOS}
+        head = f"{json.dumps(version | {'fingerprint': dict(fingerprint)})}\n".encode()
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             path.touch()
-            held = path.read_bytes()
-            if not held.startswith(head) and not head.startswith(held):
+            content = path.read_bytes()
+            if not content.startswith(head) and not head.startswith(content):
                 raise ConfigError(
-                    f"{path} holds what was measured of another model or dtype, or by another version of SemShare. "
-                    "Pass another --out to keep it, or delete that file to measure anew."
+                    f"{path} has measurements of another model or dtype, or of another version of SemShare. "
+                    "Pass another --out to keep it, or delete that file to measure again."
                 )
-            os.truncate(path, held.rfind(b"\n") + 1)
-            if not held.startswith(head):
+            os.truncate(path, content.rfind(b"\n") + 1)
+            if not content.startswith(head):
                 self._write(head)
         except OSError as error:
-            raise ConfigError(f"what is measured cannot be kept in {path}: {error}. Pass another --out.") from error
+            raise ConfigError(f"the measurements cannot be written to {path}: {error}. Pass another --out.") from error
 
     def read(self) -> list[Observation]:
-        """All observations so far; lines that are none are passed over."""
-        found = []
+        """All observations. Damaged lines are skipped."""
+        observations = []
         for line in self._path.read_bytes().splitlines()[1:]:
-            try:
-                found.append(Observation.model_validate_json(line))
-            except ValidationError:
-                continue
-        return found
+            with suppress(ValidationError):
+                observations.append(Observation.model_validate_json(line))
+        return observations
 
     def append(self, item: Observation) -> None:
-        """Keep one more, so that it is there even if the process dies."""
+        """Write an observation. It survives the process."""
         self._write(f"{item.model_dump_json()}\n".encode())
 
     def remove(self) -> None:
-        """Once the calibration is made, it has them all."""
+        """Delete the file, once the calibration has all observations."""
         self._path.unlink()
 
     def _write(self, data: bytes) -> None:

@@ -1,7 +1,6 @@
-"""Calibrate a model: measure how far reused answers lie from the full prefill's on pairs of prompts.
+"""Measure how far a model's reused answers lie from the full prefill's, on pairs of prompts.
 
-Every pair is prefilled in full and at each ratio, and followed along the full prefill's answer. An interrupted run goes
-on where it stopped: what is measured is written to a file at once.
+Each pair is prefilled in full and at each ratio. Each cache then reads the full prefill's answer.
 """
 
 from __future__ import annotations
@@ -11,7 +10,7 @@ import math
 from collections.abc import Callable, Iterable, Sequence
 from hashlib import blake2b
 
-from semshare_core.budget.calibration import Observation, tried
+from semshare_core.budget.calibration import Observation, measured_ratios
 from semshare_core.budget.levels import MEASURED_TOKENS
 from semshare_core.calibrate.journal import Journal
 from semshare_core.calibrate.prompts import CalibrationPair
@@ -23,13 +22,14 @@ from semshare_core.quality.divergence import Continuation, Divergence
 
 _NAMESPACE = "calibration"
 
-Tell = Callable[[str], None]
 
+def measure_pair(
+    engine: SemShareEngine, pair: CalibrationPair, ratios: Sequence[float] | None = None
+) -> Observation | None:
+    """Measure one pair in an extra namespace. Returns None if the target could reuse nothing.
 
-def observe(engine: SemShareEngine, pair: CalibrationPair, ratios: Sequence[float] | None = None) -> Observation | None:
-    """Measure one pair in a namespace of its own; None if nothing of its target could be reused.
-
-    ``ratios``: other ones than prompts like its target are measured at.
+    Args:
+        ratios: the ratios to measure; default: :func:`semshare_core.budget.calibration.measured_ratios`.
 
     Raises:
         PromptError: a prompt is empty, or too long for the model.
@@ -46,14 +46,13 @@ def observe(engine: SemShareEngine, pair: CalibrationPair, ratios: Sequence[floa
         with computing(engine.model):
             answer, expected = Continuation(engine.model, full.cache).greedy(full.logits, min(MEASURED_TOKENS, room))
         kl, seconds = [], []
-        for ratio in tried(features) if ratios is None else ratios:
+        for ratio in measured_ratios(features) if ratios is None else ratios:
             reused = engine.prefill(
                 pair.target, reuse=ReusePolicy(recompute_ratio=ratio), store=False, namespace=_NAMESPACE
             )
             with computing(engine.model):
-                behind = Continuation(engine.model, reused.cache).follow(reused.logits, answer)
-            found = Divergence.between(expected, behind)
-            kl.append(float(found.kl.mean()))
+                actual = Continuation(engine.model, reused.cache).follow(reused.logits, answer)
+            kl.append(float(Divergence.between(expected, actual).kl.mean()))
             if not math.isfinite(kl[-1]):
                 raise NumericalError(f"{pair.id} at a ratio of {ratio}: the KL is {kl[-1]}. Use another dtype.")
             seconds.append(reused.report.ttft_ms / 1e3)
@@ -70,35 +69,39 @@ def observe(engine: SemShareEngine, pair: CalibrationPair, ratios: Sequence[floa
     )
 
 
-def observe_all(
-    engine: SemShareEngine, pairs: Iterable[CalibrationPair], tell: Tell, *, journal: Journal | None = None
+def measure_pairs(
+    engine: SemShareEngine,
+    pairs: Iterable[CalibrationPair],
+    log: Callable[[str], None],
+    *,
+    journal: Journal | None = None,
 ) -> list[Observation]:
-    """Measure ``pairs`` one after the other; those that cannot be measured are told of and left out.
+    """Measure ``pairs`` one after the other. Pairs that cannot be measured are logged and left out.
 
     Args:
-        journal: to which each observation is appended, and from which those already made are taken.
+        log: gets a line for each pair.
+        journal: gets each observation. Its earlier observations are not measured again.
     """
     done = {item.prompts: item for item in journal.read()} if journal else {}
     observations = []
     engine.prefill("The first call of a process is slower than those that follow.", reuse="off", store=False)
     for pair in pairs:
-        found = done.get(_digest(pair))
-        if found is None:
+        item = done.get(_digest(pair))
+        if item is None:
             try:
-                found = observe(engine, pair)
+                item = measure_pair(engine, pair)
             except PromptError as error:
-                tell(f"{pair.id}: left out: {error}")
+                log(f"{pair.id}: left out: {error}")
                 continue
-            if found is None:
-                tell(f"{pair.id}: left out: nothing of it could be reused")
+            if item is None:
+                log(f"{pair.id}: left out: nothing of it could be reused")
                 continue
             if journal:
-                journal.append(found)
-        tell(f"{pair.id}: {found.features.tokens} tokens, KL {' '.join(f'{value:.3f}' for value in found.kl)}")
-        observations.append(found)
+                journal.append(item)
+        log(f"{pair.id}: {item.features.tokens} tokens, KL {' '.join(f'{value:.3f}' for value in item.kl)}")
+        observations.append(item)
     return observations
 
 
 def _digest(pair: CalibrationPair) -> str:
-    told = json.dumps([pair.references, pair.target])
-    return blake2b(told.encode(), digest_size=8).hexdigest()
+    return blake2b(json.dumps([pair.references, pair.target]).encode(), digest_size=8).hexdigest()

@@ -1,9 +1,8 @@
-"""What a model is calibrated on where the user brings no prompts: the ways in which one prompt resembles another.
+"""Calibration prompts: pairs of prompts that resemble each other. The user brings them, or we make them.
 
-The text is Python's own language reference (``pydoc_data.topics``), which is on every machine. Each pair imitates a
-kind of work: retrieved passages in another order, passages that come from many prompts, a newer edition, a rewrite, a
-conversation whose oldest part was dropped, facts that changed, retrieved passages some of which are new. How much
-differs is drawn anew for every pair.
+Our text is Python's language reference (``pydoc_data.topics``), which is on every machine. Each pair imitates a kind of
+work: retrieved passages in another order, passages from many prompts, a newer edition, a rewrite, a conversation
+without its oldest part, changed facts, retrieved passages of which some are new. Each pair draws how much differs.
 """
 
 from __future__ import annotations
@@ -35,7 +34,7 @@ _WORD = re.compile(r"[^\W\d_]{2,}")
 _SPACE = re.compile(r"[ \t]*\n[ \t]*")
 _PASSAGE_WORDS = (40, 180)
 _LENGTHS = (200, 1000)  # words of a target, drawn evenly on a logarithmic scale
-_LONG = (1200, 4200)  # of every so many turns of all kinds one is long
+_LONG = (1200, 4200)  # the same for every fifth round
 _LONG_EVERY = 5
 _MOST_SOURCES = 8
 _PHRASE_WORDS = (1, 5)
@@ -45,7 +44,7 @@ _SHARED = (0.3, 0.95)  # of the passages
 
 @dataclass(frozen=True)
 class CalibrationPair:
-    """A target prompt and the prompts that came before it; ``kind`` of work, in each of which promises are to hold."""
+    """A target prompt and its earlier prompts. A promise must hold within each ``kind`` of work."""
 
     id: str
     references: tuple[Prompt, ...]
@@ -63,10 +62,14 @@ class _Row(BaseModel):
 
 
 def read_pairs(path: Path) -> list[CalibrationPair]:
-    """Pairs of a JSONL file: ``reference`` (a text, or several), ``target`` and, if both end with it, ``question``.
+    """Read pairs from a JSONL file. A line is, for example::
+
+        {"reference": "An earlier prompt.", "target": "The new prompt.", "question": "What is new?", "kind": "chat"}
+
+    ``reference`` may be a list of texts. ``question`` and ``kind`` may be left out.
 
     Raises:
-        ConfigError: the file cannot be read, or a line of it is no such row.
+        ConfigError: the file cannot be read, or a line is not a pair.
     """
     try:
         lines = path.read_text(encoding="utf-8").split("\n")
@@ -80,8 +83,8 @@ def read_pairs(path: Path) -> list[CalibrationPair]:
             row = _Row.model_validate(json.loads(line))
         except (json.JSONDecodeError, ValidationError) as error:
             raise ConfigError(
-                f"{path}, line {number} is no pair of prompts: {error}. Each line is a JSON object with 'reference' (a "
-                "text or a list of texts) and 'target', and may have 'question' and 'kind'."
+                f"{path}, line {number} is not a pair of prompts: {error}. Each line is a JSON object with 'reference' "
+                "(a text or a list of texts) and 'target'. It may have 'question' and 'kind'."
             ) from error
         references = [row.reference] if isinstance(row.reference, str) else row.reference
         tail = f"\n\n{row.question}" if row.question else ""
@@ -97,27 +100,27 @@ def read_pairs(path: Path) -> list[CalibrationPair]:
 
 
 def default_pairs(count: int, seed: int = 0) -> list[CalibrationPair]:
-    """``count`` pairs, the kinds in turn; the same for the same arguments and the same Python."""
+    """``count`` pairs that go through all kinds in rounds. Equal arguments and an equal Python give equal pairs."""
     passages = _passages()
     return [_pair(*divmod(number, len(_KINDS)), passages, seed) for number in range(count)]
 
 
-def _pair(turn: int, place: int, passages: Sequence[str], seed: int) -> CalibrationPair:
-    """That of the kind at ``place``, in one turn of all kinds."""
+def _pair(number: int, place: int, passages: Sequence[str], seed: int) -> CalibrationPair:
+    """The pair of the kind at ``place`` in round ``number``."""
     kind, name = _KINDS[place], _KINDS[place].__name__.strip("_")
-    # the first kinds are numbered as before there were more, so that what was measured of them stays valid
-    drawn_for = str(_FIRST_KINDS * turn + place) if place < _FIRST_KINDS else f"{name}-{turn}"
-    rng = random.Random(f"calibration-{seed}-{drawn_for}")
-    asked, *others = rng.sample(QUESTIONS, len(QUESTIONS))
+    # the first kinds keep their old random seeds, so that earlier measurements stay valid
+    label = str(_FIRST_KINDS * number + place) if place < _FIRST_KINDS else f"{name}-{number}"
+    rng = random.Random(f"calibration-{seed}-{label}")
+    question, *others = rng.sample(QUESTIONS, len(QUESTIONS))
     if rng.random() < 0.5:
-        others[0] = asked  # the same question again
-    long = turn % _LONG_EVERY == _LONG_EVERY - 1
+        others[0] = question  # the reference asks the same question
+    long = number % _LONG_EVERY == _LONG_EVERY - 1
     references, target = kind(_Source(passages, rng, _LONG if long else _LENGTHS), rng)
     form = _plain
     if rng.random() < 0.5:
         form = _conversation if kind is _window else _message
-    made = tuple(form(parts, rng.choice(others)) for parts in references)
-    return CalibrationPair(f"{name}-{turn}", made, form(target, asked), name)
+    prompts = tuple(form(parts, rng.choice(others)) for parts in references)
+    return CalibrationPair(f"{name}-{number}", prompts, form(target, question), name)
 
 
 def _plain(parts: Sequence[str], question: str) -> Prompt:
@@ -129,11 +132,11 @@ def _message(parts: Sequence[str], question: str) -> Prompt:
 
 
 def _conversation(parts: Sequence[str], question: str) -> Prompt:
-    """The parts told by user and assistant in turn; the user, who comes first and last, asks."""
+    """User and assistant say the parts in turn. The user is first and last, and ends with the question."""
     roles = ("user", "assistant")
-    told = [{"role": roles[number % 2], "content": part} for number, part in enumerate(parts)]
-    asked = f"{told.pop()['content']}\n\n{question}" if len(parts) % 2 else question
-    return [*told, {"role": "user", "content": asked}]
+    messages = [{"role": roles[number % 2], "content": part} for number, part in enumerate(parts)]
+    last = f"{messages.pop()['content']}\n\n{question}" if len(parts) % 2 else question
+    return [*messages, {"role": "user", "content": last}]
 
 
 def _joined(parts: Sequence[str]) -> str:
@@ -141,7 +144,7 @@ def _joined(parts: Sequence[str]) -> str:
 
 
 class _Source:
-    """Passages that are drawn without putting back."""
+    """Draws passages, each only once."""
 
     def __init__(self, passages: Sequence[str], rng: random.Random, lengths: tuple[int, int]) -> None:
         self._order = iter(rng.sample(passages, len(passages)))
@@ -151,12 +154,12 @@ class _Source:
     def take(self, count: int) -> list[str]:
         return [next(self._order) for _ in range(count)]
 
-    def text(self) -> list[str]:
-        """As many passages as the pair's length asks for, at least three."""
-        taken = self.take(3)
-        while sum(len(passage.split()) for passage in taken) < self._words:
-            taken += self.take(1)
-        return taken
+    def draw_text(self) -> list[str]:
+        """The passages of a text with the pair's length, at least three."""
+        passages = self.take(3)
+        while sum(len(passage.split()) for passage in passages) < self._words:
+            passages += self.take(1)
+        return passages
 
 
 _Parts = list[str]
@@ -164,73 +167,73 @@ _Parts = list[str]
 
 
 def _order(source: _Source, rng: random.Random) -> tuple[list[_Parts], _Parts]:
-    """Retrieved passages in another order, some words of them replaced."""
-    held = source.text()
+    """Retrieved passages in another order, with some words replaced."""
+    passages = source.draw_text()
     share = rng.choice((0, 0, 0.02, 0.05, 0.1))
-    return [held], [_replaced(_joined(rng.sample(held, len(held))), share, (1, 1), rng)]
+    return [passages], [_replaced(_joined(rng.sample(passages, len(passages))), share, (1, 1), rng)]
 
 
 def _sources(source: _Source, rng: random.Random) -> tuple[list[_Parts], _Parts]:
-    """Every piece comes from another prompt, where it stood among others."""
-    held = source.text()
-    each = -(-len(held) // _MOST_SOURCES)
-    pieces = [_joined(held[at : at + each]) for at in range(0, len(held), each)]
+    """Every section comes from a different prompt, where it stood among other passages."""
+    passages = source.draw_text()
+    size = -(-len(passages) // _MOST_SOURCES)
+    sections = [_joined(passages[at : at + size]) for at in range(0, len(passages), size)]
     references = []
-    for piece in pieces:
+    for section in sections:
         context = source.take(rng.randint(1, 2))
-        context.insert(rng.randint(0, len(context)), piece)
+        context.insert(rng.randint(0, len(context)), section)
         references.append(context)
-    return references, rng.sample(pieces, len(pieces))
+    return references, rng.sample(sections, len(sections))
 
 
 def _edition(source: _Source, rng: random.Random) -> tuple[list[_Parts], _Parts]:
-    """A newer edition: some sentences replaced or gone, in place."""
-    held = source.text()
+    """A newer edition: some sentences are replaced or left out."""
+    passages = source.draw_text()
     share = rng.uniform(0.03, 0.5)
     spare = iter(_SENTENCE.split(" ".join(source.take(12))))
-    kept = []
-    for sentence in _SENTENCE.split(_joined(held)):
+    sentences = []
+    for sentence in _SENTENCE.split(_joined(passages)):
         if rng.random() >= share:
-            kept.append(sentence)
+            sentences.append(sentence)
         elif rng.random() < 0.5:
-            kept.append(next(spare, sentence))
-    return [held], [" ".join(kept)]
+            sentences.append(next(spare, sentence))
+    return [passages], [" ".join(sentences)]
 
 
 def _rewrite(source: _Source, rng: random.Random) -> tuple[list[_Parts], _Parts]:
-    """Other phrases in the same order, as in a paraphrase."""
-    held = source.text()
-    return [held], [_replaced(_joined(held), rng.uniform(0.05, 0.6), _PHRASE_WORDS, rng)]
+    """A paraphrase: other phrases in the same order."""
+    passages = source.draw_text()
+    return [passages], [_replaced(_joined(passages), rng.uniform(0.05, 0.6), _PHRASE_WORDS, rng)]
 
 
 def _window(source: _Source, rng: random.Random) -> tuple[list[_Parts], _Parts]:
-    """A history whose oldest part was dropped, and to which something was added that quotes what is left.
+    """A history without its oldest part and with a new message that quotes it.
 
-    Half of them keep what stands before the oldest part, as a system message does.
+    Half of the pairs keep the first part, like a system message.
     """
-    held = source.text()
+    passages = source.draw_text()
     first = rng.randint(0, 1)
-    gone = 2 * rng.randint(1, max(1, len(held) // 6))  # whole turns
-    left = [*held[:first], *held[first + gone :]]
+    gone = 2 * rng.randint(1, max(1, len(passages) // 6))  # whole turns
+    left = [*passages[:first], *passages[first + gone :]]
     words = rng.choice(left).split()
     at = rng.randrange(len(words))
     quoted = " ".join(words[at : at + rng.randint(*_QUOTED_WORDS)])
-    return [held], [*left, f'{source.take(1)[0]}\nIt says above: "{quoted}"']
+    return [passages], [*left, f'{source.take(1)[0]}\nIt says above: "{quoted}"']
 
 
 def _facts(source: _Source, rng: random.Random) -> tuple[list[_Parts], _Parts]:
-    """The same notes with other numbers in them."""
-    held = source.text()
-    old, new = [_with_numbers(held, random.Random(rng.random())) for _ in range(2)]
+    """The same notes with other numbers."""
+    passages = source.draw_text()
+    old, new = [_with_numbers(passages, random.Random(rng.random())) for _ in range(2)]
     return [old], new
 
 
 def _overlap(source: _Source, rng: random.Random) -> tuple[list[_Parts], _Parts]:
-    """Retrieved for two questions: some passages are the same, the others are each prompt's own."""
-    held = source.text()
-    shared = max(1, round(rng.uniform(*_SHARED) * len(held)))
-    before = [*rng.sample(held, shared), *source.take(len(held) - shared)]
-    return [rng.sample(before, len(before))], rng.sample(held, len(held))
+    """Passages retrieved for two questions: some are in both prompts."""
+    passages = source.draw_text()
+    shared = max(1, round(rng.uniform(*_SHARED) * len(passages)))
+    before = [*rng.sample(passages, shared), *source.take(len(passages) - shared)]
+    return [rng.sample(before, len(before))], rng.sample(passages, len(passages))
 
 
 _KINDS: tuple[Callable[[_Source, random.Random], tuple[list[_Parts], _Parts]], ...] = (
@@ -254,10 +257,10 @@ def _with_numbers(passages: Sequence[str], rng: random.Random) -> list[str]:
 
 
 def _replaced(text: str, share: float, phrase: tuple[int, int], rng: random.Random) -> str:
-    """About ``share`` of the words replaced by others of the text, in phrases of so many words (least, most)."""
+    """Replace about ``share`` of the words by other words of the text, in phrases of ``phrase`` (least, most) words."""
     stock = sorted(set(_WORD.findall(text.lower())))
     mean = sum(phrase) / 2
-    begin = share / (share + mean * (1 - share))  # so that phrases of this mean length make up that share
+    begin = share / (share + mean * (1 - share))  # with this probability, phrases of the mean length make up the share
     left = 0
 
     def other(word: re.Match[str]) -> str:
@@ -273,19 +276,19 @@ def _replaced(text: str, share: float, phrase: tuple[int, int], rng: random.Rand
 
 
 def _passages() -> list[str]:
-    """Prose of the language reference, cut at its paragraphs into ``_PASSAGE_WORDS`` words each."""
+    """Prose of the language reference in passages of ``_PASSAGE_WORDS`` words, cut between paragraphs."""
     from pydoc_data import topics
 
     low, high = _PASSAGE_WORDS
-    made = []
+    passages = []
     for text in topics.topics.values():
         gathered: list[str] = []
         for paragraph in text.split("\n\n"):
             words = len(_WORD.findall(paragraph))
-            if words < 8 or words > high:  # headings, rules and the long tables
+            if words < 8 or words > high:  # headings, lines and long tables
                 continue
             gathered.append(_SPACE.sub(" ", paragraph).strip())
             if sum(len(part.split()) for part in gathered) >= low:
-                made.append(" ".join(gathered))
+                passages.append(" ".join(gathered))
                 gathered = []
-    return made
+    return passages

@@ -12,7 +12,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from semshare_core.budget.calibration import RATIOS, Calibration, chosen, measured
+from semshare_core.budget.calibration import RATIOS, Calibration, chosen, kl_table
 from semshare_core.budget.forecast import log_kl
 from semshare_core.budget.levels import BOUNDS
 from semshare_core.calibrate.fitting import check_enough, cross_fitted, fit_calibration
@@ -43,7 +43,7 @@ def calibrate(
     three hours for the demo model on one thread of a busy CPU. A run that is broken off goes on where it stopped.
     """
     from semshare_core.calibrate.journal import Journal
-    from semshare_core.calibrate.measuring import observe_all
+    from semshare_core.calibrate.measuring import measure_pairs
     from semshare_core.config import PoolConfig
     from semshare_core.engine import SemShareEngine
 
@@ -67,7 +67,7 @@ def calibrate(
         count += 1
         console.print(f"[{count}/{len(brought)}, {time.perf_counter() - started:.0f} s] {line}")
 
-    observations = observe_all(engine, brought, tell, journal=journal)
+    observations = measure_pairs(engine, brought, tell, journal=journal)
     source = f"{len(observations)} pairs of {prompts.name if prompts is not None else 'the built-in prompts'}"
     made = fit_calibration(observations, parts, source, RATIOS)
     write_calibration(made, place)
@@ -82,7 +82,7 @@ def _table(made: Calibration) -> Table:
     for column in ("level", "bound (KL)", "margin", "mean ratio", "computed in full", "beyond the bound"):
         table.add_column(column)
     plans = [item.features for item in made.observations]
-    kl = measured(made.observations, made.ratios)
+    kl = kl_table(made.observations, made.ratios)
     forecast, spread, _ = cross_fitted(plans, kl, made.ratios)
     for level, bound in BOUNDS.items():
         margin = made.margins[level]

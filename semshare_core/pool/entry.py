@@ -24,7 +24,7 @@ class Entry:
         tokens: int64 [n], prompt and generated tokens.
         segments: rows of all tokens, in text order. Replaced as a whole.
         depth: uint8 [n], approximate reuses behind each row; 0: what a full prefill computes.
-        embedding: float32 [m, dim], unit rows, one for each part of the text that was embedded; without rows: the entry
+        embedding: float32 [m, dim], unit rows, one for each span of the text that was embedded; without rows: the entry
             is not found by its likeness.
         kl_bound: in nats, the laxest bound that rows of a depth above 0 were made under; infinite: under none.
         pinned: never evicted.
@@ -105,7 +105,7 @@ def entry_id(namespace: str, tokens: Tokens, weights: str = "") -> str:
 
 
 @dataclass(frozen=True)
-class Part:
+class RowSpan:
     """Rows of an entry's tokens from ``start`` on, wherever they lay when the view was made."""
 
     start: int
@@ -130,9 +130,9 @@ class View:
         self.depth = entry.depth
         self.kl_bound = entry.kl_bound
         self.steady = entry.steady
-        self.parts = [Part(segment.start, segment.length, segment.rows) for segment in entry.segments]
-        self.stored = not all(part.rows.in_memory for part in self.parts)
+        self.spans = [RowSpan(segment.start, segment.length, segment.rows) for segment in entry.segments]
+        self.stored = not all(span.rows.in_memory for span in self.spans)
 
     def release(self) -> None:
         """Let go of the rows: whoever reads some of them has those in his hands."""
-        self.parts = []
+        self.spans = []

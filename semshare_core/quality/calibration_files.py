@@ -1,4 +1,4 @@
-"""Where calibrations are kept: a file per model, tokenizer and dtype, in the user's cache or shipped with us."""
+"""Calibration files: one per model, tokenizer and dtype, in the user's cache folder or in this package."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from semshare_core.budget.calibration import Calibration
 from semshare_core.errors import ConfigError, QualityWarning
-from semshare_core.pool.disk.fingerprint import fingerprint
+from semshare_core.model.fingerprint import fingerprint
 from semshare_core.process.paths import cache_dir
 
 _SHIPPED = Path(__file__).with_name("shipped")
@@ -21,21 +21,21 @@ _PARTS = ("architecture", "config", "weights", "tokenizer", "dtype")
 
 
 def identity(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> dict[str, str]:
-    """What a calibration belongs to: model, tokenizer and dtype, however prompts are embedded or stored."""
+    """The model, tokenizer and dtype that a calibration belongs to. Embedding and storage do not matter."""
     parts = fingerprint(model, tokenizer, embedding="").description
     return {name: parts[name] for name in _PARTS}
 
 
 def calibration_file(parts: Mapping[str, str]) -> Path:
-    """Where the calibration of a model is, or would be, in the user's cache."""
+    """The path of a model's calibration in the user's cache folder. The file need not exist."""
     return cache_dir() / "calibrations" / _name(parts)
 
 
 def find_calibration(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> Calibration | None:
-    """The user's calibration of this very model, else the one that SemShare brings, else None."""
+    """The user's calibration of this model, else the one in this package, else None."""
     places = [cache_dir() / "calibrations", _SHIPPED]
     if not any(place.is_dir() and any(place.glob("*.json")) for place in places):
-        return None  # to look at the weights takes a moment
+        return None  # before the weights are read, which takes time
     parts = identity(model, tokenizer)
     for place in places:
         path = place / _name(parts)
@@ -43,46 +43,46 @@ def find_calibration(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase)
             try:
                 return _checked(read_calibration(path), parts)
             except ConfigError as error:
-                told = f"{error} The model counts as uncalibrated: it was looked for in {path}."
-                warnings.warn(told, QualityWarning, stacklevel=2)
+                message = f"{error} The model counts as uncalibrated. The file is {path}."
+                warnings.warn(message, QualityWarning, stacklevel=2)
                 return None
     return None
 
 
 def calibration_for(
-    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, asked: Calibration | str | None
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, setting: Calibration | str | None
 ) -> Calibration | None:
-    """What an engine's ``calibration=`` asks for.
+    """The calibration for an engine's ``calibration=`` setting.
 
     Raises:
-        ConfigError: it is no calibration, or another model's.
+        ConfigError: the setting is no calibration, or another model's.
     """
-    if asked is None:
+    if setting is None:
         return None
-    if isinstance(asked, Calibration):
-        return _checked(asked, identity(model, tokenizer))
-    if asked == "auto":
+    if isinstance(setting, Calibration):
+        return _checked(setting, identity(model, tokenizer))
+    if setting == "auto":
         return find_calibration(model, tokenizer)
     raise ConfigError(
-        f"calibration={asked!r} is no calibration: pass what "
-        "semshare_core.quality.calibration_files.read_calibration(path) gives, 'auto' or None."
+        f"calibration={setting!r} is not a calibration: pass 'auto', None, or the result of "
+        "semshare_core.quality.calibration_files.read_calibration(path)."
     )
 
 
 def read_calibration(path: Path | str) -> Calibration:
-    """A calibration from a file.
+    """Read a calibration from a file.
 
     Raises:
-        ConfigError: it cannot be read, or is none.
+        ConfigError: the file cannot be read, or is not a calibration.
     """
     try:
         return Calibration.model_validate_json(Path(path).read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, ValidationError) as error:
-        raise ConfigError(f"{path} is no calibration: {error} Make it again with `semshare calibrate`.") from error
+        raise ConfigError(f"{path} is not a calibration: {error} Make it again with `semshare calibrate`.") from error
 
 
 def write_calibration(calibration: Calibration, path: Path) -> None:
-    """Through a neighbour, so that no half-written file is ever there.
+    """Write a calibration to a file. An interruption leaves no half-written file.
 
     Raises:
         ConfigError: the folder cannot be written.
@@ -97,18 +97,18 @@ def write_calibration(calibration: Calibration, path: Path) -> None:
 
 
 def _checked(calibration: Calibration, parts: Mapping[str, str]) -> Calibration:
-    """The calibration, if it is that of the model whose identity is ``parts``; else raises ConfigError."""
+    """The calibration if it belongs to the model with the identity ``parts``; otherwise raises ConfigError."""
     theirs = calibration.fingerprint
-    other = [name for name in _PARTS if theirs.get(name) != parts[name]]
-    if other:
+    different = [name for name in _PARTS if theirs.get(name) != parts[name]]
+    if different:
         raise ConfigError(
-            f"calibration {calibration.name} is that of another model ({theirs.get('architecture')}, "
-            f"{theirs.get('dtype')}) than this one ({parts['architecture']}, {parts['dtype']}): {', '.join(other)} "
-            "differ. Calibrate this model with `semshare calibrate`, in the dtype that it is served in."
+            f"calibration {calibration.name} belongs to another model ({theirs.get('architecture')}, "
+            f"{theirs.get('dtype')}) than this one ({parts['architecture']}, {parts['dtype']}): {', '.join(different)} "
+            "differ. Calibrate this model with `semshare calibrate`, in the dtype in which you serve it."
         )
     return calibration
 
 
 def _name(parts: Mapping[str, str]) -> str:
-    told = "\n".join(f"{name} {parts[name]}" for name in _PARTS)
-    return f"{blake2b(told.encode(), digest_size=12).hexdigest()}.json"
+    text = "\n".join(f"{name} {parts[name]}" for name in _PARTS)
+    return f"{blake2b(text.encode(), digest_size=12).hexdigest()}.json"

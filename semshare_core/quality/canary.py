@@ -1,4 +1,4 @@
-"""The canary: some calls are compared with a full prefill afterwards, in the background, while no other call waits."""
+"""The canary: it compares some calls with a full prefill afterwards, in the background, while no other call waits."""
 
 from __future__ import annotations
 
@@ -27,27 +27,27 @@ from semshare_core.model.lock import ModelLock
 from semshare_core.model.weights import Weights
 from semshare_core.process import forking
 from semshare_core.process.worker import Worker
-from semshare_core.quality import canary_registry
+from semshare_core.quality.canary_registry import REGISTRY, Listener
 from semshare_core.quality.divergence import Divergence
 from semshare_core.quality.promises import Promises, Tally
 from semshare_core.quality.replay import Replay
 from semshare_core.report import Canary, ReuseReport
 
-_WAITING_CHECKS = 2  # each holds a copy of its prompt's rows
+_MAX_WAITING = 2  # each check holds a copy of its prompt's rows
 _REMEMBERED_RESULTS = 1000
 _REMEMBERED_ERRORS = 20
 
 
 @dataclass(frozen=True)
 class CanaryCounts:
-    """Of the calls that the canary chose.
+    """How many of the calls that the canary chose are in which state.
 
     Attributes:
-        unneeded: lossless, so that there was nothing to measure: they keep their level's promise.
-        pending: still to be measured.
-        measured: done, and in the results.
-        dropped: too many checks were waiting, the engine was closed, or the model has other weights by now.
-        failed: ended in an error.
+        unneeded: lossless calls, which keep their level's promise without a measurement.
+        pending: the check waits or runs.
+        measured: the check is in the results.
+        dropped: too many checks were waiting, the engine was closed, or the model's weights have changed since.
+        failed: the check ended in an error.
     """
 
     unneeded: int = 0
@@ -58,7 +58,7 @@ class CanaryCounts:
 
 
 class CanaryWatch:
-    """What the canary of one engine found. Thread-safe.
+    """The canary of one engine, and its results. Thread-safe.
 
     >>> engine = SemShareEngine(model, tokenizer, policy=ReusePolicy(level="balanced", canary=0.01))
     >>> engine.canary.wait(), engine.canary.results()[-1].kl
@@ -69,69 +69,59 @@ class CanaryWatch:
         self._weights = weights
         self._model_lock = lock
         self._random = random.Random(seed)
-        self._worker = Worker("semshare-canary", room=_WAITING_CHECKS)
+        self._worker = Worker("semshare-canary", room=_MAX_WAITING)
         self._promises = Promises()
         self._lock = forking.whole(threading.Lock())
         self._counts: Counter[str] = Counter()
         self._results: deque[Canary] = deque(maxlen=_REMEMBERED_RESULTS)
         self._errors: deque[str] = deque(maxlen=_REMEMBERED_ERRORS)
         self._warned = False
-        self._listeners: list[canary_registry.Listener] = []
+        self._listeners: list[Listener] = []
         forking.renewed(self._after_fork)
 
-    # What users ask.
+    # For users
 
     def results(self) -> list[Canary]:
-        """The last thousand checks that were measured, in the order in which they were done."""
+        """The last thousand measured checks, oldest first."""
         with self._lock:
             return list(self._results)
 
     def counts(self) -> CanaryCounts:
-        """What became of the calls that were chosen."""
+        """How many chosen calls are in which state."""
         with self._lock:
             return CanaryCounts(**self._counts)
 
     def tallies(self) -> list[Tally]:
-        """How the promises were kept, by level asked for, level served at and method."""
+        """How the promises were kept, by requested level, served level and method."""
         return self._promises.tallies()
 
     def served_level(self, level: str) -> str:
-        """What calls that ask for ``level`` are served at now: a stricter level if its promise was broken too often.
+        """The level at which calls for ``level`` are served now: a stricter one if its promise was broken too often.
 
-        Of policies that leave the method as it is: every other method (``Tally.method``) has a promise of its own.
+        This holds for policies with the calibrated method. Every other method (``Tally.method``) has its own promise.
         """
         return self._promises.served_level(level)
 
     @property
     def errors(self) -> list[str]:
-        """Tracebacks of the last checks and listeners that failed."""
+        """The last tracebacks of failed checks and failed listeners."""
         with self._lock:
             return list(self._errors)
 
-    def listen(self, listener: canary_registry.Listener) -> Callable[[], None]:
-        """Call ``listener`` with every :class:`~semshare_core.report.Canary` that is done, in the thread that checks.
-
-        One that is dropped is told of in the thread that dropped it.
+    def listen(self, listener: Listener) -> Callable[[], None]:
+        """Call ``listener`` with every finished :class:`~semshare_core.report.Canary`, in the thread that finished it.
 
         Returns:
-            A function that ends it.
+            A function that ends the listening.
         """
-        with self._lock:
-            self._listeners.append(listener)
-
-        def end() -> None:
-            with self._lock:
-                if listener in self._listeners:
-                    self._listeners.remove(listener)
-
-        return end
+        return REGISTRY.listen(self._listeners, listener)
 
     def wait(self, timeout: float | None = None) -> bool:
-        """Wait until all checks are done, at most ``timeout`` seconds; whether they are."""
+        """Wait until all checks are finished, at most ``timeout`` seconds. Returns whether they are."""
         return self._worker.wait(timeout)
 
     def reset(self) -> None:
-        """Forget results, counts and errors, and serve every level as it is asked for again."""
+        """Forget results, counts and errors. Every level is served as requested again."""
         self._promises.reset()
         with self._lock:
             self._results.clear()
@@ -141,35 +131,35 @@ class CanaryWatch:
             self._warned = False
 
     def close(self) -> None:
-        """Drop the checks that wait, end the one that runs, and take no more."""
+        """Drop the waiting checks, end the running one, and accept no more."""
         self._worker.close()
 
-    # What the engine asks.
+    # For the engine
 
     def served(self, policy: ReusePolicy) -> ReusePolicy:
-        """``policy`` as calls are served under it now."""
+        """``policy``, made stricter where its level's promise was broken too often."""
         return self._promises.served(policy)
 
     def chooses(self, share: float) -> bool:
-        """Whether a call is one of ``share`` of all calls, which are to be checked if they are not lossless."""
+        """Draw whether the canary takes a call. It takes ``share`` of all calls."""
         with self._lock:
             return share > 0 and self._random.random() < share
 
     @property
     def has_room(self) -> bool:
-        """Whether another check may wait; if not, no copy of its rows need be made."""
+        """Whether another check may wait. If not, the caller need not copy the call's rows."""
         return self._worker.has_room
 
     def check(self, report: ReuseReport, policy: ReusePolicy, replay: Replay | None) -> None:
-        """Have a chosen call checked, and ``report.canary`` tell of it.
+        """Check a chosen call in the background; ``report.canary`` gets the result.
 
         Args:
-            policy: as it was asked for.
-            replay: None: there was no room for another check.
+            policy: the one that the caller requested.
+            replay: the call's copy. None drops the check, because there was no room for a copy.
         """
-        canary = _begun(report, policy)
+        canary = _new_canary(report, policy)
         report.canary = canary
-        canary_registry.announce(canary)
+        REGISTRY.begin(canary)
         with self._lock:
             self._counts["pending"] += 1
         check = _Check(self, report, canary, replay)
@@ -178,38 +168,38 @@ class CanaryWatch:
         else:
             self._worker.ask(check.run, check.drop)
 
-    def spare(self, report: ReuseReport, policy: ReusePolicy) -> None:
-        """Count a chosen call that is lossless: a promise is one about all calls.
+    def count_lossless(self, report: ReuseReport, policy: ReusePolicy) -> None:
+        """Count a chosen lossless call, which keeps its promise.
 
-        Where a check would have been dropped it is no evidence either; otherwise a busy engine would count kept calls
-        only.
+        While no check may wait, lossless calls are not counted either. Otherwise a busy engine would count only calls
+        that keep the promise.
         """
         with self._lock:
             self._counts["unneeded"] += 1
         if Goal(policy).promised and self.has_room:
-            self._promises.count(_begun(report, policy).model_copy(update={"kl": 0.0, "broken": False}))
+            self._promises.count(_new_canary(report, policy).model_copy(update={"kl": 0.0, "broken": False}))
 
     def __reduce__(self) -> NoReturn:
         raise NotPicklableError("an engine's canary cannot be pickled or copied: results() and tallies() can.")
 
     def _after_fork(self) -> None:
-        """In a forked child the checks that were under way are left undone: the parent does them."""
+        """A forked child drops the pending checks: the parent does them."""
         self._counts["dropped"] += self._counts.pop("pending", 0)
 
-    # What checks do.
+    # For the checks
 
     def _measure(self, replay: Replay) -> Divergence:
-        return replay.measure(self._model, partial(self._turn, replay))
+        return replay.measure(self._model, partial(self._one_pass, replay))
 
     @contextmanager
-    def _turn(self, replay: Replay) -> Iterator[None]:
+    def _one_pass(self, replay: Replay) -> Iterator[None]:
         with self._model_lock.when_idle(), computing(self._model, replay.autocast):
             if self._worker.closed or self._weights.identity() != replay.weights:
-                raise _Closed
+                raise _Abandoned
             with grouped_attention(self._model):
                 yield
 
-    def _conclude(self, report: ReuseReport, canary: Canary) -> None:
+    def _finish(self, report: ReuseReport, canary: Canary) -> None:
         report.canary = canary
         stricter = self._promises.count(canary) if canary.status == "measured" else None
         with self._lock:
@@ -217,23 +207,23 @@ class CanaryWatch:
             self._counts[canary.status] += 1
             if canary.status == "measured":
                 self._results.append(canary)
-            listeners = [*canary_registry.conclude(canary), *self._listeners]
+            listeners = REGISTRY.finish(canary, self._listeners)
         for listener in listeners:
             try:
                 listener(canary)
-            except Exception as error:  # a listener's own: others are still to be told
-                self._note(error, "A listener of the canary failed")
+            except Exception as error:  # of the listener: the other listeners must still be called
+                self._record_error(error, "A listener of the canary failed")
         if stricter is not None:
             self._warn_of(stricter)
 
-    def _note(self, error: Exception, what: str) -> None:
+    def _record_error(self, error: Exception, what: str) -> None:
         with self._lock:
             self._errors.append("".join(traceback.format_exception(error)))
             first, self._warned = not self._warned, True
         if first:
             warnings.warn(
-                f"{what}: {type(error).__name__}. engine.canary.errors has the traceback; there is no further warning "
-                "until engine.canary.reset().",
+                f"{what}: {type(error).__name__}. engine.canary.errors has the traceback. The next warning comes only "
+                "after engine.canary.reset().",
                 QualityWarning,
                 stacklevel=2,
             )
@@ -242,7 +232,7 @@ class CanaryWatch:
         bound = BOUNDS[tally.level]
         now = self._promises.served_level(tally.level, tally.method)
         method = f" with {tally.method}" if tally.method else ""
-        remedy = "Leave these settings as they are calibrated" if method else "Calibrate the model (semshare calibrate)"
+        remedy = "Use the calibrated settings" if method else "Calibrate the model (semshare calibrate)"
         warnings.warn(
             f"Level {tally.level!r}{method} promises that at most {bound.share:.0%} of calls have a KL of more than "
             f"{bound.kl} to the full prefill, but {tally.broken} of {tally.checked} checked calls had (mean "
@@ -253,8 +243,8 @@ class CanaryWatch:
         )
 
 
-def _begun(report: ReuseReport, policy: ReusePolicy) -> Canary:
-    """The check of a call that asked for ``policy``, of which nothing is known yet."""
+def _new_canary(report: ReuseReport, policy: ReusePolicy) -> Canary:
+    """A pending check of a call that requested ``policy``."""
     goal = Goal(policy)
     return Canary(
         id=uuid.uuid4().hex,
@@ -265,12 +255,12 @@ def _begun(report: ReuseReport, policy: ReusePolicy) -> Canary:
     )
 
 
-class _Closed(Exception):
-    """The engine goes, and does not wait for a check; or the weights to compare with are gone."""
+class _Abandoned(Exception):
+    """The engine is closed, or the weights to compare with are gone."""
 
 
 class _Check:
-    """One check; it forgets prompt and rows as soon as it is done."""
+    """One job in the background. It frees the call's rows as soon as it ends."""
 
     def __init__(self, watch: CanaryWatch, report: ReuseReport, canary: Canary, replay: Replay | None) -> None:
         self._watch = watch
@@ -282,37 +272,34 @@ class _Check:
         assert self._replay is not None
         replay, self._replay = self._replay, None
         try:
-            found = self._watch._measure(replay)
-            done = self._measured(found)
-        except _Closed:
+            measured = self._measured(self._watch._measure(replay))
+        except _Abandoned:
             self.drop()
             return
-        except Exception as error:  # whatever it is: it must be heard of, and the thread live on
+        except Exception as error:  # any error: users must hear of it, and the thread must live on
             self._end("failed")
-            self._watch._note(error, "A check of the canary failed")
+            self._watch._record_error(error, "A check of the canary failed")
             return
         finally:
             del replay
-        self._watch._conclude(self._report, done)
+        self._watch._finish(self._report, measured)
 
     def drop(self) -> None:
         self._replay = None
         self._end("dropped")
 
     def _end(self, status: str) -> None:
-        self._watch._conclude(self._report, self._canary.model_copy(update={"status": status}))
+        self._watch._finish(self._report, self._canary.model_copy(update={"status": status}))
 
-    def _measured(self, found: Divergence) -> Canary:
-        kl, bound = float(found.kl.mean()), self._canary.bound
+    def _measured(self, divergence: Divergence) -> Canary:
+        kl, bound = float(divergence.kl.mean()), self._canary.bound
         if math.isnan(kl):
-            raise NumericalError(
-                "the full prefill's logits are not numbers, so that nothing can be compared with them."
-            )
-        told = {
+            raise NumericalError("the full prefill's logits are not numbers, so nothing can be compared with them.")
+        result = {
             "status": "measured",
-            "tokens": len(found.kl),
+            "tokens": len(divergence.kl),
             "kl": kl,
-            "agreement": float(found.agree.mean()),
+            "agreement": float(divergence.agree.mean()),
             "broken": None if bound is None else kl > bound,
         }
-        return self._canary.model_copy(update=told)
+        return self._canary.model_copy(update=result)

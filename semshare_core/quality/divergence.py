@@ -1,7 +1,7 @@
 """How far a reused prefill lies from the full one, token by token along a continuation of the prompt.
 
-The one measure behind the benchmarks, calibration and the canary: KL(full || reuse) of the next-token distributions,
-and whether both would choose the same token.
+Benchmarks, calibration and the canary all use this measure: KL(full || reuse) of the next-token distributions, and
+whether both choose the same token.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ from transformers.cache_utils import Cache
 from semshare_core.budget.levels import MEASURED_TOKENS
 from semshare_core.model.cache_argument import with_cache
 
-Turn = Callable[[], AbstractContextManager[object]]
-"""Makes the context in which one forward pass runs, such as a lock."""
+PassContext = Callable[[], AbstractContextManager[object]]
+"""Makes the context in which one forward pass runs, for example a lock."""
 
-_PASS_TOKENS = 256  # of a prompt: more in one pass would keep others from the model for longer
+_PASS_TOKENS = 256  # per pass: a longer pass would block other calls for longer
 
 
 @dataclass(frozen=True)
@@ -36,34 +36,34 @@ class Divergence:
 
     @classmethod
     def between(cls, full: Tensor, reused: Tensor) -> Divergence:
-        """Of two arrays of log-probabilities [k, vocabulary]."""
+        """Compare two arrays of log-probabilities [k, vocabulary]."""
         terms = torch.where(full > -torch.inf, full.exp() * (full - reused), 0)
         agree = full.argmax(dim=-1) == reused.argmax(dim=-1)
         return cls(terms.sum(dim=-1).double().cpu().numpy(), agree.cpu().numpy())
 
 
 class Continuation:
-    """A model that reads on behind what ``cache`` holds; each forward pass has its own ``turn``."""
+    """Forward passes of a model that append to ``cache``, each in a new ``pass_context``."""
 
-    def __init__(self, model: PreTrainedModel, cache: Cache, turn: Turn = nullcontext) -> None:
+    def __init__(self, model: PreTrainedModel, cache: Cache, pass_context: PassContext = nullcontext) -> None:
         self._model = model
         self._cache = cache
-        self._turn = turn
+        self._pass_context = pass_context
         self._keeps_logits = "logits_to_keep" in inspect.signature(model.forward).parameters
 
     @torch.no_grad()
     def read(self, tokens: Tensor, keep: int) -> Tensor:
-        """Append ``tokens`` [m] in one pass; logits [keep, vocabulary] behind the last ``keep`` of them."""
+        """Append ``tokens`` [m] in one pass. Returns the logits [keep, vocabulary] after the last ``keep`` of them."""
         extra = with_cache(self._model, self._cache)
         if self._keeps_logits:
             extra["logits_to_keep"] = keep
-        with self._turn():
+        with self._pass_context():
             output = self._model(input_ids=tokens[None], use_cache=True, **extra)
             logits: Tensor = output.logits[0, -keep:]
             return logits
 
     def prefill(self, ids: Tensor) -> Tensor:
-        """Append a prompt ``ids`` [n] in passes of bounded size; logits [vocabulary] of the token behind it."""
+        """Append a prompt ``ids`` [n] in short passes. Returns the logits [vocabulary] of the next token."""
         for part in ids.split(_PASS_TOKENS):
             logits = self.read(part, 1)
         return logits[0]
@@ -71,8 +71,8 @@ class Continuation:
     def follow(self, logits: Tensor, tokens: Tensor, *, stepwise: bool = False) -> Tensor:
         """Log-probabilities float32 [k, vocabulary] before each of ``tokens`` [k], given ``logits`` before the first.
 
-        ``stepwise`` reads token by token, as decoding does: needed after retention, whose layers hold different numbers
-        of rows, so that no one mask over several queries fits them all.
+        ``stepwise`` reads one token per pass, as decoding does. A compressed cache needs it: its layers have different
+        numbers of rows, so a mask over several queries would not fit all of them.
         """
         parts = tokens[:-1].split(1 if stepwise else len(tokens))
         rest = [self.read(part, len(part)) for part in parts if len(part)]
@@ -96,20 +96,20 @@ def divergence(
     answer: Tensor | None = None,
     tokens: int = MEASURED_TOKENS,
     stepwise: bool = False,
-    turn: Turn = nullcontext,
+    pass_context: PassContext = nullcontext,
 ) -> Divergence:
-    """Prefill a prompt in full with plain transformers, and compare a reused prefill of it.
+    """Prefill a prompt in full with plain transformers, and compare a prefill that reused rows with it.
 
     Args:
         ids: int64 [n], the prompt, on the model's device.
-        cache: the reused rows of the prompt; the continuation is appended to it.
-        logits: [vocabulary] behind the prompt; None: ``cache`` lacks the last prompt token, which is read first.
-        answer: int64 [any], what was generated, to be followed; None: the full prefill's greedy continuation.
-        tokens: at most so many tokens of the continuation are compared.
-        stepwise: read token by token, which layers of different lengths need (after retention).
-        turn: the context of each forward pass.
+        cache: the prompt's reused rows. The continuation is appended to it.
+        logits: [vocabulary] after the prompt. None: ``cache`` lacks the last prompt token, which is read first.
+        answer: int64 [any], the generated tokens. None: the full prefill's greedy continuation.
+        tokens: the largest number of tokens to compare.
+        stepwise: see :meth:`Continuation.follow`.
+        pass_context: makes the context of each forward pass.
     """
-    full = Continuation(model, DynamicCache(config=model.config), turn)
+    full = Continuation(model, DynamicCache(config=model.config), pass_context)
     first = full.prefill(ids)
     if answer is None:
         continuation, expected = full.greedy(first, tokens)
@@ -117,7 +117,7 @@ def divergence(
         continuation = answer[:tokens]
         expected = full.follow(first, continuation)
     del full  # its rows are as many as the reused ones
-    reused = Continuation(model, cache, turn)
+    reused = Continuation(model, cache, pass_context)
     if logits is None:
         logits = reused.read(ids[-1:], 1)[0]
     return Divergence.between(expected, reused.follow(logits, continuation, stepwise=stepwise))

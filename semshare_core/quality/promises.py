@@ -1,4 +1,4 @@
-"""How the levels' promises are kept, by what the canary measured; a promise that is not makes its level stricter."""
+"""Whether the levels keep their promises, by the canary's measurements. A broken promise makes its level stricter."""
 
 from __future__ import annotations
 
@@ -15,14 +15,15 @@ from semshare_core.report import Canary
 
 @dataclass(frozen=True)
 class Tally:
-    """Calls of one method that asked for ``level`` and were served at ``served_level``, of those that the canary chose.
+    """Chosen calls of one method that requested ``level`` and were served at ``served_level``.
 
     Attributes:
-        method: the settings with which reuse works otherwise than in calibration; empty if there are none.
-        bound: what the level promises of these calls; None: nothing, they are only measured.
-        checked: measured, or lossless where something is promised, with a divergence of 0; not those that were dropped.
-        broken: of the ``checked``, those whose divergence exceeded ``bound``.
-        mean_kl: nats; ``max_kl``: of the worst call.
+        method: the settings that differ from the calibrated ones, such as ``halo=0``; empty if none differ.
+        bound: the promised KL in nats. None: nothing is promised, the calls are only measured.
+        checked: the number of measured calls. Lossless calls count with a KL of 0 if something is promised; dropped
+            calls do not count.
+        broken: the number of checked calls whose KL exceeded ``bound``.
+        mean_kl: in nats; ``max_kl``: of the worst call.
     """
 
     level: str
@@ -34,8 +35,8 @@ class Tally:
     mean_kl: float = 0.0
     max_kl: float = 0.0
 
-    def with_one_more(self, kl: float, broken: bool) -> Tally:
-        """And another call."""
+    def with_call(self, kl: float, broken: bool) -> Tally:
+        """The tally with one call more."""
         checked = self.checked + 1
         return replace(
             self,
@@ -47,7 +48,7 @@ class Tally:
 
 
 class Promises:
-    """Counts, and which level each level is served at, for each method on its own. Thread-safe."""
+    """Counts and served levels, for each method separately. Thread-safe."""
 
     def __init__(self) -> None:
         self._lock = forking.whole(threading.Lock())
@@ -63,24 +64,24 @@ class Promises:
         return policy if now == goal.level else policy.model_copy(update={"level": now})
 
     def served_level(self, level: str, method: str = "") -> str:
-        """What calls that ask for ``level`` are served at now."""
+        """The level at which calls for ``level`` are served now."""
         with self._lock:
             return self._served.get((level, method), level)
 
     def tallies(self) -> list[Tally]:
-        """What was counted, by level asked for, level served at, method and bound."""
+        """The counts by requested level, served level, method and bound."""
         with self._lock:
             return list(self._tallies.values())
 
     def count(self, canary: Canary) -> Tally | None:
-        """Count a call whose divergence is known; its tally if it is the one that made the level stricter."""
+        """Count a measured call. Returns its tally if this call made the level stricter."""
         assert canary.kl is not None
         key = (canary.level, canary.served_level, canary.method, canary.bound)
         promise = (canary.level, canary.method)
         with self._lock:
-            tally = self._tallies.get(key, Tally(*key)).with_one_more(canary.kl, bool(canary.broken))
+            tally = self._tallies.get(key, Tally(*key)).with_call(canary.kl, bool(canary.broken))
             self._tallies[key] = tally
-            # a call that was served before the level became stricter says nothing of what it is now
+            # a call from before the level became stricter says nothing about the present level
             now = self._served.get(promise, canary.level)
             if canary.bound is None or canary.served_level != now or now == "exact":
                 return None
@@ -90,7 +91,7 @@ class Promises:
             return tally
 
     def reset(self) -> None:
-        """Forget what was counted; every level is served as asked for again."""
+        """Forget all counts. Every level is served as requested again."""
         with self._lock:
             self._served.clear()
             self._tallies.clear()

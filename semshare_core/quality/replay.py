@@ -1,4 +1,4 @@
-"""What is kept of a call so that it can be compared with a full prefill later: its tokens and a copy of its rows."""
+"""A copy of a call's tokens and rows, for a later comparison with a full prefill."""
 
 from __future__ import annotations
 
@@ -12,21 +12,22 @@ from transformers.cache_utils import Cache
 
 from semshare_core.budget.levels import MEASURED_TOKENS
 from semshare_core.compress.live import RetainedLayer
+from semshare_core.compress.live.compressed import CompressedCache
 from semshare_core.model.autocast import Autocast
-from semshare_core.quality.divergence import Divergence, Turn, divergence
+from semshare_core.quality.divergence import Divergence, PassContext, divergence
 
 
 @dataclass
 class Replay:
-    """One call, to be measured once: measuring appends to ``cache``.
+    """One call. It can be measured once, because measuring appends to ``cache``.
 
     Attributes:
         ids: int64 [n], the prompt.
-        answer: int64 [k], the first tokens of the answer; None where nothing was generated.
-        cache: the rows that decoding began with, of all prompt tokens but the last.
-        tokens: how many of the continuation are compared.
-        weights: names what computed the rows (:class:`semshare_core.model.weights.Weights`): no others can be compared.
-        autocast: what was on in the call.
+        answer: int64 [k], the first tokens of the answer. None if nothing was generated.
+        cache: the rows with which decoding began: those of all prompt tokens but the last.
+        tokens: how many tokens of the continuation are compared.
+        weights: the identity of the weights that computed the rows (:class:`semshare_core.model.weights.Weights`).
+        autocast: the call's autocast.
     """
 
     ids: Tensor
@@ -38,25 +39,29 @@ class Replay:
 
     @classmethod
     def of(cls, ids: Tensor, answer: Sequence[int], cache: Cache, room: int, weights: str) -> Replay:
-        """Copy what is needed of a call, in its thread, whose ``cache`` decoding may have appended to.
+        """Keep a call, in the call's thread.
 
         Args:
-            room: tokens that the model has positions for behind the prompt, at least 1.
-            weights: names what computed the rows.
+            cache: what decoding began with. It is copied, for decoding may have appended to it; a compressed one, to
+                which nothing was appended, becomes the replay's own.
+            room: the number of tokens that fit after the prompt, at least 1.
+            weights: the identity of the weights that computed the rows.
         """
-        layers = []
-        for layer in cache.layers:
-            assert isinstance(layer.keys, Tensor)
-            assert isinstance(layer.values, Tensor)
-            rows = layer.keys.shape[2] - (layer.get_seq_length() - (len(ids) - 1))  # those of the answer stand behind
-            dropped = len(ids) - 1 - rows
-            layers.append(RetainedLayer(layer.keys[:, :, :rows].clone(), layer.values[:, :, :rows].clone(), dropped))
-        answered = torch.tensor(answer[:MEASURED_TOKENS], device=ids.device) if answer else None
-        return cls(ids, answered, Cache(layers=layers), min(MEASURED_TOKENS, room), weights, Autocast.here())
+        if not isinstance(cache, CompressedCache):
+            n_rows = len(ids) - 1
+            pairs = [(layer.keys[:, :, :n_rows], layer.values[:, :, :n_rows]) for layer in cache.layers]
+            cache = Cache(layers=[RetainedLayer(keys.clone(), values.clone(), dropped=0) for keys, values in pairs])
+        answer_ids = torch.tensor(answer[:MEASURED_TOKENS], device=ids.device) if answer else None
+        return cls(ids, answer_ids, cache, min(MEASURED_TOKENS, room), weights, Autocast.here())
 
-    def measure(self, model: PreTrainedModel, turn: Turn) -> Divergence:
-        """The divergence along the answer, or along the full prefill's greedy continuation where there is none."""
-        thinned = any(layer.dropped for layer in self.cache.layers)
+    def measure(self, model: PreTrainedModel, pass_context: PassContext) -> Divergence:
+        """The divergence along the answer. Without an answer: along the full prefill's greedy continuation."""
         return divergence(
-            model, self.ids, self.cache, answer=self.answer, tokens=self.tokens, stepwise=thinned, turn=turn
+            model,
+            self.ids,
+            self.cache,
+            answer=self.answer,
+            tokens=self.tokens,
+            stepwise=isinstance(self.cache, CompressedCache),
+            pass_context=pass_context,
         )

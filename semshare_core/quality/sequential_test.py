@@ -1,10 +1,10 @@
-"""Whether a promise is broken more often than it allows, judged after every check without fooling oneself.
+"""A sequential test that asks after every check: is a promise broken more often than it allows?
 
-A binomial test repeated after every check would cry wolf sooner or later. What is weighed here is a *bet against the
-promise*: the likelihood of what was seen, averaged over all shares of broken calls above the promised one, over its
-likelihood at the promised one. If the promise holds, the bet's value ever reaches ``1 / risk`` with a probability of at
-most ``risk``, however long one looks (Ville's inequality; Ramdas, Grünwald, Vovk and Shafer: Game-theoretic statistics
-and safe anytime-valid inference, Statistical Science 38(4), 2023).
+A binomial test that is repeated after every check gives a false alarm sooner or later. This test computes the value of
+a *bet against the promise*: the likelihood of the results, averaged over all shares of broken calls above the promised
+share, divided by their likelihood at the promised share. If the promise holds, the value ever reaches ``1 / risk`` with
+a probability of at most ``risk``, however many checks there are (Ville's inequality; Ramdas, Grünwald, Vovk and Shafer:
+Game-theoretic statistics and safe anytime-valid inference, Statistical Science 38(4), 2023).
 """
 
 from __future__ import annotations
@@ -13,12 +13,12 @@ from math import lgamma, log, log1p
 
 import numpy as np
 
-RISK = 0.05
-"""The probability that a promise that is kept is ever taken for a broken one."""
+FALSE_ALARM_RISK = 0.05
+"""The probability that a kept promise is ever judged to be broken."""
 
 
 def log_bet(broken: int, checked: int, share: float) -> float:
-    """The logarithm of what one unit bet against "at most ``share`` of the calls break their bound" is worth by now.
+    """The logarithm of the value of one unit that was bet against "at most ``share`` of the calls break their bound".
 
     The average over shares is an incomplete beta function, which is the tail of a binomial distribution:
     ``P(X' <= broken) / ((1 - share) (checked + 1) P(X = broken))``, X of ``checked`` trials and X' of one more.
@@ -28,8 +28,8 @@ def log_bet(broken: int, checked: int, share: float) -> float:
 
 
 def too_often(broken: int, checked: int, share: float) -> bool:
-    """Whether ``broken`` of ``checked`` calls are evidence enough that more than ``share`` of all calls break."""
-    return log_bet(broken, checked, share) >= -log(RISK)
+    """Whether ``broken`` of ``checked`` calls show that more than ``share`` of all calls break their bound."""
+    return log_bet(broken, checked, share) >= -log(FALSE_ALARM_RISK)
 
 
 def _log_binomial(count: int, trials: int, share: float) -> float:

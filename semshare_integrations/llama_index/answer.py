@@ -12,7 +12,7 @@ from llama_index.core.base.llms.types import ChatMessage, ChatResponse, Completi
 from llama_index.core.instrumentation.span import active_span_id
 
 from semshare_core import Canary, Piece, ReuseReport
-from semshare_core.quality.canary_registry import when_done
+from semshare_core.quality.canary_registry import REGISTRY
 from semshare_integrations.adapter import Turn, token_usage
 from semshare_integrations.llama_index.events import SemShareCanaryEvent, SemShareReuseEvent, dispatcher
 from semshare_integrations.llama_index.messages import message_of
@@ -69,7 +69,7 @@ class Answer:
         event = SemShareReuseEvent(report=report, model=self.model, operation=self.operation, span_id=self.span_id)
         context.run(dispatcher.event, event)
         if report.canary is not None:
-            when_done(report.canary, self._tell_of_check)
+            REGISTRY.when_done(report.canary, self._tell_of_check)
 
     def _tell_of_check(self, canary: Canary) -> None:
         event = SemShareCanaryEvent(canary=canary, model=self.model, operation=self.operation, span_id=self.span_id)

@@ -11,7 +11,7 @@ from typing import Any
 from semshare_core import Canary, ReuseReport
 from semshare_core.errors import ConfigError, MissingDependencyError
 from semshare_core.process import forking
-from semshare_core.quality.canary_registry import when_done
+from semshare_core.quality.canary_registry import REGISTRY
 from semshare_integrations.statistics.totals import ReuseTotals
 
 _COLUMNS = ("call", "outcome", "prompt", "prefix", "moved", "fuzzy", "new", "ratio", "TTFT ms", "KL")
@@ -59,7 +59,7 @@ class ReuseLog:
             self._reports.extend(reports)
         for report in reports:
             if report.canary is not None:
-                when_done(report.canary, partial(self._checked, report))
+                REGISTRY.when_done(report.canary, partial(self._checked, report))
 
     def on_canary(self, report: ReuseReport) -> None:
         """Called, in a thread of the background, when ``report.canary`` is done. Does nothing: for subclasses."""

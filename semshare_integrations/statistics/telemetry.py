@@ -10,7 +10,7 @@ from functools import partial
 
 from semshare_core import Canary, ReuseReport
 from semshare_core.errors import MissingDependencyError
-from semshare_core.quality.canary_registry import when_done
+from semshare_core.quality.canary_registry import REGISTRY
 from semshare_integrations.statistics.operation import Operation
 
 try:
@@ -118,7 +118,7 @@ class Telemetry:
         for source, count in by_source.items():
             self._tokens.add(count, {**about, "semshare.source": source})
         if report.canary is not None:
-            when_done(report.canary, partial(self._record_canary, about))
+            REGISTRY.when_done(report.canary, partial(self._record_canary, about))
 
     def _record_canary(self, about: dict[str, str], canary: Canary) -> None:
         """A check that is done, long after its call's span."""

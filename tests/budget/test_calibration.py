@@ -42,7 +42,7 @@ def test_noise_costs_and_a_promise_that_cannot_be_kept_is_not_made() -> None:
 
 
 def test_too_few_pairs_show_nothing() -> None:
-    with pytest.raises(ConfigError, match="44 pairs of prompts are too few: it takes 45"):
+    with pytest.raises(ConfigError, match="44 pairs of prompts are too few: 45 are needed"):
         made(44)
 
 
@@ -60,7 +60,7 @@ def test_a_calibration_comes_back_as_it_was(tmp_path: Path) -> None:
 def test_what_is_no_calibration_is_said_to_be_none(tmp_path: Path, text: str) -> None:
     path = tmp_path / "bad.json"
     path.write_text(text, encoding="utf-8", errors="surrogateescape")
-    with pytest.raises(ConfigError, match="is no calibration"):
+    with pytest.raises(ConfigError, match="is not a calibration"):
         calibration_files.read_calibration(path)
 
 

@@ -12,13 +12,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from made_up_calibration import made_features
-from semshare_core.budget.calibration import RATIOS, choices, chosen, tried
+from semshare_core.budget.calibration import RATIOS, choices, chosen, measured_ratios
 from semshare_core.budget.cost import CostModel
 from semshare_core.budget.features import FEATURES
 from semshare_core.budget.forecast import Forecast, log_kl
 from semshare_core.budget.spread import Spread
 from semshare_core.calibrate.fitting import cross_fitted
-from semshare_core.calibrate.risk import RISK, binomial_tail, margin_for
+from semshare_core.calibrate.risk import MARGIN_RISK, binomial_tail, margin_for
 
 # --- the forecast ---
 
@@ -75,14 +75,14 @@ def test_a_ratio_that_was_not_tried_is_not_forecast_from_and_not_chosen() -> Non
 def test_large_ratios_are_tried_where_much_differs() -> None:
     same = made_features(1, suffix=1000, moved=900, must=60)
     differs = replace(same, moved=700, must=260)
-    assert max(tried(same)) == 0.5
-    assert tried(differs) == list(RATIOS)
-    assert tried(differs, (0.1, 0.4)) == [0.1, 0.4]
+    assert max(measured_ratios(same)) == 0.5
+    assert measured_ratios(differs) == list(RATIOS)
+    assert measured_ratios(differs, (0.1, 0.4)) == [0.1, 0.4]
 
 
 def test_where_much_differs_a_level_computes_what_is_worth_it_or_a_part_beyond_what_must_be() -> None:
     same = made_features(1, tokens=1000, suffix=1000, moved=900, must=60, worth=300)
-    assert choices(same) == tried(same)
+    assert choices(same) == measured_ratios(same)
     few, many = (replace(same, moved=500, must=400, worth=worth) for worth in (450, 900))
     assert min(choices(few)) == 0.5
     assert min(choices(many)) == 0.58
@@ -150,7 +150,7 @@ def test_a_margin_is_evidence_enough_and_never_careless(seed: int, calls: int, n
     index = chosen(forecast, spread, limit, margin)
     taken = index >= 0
     broken = int((taken & (measured[np.arange(calls), np.maximum(index, 0)] > limit)).sum())
-    assert binomial_tail(broken, calls, 0.05) <= RISK
+    assert binomial_tail(broken, calls, 0.05) <= MARGIN_RISK
 
 
 def test_the_promise_holds_for_calls_that_calibration_never_saw() -> None:

@@ -12,13 +12,13 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from made_up_calibration import PARTS, made, observations
 from semshare_core import ReusePolicy, SemShareEngine
-from semshare_core.budget.calibration import RATIOS, Observation, tried
+from semshare_core.budget.calibration import RATIOS, Observation, measured_ratios
 from semshare_core.budget.governor import UNCALIBRATED
 from semshare_core.budget.levels import BOUNDS
 from semshare_core.calibrate import fitting, measuring
 from semshare_core.calibrate.fitting import fit_calibration
 from semshare_core.calibrate.journal import Journal
-from semshare_core.calibrate.measuring import observe, observe_all
+from semshare_core.calibrate.measuring import measure_pair, measure_pairs
 from semshare_core.calibrate.prompts import CalibrationPair, default_pairs, read_pairs
 from semshare_core.cli.calibrate import _table
 from semshare_core.cli.main import main
@@ -49,9 +49,9 @@ def test_a_pair_is_measured_beside_the_full_prefill_and_leaves_nothing_behind() 
     engine = tiny_engine()
     engine.warm(["Something of somebody else's that must stay where it is, whatever happens here, for it is theirs."])
     before = engine.pool.stats().entries
-    found = observe(engine, pair(1))
+    found = measure_pair(engine, pair(1))
     assert found is not None
-    assert len(found.kl) == len(found.seconds) == len(tried(found.features))
+    assert len(found.kl) == len(found.seconds) == len(measured_ratios(found.features))
     assert found.kl[0] > 0
     assert min(found.kl) >= -1e-6
     assert found.features.tokens == len(engine.token_ids(pair(1).target))
@@ -59,7 +59,7 @@ def test_a_pair_is_measured_beside_the_full_prefill_and_leaves_nothing_behind() 
 
 
 def test_everything_computed_is_the_full_prefill() -> None:
-    found = observe(tiny_engine(), pair(2), ratios=(1.0,))
+    found = measure_pair(tiny_engine(), pair(2), ratios=(1.0,))
     assert found is not None
     assert found.kl[0] == pytest.approx(0, abs=1e-5)
 
@@ -69,7 +69,7 @@ def test_what_cannot_be_measured_is_told_of_and_left_out() -> None:
     same = pair(3, f"{TEXT} Who?")
     same = replace(same, target=same.references[0])
     long = pair(4, "word " * 4000)
-    found = observe_all(tiny_engine(), [same, long, pair(5)], told.append)
+    found = measure_pairs(tiny_engine(), [same, long, pair(5)], told.append)
     assert [item.id for item in found] == ["pair-5"]
     assert "nothing of it could be reused" in told[0]
     assert "left out" in told[1]
@@ -78,18 +78,18 @@ def test_what_cannot_be_measured_is_told_of_and_left_out() -> None:
 def test_a_run_goes_on_where_it_was_broken_off(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "made" / "journal.jsonl"
     engine = tiny_engine()
-    first = observe_all(engine, [pair(0), pair(1)], lambda _: None, journal=Journal(path, PARTS))
+    first = measure_pairs(engine, [pair(0), pair(1)], lambda _: None, journal=Journal(path, PARTS))
     with path.open("a") as file:
         file.write('{"id": "pair-2", "kl": [0.1')
     measured: list[str] = []
 
     def spy(engine: SemShareEngine, each: CalibrationPair) -> Observation | None:
         measured.append(each.id)
-        return observe(engine, each)
+        return measure_pair(engine, each)
 
-    monkeypatch.setattr(measuring, "observe", spy)
+    monkeypatch.setattr(measuring, "measure_pair", spy)
     same_name = replace(pair(1), target=pair(7).target)
-    again = observe_all(engine, [pair(0), same_name, pair(2)], lambda _: None, journal=Journal(path, PARTS))
+    again = measure_pairs(engine, [pair(0), same_name, pair(2)], lambda _: None, journal=Journal(path, PARTS))
     assert measured == ["pair-1", "pair-2"], "other texts under a known name are another pair"
     assert again[0] == first[0]
     assert Journal(path, PARTS).read() == [*first, *again[1:]]
@@ -160,7 +160,7 @@ def test_a_calibration_is_taken_by_its_own_model_only(own_cache: Path) -> None:
     model, tokenizer = tiny_model("llama"), tiny_tokenizer()
     found = fit_calibration(observations(60), identity(model, tokenizer), "made up", RATIOS)
     assert tiny_engine(calibration=found).calibration is found
-    with pytest.raises(ConfigError, match=rf"{found.name} is that of another model \(Llama.*, float32\).*Qwen2"):
+    with pytest.raises(ConfigError, match=rf"{found.name} belongs to another model \(Llama.*, float32\).*Qwen2"):
         SemShareEngine(tiny_model("qwen2"), tokenizer, calibration=found)
     halved = tiny_model("llama").to(torch.bfloat16)
     with pytest.raises(ConfigError, match=r"than this one \(LlamaForCausalLM, bfloat16\).*weights, dtype differ"):
@@ -169,7 +169,7 @@ def test_a_calibration_is_taken_by_its_own_model_only(own_cache: Path) -> None:
 
 @pytest.mark.parametrize("asked", ["my.json", Path("my.json"), {"format": 7}], ids=["text", "path", "dict"])
 def test_what_is_no_calibration_is_refused(asked: object) -> None:
-    with pytest.raises(ConfigError, match=r"is no calibration: .*read_calibration\(path\)"):
+    with pytest.raises(ConfigError, match=r"is not a calibration: .*read_calibration\(path\)"):
         tiny_engine(calibration=asked)
 
 
@@ -177,7 +177,7 @@ def test_another_models_calibration_under_this_ones_name_is_warned_of_and_not_us
     model, tokenizer = tiny_model("llama"), tiny_tokenizer()
     theirs = fit_calibration(observations(60), PARTS, "made up", RATIOS)
     write_calibration(theirs, calibration_file(identity(model, tokenizer)))
-    with pytest.warns(QualityWarning, match=r"is that of another model .*counts as uncalibrated"):
+    with pytest.warns(QualityWarning, match=r"belongs to another model .*counts as uncalibrated"):
         assert find_calibration(model, tokenizer) is None
 
 

@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 
 from semshare_core.errors import DamagedFileError, PoolFileError, PoolWarning
 from semshare_core.pool.disk import PoolFolder
-from semshare_core.pool.disk.segment_file import About, encode
+from semshare_core.pool.disk.segment_file import encode
 from stored_entries import MODEL, all_rows, keep, make_record, same_record, segment_id, verify
 
 Damage = Callable[[Path], None]
@@ -298,7 +298,7 @@ def test_well_sealed_nonsense_is_no_rows(tmp_path: Path, tensors: dict[str, torc
     with PoolFolder(tmp_path, MODEL) as folder:
         keep(folder, "one", (("a", 3),))
         (path,) = all_rows(tmp_path)
-        path.write_bytes(encode(tensors, About(fingerprint=MODEL.digest, id=segment_id("a"))))
+        path.write_bytes(encode(tensors, segment_id("a")))
         with pytest.raises(DamagedFileError):
             folder.rows(segment_id("a"))
 

@@ -206,8 +206,8 @@ def test_a_file_is_mapped_while_it_is_read(live: Live, tmp_path: Path) -> None:
     filled(pool_at(tmp_path), 1).close()
     pool = pool_at(tmp_path)
     view = View(only(pool), 40)
-    opened = view.parts[0].rows.opened()
-    assert opened is view.parts[0].rows.opened(), "once for all who read"
+    opened = view.spans[0].rows.opened()
+    assert opened is view.spans[0].rows.opened(), "once for all who read"
     pair = opened.layer(0)
     assert live() > 0
     del view, opened, pair
@@ -317,7 +317,7 @@ def test_renewals_do_not_pile_up() -> None:
     pool = pool_of(1000, ttl_seconds=1000)
     for _ in range(1000):
         pool.add(entry(text(0)))
-    assert len(pool._entries._expiry._heap) <= 64
+    assert len(pool._entries._due) <= 64
     pool.close()
 
 

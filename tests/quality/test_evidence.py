@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from semshare_core.quality.sequential_test import RISK, log_bet, too_often
+from semshare_core.quality.sequential_test import FALSE_ALARM_RISK, log_bet, too_often
 
 
 @given(st.integers(1, 60), st.floats(0.01, 0.5))
@@ -52,7 +52,7 @@ def test_looking_after_every_call_raises_few_false_alarms() -> None:
     """A binomial test at 5 % after each call would raise one in most of these runs."""
     rng = random.Random(0)
     runs = 300
-    assert sum(ever_too_often(rng, 0.05, 300) for _ in range(runs)) / runs <= RISK
+    assert sum(ever_too_often(rng, 0.05, 300) for _ in range(runs)) / runs <= FALSE_ALARM_RISK
     assert all(ever_too_often(rng, 0.3, 300) for _ in range(runs))
 
 

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from semshare_core.budget.calibration import RATIOS, Calibration, Observation, tried
+from semshare_core.budget.calibration import RATIOS, Calibration, Observation, measured_ratios
 from semshare_core.budget.features import PlanFeatures
 from semshare_core.calibrate.fitting import fit_calibration
 from semshare_core.match.plan import ReusePlan, Source
@@ -50,8 +50,8 @@ def observations(count: int, noise: float = 0.3, scale: float = 0.2) -> list[Obs
                 prompts=str(number),
                 kind="ab"[number % 2],
                 features=plan,
-                kl=[scale * factor * (1 - ratio) ** 4 for ratio in tried(plan)],
-                seconds=[0.02 + 2e-3 * plan.computed(ratio) + 1e-5 * plan.tokens for ratio in tried(plan)],
+                kl=[scale * factor * (1 - ratio) ** 4 for ratio in measured_ratios(plan)],
+                seconds=[0.02 + 2e-3 * plan.computed(ratio) + 1e-5 * plan.tokens for ratio in measured_ratios(plan)],
                 full_seconds=2e-3 * plan.tokens,
             )
         )

@@ -12,7 +12,7 @@ import pytest
 from semshare_core import ReusePolicy, ReuseReport, SemShareEngine
 from semshare_core.budget.levels import BOUNDS, Bound
 from semshare_core.errors import QualityWarning
-from semshare_core.quality.uncalibrated import say_once
+from semshare_core.quality.uncalibrated import warn_once
 from tiny_models import tiny_model, tiny_tokenizer
 from tiny_reuse import PARAGRAPHS
 
@@ -28,7 +28,7 @@ def engine_of(model: str = "llama", **policy: Any) -> SemShareEngine:
     engine = SemShareEngine(tiny_model(model), tiny_tokenizer(), policy=ReusePolicy(**{"canary": 1.0, **policy}))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", QualityWarning)
-        say_once(engine.model, "fast")  # that no calibration is there, and not among the canary's warnings
+        warn_once(engine.model, "fast")  # that no calibration is there, and not among the canary's warnings
     engine.warm([TEXT])
     return engine
 

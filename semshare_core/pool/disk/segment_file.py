@@ -1,7 +1,7 @@
 """Keys and values of consecutive tokens, in a safetensors file of their own that knows what it holds.
 
-Any flipped bit in header or data is found before the data is used. The header's metadata has two texts: ``semshare``, a
-JSON object with a checksum of every tensor, and ``check``, the checksum of that object and of the tensors' names, dtypes
+Any flipped bit is found before it is used. The header's metadata has two texts: ``semshare``, a JSON object with the
+segment's id and a checksum of every tensor, and ``check``, the checksum of that text and of the tensors' names, dtypes
 and shapes. Opening verifies the header, and a tensor is verified when it is read for the first time. XXH3 (64 bits)
 finds damage; it is no protection against someone who means to deceive, and who can write to the folder anyway.
 """
@@ -14,11 +14,10 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pydantic import BaseModel, ConfigDict, ValidationError
 from safetensors import SafetensorError, TensorSpec, safe_open, serialize
 from xxhash import xxh3_64_hexdigest
 
-from semshare_core.errors import DamagedFileError, ForeignFileError, NewerFileError, PoolFileError
+from semshare_core.errors import NewerFileError, PoolFileError
 from semshare_core.pool.disk.atomic import cannot, damaged, regular_size
 
 if TYPE_CHECKING:  # the commands that need no rows start without torch
@@ -27,91 +26,65 @@ if TYPE_CHECKING:  # the commands that need no rows start without torch
 ROWS_FORMAT = 4
 """Version of these files. A change that older versions would misread needs a higher number."""
 
-_ABOUT, _CHECK = "semshare", "check"
 _AXES = 4  # [1, kv_heads, n, head_dim]
 _Layout = dict[str, tuple[str, tuple[int, ...]]]
-
-
-class About(BaseModel):
-    """What a file says of itself.
-
-    Attributes:
-        format: see ``ROWS_FORMAT``.
-        fingerprint: digest of the :class:`Fingerprint` it was written for.
-        id: of the segment, so that a file under another's name is noticed.
-        sums: checksum of each tensor.
-    """
-
-    model_config = ConfigDict(strict=True, frozen=True, extra="forbid", allow_inf_nan=False)
-
-    format: int = ROWS_FORMAT
-    fingerprint: str
-    id: str
-    sums: dict[str, str] = {}
-
-
-class _Version(BaseModel):
-    format: int
 
 
 class SegmentFile:
     """A segment's rows, memory-mapped: a layer is read from the disk when it is first asked for.
 
-    The mapping stays valid when the file is deleted or replaced meanwhile.
-
-    Args:
-        path: symbolic links are not followed.
-        model: digest of the fingerprint that it must have been written for.
+    The mapping stays valid when the file is deleted or replaced meanwhile. Symbolic links are not followed.
 
     Attributes:
         n_layers: number of layers; ``n_tokens`` rows in each.
         sums: checksums of all layers' keys and values: equal for equal rows.
 
     Raises:
-        DamagedFileError, NewerFileError, ForeignFileError: see there.
+        DamagedFileError: it is not what was written.
+        NewerFileError: a later version wrote it.
         PoolFileError: the system cannot read it.
     """
 
     in_memory = False
 
-    def __init__(self, path: Path, model: str) -> None:
+    def __init__(self, path: Path) -> None:
         self.path = path
         size = regular_size(path)
         try:
             self._file: Any = safe_open(path, "pt")
-            metadata = self._file.metadata() or {}
             slices = {name: self._file.get_slice(name) for name in self._file.keys()}  # noqa: SIM118 -- no mapping
             layout: _Layout = {name: (part.get_dtype(), tuple(part.get_shape())) for name, part in slices.items()}
-        except FileNotFoundError as error:
-            raise DamagedFileError(f"{path} is missing.") from error
         except OSError as error:
             raise cannot("read", path, error) from error
         except MemoryError as error:  # it needs no memory, but addresses
             raise PoolFileError(f"{path} is too large to be mapped: {size} bytes.") from error
         except SafetensorError as error:
             raise damaged(path, str(error)) from error
-        about = _parse(metadata.get(_ABOUT, ""), path)
-        if metadata.get(_CHECK) != _check(metadata[_ABOUT], layout):
-            raise damaged(path, "its header does not match its checksum")
-        if about.fingerprint != model:
-            raise ForeignFileError(f"{path} was written for another model, tokenizer or dtype.")
-        if about.id != path.stem:
-            raise damaged(path, "it is another segment's file")
-        self.sums = about.sums
+        self.sums = self._verified_header(self._file.metadata() or {}, layout)
         self.n_layers = len(layout) // 2
-        self.n_tokens = self._tokens(layout)
-        self._verified: set[str] = set()
-
-    def _tokens(self, layout: _Layout) -> int:
-        names = {name for layer in range(self.n_layers) for name in _names(layer)}
+        names = [name for layer in range(self.n_layers) for name in _names(layer)]
         shapes = [shape for _, shape in layout.values()]
-        if not layout or set(layout) != names or any(len(shape) != _AXES or shape[0] != 1 for shape in shapes):
-            raise damaged(self.path, "it does not hold keys and values of one text")
-        if set(self.sums) != names:
-            raise damaged(self.path, "its header does not list its tensors")
-        if len({shape[2] for shape in shapes}) != 1:
-            raise damaged(self.path, "its layers hold different numbers of rows")
-        return shapes[0][2]
+        if not layout or not set(names) == set(layout) == set(self.sums):
+            raise damaged(path, "it does not hold keys and values of one text")
+        if any(len(shape) != _AXES or shape[0] != 1 or shape[2] != shapes[0][2] for shape in shapes):
+            raise damaged(path, "its layers hold different numbers of rows")
+        self.n_tokens = shapes[0][2]
+        self._unverified = set(names)
+
+    def _verified_header(self, metadata: dict[str, str], layout: _Layout) -> dict[str, str]:
+        """The checksums of the tensors."""
+        text = metadata.get("semshare", "")
+        if metadata.get("check") != _check(text, layout):
+            raise damaged(self.path, "its header does not match its checksum")
+        about = json.loads(text)
+        if about["format"] > ROWS_FORMAT:
+            raise NewerFileError(
+                f"{self.path} has format {about['format']}: update SemShare, or choose another folder."
+            )
+        if about["id"] != self.path.stem:
+            raise damaged(self.path, "it is another segment's file")
+        sums: dict[str, str] = about["sums"]
+        return sums
 
     def opened(self) -> SegmentFile:
         return self
@@ -119,17 +92,14 @@ class SegmentFile:
     def layer(self, index: int) -> tuple[Tensor, Tensor]:
         """Keys and values [1, kv_heads, n_tokens, head_dim] of one layer, views of the mapped file.
 
-        Writing to them changes this process's copy only. The checksums are verified the first time.
-
-        Raises:
-            DamagedFileError: they are not what was written.
+        Writing to them changes this process's copy only. Raises :class:`DamagedFileError` the first time.
         """
         keys, values = (self._file.get_tensor(name) for name in _names(index))
         for name, tensor in zip(_names(index), (keys, values), strict=True):
-            if name not in self._verified:
+            if name in self._unverified:
                 if xxh3_64_hexdigest(_raw(tensor)) != self.sums[name]:
                     raise damaged(self.path, f"{name} does not match its checksum")
-                self._verified.add(name)
+                self._unverified.remove(name)
         return keys, values
 
     def like(self, index: int) -> tuple[Tensor, Tensor]:
@@ -138,7 +108,7 @@ class SegmentFile:
         return keys, values
 
     def verify(self, tokens: int) -> None:
-        """Read every byte; raises :class:`DamagedFileError` unless it holds so many rows, and those that were written."""
+        """Read every byte; raises :class:`DamagedFileError` unless it holds so many rows, and what was written."""
         if self.n_tokens != tokens:
             raise damaged(self.path, f"it holds {self.n_tokens} rows instead of {tokens}")
         for index in range(self.n_layers):
@@ -181,7 +151,7 @@ class StoredRows:
         return self.opened().like(index)
 
 
-def encode_rows(rows: Sequence[tuple[Tensor, Tensor]], segment: str, model: str) -> bytes:
+def encode_rows(rows: Sequence[tuple[Tensor, Tensor]], segment: str) -> bytes:
     """The content of a segment's file; memory holds it twice more for a moment.
 
     Args:
@@ -201,13 +171,12 @@ def encode_rows(rows: Sequence[tuple[Tensor, Tensor]], segment: str, model: str)
         raise ValueError(
             f"Rows of segment {segment!r} are {[list(t.shape) for t in tensors.values()]}, not [1, heads, n, dim]."
         )
-    return encode(tensors, About(fingerprint=model, id=segment))
+    return encode(tensors, segment)
 
 
-def encode(tensors: dict[str, Tensor], about: About) -> bytes:
+def encode(tensors: dict[str, Tensor], segment: str) -> bytes:
     """The content of a file that holds ``tensors`` (on the CPU, contiguous)."""
     sums = {name: xxh3_64_hexdigest(_raw(tensor)) for name, tensor in tensors.items()}
-    text = about.model_copy(update={"sums": sums}).model_dump_json()
     specs = {
         name: TensorSpec(
             dtype=str(tensor.dtype).removeprefix("torch."),
@@ -217,21 +186,9 @@ def encode(tensors: dict[str, Tensor], about: About) -> bytes:
         )
         for name, tensor in tensors.items()
     }
+    text = json.dumps({"format": ROWS_FORMAT, "id": segment, "sums": sums})
     layout = {name: (spec.dtype, tuple(spec.shape)) for name, spec in specs.items()}
-    return serialize(specs, {_ABOUT: text, _CHECK: _check(text, layout)})
-
-
-def _parse(text: str, path: Path) -> About:
-    try:
-        version = _Version.model_validate_json(text).format
-        if version > ROWS_FORMAT:
-            raise NewerFileError(
-                f"{path} has format {version}, and this version of SemShare reads up to {ROWS_FORMAT}: update SemShare, "
-                "or choose another folder."
-            )
-        return About.model_validate_json(text)
-    except ValidationError as error:
-        raise damaged(path, f"no description of it can be read ({error.error_count()} errors)") from error
+    return serialize(specs, {"semshare": text, "check": _check(text, layout)})
 
 
 def _check(text: str, layout: _Layout) -> str:

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from semshare_core.fingerprint import Fingerprint
 from semshare_core.model.weights.parts import plain_parts
-from semshare_core.pool.disk.record import Fingerprint
 
 _SAMPLED = 1024  # values of each weight tensor
 

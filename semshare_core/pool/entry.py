@@ -24,7 +24,7 @@ class Entry:
         tokens: int64 [n], prompt and generated tokens.
         segments: rows of all tokens, in text order. Replaced as a whole.
         depth: uint8 [n], approximate reuses behind each row; 0: what a full prefill computes.
-        embedding: float32 [m, dim], unit rows, one for each span of the text that was embedded; without rows: the entry
+        embedding: float32 [m, dim], unit rows, one for each part of the text that was embedded; without rows: the entry
             is not found by its likeness.
         kl_bound: in nats, the laxest bound that rows of a depth above 0 were made under; infinite: under none.
         pinned: never evicted.

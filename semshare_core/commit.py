@@ -10,14 +10,16 @@ from functools import partial
 
 import numpy as np
 import torch
+from transformers.cache_utils import Cache
 
-from semshare_core.compress.live.compressed import CompressedCache
+from semshare_core.compress.live.compressed import CompressedCache, compressed, compressor_for
 from semshare_core.embed.prompt_vectors import NO_VECTORS
 from semshare_core.errors import CallCancelledError, CallTimeoutError
 from semshare_core.match.plan import Source
 from semshare_core.pool import Entry
 from semshare_core.prefill.cache import kv_bytes, to_torch
 from semshare_core.prefilled import PrefilledRequest
+from semshare_core.process.interrupt import NEVER
 from semshare_core.prompt.retokenize import retokenized
 from semshare_core.quality.replay import Replay
 from semshare_core.report import ReuseReport
@@ -44,7 +46,7 @@ def commit(
     replay = None
     if chosen and prefilled.approximate and canary.has_room:  # before the pool takes the rows
         with suppress(torch.OutOfMemoryError):  # the answer is complete; without memory for a copy there is no check
-            replay = Replay.of(prefilled.ids, generated, prefilled.cache, prefilled.room, request.computed_by)
+            replay = Replay.of(prefilled.ids, generated, _began_with(prefilled), prefilled.room, request.computed_by)
     request.runtime.pool.touch(prefilled.planned.lookup.used)
     report = report_of(prefilled, first_token_at, len(generated))
     if store:
@@ -54,6 +56,16 @@ def commit(
     if prefilled.approximate:
         return report, partial(canary.check, report, policy, replay)
     return report, partial(canary.count_lossless, report, policy)
+
+
+def _began_with(prefilled: PrefilledRequest) -> Cache:
+    """What decoding began with. Compressed once more, for what a compressor made changes while decoding."""
+    request, whole = prefilled.request, prefilled.prefilled.cache
+    compressor = compressor_for(request.goal.policy)
+    if not prefilled.compressed or compressor is None:
+        return prefilled.cache
+    whole.interrupt = NEVER  # the answer is there, and is not lost for its check
+    return compressed(compressor, request.runtime.model, request.runtime.prefill.spec, prefilled.ids, whole)
 
 
 def report_of(prefilled: PrefilledRequest, first_token_at: float, generated: int) -> ReuseReport:

@@ -188,17 +188,14 @@ class SemShareEngine:
     def generate(
         self,
         prompt: Prompt,
+        sampling: SamplingParams | None = None,
         *,
-        max_new_tokens: int = 128,
-        temperature: float = 0.0,
-        stop: Sequence[str] | None = None,
-        seed: int | None = None,
         reuse: str | ReusePolicy | None = None,
         namespace: str | None = None,
         store: bool = True,
         timeout: float | None = None,
         cancel: threading.Event | None = None,
-        **generation: Any,
+        **settings: Any,
     ) -> Generation:
         """Answer a prompt.
 
@@ -206,18 +203,15 @@ class SemShareEngine:
             prompt: a text (no chat template), chat messages (through the chat template) or token ids. Control tokens in
                 messages are plain text, except in ``Chat(..., control_tokens=True)``. If the last message is the
                 assistant's, the answer continues it.
-            max_new_tokens: the largest number of generated tokens.
-            temperature: 0 is greedy, otherwise sampling.
-            stop: the answer ends before the first of these strings. They may contain special tokens.
-            seed: makes sampling repeatable.
+            sampling: how the answer is generated. You may pass its fields by name instead; they win if both are given:
+                ``max_new_tokens`` (128), ``temperature`` (0: greedy), ``stop``, ``seed``, and any other field of
+                transformers' ``GenerationConfig``.
             reuse: a level or a :class:`ReusePolicy`; default: the engine's policy.
             namespace: references of this namespace serve the prompt, and the prompt later serves this namespace.
             store: store prompt and answer in the pool.
             timeout: in seconds. A late call ends with an error, within the time of one layer.
             cancel: set it from any thread to end the call within the time of one layer. The answer is the text so far,
                 with the ``finish_reason`` ``cancelled``.
-            **generation: other fields of transformers' ``GenerationConfig``. ``semshare_core.decode.settings`` lists
-                which of them work.
 
         Raises:
             PromptError: the prompt is empty or too long.
@@ -227,24 +221,21 @@ class SemShareEngine:
             CallCancelledError: ``cancel`` was set before the answer began.
         """
         interrupt = Interrupt(cancel, timeout)
-        sampling = self._sampling(max_new_tokens, temperature, stop, seed, generation)
+        sampling = self._sampling(sampling, settings)
         return self._answer(prompt, sampling, reuse, namespace, store, interrupt)
 
     def stream(
         self,
         prompt: Prompt,
+        sampling: SamplingParams | None = None,
         *,
-        max_new_tokens: int = 128,
-        temperature: float = 0.0,
-        stop: Sequence[str] | None = None,
-        seed: int | None = None,
         reuse: str | ReusePolicy | None = None,
         namespace: str | None = None,
         store: bool = True,
         timeout: float | None = None,
         cancel: threading.Event | None = None,
         on_left: Callable[[ReuseReport], None] | None = None,
-        **generation: Any,
+        **settings: Any,
     ) -> Generator[Piece, None, None]:
         """Answer a prompt like :meth:`generate`, piece by piece.
 
@@ -254,7 +245,7 @@ class SemShareEngine:
         closed before its last piece was taken.
         """
         check_limits(cancel, timeout)
-        sampling = self._sampling(max_new_tokens, temperature, stop, seed, generation)
+        sampling = self._sampling(sampling, settings)
 
         def answer(interrupt: Interrupt, put: Put) -> Generation:
             return self._answer(prompt, sampling, reuse, namespace, store, interrupt, put)
@@ -401,16 +392,14 @@ class SemShareEngine:
         request.embed_entry()
         return Generation(text.of(decoded.token_ids), decoded.token_ids, decoded.finish_reason, report)
 
-    def _sampling(
-        self,
-        max_new_tokens: int,
-        temperature: float,
-        stop: Sequence[str] | None,
-        seed: int | None,
-        extra: dict[str, Any],
-    ) -> SamplingParams:
-        settings = {"max_new_tokens": max_new_tokens, "temperature": temperature, "stop": stop, "seed": seed}
-        return SamplingParams(**settings, **extra).ending_as(self.model)
+    def _sampling(self, sampling: SamplingParams | None, settings: dict[str, Any]) -> SamplingParams:
+        if sampling is not None and not isinstance(sampling, SamplingParams):
+            raise ConfigError(
+                f"sampling={sampling!r} must be a SamplingParams; its fields can be passed by name, too: "
+                "generate(prompt, max_new_tokens=64)."
+            )
+        known = {} if sampling is None else {name: getattr(sampling, name) for name in sampling.model_fields_set}
+        return SamplingParams(**(known | settings)).ending_as(self.model)
 
 
 def _compute_alone() -> None:

@@ -11,13 +11,14 @@ from rich.table import Table
 from rich.text import Text
 
 from semshare_core.cli.amounts import age
-from semshare_core.pool.disk.survey import look, n_bytes
+from semshare_core.cli.pool_folder import look, n_bytes
+from semshare_core.pool.disk.skipped import kind
 
 
 def contents(path: Path) -> tuple[list[dict[str, Any]], list[dict[str, str]]]:
     """Every namespace of every model with its counts, and what cannot be used; both JSON-able."""
     with look(path) as folder:
-        records, models = folder.records(), folder.models
+        records, models = folder.records(), folder.found.models
     listed = []
     for model, namespace in sorted({(record.model, record.namespace) for record in records}):
         own = [record for record in records if (record.model, record.namespace) == (model, namespace)]
@@ -34,7 +35,7 @@ def contents(path: Path) -> tuple[list[dict[str, Any]], list[dict[str, str]]]:
                 "newest": own[-1].created,
             }
         )
-    return listed, [{"path": str(item.path), "kind": item.kind, "why": item.why} for item in folder.skipped]
+    return listed, [{"kind": kind(error), "why": str(error)} for error in folder.found.skipped]
 
 
 def table(listed: Sequence[dict[str, Any]], now: float) -> Table:

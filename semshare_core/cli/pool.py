@@ -11,11 +11,12 @@ import typer
 from rich.console import Console
 from rich.filesize import decimal
 
+from semshare_core.cli import pool_folder
 from semshare_core.cli.amounts import age, read_age, read_bytes
 from semshare_core.cli.contents import contents, table
-from semshare_core.pool.disk import survey
-from semshare_core.pool.disk.archive import Copied, export_entries, import_entries
-from semshare_core.pool.disk.survey import Criteria
+from semshare_core.cli.pool_archive import Copied, export_entries, import_entries
+from semshare_core.cli.pool_folder import Criteria
+from semshare_core.pool.disk.skipped import kind
 from semshare_core.suggestion import did_you_mean
 
 pool = typer.Typer(help="Look after the folder of a pool (PoolConfig(path=...)).", no_args_is_help=True)
@@ -40,11 +41,11 @@ def ls(path: Folder, as_json: Annotated[bool, typer.Option("--json", help="For p
 @pool.command()
 def verify(path: Folder) -> None:
     """Read every byte and say what is damaged: exit code 1 if anything is. Needs no lock."""
-    with survey.look(path) as folder:
-        read = survey.n_bytes(folder.records())
-        faults = [*folder.skipped, *(item for item, _ in survey.damage(folder))]
+    with pool_folder.look(path) as folder:
+        read = pool_folder.n_bytes(folder.records())
+        faults = [*folder.found.skipped, *(error for error, _ in pool_folder.damage(folder))]
     for fault in faults:
-        console.print(f"{fault.kind}: {fault.why}")
+        console.print(f"{kind(fault)}: {fault}")
     console.print(f"{decimal(read)} read, {len(faults)} faults.")
     raise typer.Exit(1 if faults else 0)
 
@@ -71,9 +72,9 @@ def prune(
     if damaged:
         _mend(path, dry_run)
     _say_if_unknown(path, namespace)
-    doomed = survey.choose(path, criteria)
+    doomed = pool_folder.choose(path, criteria)
     if not dry_run:
-        survey.give_up(path, doomed)
+        pool_folder.give_up(path, doomed)
     for item in doomed:
         console.print(f"{item.record.id} of {item.record.namespace!r}, {age(time.time() - item.record.created)} old")
     freed = decimal(sum(item.n_bytes for item in doomed))
@@ -83,7 +84,7 @@ def prune(
 @pool.command()
 def clear(path: Folder, namespace: Namespace = None) -> None:
     """Delete all entries, pinned ones and those of earlier versions too. Needs the folder's lock."""
-    survey.clear(path, namespace)
+    pool_folder.clear(path, namespace)
     console.print("Cleared.")
 
 
@@ -114,13 +115,13 @@ def _say_if_unknown(path: Path, namespace: str | None) -> None:
 
 def _mend(path: Path, dry_run: bool) -> None:
     """Delete what :func:`verify` finds damaged."""
-    with survey.look(path) as folder:
-        faults = [*folder.skipped, *(item for item, _ in survey.damage(folder))]
+    with pool_folder.look(path) as folder:
+        faults = [*folder.found.skipped, *(error for error, _ in pool_folder.damage(folder))]
     for fault in faults:
-        if fault.kind == "damaged":
-            console.print(fault.why)
+        if kind(fault) == "damaged":
+            console.print(str(fault))
     if not dry_run:
-        survey.mend(path)
+        pool_folder.mend(path)
 
 
 def _say(counts: Copied, done: str) -> None:

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 
 from semshare_core.errors import PoolFileError, PoolWarning
 from semshare_core.pool.disk.folder import PoolFolder
-from semshare_core.pool.disk.record import Record, SegmentRef
+from semshare_core.pool.disk.record import ENTRY_FIELDS, Record, SegmentRef
 from semshare_core.pool.entry import Entry
 from semshare_core.pool.indexes.vector_rows import Vectors
 from semshare_core.pool.segment import Segment
@@ -126,19 +126,10 @@ class DiskWriter:
             return None
         return Record(
             model=self._folder.model.digest,
-            namespace=entry.namespace,
             id=entry.id,
-            tokens=entry.tokens,
-            depth=entry.depth,
-            embedding=entry.embedding,
             segments=tuple(SegmentRef(segment.id, segment.length, segment.n_bytes) for segment in entry.segments),
-            created=entry.created,
-            expires=entry.expires,
-            kl_bound=entry.kl_bound,
-            pinned=entry.pinned,
             uses=entry.segments[-1].uses,
-            weights=entry.weights,
-            steady=entry.steady,
+            **{name: getattr(entry, name) for name in ENTRY_FIELDS},
         )
 
     def _warn(self, error: Exception) -> None:
@@ -165,16 +156,7 @@ def restored(folder: PoolFolder, tiers: Tiers, embed: Callable[[Tokens], Vectors
         segments = tiers.on_disk(record.namespace, record.segments, known)
         for segment in segments:
             segment.uses = max(segment.uses, record.uses)
-        yield Entry(
-            record.namespace,
-            record.tokens,
-            tuple(segments),
-            record.depth,
-            record.embedding if embed is None else embed(record.tokens),
-            record.kl_bound,
-            record.pinned,
-            record.created,
-            record.expires,
-            record.weights,
-            record.steady,
-        )
+        fields = {name: getattr(record, name) for name in ENTRY_FIELDS}
+        if embed is not None:
+            fields["embedding"] = embed(record.tokens)
+        yield Entry(segments=tuple(segments), **fields)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import heapq
 import time
 import weakref
 from collections import defaultdict
@@ -11,11 +12,12 @@ from dataclasses import dataclass
 from semshare_core.config import PoolConfig
 from semshare_core.pool.entry import Entry
 from semshare_core.pool.eviction import EvictionPolicy
-from semshare_core.pool.expiry import ExpiryTimes
 from semshare_core.pool.namespace_store import NamespaceStore
 from semshare_core.pool.segment import Segment
 from semshare_core.pool.tiers import Tiers
 from semshare_core.tokens import common_prefix
+
+_STALE = 4  # the heap is rebuilt when it holds so many times more than there are entries
 
 Forget = Callable[[Entry, list[Segment]], None]
 
@@ -42,7 +44,7 @@ class Entries:
         self._config = config
         self._policy = policy
         self._pinned: set[Entry] = set()
-        self._expiry = ExpiryTimes()
+        self._due: list[tuple[float, str, str]] = []  # a heap; void where an entry has left or expires at another time
         self._tiers: Tiers
 
     def attach(self, tiers: Tiers) -> None:
@@ -94,7 +96,6 @@ class Entries:
                 self._push(segment)
         if not store.entries:
             del self.namespaces[entry.namespace]
-        self._expiry.set((entry.namespace, entry.id), None)
         forget = self._forget() if self._forget is not None else None
         if forget is not None:
             forget(entry, released)
@@ -154,18 +155,23 @@ class Entries:
         return None if lifetime is None or entry.pinned else time.time() + lifetime
 
     def remember_expiry(self, entry: Entry) -> None:
-        self._expiry.set((entry.namespace, entry.id), entry.expires)
+        if entry.expires is not None:
+            heapq.heappush(self._due, (entry.expires, entry.namespace, entry.id))
+        if len(self._due) > max(64, _STALE * sum(len(store.entries) for store in self.namespaces.values())):
+            self._due = [(e.expires, e.namespace, e.id) for e in self.chosen(None) if e.expires is not None]
+            heapq.heapify(self._due)
 
     def drop_expired(self) -> float | None:
         """Remove what is due; the seconds until something is, or None."""
-        while (first := self._expiry.next()) is not None:
-            due, (namespace, name) = first
-            left = due - time.time()
-            if left > 0:
-                return left
+        while self._due:
+            due, namespace, name = self._due[0]
             entry = self.get(namespace, name)
-            assert entry is not None, "what leaves is due no more"
-            self.remove(entry)
+            if entry is not None and entry.expires == due:
+                left = due - time.time()
+                if left > 0:
+                    return left
+                self.remove(entry)
+            heapq.heappop(self._due)
         return None
 
     def related(self, entry: Entry) -> tuple[Entry | None, list[Entry]]:

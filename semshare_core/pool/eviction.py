@@ -66,21 +66,14 @@ class EvictionQueue:
 
     def least(self, keep: Iterable[Segment] = ()) -> Segment | None:
         """Take out the segment of the least value that is not to be kept; None if there is none."""
-        kept = set(map(id, keep))
-        passed = []
-        found = None
-        while self._heap:
-            item = heapq.heappop(self._heap)
-            segment = self._segment(item)
-            if segment is None:
-                continue
-            if id(segment) in kept:
-                passed.append(item)
-                continue
-            found = segment
-            break
-        for item in passed:
-            heapq.heappush(self._heap, item)
+        kept, passed = set(keep), []
+        while (found := self.peek()) is not None:
+            place = heapq.heappop(self._heap)
+            if found not in kept:
+                break
+            passed.append(place)
+        for place in passed:
+            heapq.heappush(self._heap, place)
         return found
 
     def peek(self) -> Segment | None:

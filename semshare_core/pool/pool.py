@@ -13,7 +13,7 @@ import torch
 
 from semshare_core.config import PoolConfig
 from semshare_core.errors import DamagedFileError, NotPicklableError, PoolWarning
-from semshare_core.pool.disk.folder import PoolFolder
+from semshare_core.pool.disk.folder import Other, PoolFolder
 from semshare_core.pool.disk_writer import DiskWriter, restored
 from semshare_core.pool.entries import Entries
 from semshare_core.pool.entry import Entry, View
@@ -230,19 +230,18 @@ class ReferencePool(Search):
         return True
 
     def _restore(self, folder: PoolFolder, embed: Callable[[Tokens], Vectors] | None) -> None:
+        found: list[Entry | Other] = list(restored(folder, self._tiers, embed))
+        if self._tiers.writes:
+            found += folder.found.others
         with self._lock:
-            entries = restored(folder, self._tiers, embed)
-            others = folder.others if self._tiers.writes else ()
-            for each in sorted(
-                [*entries, *others], key=lambda each: each.created
-            ):  # of equal ones the older leaves first
-                if not isinstance(each, Entry):
+            for each in sorted(found, key=lambda each: each.created):  # of those worth the same the older leaves first
+                if isinstance(each, Entry):
+                    for segment in each.segments:
+                        if not segment.holders:
+                            self._tiers.enter(segment, None)
+                    self._entries.insert(each)
+                else:
                     self._tiers.count_other(each)
-                    continue
-                for segment in each.segments:
-                    if not segment.holders:
-                        self._tiers.enter(segment, None)
-                self._entries.insert(each)
             due = self._entries.drop_expired()
         self._tiers.make_room("disk", 0)
         if due is not None:

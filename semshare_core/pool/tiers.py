@@ -1,9 +1,9 @@
 """Where segments lie: on the device, in host memory, on disk, each within its budget of bytes.
 
 Memory tiers are exclusive, the disk keeps copies: every segment is written there in the background, so that what memory
-has no more room for need only be let go. What has the least value goes first (``semshare_core.pool.eviction``), one tier
-down where there is one, out of the pool where there is none. The disk's budget is the folder's: what other models have
-there leaves in the same order.
+has no more room for need only be let go. What has the least value goes first (``semshare_core.pool.eviction``), one
+tier down where there is one, out of the pool where there is none. The disk's budget is the folder's: what other models
+have there leaves in the same order.
 """
 
 from __future__ import annotations

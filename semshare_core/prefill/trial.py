@@ -70,7 +70,8 @@ def try_out(model: PreTrainedModel, spec: ModelSpec) -> ModelSpec:
     except Unobserved as error:
         warnings.warn(
             f"{error} Approximate reuse of this model recomputes by the plan alone, which takes more rows for the "
-            "same answers, and retention is refused; attn_implementation='eager' may show the weights.",
+            "same answers, and compressors that watch them are refused; attn_implementation='eager' may show the "
+            "weights.",
             stacklevel=4,
         )
         return replace(spec, observable=False)

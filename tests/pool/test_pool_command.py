@@ -5,6 +5,8 @@ from __future__ import annotations
 import io
 import json
 import stat
+import subprocess
+import sys
 import tarfile
 import time
 from dataclasses import replace
@@ -12,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+import semshare_core
 from semshare_core.cli.amounts import age, read_age, read_bytes
 from semshare_core.cli.main import main
 from semshare_core.pool.disk import PoolFolder
@@ -392,3 +395,22 @@ def test_calibrating_into_a_folder_is_refused_before_anything_is_measured(
         main(["calibrate", "demo", "--out", str(tmp_path)])
     assert ended.value.code == 1
     assert "is a folder: name a file" in capsys.readouterr().err
+
+
+def test_the_command_and_what_it_reads_folders_with_need_no_torch(pool: Path) -> None:
+    """In a process of its own, which imports no public name of ours: those need torch."""
+    script = """
+import sys, types
+package = sys.modules["semshare_core"] = types.ModuleType("semshare_core")
+package.__path__ = [sys.argv[1]]
+import semshare_core.pool
+from semshare_core.cli.contents import contents
+from semshare_core.cli.pool import pool
+print(sum(item["entries"] for item in contents(__import__("pathlib").Path(sys.argv[2]))[0]))
+print([name for name in ("torch", "transformers", "safetensors.torch") if name in sys.modules])
+"""
+    package = str(Path(semshare_core.__file__).parent)
+    told = subprocess.run(
+        [sys.executable, "-c", script, package, str(pool)], capture_output=True, text=True, check=False
+    )
+    assert told.stdout.splitlines() == ["3", "[]"], told.stderr

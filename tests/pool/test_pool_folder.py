@@ -244,7 +244,7 @@ def test_another_models_folder_is_left_alone_with_one_warning(tmp_path: Path) ->
         folder = PoolFolder(tmp_path, MODEL)
     with folder:
         assert folder.records() == []
-        assert len(folder.others) == 2
+        assert len(folder.found.others) == 2
         keep(folder, "two", (("c", 3),))
     assert len(told) == 1
     assert all(path.read_bytes() == content for path, content in before.items())

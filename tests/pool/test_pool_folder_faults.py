@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 
 import semshare_core
+from semshare_core.cli.pool_folder import clear
 from semshare_core.errors import (
     DamagedFileError,
     NewerFileError,
@@ -24,7 +25,6 @@ from semshare_core.errors import (
 )
 from semshare_core.pool.disk import PoolFolder
 from semshare_core.pool.disk.database import MIGRATIONS, newest_format
-from semshare_core.pool.disk.survey import clear
 from stored_entries import (
     MODEL,
     all_rows,
@@ -80,11 +80,11 @@ def test_an_entry_without_its_rows_is_passed_over(tmp_path: Path, read_only: boo
     with PoolFolder(tmp_path, MODEL) as folder:
         keep(folder, "one", (("a", 3), ("b", 1)))
         folder.remove([], [segment_id("b")])
-    with pytest.warns(PoolWarning, match="1 of its 2 segments"):
+    with pytest.warns(PoolWarning, match="rows of it are missing"):
         folder = PoolFolder(tmp_path, MODEL, read_only=read_only)
     with folder:
         assert folder.records() == []
-        assert [item.kind for item in folder.skipped] == ["damaged"]
+        assert [type(error) for error in folder.found.skipped] == [DamagedFileError]
     assert len(all_rows(tmp_path)) == read_only, "the owner deletes what nobody can use"
 
 

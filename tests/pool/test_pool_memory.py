@@ -317,7 +317,7 @@ def test_renewals_do_not_pile_up() -> None:
     pool = pool_of(1000, ttl_seconds=1000)
     for _ in range(1000):
         pool.add(entry(text(0)))
-    assert len(pool._entries._expiry._heap) <= 64
+    assert len(pool._entries._due) <= 64
     pool.close()
 
 

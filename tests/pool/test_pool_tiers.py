@@ -319,7 +319,7 @@ def test_any_history(
     pool.close()
     with PoolFolder(path, MODEL) as folder:
         assert {record.id for record in folder.records()} == entries
-        assert not folder.skipped
+        assert not folder.found.skipped
 
 
 def test_readers_do_not_wait_for_the_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -98,7 +98,7 @@ def same_bits(a: Tensor, b: Tensor) -> bool:
 def verify(folder: PoolFolder, record: Record, segments: Segments) -> None:
     """Everything of an entry is bit for bit what its ids say, or this fails."""
     assert same_record(
-        record, make_record(record.id, segments, record.namespace, folder.model or folder.models[record.model])
+        record, make_record(record.id, segments, record.namespace, folder.model or folder.found.models[record.model])
     )
     for segment in record.segments:
         stored = folder.rows(segment.id)

@@ -16,8 +16,9 @@ from pathlib import Path
 from typing import TypeVar
 
 from semshare_core.errors import DamagedFileError, NewerFileError, PoolFileError
+from semshare_core.fingerprint import Fingerprint
 from semshare_core.pool.disk.atomic import cannot, damaged, regular_size, sync_folder
-from semshare_core.pool.disk.record import Fingerprint, Record, is_damage, read_all, read_models, write_model
+from semshare_core.pool.disk.record import Record, is_damage, read_all, read_models, write_model
 from semshare_core.process.forking import whole
 
 DATABASE = "pool.db"
@@ -63,7 +64,7 @@ class PoolDatabase:
     """``pool.db`` in a pool's folder.
 
     Attributes:
-        lock: held during every change. Whoever holds it can decide and change in one.
+        lock: held during every change. Whoever holds it can look and then change, with nothing changed between.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -131,7 +132,7 @@ class PoolDatabase:
         try:
             with self.change() as database:
                 _migrate(database, self.path)
-            self.read(lambda database: check(database, self.path))
+                check(database, self.path)
         except DamagedFileError as error:
             self._replace()
             return error
@@ -173,12 +174,10 @@ class PoolDatabase:
 
     def _state(self) -> tuple[int, int, int]:
         """Changes when the database does: time and size of the file, size of the log."""
-        size = regular_size(self.path)
-        log = Path(f"{self.path}-wal")
-        try:
-            return self.path.stat().st_mtime_ns, size, log.stat().st_size if log.exists() else 0
-        except FileNotFoundError:  # its writer has just finished
-            return self.path.stat().st_mtime_ns, size, 0
+        size, log = regular_size(self.path), 0
+        with suppress(FileNotFoundError):
+            log = Path(f"{self.path}-wal").stat().st_size
+        return self.path.stat().st_mtime_ns, size, log
 
     def _connect(self, uri: str) -> sqlite3.Connection:
         database = sqlite3.connect(uri, uri=True, timeout=_BUSY_SECONDS, isolation_level=None, check_same_thread=False)
@@ -188,7 +187,7 @@ class PoolDatabase:
 
 
 def check(database: sqlite3.Connection, path: Path) -> None:
-    """Raises :class:`DamagedFileError` where tables or pages are not as we make them, :class:`NewerFileError` likewise."""
+    """Raises :class:`DamagedFileError` unless tables and pages are as we make them; :class:`NewerFileError` too."""
     version = _version(database, path)
     if not version:
         raise damaged(path, "it is empty")
@@ -219,8 +218,8 @@ def _version(database: sqlite3.Connection, path: Path) -> int:
     (version,) = database.execute("PRAGMA user_version").fetchone()
     if version > newest_format():
         raise NewerFileError(
-            f"{path} has format {version}, and this version of SemShare reads up to {newest_format()}: update SemShare, "
-            "or choose another folder."
+            f"{path} has format {version}, and this version of SemShare reads up to {newest_format()}: update "
+            "SemShare, or choose another folder."
         )
     if version < _MIGRATED_FROM and (version or _tables(database)):
         raise damaged(path, f"there is no format {version}")

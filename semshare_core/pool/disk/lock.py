@@ -35,5 +35,6 @@ class OwnerLock:
         except OSError as error:
             raise cannot("lock", path / LOCK_NAME, error) from error
 
-    def release(self) -> None:
+    def close(self) -> None:
+        """Give the folder free."""
         self._lock.release()

@@ -21,12 +21,13 @@ SEGMENT_ID = re.compile(r"[0-9a-f]{32}")
 CODEC = ("none", 1)
 """How this version lays rows down: the codec's name and version."""
 
-_ARRAYS = (("tokens", np.int64), ("depth", np.uint8), ("embedding", np.float32))
-_PLAIN = (
-    *("model", "namespace", "id", "created", "expires", "kl_bound", "pinned", "uses"),
-    *("weights", "steady", "account", "codec", "codec_version"),
-)
-_COLUMNS = ", ".join((*(name for name, _ in _ARRAYS), "vectors", *_PLAIN))
+_ARRAYS: dict[str, Any] = {"tokens": np.int64, "depth": np.uint8, "embedding": np.float32}
+_OF_ENTRY = ("namespace", "created", "expires", "kl_bound", "pinned", "weights", "steady")
+_PLAIN = ("model", "id", "uses", "account", "codec", "codec_version", *_OF_ENTRY)
+ENTRY_FIELDS = (*_ARRAYS, *_OF_ENTRY)
+"""What a record takes over from an entry as it is, and an entry from its record."""
+
+_COLUMNS = ", ".join((*_ARRAYS, "vectors", *_PLAIN))
 
 
 class SegmentRef(NamedTuple):
@@ -39,28 +40,17 @@ class SegmentRef(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class Record:
-    """An entry without its rows.
+    """An entry without its rows: the fields of :class:`~semshare_core.pool.entry.Entry`, and
 
     Attributes:
         model: digest of the :class:`Fingerprint` of whose model computed the rows.
-        namespace: whose it is.
-        id: of the entry, unique in its namespace.
-        tokens: int64 [n].
-        depth: uint8 [n], approximate reuses behind each row.
-        embedding: float32 [m, dim], finite, of each part of the text.
-        segments: the segments of its rows in the order of the text; n tokens in total.
-        created: seconds since the epoch.
-        expires: the same, or None: never.
-        kl_bound: in nats, the laxest bound that rows of a depth above 0 were made under; infinite: none, or not known.
-        pinned: whether it is exempt from eviction.
+        segments: those of its rows, in the order of the text.
         uses: how often it served a prompt.
-        weights: names the weights that computed the rows.
-        steady: leading rows that have the bits of any longer prompt's own pass; None: all that are lossless.
         account: in nats, how far the rows are believed to be from a full prefill's; None: not known.
         codec: how the rows lie in their files; ``codec_version`` of it.
 
     Raises:
-        ValueError: one of these does not hold.
+        ValueError: the fields do not fit together.
     """
 
     model: str
@@ -83,58 +73,46 @@ class Record:
 
     def __post_init__(self) -> None:
         n = len(self.tokens)
-        if self.tokens.dtype != np.int64 or self.tokens.shape != (n,):
-            raise ValueError(f"tokens are {self.tokens.dtype} {self.tokens.shape}, not int64 [n].")
-        if self.depth.dtype != np.uint8 or self.depth.shape != (n,):
-            raise ValueError(f"depth is {self.depth.dtype} {self.depth.shape}, not uint8 [{n}].")
-        if self.embedding.dtype != np.float32 or self.embedding.ndim != 2 or not np.isfinite(self.embedding).all():
-            raise ValueError("embedding is not a finite float32 [m, dim].")
-        if sum(segment.tokens for segment in self.segments) != n or any(
-            segment.tokens < 1 for segment in self.segments
-        ):
+        for name, dtype in _ARRAYS.items():
+            array = getattr(self, name)
+            if array.dtype != dtype or (array.ndim != 2 if name == "embedding" else array.shape != (n,)):
+                raise ValueError(f"{name} is {array.dtype} {array.shape}.")
+        if not np.isfinite(self.embedding).all():
+            raise ValueError("embedding is not finite.")
+        if sum(segment.tokens for segment in self.segments) != n or any(part.tokens < 1 for part in self.segments):
             raise ValueError(f"segments {self.segments} do not add up to {n} tokens.")
         if not all(SEGMENT_ID.fullmatch(segment.id) and segment.n_bytes >= 0 for segment in self.segments):
-            raise ValueError(f"segments {self.segments} name no segments.")
-        if not math.isfinite(self.created) or not math.isfinite(self.expires or 0) or self.uses < 0:
-            raise ValueError("created, expires and uses are not all finite and not negative.")
-        if self.steady is not None and self.steady < 0:
-            raise ValueError(f"steady is {self.steady}, not a number of rows.")
-        if not self.kl_bound >= 0:
-            raise ValueError(f"kl_bound is {self.kl_bound}, not a number of nats.")
-        if self.account is not None and not self.account >= 0:
-            raise ValueError(f"account is {self.account}, not a number of nats.")
+            raise ValueError(f"segments {self.segments} are none.")
+        if not (math.isfinite(self.created) and math.isfinite(self.expires or 0)):
+            raise ValueError("created and expires are not finite.")
+        for name in ("uses", "kl_bound", "steady", "account"):
+            if not (getattr(self, name) or 0) >= 0:
+                raise ValueError(f"{name} is {getattr(self, name)}.")
 
     def write(self, database: sqlite3.Connection) -> None:
         """Keep the record, instead of one with the same model, namespace and id."""
-        values = [np.ascontiguousarray(getattr(self, name)).tobytes() for name, _ in _ARRAYS]
-        values += [len(self.embedding), *(_plain(getattr(self, name)) for name in _PLAIN)]
+        values: list[Any] = [np.ascontiguousarray(getattr(self, name)).tobytes() for name in _ARRAYS]
+        values += [len(self.embedding), *(_as_stored(getattr(self, name)) for name in _PLAIN)]
         delete(database, self.model, self.namespace, self.id)
         marks = ", ".join("?" * (len(values) + 1))
-        columns = f"INSERT INTO entries ({_COLUMNS}, checksum) VALUES ({marks})"
-        key = database.execute(columns, [*values, _checksum(values, self.segments)]).lastrowid
+        insert = f"INSERT INTO entries ({_COLUMNS}, checksum) VALUES ({marks})"
+        key = database.execute(insert, [*values, _checksum(values, self.segments)]).lastrowid
         numbered = [(key, position, *segment) for position, segment in enumerate(self.segments)]
         database.executemany("INSERT INTO entry_segments VALUES (?, ?, ?, ?, ?)", numbered)
 
 
 def _read(database: sqlite3.Connection, key: int) -> Record:
-    """The record of a row of the table.
-
-    Raises:
-        ValueError: it is not what was written.
-        sqlite3.DatabaseError: SQLite cannot read it.
-    """
+    """Raises ValueError where the row is not what was written, sqlite3.DatabaseError where SQLite cannot read it."""
     *values, checksum = database.execute(f"SELECT {_COLUMNS}, checksum FROM entries WHERE key = ?", (key,)).fetchone()
-    found = database.execute(
-        "SELECT segment, tokens, bytes FROM entry_segments WHERE entry = ? ORDER BY position", (key,)
-    )
-    segments = tuple(SegmentRef(*segment) for segment in found)
+    found = "SELECT segment, tokens, bytes FROM entry_segments WHERE entry = ? ORDER BY position"
+    segments = tuple(SegmentRef(*segment) for segment in database.execute(found, (key,)))
     if _checksum(values, segments) != checksum:
         raise ValueError("it does not match its checksum.")
-    arrays = {name: np.frombuffer(value, dtype) for (name, dtype), value in zip(_ARRAYS, values, strict=False)}
-    vectors = values[len(_ARRAYS)]
-    arrays["embedding"] = arrays["embedding"].reshape(vectors, -1 if vectors else 0)
-    plain = dict(zip(_PLAIN, values[len(_ARRAYS) + 1 :], strict=True))
-    return Record(**arrays, **plain | {"pinned": bool(plain["pinned"])}, segments=segments)
+    fields: dict[str, Any] = dict(zip((*_ARRAYS, "vectors", *_PLAIN), values, strict=True))
+    fields |= {name: np.frombuffer(fields[name], dtype) for name, dtype in _ARRAYS.items()}
+    vectors = fields.pop("vectors")
+    fields["embedding"] = fields["embedding"].reshape(vectors, -1 if vectors else 0)
+    return Record(**fields | {"pinned": bool(fields["pinned"])}, segments=segments)
 
 
 def read_all(database: sqlite3.Connection) -> Iterator[tuple[int, Record | str]]:
@@ -173,6 +151,10 @@ def delete(database: sqlite3.Connection, model: str, namespace: str, entry: str)
     database.execute("DELETE FROM entries WHERE model = ? AND namespace = ? AND id = ?", (model, namespace, entry))
 
 
+def delete_unused_models(database: sqlite3.Connection) -> None:
+    database.execute("DELETE FROM models WHERE digest NOT IN (SELECT model FROM entries)")
+
+
 def write_model(database: sqlite3.Connection, model: Fingerprint) -> None:
     told = json.dumps(dict(model.description), sort_keys=True)
     database.execute("INSERT OR REPLACE INTO models VALUES (?, ?)", (model.digest, told))
@@ -190,9 +172,9 @@ def read_models(database: sqlite3.Connection) -> dict[str, Fingerprint]:
     return found
 
 
-def _plain(value: Any) -> Any:
+def _as_stored(value: Any) -> Any:
     """As SQLite gives it back."""
-    return int(value) if isinstance(value, (bool, np.integer)) else float(value) if isinstance(value, float) else value
+    return int(value) if isinstance(value, bool | np.integer) else float(value) if isinstance(value, float) else value
 
 
 def _checksum(values: Iterable[Any], segments: Iterable[SegmentRef]) -> str:

@@ -4,16 +4,15 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
-from semshare_core.errors import PoolFileError
+from semshare_core.errors import DamagedFileError, PoolFileError
 from semshare_core.pool.disk.folder import PoolFolder
 from semshare_core.pool.disk.lock import LOCK_NAME, OwnerLock
 from semshare_core.pool.disk.old_format import models_of_old_formats, remove_old_formats
 from semshare_core.pool.disk.record import Record, SegmentRef
-from semshare_core.pool.disk.skipped import Skipped
 
 
 @dataclass(frozen=True)
@@ -58,21 +57,21 @@ def n_bytes(records: Sequence[Record]) -> int:
     return sum(segment.n_bytes for segment in {segment for record in records for segment in record.segments})
 
 
-def damage(folder: PoolFolder) -> Iterator[tuple[Skipped, SegmentRef]]:
-    """Read every byte of all rows: files that are not what was written, and the segments that they should hold."""
+def damage(folder: PoolFolder) -> Iterator[tuple[PoolFileError, SegmentRef]]:
+    """Read every byte of all rows: what is wrong, and with which segments."""
     for segment in {segment: None for record in folder.records() for segment in record.segments}:
         try:
             folder.rows(segment.id).verify(segment.tokens)
         except PoolFileError as error:
-            yield Skipped.of(folder.rows_path(segment.id), error), segment
+            yield error, segment
 
 
 def mend(path: Path) -> None:
     """Delete what is damaged, and the entries that need it. Raises :class:`PoolFileError`."""
     _check_is_pool(path)
     with PoolFolder(path, None) as folder:
-        for item, segment in list(damage(folder)):
-            if item.kind == "damaged":
+        for error, segment in list(damage(folder)):
+            if isinstance(error, DamagedFileError):
                 folder.evict(segment.id)
 
 
@@ -107,20 +106,11 @@ def give_up(path: Path, doomed: Sequence[Doomed]) -> None:
             folder.remove_where("model = ? AND namespace = ? AND id = ?", *names)
 
 
-@contextmanager
-def _locked(path: Path) -> Iterator[None]:
-    lock = OwnerLock(path)
-    try:
-        yield
-    finally:
-        lock.release()
-
-
 def clear(path: Path, namespace: str | None) -> None:
-    """Delete the entries of a namespace, or all, what earlier versions wrote included. Raises :class:`PoolFileError`."""
+    """Delete the entries of a namespace, or all, those of earlier versions too. Raises :class:`PoolFileError`."""
     _check_is_pool(path)
     if namespace is None:
-        with _locked(path):
+        with closing(OwnerLock(path)):
             remove_old_formats(path)
     with PoolFolder(path, None) as folder:
         folder.clear(namespace)

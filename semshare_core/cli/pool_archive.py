@@ -10,12 +10,12 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
+from semshare_core.cli.pool_folder import look
 from semshare_core.errors import PoolFileError
 from semshare_core.pool.disk.atomic import cannot, make_folder, whole_file
 from semshare_core.pool.disk.folder import PoolFolder
 from semshare_core.pool.disk.record import Record
 from semshare_core.pool.disk.segment_file import SegmentFile
-from semshare_core.pool.disk.survey import look
 
 _MEMBER = re.compile(r"pool\.db|rows/[0-9a-f]{32}\.safetensors")
 
@@ -84,7 +84,7 @@ def import_entries(path: Path, archive: Path) -> Copied:
 
 
 def _copy_all(source: PoolFolder, target: Path, counts: Copied, namespace: str | None = None) -> None:
-    counts.damaged += len(source.skipped)
+    counts.damaged += len(source.found.skipped)
     with PoolFolder(target, None) as new:
         present = {(record.model, record.namespace, record.id) for record in new.records()}
         for record in source.records():
@@ -117,7 +117,7 @@ def _copy(record: Record, old: PoolFolder, new: PoolFolder, counts: Copied) -> N
     for rows in wanted:
         with whole_file(new.rows_path(rows.path.stem)) as target, rows.path.open("rb") as content:
             shutil.copyfileobj(content, target)
-    new.write_record(record, old.models.get(record.model))
+    new.write_record(record, old.found.models.get(record.model))
     counts.copied += 1
 
 

@@ -152,7 +152,9 @@ def _parted(answer: str, same: int) -> str:
 def _details(each: Shown) -> str:
     """Every number of the call, and every token of its prompt."""
     cells = "".join(
-        f"<div><dt>{_text(name)}</dt><dd>{_text(cell)}</dd></div>" for name, cell in numbers(each.done).items()
+        f"<div><dt>{_text(name)}</dt><dd>{_text(cell)}</dd></div>"
+        for name, cell in numbers(each.done).items()
+        if name != "question"  # it stands above
     )
     return (
         f'<details><summary>all numbers, and the prompt token by token</summary>\n<dl class="numbers">{cells}</dl>\n'

@@ -33,11 +33,14 @@ default_role = "code"
 # Types of other libraries, and those that only type checkers meet, are named but not linked.
 nitpick_ignore_regex = [
     (r"py:.*", r"(torch|transformers|numpy|np|pydantic|langchain_core|llama_index\w*|opentelemetry|matplotlib)\b.*"),
-    (r"py:.*", r"(collections|typing|typing_extensions|types|threading|datetime|uuid|enum|annotated_types|dict)\b.*"),
+    (
+        r"py:.*",
+        r"(abc|collections|typing|typing_extensions|types|threading|datetime|uuid|enum|annotated_types|dict)\b.*",
+    ),
     (r"py:.*", r"os\.PathLike|pathlib\.Path"),
     (
         r"py:.*",
-        r"PreTrained\w+|semshare_core\.config\.Settings|semshare_core\.model_turns\.\w+|semshare_integrations\.\w+\.(source|fields)\.\w+",
+        r"PreTrained\w+|Pair|Blobs|semshare_core\.slots\.C|semshare_core\.config\.Settings|semshare_core\.model\.lock\.\w+|semshare_integrations\.\w+\.(source|fields)\.\w+",
     ),
 ]
 

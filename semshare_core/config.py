@@ -62,7 +62,8 @@ class PoolConfig(Settings):
         host_bytes: budget for keys and values in host memory, for models on an accelerator.
         path: folder in which the pool survives the process; None: it lives in memory only. A relative path, or one that
             begins with ``~``, becomes absolute here: a later ``os.chdir`` does not move the pool.
-        codec: how stored rows lie (``semshare_core.compress.codecs``); ``none``: as they are.
+        codec: how stored rows lie (``semshare_core.compress.codecs``). ``none``, as they are, is all that the pool can
+            do so far.
         disk_bytes: budget for that folder. Everything is written there, so it should be larger than ``max_bytes``.
         read_only: serve from ``path``, which another process may own, and write nothing there.
         ttl_seconds: prompts are forgotten so long after they were stored, also while no call comes; None: when room is
@@ -98,6 +99,8 @@ class PoolConfig(Settings):
     @classmethod
     def _codec_is_known(cls, name: str) -> str:
         CODECS.get(name)
+        if name != "none":
+            raise ConfigError(f"codec={name!r}: the pool keeps rows as they are so far. Leave codec out.")
         return name
 
     @field_validator("path")
@@ -129,7 +132,7 @@ class ReusePolicy(Settings):
         matching: ``ordered``: prefix, identical runs, order-aware fuzzy · ``runs``: prefix and identical runs only ·
             ``lsh``: prefix, then SemShareKV's fuzzy matching for everything else · or one that you registered.
         min_similarity: prompts less similar than this (cosine of prompt embeddings, mapped to [0, 1]) never serve
-            fuzzy tokens; exact runs need no such evidence. The paper: 0.8.
+            fuzzy tokens; identical runs need no such evidence. The paper: 0.8.
         min_run: shortest identical run, in tokens, that counts as exact.
         halo: tokens recomputed after each changed (non-exact) token.
         seam_halo: tokens recomputed after each seam, a place where the text continues but its source does not.
@@ -174,16 +177,16 @@ class ReusePolicy(Settings):
 
     @field_validator("compress", mode="before")
     @classmethod
-    def _compressor_by_name(cls, given: Any) -> Any:
+    def _compressor_by_name(cls, value: Any) -> Any:
         """A name, or a name with settings as :meth:`_named` writes them, becomes the compressor."""
-        if isinstance(given, str):
-            return LIVE_COMPRESSORS.get(given)()
-        if isinstance(given, Mapping) and "name" in given:
-            settings = dict(given)
+        if isinstance(value, str):
+            return LIVE_COMPRESSORS.get(value)()
+        if isinstance(value, Mapping) and "name" in value:
+            settings = dict(value)
             return LIVE_COMPRESSORS.get(settings.pop("name"))(**settings)
-        if given is not None:
-            LIVE_COMPRESSORS.name_of(type(given))
-        return given
+        if value is not None:
+            LIVE_COMPRESSORS.name_of(type(value))
+        return value
 
     @field_serializer("compress")
     def _named(self, compressor: Settings | None, info: SerializationInfo) -> dict[str, Any] | None:

@@ -1,4 +1,4 @@
-"""A prompt whose cache is filled: left is to decode and to commit."""
+"""A request between its stages: planned, and prefilled."""
 
 from __future__ import annotations
 
@@ -28,13 +28,13 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class RequestPlan:
-    """What is to be reused and recomputed for one request.
+    """The plan of one request: what it reuses and what it recomputes.
 
     Attributes:
-        lookup: the reuse plan, and the entries that it draws on.
-        decision: how much is recomputed, or why everything is.
-        movable: whether rows may stand elsewhere than where they were computed (and so be kept at all).
-        reserve: tokens that will be appended behind the prompt.
+        lookup: the reuse plan and its references.
+        decision: how much is recomputed, or the reason to recompute everything.
+        movable: whether rows may move to other positions. Otherwise they are not stored either.
+        reserve: the number of tokens that will follow the prompt.
     """
 
     lookup: Lookup
@@ -43,9 +43,9 @@ class RequestPlan:
     reserve: int
 
     def prefix_only(self) -> RequestPlan:
-        """Without the approximate sources, for a request that computes everything behind its prefix.
+        """The same plan without moved and fuzzy tokens. The request computes everything after its prefix.
 
-        A decision for ``lossless`` ends the prefix where its rows are no longer those of a full prefill.
+        If the decision is ``lossless``, the prefix ends at its first approximate row.
         """
         plan = self.lookup.plan
         approximate = (plan.source == Source.MOVED) | (plan.source == Source.FUZZY)
@@ -59,46 +59,46 @@ class RequestPlan:
 
 @dataclass
 class PrefilledRequest:
-    """The cache holds all prompt tokens but the last ``pending``, which the first decoding step computes.
+    """A request whose cache has all prompt tokens but the last ``pending``. The first decoding step computes those.
 
     Attributes:
-        request: whose prompt it is; ``planned``: what was to be done for it.
+        planned: the request's plan.
         ids: int64 [n], the prompt on the model's device.
-        prefilled: what the prefill made.
-        cache: what decoding reads: that of ``prefilled``, or what a live compressor kept of it.
+        whole: the result of the prefill, with all rows.
+        cache: the cache for decoding: the same cache, or a compressed one.
         started: when the prefill began (``time.perf_counter``).
     """
 
     request: Request
     planned: RequestPlan
     ids: Tensor
-    prefilled: Prefilled
+    whole: Prefilled
     cache: InterruptibleCache
     started: float
 
     @cached_property
     def depths(self) -> NDArray[np.uint8]:
-        """Approximate reuses behind each row [n]."""
-        return self.planned.lookup.depths(self.prefilled.recomputed)
+        """The depth of each row [n]; see :meth:`semshare_core.lookup.find.Lookup.depths`."""
+        return self.planned.lookup.depths(self.whole.recomputed)
 
     @property
     def pending(self) -> int:
-        """Prompt tokens whose rows the cache lacks yet, at least 1."""
-        return self.prefilled.pending
+        """The number of last prompt tokens that the cache lacks, at least 1."""
+        return self.whole.pending
 
     @property
     def compressed(self) -> bool:
-        """Whether decoding reads other rows than the prefill made."""
-        return self.cache is not self.prefilled.cache
+        """Whether decoding reads a compressed cache."""
+        return self.cache is not self.whole.cache
 
     @property
     def approximate(self) -> bool:
-        """Whether decoding reads other rows than a full prefill's: approximate ones, or not all of them."""
+        """Whether decoding reads approximate rows, or only some of the rows."""
         return self.compressed or self.planned.decision.budget is not None or bool(self.depths.any())
 
     @property
     def room(self) -> int:
-        """Tokens that may follow the prompt."""
+        """The number of tokens that fit after the prompt."""
         return max(1, self.request.runtime.room - len(self.ids))
 
     @property
@@ -112,13 +112,13 @@ class PrefilledRequest:
 
     @property
     def kl_bound(self) -> float:
-        """The laxest bound that its approximate rows were made under, in nats: the goal's or that of what it read."""
+        """The largest KL bound of its approximate rows, in nats: the goal's bound, or that of the rows it reused."""
         own = 0.0 if self.planned.decision.budget is None else self.request.goal.bound
         return max(own, self.planned.lookup.kl_bound)
 
     @property
     def steady(self) -> int | None:
-        """Leading rows whose bits do not depend on where this prompt ended; None: no row's do."""
+        """The number of leading rows whose bits do not depend on where the prompt ends; None: all rows."""
         block, n = block_of(self.request.runtime.model), len(self.ids)
         if block == 1:
             return None
@@ -128,17 +128,17 @@ class PrefilledRequest:
         return whole_blocks(n - 1 if self.pending == 1 else n, block)
 
     def logits(self) -> Tensor:
-        """Logits [vocabulary] of the next token; the pending rows are computed into the cache."""
+        """Logits [vocabulary] of the next token. Computes the pending rows into the cache."""
         return self.request.runtime.prefill.last_logits(self.cache, self.ids, self.pending)
 
     def hand_over(self) -> None:
-        """The cache is the caller's from now on: no limit of this request ends what he does with it."""
-        for cache in (self.cache, self.prefilled.cache):
+        """Give the cache to the caller: the request's limits no longer interrupt it."""
+        for cache in (self.cache, self.whole.cache):
             cache.interrupt = NEVER
 
     @contextmanager
     def distrust(self) -> Iterator[None]:
-        """While the answer is computed: if it is not made of numbers, the references it drew on leave the pool."""
+        """Remove the references from the pool if the logits within the context are not numbers."""
         try:
             yield
         except NumericalError:

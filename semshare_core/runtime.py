@@ -1,4 +1,4 @@
-"""What all requests to one engine share. Nothing of it belongs to a single request."""
+"""The parts of an engine that all its requests share."""
 
 from __future__ import annotations
 
@@ -20,15 +20,17 @@ from semshare_core.quality.canary import CanaryWatch
 
 @dataclass(frozen=True)
 class Runtime:
-    """
+    """The model and everything around it.
+
     Attributes:
-        context: tokens that the model has room for, prompt and answer together.
-        lock: guards the model; every stage that runs it needs the lock.
+        context: the number of tokens that the model has room for, prompt and answer together.
+        lock: guards the model. Every stage that runs the model needs it.
         prefill: fills caches.
-        table: the model's token embeddings; ``facts``: which tokens are parts of numbers and names.
+        table: the model's token embeddings.
+        facts: knows which tokens are parts of numbers and names.
         vectors: embeds prompts.
-        weights: names what computes rows now.
-        calibration: what the levels go by; None: the model has none.
+        weights: identifies the present weights.
+        calibration: the model's calibration; None if it has none.
         canary: checks some answers afterwards.
     """
 
@@ -46,22 +48,22 @@ class Runtime:
     canary: CanaryWatch
 
     def identify(self) -> str:
-        """Names what computes rows now, and follows the model where it was changed. Needs the model's lock."""
-        name = self.weights.identity()
+        """The identity of the present weights. Examines the model again if it has changed. Needs the model's lock."""
+        identity = self.weights.identity()
         with autocast.OFF.again():
             self.prefill.follow(self.weights.structure)
-        return name
+        return identity
 
     @property
     def movable_tokens(self) -> int | None:
-        """Longest sequence in which rows may stand elsewhere than where they were computed; None: no limit.
+        """The longest sequence in which rows may move to other positions; None: no limit.
 
-        Beyond it the rotary frequencies of some models change with the length.
+        Beyond the limit some models change their rotary frequencies with the length.
         """
         return self.prefill.spec.static_until
 
     @property
     def room(self) -> int:
-        """Tokens that fit where rows are to be kept."""
+        """The longest sequence whose rows can be stored."""
         limit = self.movable_tokens
         return self.context if limit is None else min(limit, self.context)

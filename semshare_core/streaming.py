@@ -1,4 +1,4 @@
-"""A streamed answer: the model runs in a worker thread, and a generator turns its tokens into settled text."""
+"""Streamed answers: the model runs in a worker thread, and a generator yields the text that can no longer change."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from semshare_core.report import ReuseReport
 
 @dataclass(frozen=True)
 class Generation:
-    """An answer: its text (stop strings cut off), its token ids as generated, why it ended, and what was reused."""
+    """An answer: its text without stop strings, the generated token ids, why it ended, and what was reused."""
 
     text: str
     token_ids: list[int]
@@ -49,15 +49,15 @@ def stream_pieces(
     autocast: Autocast,
     on_left: Callable[[ReuseReport], None] | None,
 ) -> Generator[Piece, None, None]:
-    """The pieces of what ``answer`` generates in a thread of its own.
+    """Run ``answer`` in its own thread and yield its pieces.
 
     Args:
-        answer: called with what may end it and with what takes its tokens: first the text that they become, then each
-            token id.
-        timeout: seconds from the first ``next`` on.
+        answer: called with an interrupt and a ``put`` function. It puts the :class:`AnswerText` first, then each token
+            id.
+        timeout: in seconds from the first ``next``.
         cancel: ends the answer when set.
-        autocast: what was on where the stream was asked for.
-        on_left: called with the report of a stream that was closed before its last piece was taken.
+        autocast: the caller's autocast.
+        on_left: called with the report if the stream is closed before its last piece was taken.
     """
     items: queue.SimpleQueue[int | AnswerText | Generation | BaseException] = queue.SimpleQueue()
     left = threading.Event()
@@ -67,7 +67,7 @@ def stream_pieces(
         try:
             with autocast.again():
                 items.put(answer(interrupt, items.put))
-        except BaseException as error:  # handed to the consumer, whose thread it belongs to
+        except BaseException as error:  # raised again in the consumer's thread
             items.put(error)
 
     context = contextvars.copy_context()
@@ -87,13 +87,13 @@ def stream_pieces(
 
 
 def _settled(items: queue.SimpleQueue[int | AnswerText | Generation | BaseException]) -> Generator[Piece, None, None]:
-    """Text as soon as no later token can change it."""
+    """Yield text as soon as no later token can change it."""
     ids: list[int] = []
     sent = 0
     process = os.getpid()
     while True:
         if os.getpid() != process:
-            raise ProcessError("this stream is read in a forked process, but its parent computes it: ask anew.")
+            raise ProcessError("a forked process cannot read its parent's stream: start a new stream in this process.")
         item = items.get()
         if isinstance(item, CallCancelledError):
             return
@@ -101,7 +101,7 @@ def _settled(items: queue.SimpleQueue[int | AnswerText | Generation | BaseExcept
             try:
                 raise item
             finally:
-                del item  # this frame is in its traceback
+                del item  # the error's traceback refers to this frame
         if isinstance(item, Generation):
             yield Piece(item.text[sent:], item.report, item.finish_reason, item.token_ids)
             return

@@ -24,27 +24,26 @@ from benchmarks.same_engine.record import Record
 
 ROOT = Path(__file__).parents[2]
 KEPT = ROOT / "out" / "same_engine"
-TAG = "before-the-house"
 
 
 def main() -> int:
     """The command."""
     names = [scenario.name for scenario in SCENARIOS]
     parser = argparse.ArgumentParser(prog="python -m benchmarks.same_engine", description=__doc__)
-    parser.add_argument("ref", nargs="?", default=TAG, help=f"the older commit (default: {TAG})")
+    parser.add_argument("ref", nargs="?", default="HEAD", help="the older commit (default: the last one, HEAD)")
     parser.add_argument("--only", nargs="+", choices=names, default=[], metavar="SCENARIO", help=", ".join(names))
-    asked = parser.parse_args()
+    options = parser.parse_args()
     started = time.perf_counter()
     KEPT.mkdir(parents=True, exist_ok=True)
-    commit = _git("rev-parse", "--verify", f"{asked.ref}^{{commit}}").decode().strip()
-    old = KEPT / f"{commit[:12]}-{_of_the_cases(asked.only)}"
+    commit = _git("rev-parse", "--verify", f"{options.ref}^{{commit}}").decode().strip()
+    old = KEPT / f"{commit[:12]}-{_of_the_cases(options.only)}"
     new = KEPT / "now"
     with tempfile.TemporaryDirectory() as folder:
-        running = [_recorder(ROOT, new, asked.only)]
+        running = [_recorder(ROOT, new, options.only)]
         if not Path(f"{old}.json").exists():
             with tarfile.open(fileobj=io.BytesIO(_git("archive", commit, "semshare_core"))) as archive:
                 archive.extractall(folder, filter="data")
-            running.append(_recorder(Path(folder), old, asked.only))
+            running.append(_recorder(Path(folder), old, options.only))
         codes = [process.wait() for process in running]
         if any(codes):
             print("a record could not be made; see above.", file=sys.stderr)
@@ -53,7 +52,7 @@ def main() -> int:
     found = differences(before, Record.load(new))
     for case, told in _off_target(before).items():
         found[case].append(told)
-    return _tell(found, asked.ref, time.perf_counter() - started)
+    return _tell(found, options.ref, time.perf_counter() - started)
 
 
 def _off_target(old: Record) -> dict[str, str]:

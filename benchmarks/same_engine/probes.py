@@ -133,7 +133,7 @@ def zeros_for_fuzzy_rows(policy: str | ReusePolicy) -> Iterator[str | ReusePolic
 
 
 def _watch_before(probe: Probe) -> None:
-    """The engine of the tag ``before-the-house``."""
+    """The engine of version 0.1."""
 
     def decided(args: tuple[Any, ...], kwargs: dict[str, Any], decision: Any) -> None:
         probe.add_plan("found", args[0])

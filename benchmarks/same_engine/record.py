@@ -27,8 +27,8 @@ from benchmarks.same_engine.models import make_engine
 from benchmarks.same_engine.probes import Array, Probe, check_seen, install, zeros_for_fuzzy_rows
 from semshare_core import ReuseReport, SemShareEngine
 
-_NOT_COMPARED = {"id", "arrived_at", "canary"}
-"""Fields of a report that name a call or are filled in later; and all times, which end with ``_ms``."""
+_NOT_COMPARED = {"id", "arrived_at", "canary", "calibration"}
+"""Fields that name a call or a calibration, or are filled in later; and all times, which end with ``_ms``."""
 
 
 @dataclass

@@ -19,7 +19,7 @@ from benchmarks.workloads.many_prompts import ManyPrompts, Tokens
 from semshare_core import PoolConfig, ReusePolicy
 from semshare_core.budget.goal import Goal
 from semshare_core.lookup.find import find
-from semshare_core.lookup.search import Wanted
+from semshare_core.lookup.search import Query
 from semshare_core.match import FactTokens, TokenTable
 from semshare_core.pool import Entry, ReferencePool
 
@@ -96,7 +96,7 @@ def _look_up(
 ) -> list[_LookUp]:
     found = []
     for kind, tokens in asked:
-        each = find(pool, Wanted(NAMESPACE, tokens), Goal(ReusePolicy()), table, table.embed, facts)
+        each = find(pool, Query(NAMESPACE, tokens), Goal(ReusePolicy()), table, table.embed, facts)
         found.append(_LookUp(kind, each.lookup_ms, each.match_ms, float(each.plan.served.mean())))
     return found
 

@@ -1,4 +1,4 @@
-"""Choice: which of the entries that were found serve the prompt, and which may serve its fuzzy tokens."""
+"""Choice: which candidates serve the prompt, and which of them may serve its fuzzy tokens."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ Prefix = tuple[Entry, int]
 
 @dataclass(frozen=True)
 class Choice:
-    """The entries that serve.
+    """The chosen entries.
 
     Attributes:
-        prefix: whose leading rows serve as prefix, and how many of them; None: nobody's.
-        entries: all that may serve, the one of the prefix included.
-        partners: those that may serve fuzzy tokens, best first.
-        blocked: coverage lost to rows that may not serve (:class:`semshare_core.match.coverage.Coverage`).
+        prefix: the entry that serves the prefix, and the prefix's length; None: there is no prefix.
+        entries: all chosen entries, with the prefix's.
+        partners: the entries that may serve fuzzy tokens, the best first.
+        blocked: the coverage lost to rows that may not serve (:class:`semshare_core.match.coverage.Coverage`).
     """
 
     prefix: Prefix | None
@@ -35,33 +35,33 @@ class Choice:
 
 
 def one_partner(goal: Goal) -> bool:
-    """Whether the matcher takes the most similar prompt alone, as in the paper, and not whoever covers most."""
+    """Whether the matcher takes only the most similar prompt, as in the paper."""
     return bool(MATCHERS.get(goal.policy.matching).max_partners == 1)
 
 
-def choose(tokens: Tokens, grams: NDArray, prefix: Prefix | None, found: Candidates, goal: Goal) -> Choice:
-    """Choose by coverage: each entry for the identical runs that those before it lack.
+def choose(tokens: Tokens, grams: NDArray, prefix: Prefix | None, candidates: Candidates, goal: Goal) -> Choice:
+    """Choose by coverage: each chosen entry has identical runs that the entries before it lack.
 
     Args:
         tokens: int64 [n], the prompt.
         grams: hashes of its k-grams.
-        prefix: the longest usable one.
-        found: what the pool has besides.
+        prefix: the longest usable prefix.
+        candidates: the pool's other entries for the prompt.
     """
     policy = goal.policy
-    behind = prefix[1] if prefix else 0
-    nearest = [entry for entry, _ in found.similar]
-    known = {entry.id: entry for entry in [*([prefix[0]] if prefix else []), *found.sharing, *nearest]}
-    ordered = [known[name] for name in sorted(known)]
-    usable = [usable_behind(entry, goal) for entry in ordered]
-    coverage = cover(grams[behind:], [entry.tokens for entry in ordered], usable, policy.min_run, policy.max_references)
+    start = prefix[1] if prefix else 0
+    nearest = [entry for entry, _ in candidates.similar]
+    by_id = {entry.id: entry for entry in [*([prefix[0]] if prefix else []), *candidates.sharing, *nearest]}
+    ordered = [by_id[name] for name in sorted(by_id)]
+    usable = [usable_rows(entry, goal) for entry in ordered]
+    coverage = cover(grams[start:], [entry.tokens for entry in ordered], usable, policy.min_run, policy.max_references)
     scored = [ordered[number] for number in coverage.chosen]
-    prefix = _sparing(prefix, scored, tokens, goal)
+    prefix = _cheapest_prefix(prefix, scored, tokens, goal)
     chosen = {prefix[0].id: prefix[0]} if prefix else {}
     for entry in scored:
         if len(chosen) < policy.max_references:
             chosen[entry.id] = entry
-    close = _close(found, goal)
+    close = _close(candidates, goal)
     partners = [
         entry
         for entry in scored or nearest[:1]
@@ -71,40 +71,39 @@ def choose(tokens: Tokens, grams: NDArray, prefix: Prefix | None, found: Candida
     return Choice(prefix, list(chosen.values()), partners, coverage.blocked)
 
 
-def choose_nearest(tokens: Tokens, prefix: Prefix | None, found: Candidates, goal: Goal) -> Choice:
+def choose_nearest(tokens: Tokens, prefix: Prefix | None, candidates: Candidates, goal: Goal) -> Choice:
     """Choose the most similar entry (SemShareKV, arXiv 2509.24832: one reference for each prompt).
 
-    Where one reference may serve, it is the reference of the prefix, too.
+    If only one reference may serve, it serves the prefix, too.
     """
     policy = goal.policy
     room = policy.max_references - (prefix is not None)
-    close = _close(found, goal)
-    for entry, _ in found.similar:
-        known = prefix is not None and entry.id == prefix[0].id
-        if entry.id in close and (known or room > 0 or policy.max_references == 1):
+    close = _close(candidates, goal)
+    for entry, _ in candidates.similar:
+        has_prefix = prefix is not None and entry.id == prefix[0].id
+        if entry.id in close and (has_prefix or room > 0 or policy.max_references == 1):
             break
     else:
         return Choice(prefix, [prefix[0]] if prefix else [], [])
     if policy.max_references == 1:
         length = entry.usable_prefix(tokens[:-1], policy.max_depth, goal.bound) if prefix else 0
         return Choice((entry, length) if length else None, [entry], [entry])
-    return Choice(prefix, [prefix[0], entry] if prefix and not known else [entry], [entry])
+    return Choice(prefix, [prefix[0], entry] if prefix and not has_prefix else [entry], [entry])
 
 
-def usable_behind(entry: Entry, goal: Goal) -> int:
-    """How many leading rows of an entry may serve as approximate rows: each gets one deeper by it."""
+def usable_rows(entry: Entry, goal: Goal) -> int:
+    """How many leading rows of an entry may serve as approximate rows. Their depth grows by one."""
     return entry.usable(goal.policy.max_depth - 1, goal.bound) if goal.approximates else 0
 
 
-def _close(found: Candidates, goal: Goal) -> set[str]:
-    """The entries similar enough to serve fuzzy tokens."""
-    return {
-        entry.id for entry, value in found.similar if value >= goal.policy.min_similarity and usable_behind(entry, goal)
-    }
+def _close(candidates: Candidates, goal: Goal) -> set[str]:
+    """The entries that are similar enough to serve fuzzy tokens."""
+    least = goal.policy.min_similarity
+    return {entry.id for entry, similarity in candidates.similar if similarity >= least and usable_rows(entry, goal)}
 
 
-def _sparing(prefix: Prefix | None, scored: Sequence[Entry], tokens: Tokens, goal: Goal) -> Prefix | None:
-    """The prefix out of a reference that serves anyway, where another would cost a place for a handful of tokens."""
+def _cheapest_prefix(prefix: Prefix | None, scored: Sequence[Entry], tokens: Tokens, goal: Goal) -> Prefix | None:
+    """The prefix of a chosen entry, if another entry's prefix would take a place for a few tokens more."""
     policy = goal.policy
     if prefix is None or len(scored) < policy.max_references or prefix[0] in scored:
         return prefix

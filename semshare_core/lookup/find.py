@@ -1,17 +1,18 @@
-"""The lookup: search, choice and matching, one after the other."""
+"""The lookup: search the pool, choose references, match tokens."""
 
 from __future__ import annotations
 
 import time
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
 
 from semshare_core.budget.goal import Goal
 from semshare_core.embed.encoder import Embed
-from semshare_core.lookup.choice import Choice, choose, choose_nearest, one_partner, usable_behind
-from semshare_core.lookup.search import Wanted, search
+from semshare_core.lookup.choice import Choice, choose, choose_nearest, one_partner, usable_rows
+from semshare_core.lookup.search import Query, search
 from semshare_core.match.facts import FactTokens
 from semshare_core.match.matcher import build_plan
 from semshare_core.match.plan import ReusePlan, Source
@@ -23,12 +24,14 @@ from semshare_core.pool.pool import ReferencePool
 
 @dataclass(frozen=True)
 class Lookup:
-    """A plan, the entries that it draws on, and what finding it cost.
+    """A reuse plan and its references.
 
     Attributes:
-        similarity: of the nearest entry, in [0, 1]; None where no search was made or the pool was empty.
-        blocked_coverage: coverage lost to rows that may not serve, as a share of the tokens behind the prefix: what the
-            best prompt would cover with all of its rows, less what the best covers with the rows that may serve.
+        entries: the references that the plan may name.
+        similarity: of the nearest entry, in [0, 1]. None without a search, or with an empty pool.
+        lookup_ms: the time of search and choice; ``match_ms``: of matching.
+        blocked_coverage: the coverage lost to rows that may not serve, as a share of the suffix. Example: the best
+            prompt would cover 90 % with all of its rows; the best usable rows cover 70 %; 20 % is blocked.
     """
 
     plan: ReusePlan
@@ -40,73 +43,77 @@ class Lookup:
 
     @property
     def used(self) -> list[View]:
-        """The entries that serve some token."""
+        """The entries that serve at least one token."""
         drawn_on = set(self.plan.drawn_on)
         return [view for view in self.entries if view.id in drawn_on]
 
     @property
     def steady(self) -> int:
-        """Leading tokens whose prefix rows have the bits of any longer prompt's own pass."""
-        known = {view.id: view.steady for view in self.entries}
-        plan = self.plan
-        prefix = plan.prefix_tokens
-        steady = known[plan.reference_ids[plan.reference[0]]] if prefix else None
+        """How many leading prefix rows have the same bits as in a full prefill of any longer prompt."""
+        prefix = self.plan.prefix_tokens
+        if not prefix:
+            return 0
+        steady = self._by_id[self.plan.reference_ids[self.plan.reference[0]]].steady
         return prefix if steady is None else min(prefix, steady)
 
     @property
     def kl_bound(self) -> float:
-        """The laxest bound, in nats, that approximate rows which serve were made under; 0: there are none."""
+        """The largest KL bound, in nats, of the approximate rows that serve; 0 if there are none."""
         bound = 0.0
-        by_id = {entry.id: entry for entry in self.entries}
         for number, name in enumerate(self.plan.reference_ids):
             rows = self.plan.position[self.plan.served & (self.plan.reference == number)]
-            if by_id[name].depth[rows].any():
-                bound = max(bound, by_id[name].kl_bound)
+            if self._by_id[name].depth[rows].any():
+                bound = max(bound, self._by_id[name].kl_bound)
         return bound
 
     def depths(self, recomputed: NDArray[np.bool_]) -> NDArray[np.uint8]:
-        """Approximate reuses behind each row [n], once the rows in ``recomputed`` were computed afresh.
+        """The depth of each row [n]: how many approximate reuses led to it. ``recomputed`` rows are fresh.
 
-        A row computed behind an approximate one has read it, so depth never falls along the prompt.
+        A row that is computed after an approximate row has read it. So the depth never falls along the prompt.
         """
-        by_id = {entry.id: entry.depth for entry in self.entries}
-        depth = np.zeros(len(self.plan), np.uint8)
-        for number, name in enumerate(self.plan.reference_ids):
-            prefix = (self.plan.source == Source.PREFIX) & (self.plan.reference == number)
-            depth[prefix] = by_id[name][self.plan.position[prefix]]
-            approximate = self.plan.served & ~prefix & ~recomputed & (self.plan.reference == number)
-            depth[approximate] = by_id[name][self.plan.position[approximate]] + 1
+        plan = self.plan
+        depth = np.zeros(len(plan), np.uint8)
+        for number, name in enumerate(plan.reference_ids):
+            stored = self._by_id[name].depth
+            prefix = (plan.source == Source.PREFIX) & (plan.reference == number)
+            depth[prefix] = stored[plan.position[prefix]]
+            approximate = plan.served & ~prefix & ~recomputed & (plan.reference == number)
+            depth[approximate] = stored[plan.position[approximate]] + 1
         return np.maximum.accumulate(depth)
 
+    @cached_property
+    def _by_id(self) -> dict[str, View]:
+        return {view.id: view for view in self.entries}
 
-def find(pool: ReferencePool, wanted: Wanted, goal: Goal, table: TokenTable, embed: Embed, facts: FactTokens) -> Lookup:
-    """Look up a prompt in one namespace and plan its reuse. The last token is never served as prefix.
+
+def find(pool: ReferencePool, query: Query, goal: Goal, table: TokenTable, embed: Embed, facts: FactTokens) -> Lookup:
+    """Look up a prompt in one namespace and plan its reuse. The last token is never part of the prefix.
 
     Args:
-        wanted: the prompt, and which rows may serve it.
-        goal: of the call; not ``off``.
+        query: the prompt.
+        goal: the call's goal, not ``off``.
         table: the model's token embeddings.
-        embed: gives the prompt's embedding.
-        facts: which tokens are parts of numbers and names.
+        embed: embeds the prompt.
+        facts: knows which tokens are parts of numbers and names.
     """
     started = time.perf_counter()
-    tokens, policy = wanted.tokens, goal.policy
-    prefix = wanted.prefix_in(pool, goal)
+    tokens, policy = query.tokens, goal.policy
+    prefix = query.prefix_in(pool, goal)
     grams: NDArray[np.uint64] | None = None
     similarity = None
     choice = Choice(prefix, [prefix[0]] if prefix else [], [])
     if goal.searches:
         nearest_alone = one_partner(goal)
-        behind, count = prefix[1] if prefix else 0, 0 if nearest_alone else policy.max_references
-        found = search(pool, wanted, embed, behind=behind, count=count)
-        similarity = found.similarity
+        count = 0 if nearest_alone else policy.max_references
+        candidates = search(pool, query, embed, prefix_length=prefix[1] if prefix else 0, count=count)
+        similarity = candidates.similarity
         if nearest_alone:
-            choice = choose_nearest(tokens, prefix, found, goal)
+            choice = choose_nearest(tokens, prefix, candidates, goal)
         else:
             grams = kgram_hashes(tokens, policy.min_run)
-            choice = choose(tokens, grams, prefix, found, goal)
+            choice = choose(tokens, grams, prefix, candidates, goal)
     looked_up = time.perf_counter()
-    views = [View(entry, usable_behind(entry, goal)) for entry in choice.entries]
+    views = [View(entry, usable_rows(entry, goal)) for entry in choice.entries]
     plan = build_plan(
         tokens,
         views,

@@ -1,4 +1,4 @@
-"""Search: which pooled prompts may be of use, asked of the pool's three indexes."""
+"""Search: ask the pool's three indexes for prompts that may serve."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ from semshare_core.tokens import Tokens
 
 
 @dataclass(frozen=True)
-class Wanted:
-    """What is looked up.
+class Query:
+    """A prompt to look up.
 
     Attributes:
-        namespace: whose entries may serve, beside the public ones.
+        namespace: its entries may serve, and the public ones.
         tokens: int64 [n], the prompt.
-        weights: names what computes rows now (:meth:`semshare_core.model.weights.Weights.identity`); entries of other
-            weights are not found.
-        block: keys that are only summed together (:mod:`semshare_core.model.attention.bit_blocks`).
+        weights: the identity of the present weights (:meth:`semshare_core.model.weights.Weights.identity`). Entries of
+            other weights do not serve.
+        block: the number of keys that attention sums together (:mod:`semshare_core.model.attention.bit_blocks`).
     """
 
     namespace: str
@@ -33,9 +33,9 @@ class Wanted:
     block: int = 1
 
     def prefix_in(self, pool: ReferencePool, goal: Goal) -> tuple[Entry, int] | None:
-        """The entry with the longest usable common prefix, and its length. The last token never counts.
+        """The entry with the longest usable common prefix, and the prefix's length. The last token never counts.
 
-        A lossless prefix ends before the last block, whose bits depend on where a prompt ends.
+        A lossless prefix ends before the last block, because that block's bits depend on where a prompt ends.
         """
         end = len(self.tokens) - 1
         if goal.mode is Mode.LOSSLESS:
@@ -49,9 +49,9 @@ class Candidates:
     """Entries that resemble the prompt.
 
     Attributes:
-        embedding: float32 [m, dim] of the prompt, without rows where it could not be embedded.
-        similar: by the embeddings, with similarities in [0, 1], the nearest first.
-        sharing: by runs of tokens that they have in common with the prompt behind its prefix.
+        embedding: the prompt's, float32 [m, dim]. It has no rows if the prompt could not be embedded.
+        similar: entries with similar embeddings, and the similarities in [0, 1]; the nearest first.
+        sharing: entries that have identical runs with the prompt's suffix.
     """
 
     embedding: NDArray[np.float32]
@@ -60,19 +60,19 @@ class Candidates:
 
     @property
     def similarity(self) -> float | None:
-        """Of the nearest entry; None: there is none."""
+        """The nearest entry's similarity; None if there is no entry."""
         return self.similar[0][1] if self.similar else None
 
 
-def search(pool: ReferencePool, wanted: Wanted, embed: Embed, *, behind: int, count: int) -> Candidates:
+def search(pool: ReferencePool, query: Query, embed: Embed, *, prefix_length: int, count: int) -> Candidates:
     """Ask the pool for entries that resemble the prompt.
 
     Args:
-        behind: where the prefix ends; runs are looked for from there on.
-        count: at most so many entries are asked for by their runs; 0: none.
+        prefix_length: the search for runs begins after the prefix.
+        count: the largest number of entries with identical runs; 0 skips that search.
     """
-    embedding = embed(wanted.tokens)
-    similar = pool.similar(wanted.namespace, embedding, weights=wanted.weights)
-    rest = wanted.tokens[behind:]
-    sharing = pool.sharing(wanted.namespace, rest, count, weights=wanted.weights) if count else []
+    embedding = embed(query.tokens)
+    similar = pool.similar(query.namespace, embedding, weights=query.weights)
+    suffix = query.tokens[prefix_length:]
+    sharing = pool.sharing(query.namespace, suffix, count, weights=query.weights) if count else []
     return Candidates(embedding, similar, sharing)

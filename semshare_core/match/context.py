@@ -1,7 +1,7 @@
-"""What a reused row has read, and what stands before it now.
+"""How much the context of a reused row has changed.
 
-A row is the same wherever it stands only if it has read the same. Of a row in an identical run the nearest part of its
-context is the same by construction; how much of the rest is follows from the plan alone.
+A row depends on all tokens before it. In an identical run the nearest tokens are the same. How many of the others are
+the same follows from the plan alone.
 """
 
 from __future__ import annotations
@@ -17,37 +17,38 @@ _BLOCK = 512  # runs that are compared with all others at once, which bounds the
 
 
 def context_mismatch(plan: ReusePlan) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Per token of the prefix and of identical runs, how foreign its row is where it stands; 0 elsewhere.
+    """How much the context of each prefix and moved token has changed; 0 for other tokens.
 
     Returns:
-        float64 [n], one minus the Jaccard similarity of the tokens before it in its reference and in the prompt: a
-        token is in both where an earlier part of the plan serves it from an earlier place of the same reference.
-        float64 [n], one over its place in its run, counted from 1.
+        float64 [n], one minus the Jaccard similarity of the tokens before it in its reference and in the prompt. A
+        token is in both if the plan serves it, earlier in the prompt, from an earlier place of the same reference.
+        Example: a passage that stood behind A and B and now stands behind B alone, all of equal length: 0.5.
+        float64 [n], one over its place in its run: 1, 1/2, 1/3, ...
     """
     n = len(plan)
     changed, shallow = np.zeros(n), np.zeros(n)
-    held = np.flatnonzero((plan.source >= Source.MOVED) & ~_stale(plan))
-    if not held.size:
+    identical = np.flatnonzero((plan.source >= Source.MOVED) & ~_stale(plan))
+    if not identical.size:
         return changed, shallow
-    reference, position = plan.reference[held], plan.position[held]
-    begins = np.ones(held.size, bool)
-    begins[1:] = (np.diff(held) != 1) | (np.diff(position) != 1) | (np.diff(reference) != 0)
+    reference, position = plan.reference[identical], plan.position[identical]
+    begins = np.ones(identical.size, bool)
+    begins[1:] = (np.diff(identical) != 1) | (np.diff(position) != 1) | (np.diff(reference) != 0)
     starts = np.flatnonzero(begins)
     run = np.cumsum(begins) - 1
-    within = np.arange(held.size) - starts[run]
-    lengths = np.diff(np.append(starts, held.size))
+    within = np.arange(identical.size) - starts[run]
+    lengths = np.diff(np.append(starts, identical.size))
     common = _before(reference[starts], position[starts], lengths)[run] + within
-    common = np.minimum(common, np.minimum(held, position))  # a passage that is served twice counts once
-    changed[held] = 1.0 - (common + 1) / (held + position - common + 1)
-    shallow[held] = 1.0 / (1 + within)
+    common = np.minimum(common, np.minimum(identical, position))  # a passage that is served twice counts once
+    changed[identical] = 1.0 - (common + 1) / (identical + position - common + 1)
+    shallow[identical] = 1.0 / (1 + within)
     return changed, shallow
 
 
 def short_matches(plan: ReusePlan) -> NDArray[np.bool_]:
-    """Bool [n]: identical tokens in so short a passage of another place that what they tell is told elsewhere.
+    """Bool [n]: moved tokens in a passage of fewer than 24.
 
-    A passage reaches from a seam to the next. A few words in a row that some reference has, too, are a quotation or
-    chance: their rows are full of the text that they were read in, and few as they are, they cost little to compute.
+    A passage reaches from one seam to the next. So few equal words are a quotation or chance. Their rows are full of
+    another text, and to compute them costs little.
     """
     identical = plan.source >= Source.MOVED
     passage = np.cumsum(plan.seams())
@@ -60,7 +61,7 @@ def misaligned(plan: ReusePlan) -> NDArray[np.bool_]:
     """Bool [n]: tokens served by the same words of another text: ``short_matches`` and fuzzy tokens out of place.
 
     The right place of such a token lies beside the nearest identical run that is no short match, before or behind it. A
-    row from anywhere else has the token's spelling, at best, and nothing of what this text says.
+    row from anywhere else shares the token's spelling at best, and nothing of what this text says.
     """
     number = np.arange(len(plan))
     alone = short_matches(plan)
@@ -78,7 +79,7 @@ def misaligned(plan: ReusePlan) -> NDArray[np.bool_]:
 
 
 def _before(reference: NDArray[np.int64], position: NDArray[np.int64], lengths: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Per run how many tokens earlier runs hold that stood before it in its reference, too."""
+    """Per run, how many tokens of earlier runs also stood before it in its reference."""
     runs = len(position)
     common = np.zeros(runs, np.int64)
     for start in range(0, runs, _BLOCK):

@@ -1,13 +1,12 @@
-"""Which served tokens state another fact than the rows that serve them: numbers, codes, dates and names that differ.
+"""Stale facts: served tokens whose number, code, date or name differs from that of the row that serves them.
 
-A reused row whose token was another word is often close enough; one whose token was another number is a wrong answer.
-So these are computed whatever the budget says. What counts is seen from the token's text: a number's character of any
-script anywhere in it (also a Devanagari or full-width digit, or a fraction), or a capital letter at its begin, unless
-it is that of a common word where a sentence begins. A token that is a part of a character counts as what it makes with
-those beside it.
+A row of another word is often close enough. A row of another number gives a wrong answer: stale facts are computed
+whatever the budget says. A token is part of a fact if its text contains a digit of any script, or begins with a capital
+letter. The capital of a common word at the beginning of a sentence does not count. A token that is part of a character
+counts as the character that it makes with its neighbours.
 
-What is not seen: names in scripts without capitals (Arabic, Devanagari, Chinese), and numbers written in words, as
-Chinese numerals are. Where a script writes no spaces, all up to the next mark counts as the rest of a changed fact.
+Not seen: names in scripts without capitals (Arabic, Devanagari, Chinese), and numbers written as words, such as Chinese
+numerals. In a script without spaces, everything up to the next mark counts as the rest of a changed fact.
 """
 
 from __future__ import annotations
@@ -36,7 +35,7 @@ _MARKERS = "".join(_SPACES) + "#\u010a\n"  # of a space or a word's continuation
 
 
 class _Kinds(NamedTuple):
-    """Of every token of a text, bool [n] each."""
+    """What each token of a text is part of, bool [n] each."""
 
     digits: NDArray[np.bool_]
     facts: NDArray[np.bool_]  # digits and what begins with a capital
@@ -48,8 +47,8 @@ class FactTokens:
 
     Args:
         tokenizer: whose vocabulary it is.
-        size: ids that the model knows; those without a spelling count as ordinary. A function that gives them as of now
-            has the tokens follow where the vocabulary grows.
+        size: number of ids that the model knows, or a function that gives it now, for vocabularies that grow. Ids
+            without a spelling count as ordinary words.
     """
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, size: int | Callable[[], int]) -> None:

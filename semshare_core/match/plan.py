@@ -26,7 +26,7 @@ class Source(IntEnum):
 
 
 class ReferenceTokens(Protocol):
-    """What matching needs to know of a pooled prompt: who it is and what it says."""
+    """A pooled prompt, as matching sees it."""
 
     @property
     def id(self) -> str: ...
@@ -45,7 +45,7 @@ class ReusePlan:
         position: int64, position in that reference; -1 where the token is new.
         reference_ids: the references the plan draws on.
         similarity: of the best reference to the target, in [0, 1].
-        stale: bool, tokens that state another number, code or name than the rows that serve them; None: not looked for.
+        stale: bool, tokens whose number, code or name differs from that of the row that serves them; None: not known.
     """
 
     source: NDArray[np.int8]
@@ -96,22 +96,23 @@ class ReusePlan:
     def seams(self) -> NDArray[np.bool_]:
         """Bool [n]: tokens at which a text begins that stood elsewhere in the reference.
 
-        Those are exact tokens whose predecessor among the exact and prefix tokens lies in another reference, or on a
-        diagonal (target position - reference position) further than ``EDIT_TOKENS`` away; a smaller jump is an edited
-        word, and a seam only where tokens that stood in between are missing. A prompt's begin has diagonal 0.
+        A seam is a moved token that does not continue the moved or prefix token before it: that one is of another
+        reference, or its diagonal (target position - reference position) is more than ``EDIT_TOKENS`` away. A smaller
+        jump is an edited word, unless tokens in between are missing. The begin of a prompt has diagonal 0.
         """
         return self._seams
 
     @cached_property
     def _seams(self) -> NDArray[np.bool_]:
         marked = np.zeros(len(self), bool)
-        held = np.flatnonzero(self.source >= Source.MOVED)
-        if not held.size:
+        identical = np.flatnonzero(self.source >= Source.MOVED)
+        if not identical.size:
             return marked
-        reference, position = self.reference[held], self.position[held]
-        before = np.concatenate(([-1], held[:-1]))
+        reference, position = self.reference[identical], self.position[identical]
+        before = np.concatenate(([-1], identical[:-1]))
         reference_before = np.concatenate((reference[:1], reference[:-1]))
-        jump = np.diff(held - position, prepend=0)
-        begins = (reference != reference_before) | (np.abs(jump) > EDIT_TOKENS) | ((jump != 0) & (held - before == 1))
-        marked[held[begins & (self.source[held] == Source.MOVED)]] = True
+        jump = np.diff(identical - position, prepend=0)
+        missing = (jump != 0) & (identical - before == 1)
+        begins = (reference != reference_before) | (np.abs(jump) > EDIT_TOKENS) | missing
+        marked[identical[begins & (self.source[identical] == Source.MOVED)]] = True
         return marked

@@ -1,4 +1,4 @@
-"""Exact runs: identical token runs anywhere in the references, longest first, in any order.
+"""Identical runs: equal tokens anywhere in the references, longest first, in any order.
 
 A k-gram index (k = the shortest run that counts) finds every place where target and references agree on k tokens;
 agreements on the same diagonal join into runs. The idea of serving a prompt from displaced identical chunks is
@@ -68,11 +68,11 @@ def find_runs(
 
 def _maximal_runs(target: Tokens, wanted: NDArray[np.uint64], reference: Tokens, k: int) -> list[tuple[int, int, int]]:
     """All (target start, reference start, length) that cannot be extended to either side."""
-    held = kgram_hashes(reference, k)
-    if not wanted.size or not held.size:
+    grams = kgram_hashes(reference, k)
+    if not wanted.size or not grams.size:
         return []
-    order = np.argsort(held, kind="stable")
-    ranked = held[order]
+    order = np.argsort(grams, kind="stable")
+    ranked = grams[order]
     first = np.searchsorted(ranked, wanted, "left")
     count = np.minimum(np.searchsorted(ranked, wanted, "right") - first, _MAX_PLACES)
     t = np.repeat(np.arange(len(wanted)), count)

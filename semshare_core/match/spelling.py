@@ -1,4 +1,4 @@
-"""What the spellings of a vocabulary stand for, and what the parts of a character say together.
+"""From the spelling of a token in its vocabulary to the text that it stands for.
 
 Byte-level vocabularies (GPT-2, Llama 3, Qwen, SmolLM) spell every byte by a character that stands in for it: "é" is
 spelled "Ã©". SentencePiece vocabularies spell the bytes of characters that they lack "<0xE0>". Both may split a
@@ -20,17 +20,17 @@ _LOSSLESS = "surrogateescape"  # a byte that is no character's part becomes one 
 
 
 def reader(spellings: Collection[str]) -> Callable[[str], bytes]:
-    """How this vocabulary is read: a function from a spelling to the UTF-8 bytes of its text.
+    """A function from a spelling of this vocabulary to the UTF-8 bytes of its text.
 
-    What is ASCII in a byte-level vocabulary stays as it is spelled, spaces and line breaks as their stand-ins: the
-    calibrations were measured so.
+    ASCII text of a byte-level vocabulary keeps its spelling, with stand-ins for spaces and line breaks: calibrations
+    were measured so.
     """
     marks = [spelling[:1] for spelling in spellings]
     return _of_stand_ins if marks.count(BYTE_LEVEL_SPACE) > marks.count(SPACE) else _of_pieces
 
 
 def joined(parts: Sequence[bytes]) -> list[str]:
-    """Of each of these neighbours in a text: the characters that it has bytes of, whole."""
+    """For each of these neighbours in a text, the whole characters of which it has bytes."""
     owners = [number for number, part in enumerate(parts) for _ in part]
     said = [""] * len(parts)
     at = 0

@@ -1,7 +1,7 @@
-"""Watch the attention of a prompt's last tokens, for the methods that need it (hot tokens of SemShareKV).
+"""Watch the attention of a prompt's last tokens, for the methods that need it.
 
-The tail is run once more with attention that shows its weights; a handful of queries, so the weights are
-[heads, tail, tokens] per layer and never tokens x tokens.
+The last tokens run once more with an attention that shows its weights. They are few, so the weights of a layer are
+[heads, window, tokens] and never tokens x tokens.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from semshare_core.prefill.cache import MergedCache
 from semshare_core.prefill.forward import RowForward
 
 Reduce = Callable[[Tensor, Tensor], Tensor]
-"""Of one layer: attention float32 [heads, queries, rows] and values [kv_heads, rows, dim] become [..., rows]."""
+"""Reduces a layer's attention float32 [heads, queries, rows] and values [kv_heads, rows, dim] to [..., rows]."""
 
 Collect = Callable[[int, Tensor], None]
 
@@ -33,37 +33,18 @@ class Unobserved(Exception):
     """The model's layers do not show their attention weights."""
 
 
-@torch.no_grad()
-def tail_attention(
-    model: PreTrainedModel, spec: ModelSpec, cache: MergedCache, ids: Tensor, n_rows: int, window: int
-) -> NDArray[np.float64]:
-    """Attention that the last ``window`` of the first ``n_rows`` tokens pay to each of them: [layers, n_rows].
-
-    Mean over heads and queries. The cache stays as it is.
-    """
-    return watch_tail(model, spec, cache, ids, n_rows, window, mean_attention)
-
-
-@torch.no_grad()
-def tail_influence(
-    model: PreTrainedModel, spec: ModelSpec, cache: MergedCache, ids: Tensor, n_rows: int, window: int
-) -> NDArray[np.float64]:
-    """How much each row moves the outputs of the last ``window`` tokens: [n_rows].
-
-    Attention times the norm of the value that it brings (root mean square over queries and heads), summed over layers.
-    The cache stays as it is.
-    """
-
-    def reduce(weights: Tensor, values: Tensor) -> Tensor:
-        norms = values.float().norm(dim=-1).repeat_interleave(weights.shape[0] // values.shape[0], dim=0)
-        return (weights.pow(2).mean(dim=1) * norms.pow(2)).mean(dim=0).sqrt()
-
-    return np.asarray(watch_tail(model, spec, cache, ids, n_rows, window, reduce).sum(axis=0))
-
-
 def mean_attention(weights: Tensor, values: Tensor) -> Tensor:
-    """Mean over heads and queries, [rows]."""
+    """A layer's mean attention to each row, [rows]: the mean over heads and queries."""
     return weights.mean(dim=(0, 1))
+
+
+def influence(weights: Tensor, values: Tensor) -> Tensor:
+    """A layer's influence of each row on the watched tokens' outputs, [rows].
+
+    It is the attention times the norm of the value, as a root mean square over queries and heads.
+    """
+    norms = values.float().norm(dim=-1).repeat_interleave(weights.shape[0] // values.shape[0], dim=0)
+    return (weights.pow(2).mean(dim=1) * norms.pow(2)).mean(dim=0).sqrt()
 
 
 @torch.no_grad()
@@ -76,9 +57,9 @@ def watch_tail(
     window: int,
     reduce: Reduce,
 ) -> NDArray[np.float64]:
-    """What the last ``window`` of the first ``n_rows`` tokens attend to, reduced to [layers, ..., n_rows].
+    """Attention of the last ``window`` of the first ``n_rows`` tokens, reduced to [layers, ..., n_rows].
 
-    They run once more for it. The cache stays as it is.
+    These tokens run once more. The cache does not change.
     """
     n_layers = len(spec.layers)
     tail = torch.arange(max(0, n_rows - window), n_rows, device=ids.device)
@@ -90,18 +71,18 @@ def watch_tail(
 
     if uses_sdpa(model) and not switchable(model):
         raise Unobserved(f"the attention of {type(model).__name__} is fixed and shows no weights.")
-    with _kept(cache, slice(n_rows - len(tail), n_rows)), _weights_shown(model, spec, collect):
+    with _restored(cache, slice(n_rows - len(tail), n_rows)), _weights_shown(model, spec, collect):
         RowForward(model, spec, chunk_rows=len(tail)).run(cache, ids, [tail] * n_layers)
     cache.finish(n_rows)
     if not seen or set(range(n_layers - 1)) - set(seen):
         raise Unobserved(f"only {len(seen)} of {n_layers} layers of {type(model).__name__} show attention weights.")
-    # the pass ends when the last layer has its keys: that layer borrows what the one before saw
+    # the pass ends when the last layer has its keys: that layer borrows the values of the layer before
     return np.stack([seen.get(layer, seen[max(seen)]).cpu().double().numpy() for layer in range(n_layers)])
 
 
 @contextmanager
-def _kept(cache: MergedCache, rows: slice) -> Iterator[None]:
-    """What stands in ``rows`` now stands there again afterwards."""
+def _restored(cache: MergedCache, rows: slice) -> Iterator[None]:
+    """Restore the present content of ``rows`` at the end of the context."""
     for layer in cache.layers:
         layer.guard(rows)
     try:
@@ -112,7 +93,7 @@ def _kept(cache: MergedCache, rows: slice) -> Iterator[None]:
 
 
 def hot_tokens(attention: NDArray[np.float64], mass: float) -> NDArray[np.bool_]:
-    """The fewest tokens that hold ``mass`` of ``attention`` [n]."""
+    """The fewest tokens that have the share ``mass`` of ``attention`` [n]."""
     order = np.argsort(-attention, kind="stable")
     total = np.cumsum(attention[order])
     needed = int(np.searchsorted(total, mass * total[-1])) + 1
@@ -123,8 +104,8 @@ def hot_tokens(attention: NDArray[np.float64], mass: float) -> NDArray[np.bool_]
 
 @contextmanager
 def _weights_shown(model: PreTrainedModel, spec: ModelSpec, collect: Collect) -> Iterator[None]:
-    """Hand over each layer's attention weights [heads, queries, keys] for the time of the context."""
-    if not uses_sdpa(model):  # eager attention, which returns its weights
+    """Within the context, give each layer's attention weights [heads, queries, keys] to ``collect``."""
+    if not uses_sdpa(model):  # eager attention returns its weights
         with _returned_weights(spec, collect):
             yield
         return
@@ -150,9 +131,9 @@ def _attend(
     scaling: float | None = None,
     **extra: Any,
 ) -> tuple[Tensor, None]:
-    """As ``sdpa``, in the open: weights in float32, the query heads of a group together, no copies of the keys.
+    """The same as ``sdpa``, step by step: weights in float32, the query heads of a group together, no copies of keys.
 
-    Queries are scaled before the product, which float16 could not hold.
+    Queries are scaled before the product, because float16 could overflow.
     """
     _, heads, queries, size = query.shape
     kv_heads, keys = key.shape[1], key.shape[2]

@@ -1,8 +1,8 @@
-"""A `Cache` whose rows live in one buffer per layer: reused rows are laid in, computed rows are written over them.
+"""A `Cache` with one buffer of rows per layer. Reused rows are laid into the buffer, and computed rows overwrite them.
 
-The same object serves the selective prefill (rows are *scattered* to their positions) and, afterwards, decoding (rows
-are *appended*), so that nothing is copied between the two and `generate()` needs no change. Reused rows may be laid in
-late: a layer fills itself when it is first looked at, so that the rows of later layers can be fetched meanwhile.
+Prefill *scatters* rows to their positions. Afterwards decoding *appends* rows to the same object, so nothing is copied
+in between, and `generate()` works unchanged. A layer may get its reused rows late, when somebody first reads it.
+Meanwhile the rows of later layers are fetched.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ _GROWTH = 1.5
 
 
 class StopForward(Exception):
-    """Raised from inside a forward pass by :class:`MergedCache` once the wanted keys and values are in."""
+    """Ends a forward pass once the :class:`MergedCache` has the keys and values of the last layer that matters."""
 
 
 class BufferLayer(DynamicLayer):
@@ -37,7 +37,7 @@ class BufferLayer(DynamicLayer):
         self._key_buffer: Tensor | None = None
         self._value_buffer: Tensor | None = None
 
-    # What the base class keeps in two attributes fills the layer first when it is read.
+    # The base class has these two as attributes. Reading them fills the layer first.
 
     @property
     def keys(self) -> Tensor | None:
@@ -60,16 +60,16 @@ class BufferLayer(DynamicLayer):
         self._values = values
 
     def fill_later(self, fill: Callable[[tuple[Tensor, Tensor]], None]) -> None:
-        """Call ``fill`` with the allocated buffers before anybody sees what is in them."""
+        """Call ``fill`` with the allocated buffers before anybody reads them."""
         self._fill_now()
         self._fill = fill
 
     def guard(self, rows: slice) -> None:
-        """The first write from now on saves what stands in ``rows``, for :meth:`restore`."""
+        """Save the present content of ``rows`` before the next write, for :meth:`restore`."""
         self._guarded, self._saved = rows, None
 
     def restore(self) -> None:
-        """What stood in the guarded rows stands there again."""
+        """Write the saved content back into the guarded rows."""
         if self._saved is not None:
             for buffer, rows in zip(self.buffers, self._saved, strict=True):
                 buffer[:, :, self._guarded] = rows
@@ -84,7 +84,7 @@ class BufferLayer(DynamicLayer):
         self.allocate(key_states, value_states, key_states.device)
 
     def allocate(self, like_keys: Tensor, like_values: Tensor, device: torch.device) -> None:
-        """Make the buffers on ``device``, with heads, sizes and dtype of [1, kv_heads, any, head_dim] samples."""
+        """Make the buffers on ``device`` with the heads, sizes and dtype of the given [1, kv_heads, any, head_dim]."""
         self.dtype, self.device = like_keys.dtype, device
         self._key_buffer, self._value_buffer = (
             torch.empty((*like.shape[:2], self.capacity, like.shape[3]), dtype=like.dtype, device=device)
@@ -125,7 +125,7 @@ class BufferLayer(DynamicLayer):
             keys.index_copy_(2, rows, key_states)
             values.index_copy_(2, rows, value_states)
             return keys[:, :, : self.visible], values[:, :, : self.visible]
-        if not self._owns_rows():  # beam search or batch operations replaced the views: fall back to concatenation
+        if not self._owns_rows():  # beam search or a batch operation replaced the views: concatenate
             return super().update(key_states, value_states)
         new = self.length + key_states.shape[2]
         self.reserve(new)
@@ -145,7 +145,7 @@ class BufferLayer(DynamicLayer):
         )
 
     def reserve(self, rows: int) -> None:
-        """Have room for so many rows."""
+        """Make room for ``rows`` rows."""
         if rows <= self.capacity:
             return
         old_keys, old_values = self.buffers
@@ -169,7 +169,7 @@ class BufferLayer(DynamicLayer):
 
 
 class InterruptibleCache(Cache):
-    """Asks ``interrupt`` whenever a layer hands it its keys and values, so that a pass can end between two layers."""
+    """Checks ``interrupt`` at every update, so that a forward pass can end between two layers."""
 
     def __init__(self, layers: Sequence[CacheLayerMixin], interrupt: Interrupt = NEVER) -> None:
         super().__init__(layers=list(layers))
@@ -179,8 +179,8 @@ class InterruptibleCache(Cache):
         self, key_states: Tensor, value_states: Tensor, layer_idx: int, *args: object, **kwargs: object
     ) -> tuple[Tensor, Tensor]:
         self.interrupt.check()
-        kept: tuple[Tensor, Tensor] = super().update(key_states, value_states, layer_idx, *args, **kwargs)
-        return kept
+        visible: tuple[Tensor, Tensor] = super().update(key_states, value_states, layer_idx, *args, **kwargs)
+        return visible
 
 
 class MergedCache(InterruptibleCache):
@@ -193,9 +193,9 @@ class MergedCache(InterruptibleCache):
         self._stop_layer: int | None = None
 
     def begin(self, rows: list[Tensor], visible: int, stop_layer: int | None) -> None:
-        """From now on layer ``l`` scatters to ``rows[l]``; attention sees the first ``visible`` rows.
+        """Let layer ``l`` scatter to ``rows[l]``, and let attention see the first ``visible`` rows.
 
-        A forward pass ends with :class:`StopForward` when layer ``stop_layer`` has its keys and values.
+        The next forward pass ends when layer ``stop_layer`` has its keys and values; see :meth:`stop_at`.
         """
         for layer, layer_rows in zip(self.layers, rows, strict=True):
             layer.scatter_rows = layer_rows
@@ -203,11 +203,11 @@ class MergedCache(InterruptibleCache):
         self._stop_layer = stop_layer
 
     def stop_at(self, layer: int) -> None:
-        """The next forward pass ends with :class:`StopForward` when ``layer`` has its keys and values."""
+        """Let the next forward pass end with :class:`StopForward` when ``layer`` has its keys and values."""
         self._stop_layer = layer
 
     def finish(self, length: int) -> None:
-        """Back to appending, behind the first ``length`` rows."""
+        """Let all layers append again, after the first ``length`` rows."""
         self._stop_layer = None
         for layer in self.layers:
             layer.scatter_rows = None
@@ -217,25 +217,25 @@ class MergedCache(InterruptibleCache):
     def update(
         self, key_states: Tensor, value_states: Tensor, layer_idx: int, *args: object, **kwargs: object
     ) -> tuple[Tensor, Tensor]:
-        kept = super().update(key_states, value_states, layer_idx, *args, **kwargs)
+        visible = super().update(key_states, value_states, layer_idx, *args, **kwargs)
         if layer_idx == self._stop_layer:
             raise StopForward
-        return kept
+        return visible
 
     def rows(self, length: int) -> list[tuple[Tensor, Tensor]]:
         """Keys and values of the first ``length`` tokens per layer, as views [1, kv_heads, length, head_dim]."""
-        pairs = []
-        for layer in self.layers if self.layers[0].is_initialized else []:
-            keys, values = layer.buffers
-            pairs.append((keys[:, :, :length], values[:, :, :length]))
-        return pairs
+        if not self.layers[0].is_initialized:
+            return []
+        return [
+            (keys[:, :, :length], values[:, :, :length]) for keys, values in (layer.buffers for layer in self.layers)
+        ]
 
 
 def kv_bytes(rows: list[tuple[Tensor, Tensor]]) -> int:
-    """Bytes that these rows take."""
+    """The size of these rows in bytes."""
     return sum(tensor.numel() * tensor.element_size() for pair in rows for tensor in pair)
 
 
 def to_torch(rows: object, device: torch.device | str = "cpu") -> Tensor:
-    """Row indices as an int64 tensor on ``device``, whatever torch's default device is."""
+    """Row indices as an int64 tensor on ``device``. Torch's default device does not matter."""
     return torch.as_tensor(rows, dtype=torch.int64, device=device)

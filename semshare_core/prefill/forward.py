@@ -1,10 +1,9 @@
-"""Run a model over chosen rows of a prompt, narrower from layer to layer where asked.
+"""Run a model over chosen rows of a prompt. Deeper layers may compute fewer rows.
 
-The model's own code does the work: it gets the chosen token ids with their true positions; forward-pre-hooks on the
-decoder layers hand each layer the causal mask of its rows and, where a layer computes fewer rows than the one before,
-narrow hidden states and position embeddings. Rows run in chunks, each through all layers before the next, so that the
-largest mask is ``chunk_rows x visible`` whatever the prompt's length, and a chunk sees only the keys up to its last
-row.
+The model's own code computes. It gets the chosen token ids with their true positions. Forward-pre-hooks on the decoder
+layers give each layer the causal mask of its rows. If a layer computes fewer rows than the previous one, its hook drops
+the other hidden states and position embeddings. Rows run in chunks, each through all layers before the next. So the
+largest mask is ``chunk_rows x visible``, and a chunk sees only the keys up to its last row.
 """
 
 from __future__ import annotations
@@ -41,10 +40,10 @@ class RowForward:
         """Compute ``rows[l]`` at layer ``l``, up to the keys and values of ``last_layer`` (default: the last).
 
         Args:
-            cache: reused rows already laid in; computed rows are written over them.
+            cache: has the reused rows. Computed rows overwrite them.
             ids: int64 [n], the whole prompt.
-            rows: ascending positions per layer; each layer's are a subset of the layer's before.
-            last_layer: the pass stops there; what follows (the rest of that layer) nobody reads.
+            rows: ascending positions per layer, each a subset of the previous layer's.
+            last_layer: the pass stops once this layer has its keys and values.
         """
         last_layer = len(rows) - 1 if last_layer is None else last_layer
         for chunk in rows[0].split(self.chunk_rows):
@@ -57,7 +56,7 @@ class RowForward:
 
     @torch.no_grad()
     def run_whole(self, cache: MergedCache, ids: Tensor) -> None:
-        """Compute the rows of ``ids`` [n] behind nothing, in one pass and as the model does it by itself."""
+        """Compute all rows of ``ids`` [n] in one pass of the model, without hooks."""
         cache.stop_at(len(self.spec.layers) - 1)
         with suppress(StopForward):
             self._backbone(input_ids=ids[None], **with_cache(self._backbone, cache), use_cache=True)
@@ -66,14 +65,14 @@ class RowForward:
         extra = with_cache(self._backbone, cache)
         if self.spec.takes_position_ids:
             extra["position_ids"] = positions[None]
-        # a 4-D mask keeps the model from building one of its own; the hooks replace it
+        # with a 4-D mask the model does not build its own; the hooks replace it
         placeholder = torch.zeros((1, 1, 1, 1), dtype=torch.bool, device=ids.device)
         with suppress(StopForward):
             self._backbone(input_ids=ids[None], attention_mask=placeholder, use_cache=True, **extra)
 
     @contextmanager
     def _hooks(self, parts: list[Tensor], visible: int) -> Iterator[None]:
-        """Hooks for one chunk; removed whatever happens."""
+        """Put the hooks for one chunk on the layers, and remove them afterwards."""
         masks: dict[tuple[int, int | None], Tensor] = {}
         handles = []
 
@@ -109,12 +108,12 @@ class RowForward:
 
 
 def _places(rows: Tensor, within: Tensor) -> Tensor:
-    """Indices of ``rows`` in the ascending ``within`` that contains them."""
+    """The indices of ``rows`` in ``within``. Both are ascending."""
     return torch.searchsorted(within, rows)
 
 
 def _narrow_positions(kwargs: dict[str, Any], keep: Tensor) -> None:
-    """Narrow what the model hands every layer for all rows of the chunk: position ids and embeddings."""
+    """Keep the position ids and embeddings of the rows ``keep``. The model hands over those of the whole chunk."""
     embeddings = kwargs.get("position_embeddings")
     if isinstance(embeddings, tuple):
         kwargs["position_embeddings"] = tuple(part[:, keep.to(part.device)] for part in embeddings)

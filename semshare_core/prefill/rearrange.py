@@ -1,7 +1,7 @@
-"""The rearranged reference cache (arXiv 2509.24832): lay reused rows at the positions where the target wants them.
+"""The rearranged reference cache (arXiv 2509.24832): lay reused rows at their positions in the target.
 
-Rows come from several references at once, layer by layer and straight into the cache. Rows that do not lie on the
-layer's device (host memory, disk) are fetched while the layers before it run.
+Rows come from several references and go straight into the cache, layer by layer. Rows in host memory or on disk are
+fetched while the earlier layers run.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ Pair = tuple[Tensor, Tensor]
 
 
 class Rows(Protocol):
-    """Keys and values of consecutive tokens, in memory or not."""
+    """Keys and values of consecutive tokens, in memory or on disk."""
 
     @property
     def in_memory(self) -> bool: ...
@@ -35,15 +35,15 @@ class Rows(Protocol):
         ...
 
     def like(self, index: int) -> Pair:
-        """Tensors with the layer's dtype, heads and sizes, got without reading rows."""
+        """Tensors with the layer's dtype, heads and sizes. Reads no rows."""
         ...
 
     def opened(self) -> Rows:
-        """The same rows, to be held by whoever reads several layers: a file is open as long."""
+        """The same rows for several reads. Their file stays open while the result lives."""
         ...
 
 
-class Piece(Protocol):
+class RowSpan(Protocol):
     """Consecutive rows of a pooled prompt, from its token ``start`` on."""
 
     @property
@@ -57,13 +57,13 @@ class Piece(Protocol):
 
 
 class ReferenceRows(Protocol):
-    """What rearranging needs to know of a pooled prompt: its rows, in pieces that follow each other."""
+    """The rows of a pooled prompt, in consecutive spans."""
 
     @property
     def id(self) -> str: ...
 
     @property
-    def pieces(self) -> Sequence[Piece]: ...
+    def spans(self) -> Sequence[RowSpan]: ...
 
 
 def lay_rows(
@@ -71,17 +71,17 @@ def lay_rows(
     spec: ModelSpec,
     plan: ReusePlan,
     references: Sequence[ReferenceRows],
-    wanted: NDArray[np.bool_],
+    tokens: NDArray[np.bool_],
     *,
     zero_new: bool = False,
 ) -> None:
-    """Have the cache's rows filled where ``wanted`` [n] holds and the plan serves the token.
+    """Arrange that each layer of the cache gets the rows of ``tokens`` (bool [n]) that the plan serves.
 
-    Each layer is filled when it is first looked at. Keys are turned to their new positions in float32; where the
-    position does not change they stay bit for bit. ``zero_new`` writes zeros for tokens that nothing serves (whoever
-    reads them before they are computed must not read noise).
+    A layer is filled when somebody first reads it. Keys are rotated to their new positions in float32. A key whose
+    position does not change keeps its bits. ``zero_new`` writes zeros for new tokens, so that nobody reads
+    uninitialised memory before they are computed.
     """
-    moves = _moves(plan, references, wanted)
+    moves = _moves(plan, references, tokens)
     if not moves:
         return
     zeros = (plan.source == Source.NEW) & zero_new
@@ -91,49 +91,49 @@ def lay_rows(
         layer.fill_later(partial(filling.fill, index))
 
 
-def _moves(plan: ReusePlan, references: Sequence[ReferenceRows], wanted: NDArray[np.bool_]) -> list[_Move]:
-    """One move for each piece of a reference that serves a wanted token."""
+def _moves(plan: ReusePlan, references: Sequence[ReferenceRows], tokens: NDArray[np.bool_]) -> list[_Move]:
+    """One move for each span of a reference that serves some of ``tokens``."""
     by_id = {reference.id: reference for reference in references}
     moves = []
     for number, name in enumerate(plan.reference_ids):
-        target = np.flatnonzero(wanted & (plan.reference == number))
+        target = np.flatnonzero(tokens & (plan.reference == number))
         position = plan.position[target]
-        for piece in by_id[name].pieces if len(target) else ():
-            here = (position >= piece.start) & (position < piece.start + piece.length)
-            if here.any():
-                moves.append(_Move(piece.rows.opened(), target[here], position[here], piece.start))
+        for span in by_id[name].spans if len(target) else ():
+            inside = (position >= span.start) & (position < span.start + span.length)
+            if inside.any():
+                moves.append(_Move(span.rows.opened(), target[inside], position[inside], span.start))
     return moves
 
 
 class _Filling:
-    """Fills layers from moves; far rows come through a feed."""
+    """Fills layers by moves. A feed fetches far rows, which do not lie on the layer's device."""
 
     def __init__(self, moves: Sequence[_Move], spec: ModelSpec, n_layers: int, zeros: Tensor) -> None:
         self._moves = moves
-        self._anatomy = spec
+        self._spec = spec
         self._zeros = zeros
         far = any(move.far(index, spec.devices[index]) for move in moves for index in range(n_layers))
-        # of the moves alone: a feed that knew this object would be a cycle, and keep the rows till it is collected
+        # the feed gets only the moves: a reference to this object would be a cycle and keep the rows in memory
         self._feed = LayerFeed(partial(_fetched, moves, spec.devices), n_layers) if far else None
 
     @torch.no_grad()
     def fill(self, index: int, buffers: Pair) -> None:
         fetched = self._feed.take(index) if self._feed else [None] * len(self._moves)
         for move, pair in zip(self._moves, fetched, strict=True):
-            move.lay(buffers, index, pair, self._anatomy.rotations[index])
+            move.lay(buffers, index, pair, self._spec.rotations[index])
         if self._zeros.numel():
             for buffer in buffers:
                 buffer.index_fill_(2, self._zeros.to(buffer.device), 0)
 
 
 def _fetched(moves: Sequence[_Move], devices: Sequence[torch.device], index: int) -> list[Pair | None]:
-    """The rows of the layer that must be fetched, for each move."""
+    """The layer's far rows for each move; None if they are not far."""
     device = devices[index]
     return [move.fetch(index, device) if move.far(index, device) else None for move in moves]
 
 
 class _Move:
-    """The rows that one piece serves, with the turns that all layers share."""
+    """The rows that one span serves. All layers share their rotation angles."""
 
     def __init__(self, rows: Rows, target: NDArray[np.int64], position: NDArray[np.int64], start: int) -> None:
         self.rows = rows
@@ -146,19 +146,19 @@ class _Move:
         self._angles: dict[tuple[int, torch.device], tuple[Tensor, Tensor] | None] = {}
 
     def far(self, index: int, device: torch.device) -> bool:
-        """True if the layer's rows must be fetched before they can be laid on ``device``."""
+        """Whether the layer's rows do not lie on ``device``."""
         return not self.rows.in_memory or self.rows.like(index)[0].device != device
 
     def fetch(self, index: int, device: torch.device) -> Pair:
-        """The wanted rows alone [1, kv_heads, m, head_dim], on ``device``."""
+        """The served rows [1, kv_heads, m, head_dim], on ``device``."""
         keys, values = (carry(self._picked(rows), device) for rows in self.rows.layer(index))
         return keys, values
 
     def lay(self, buffers: Pair, index: int, fetched: Pair | None, rotation: Rotation) -> None:
-        """Write the layer's rows into ``buffers`` and turn the keys; ``fetched`` holds the rows if they were far."""
+        """Write the layer's rows into ``buffers`` and rotate the keys. ``fetched``: the rows, if they were far."""
         pair = fetched or self.rows.layer(index)
-        for buffer, rows, turns in zip(buffers, pair, (self._shift is not None, False), strict=True):
-            if self._stretch is not None:  # straight to where they belong
+        for buffer, rows, rotates in zip(buffers, pair, (self._shift is not None, False), strict=True):
+            if self._stretch is not None:  # without a copy in between
                 laid = buffer[:, :, self._stretch]
                 if fetched:
                     laid.copy_(rows)
@@ -166,11 +166,11 @@ class _Move:
                     laid.copy_(rows[:, :, self._source])
                 else:
                     torch.index_select(rows, 2, self._index("local", self._local, rows.device), out=laid)
-                if turns:
+                if rotates:
                     rotation.turn_(laid, self._angles_of(rotation, laid.device))
                 continue
             picked = rows if fetched else self._picked(rows)
-            if turns:
+            if rotates:
                 rotation.turn_(picked, self._angles_of(rotation, picked.device))
             buffer.index_copy_(2, self._index("target", self._target, buffer.device), picked)
 
@@ -178,14 +178,14 @@ class _Move:
         return rows.index_select(2, self._index("local", self._local, rows.device))
 
     def _index(self, name: str, positions: Tensor, device: torch.device) -> Tensor:
-        """Positions, brought to each device once."""
+        """``positions`` on ``device``, copied there once."""
         key = (name, device)
         if key not in self._on_device:
             self._on_device[key] = positions.to(device)
         return self._on_device[key]
 
     def _angles_of(self, rotation: Rotation, device: torch.device) -> tuple[Tensor, Tensor] | None:
-        """Angles are shared by all layers with the same frequencies."""
+        """The rotation angles, which all layers with the same frequencies share."""
         assert self._shift is not None
         key = (id(rotation.frequencies), device)
         if key not in self._angles:
@@ -194,7 +194,6 @@ class _Move:
 
 
 def _slice(positions: NDArray[np.int64]) -> slice | None:
-    """Ascending ``positions`` as a slice, if they follow each other without a gap."""
-    first, end = int(positions[0]), int(positions[-1]) + 1
-    steady = len(positions) == end - first and bool((np.diff(positions) == 1).all())
-    return slice(first, end) if steady else None
+    """``positions`` as a slice; None if they are not consecutive."""
+    consecutive = bool((np.diff(positions) == 1).all())
+    return slice(int(positions[0]), int(positions[-1]) + 1) if consecutive else None

@@ -1,4 +1,4 @@
-"""Selective prefill: lay the reused rows, measure where needed, choose, recompute."""
+"""Selective prefill: lay the reused rows, measure if needed, choose tokens, and recompute them."""
 
 from __future__ import annotations
 
@@ -21,25 +21,25 @@ from semshare_core.model.attention.bit_blocks import block_of, passes
 from semshare_core.model.attention.grouped import grouped_attention
 from semshare_core.model.cache_argument import with_cache
 from semshare_core.model.spec import ModelSpec, decoder_layers, measure_spec
-from semshare_core.prefill.attention_probe import hot_tokens, tail_attention, tail_influence
+from semshare_core.prefill.attention_probe import hot_tokens, influence, mean_attention, watch_tail
 from semshare_core.prefill.cache import MergedCache, to_torch
 from semshare_core.prefill.forward import RowForward
 from semshare_core.prefill.rearrange import ReferenceRows, lay_rows
 from semshare_core.prefill.trial import try_out
 from semshare_core.process.interrupt import NEVER, Interrupt
 from semshare_core.select import Evidence, Selection
+from semshare_core.select.base import HOT_MASS
 
-_PROBE_LAYER = 1  # keys of layer 0 know only their own token; those of layer 1 know the context
-_HOT_MASS = 0.55
+_PROBE_LAYER = 1  # the keys of layer 0 depend only on their own token; those of layer 1 depend on the context
 
 
 @dataclass(frozen=True)
 class Prefilled:
-    """A cache with the rows of all prompt tokens but the last ``pending``, which the first decoding step computes.
+    """A filled cache. It lacks the last ``pending`` prompt tokens, which the first decoding step computes.
 
     Attributes:
-        layer_rows: rows computed or pending, summed over the layers, the last token's left out.
-        recomputed: bool [n], tokens computed in the deepest layer (the last prompt token counts as computed).
+        layer_rows: computed and pending rows, summed over the layers, without the last token's.
+        recomputed: bool [n], the tokens that the deepest layer computes. The last prompt token counts as computed.
     """
 
     cache: MergedCache
@@ -49,7 +49,7 @@ class Prefilled:
 
 
 class SelectivePrefill:
-    """Fills caches for one model. Not thread-safe: hooks sit on the model while it runs."""
+    """Fills caches for one model. Not thread-safe, because it puts hooks on the model while the model runs."""
 
     def __init__(self, model: PreTrainedModel, spec: ModelSpec) -> None:
         self.model = model
@@ -61,21 +61,21 @@ class SelectivePrefill:
 
     @property
     def layers(self) -> Layers:
-        """What a budget must know of the model."""
+        """The model's layers."""
         return Layers(self.n_layers, self.spec.observable)
 
     def follow(self, structure: tuple[Any, ...]) -> None:
-        """Look at the model anew if its layers are others, or what their positions and masks come from is.
+        """Examine the model again if its layers, or the modules that make its positions and masks, have changed.
 
         Args:
             structure: :attr:`semshare_core.model.weights.Weights.structure`.
 
         Raises:
-            UnsupportedModelError: what became of the model cannot be served.
+            UnsupportedModelError: the changed model cannot be served.
         """
         layers = decoder_layers(self.model)
-        known = self._structure in ((), structure)
-        if not known or list(map(id, layers)) != list(map(id, self.spec.layers)):
+        unchanged = self._structure in ((), structure)
+        if not unchanged or list(map(id, layers)) != list(map(id, self.spec.layers)):
             self.spec = try_out(self.model, measure_spec(self.model))
             self.n_layers = len(layers)
             self._forward = RowForward(self.model, self.spec)
@@ -91,10 +91,10 @@ class SelectivePrefill:
         complete: bool = False,
         interrupt: Interrupt = NEVER,
     ) -> Prefilled:
-        """Lay the prefix and compute the rest: equal to a full prefill. ``plan`` may serve nothing.
+        """Lay the prefix and compute the suffix. The result equals a full prefill.
 
-        What one pass can hold is left to the first decoding step, so that the weights are read once for all of it;
-        ``complete`` leaves it the last token only. ``interrupt`` may end the call between two layers.
+        The last pass is left to the first decoding step, so that the weights are read only once for both. With
+        ``complete`` only the last token is left. ``interrupt`` can end the call between two layers.
         """
         n = len(ids)
         prefix = plan.source == Source.PREFIX
@@ -102,7 +102,7 @@ class SelectivePrefill:
         cache = MergedCache(self.n_layers, capacity, interrupt)
         lay_rows(cache, self.spec, plan, references, prefix)
         limit = self.spec.static_until
-        # beyond the limit the frequencies depend on the prompt's length
+        # beyond the limit the rotary frequencies depend on the prompt's length
         one_pass = (limit is not None and n > limit) or self.stands_alone(plan)
         if one_pass and complete:
             self._forward.run_whole(cache, ids)
@@ -119,12 +119,12 @@ class SelectivePrefill:
         return Prefilled(cache, (n - 1 - start) * self.n_layers, ~prefix, pending)
 
     def stands_alone(self, plan: ReusePlan) -> bool:
-        """Whether :meth:`prefill_suffix` leaves the prompt to the model's own pass, which needs no mask."""
+        """Whether the model computes the prompt in its own pass, without our masks."""
         return plan.prefix_tokens == 0 and self.spec.causal_without_mask
 
     @torch.no_grad()
     def last_logits(self, cache: Cache, ids: Tensor, pending: int) -> Tensor:
-        """Logits [vocabulary] behind ``ids`` [n], whose last ``pending`` rows are computed into ``cache``."""
+        """The next token's logits [vocabulary]. Computes the last ``pending`` rows of ``ids`` [n] into ``cache``."""
         n = len(ids)
         extra = with_cache(self.model, cache)
         if self.spec.takes_position_ids:
@@ -134,9 +134,9 @@ class SelectivePrefill:
         output = self.model(input_ids=ids[None, n - pending :], use_cache=True, **extra)
         return output.logits[0, -1]
 
-    def recompute_tail(self, cache: MergedCache, ids: Tensor, known: int) -> None:
-        """Other tokens from ``known`` on: compute the rows of ``ids`` [n] there, behind the rows that stay."""
-        rows = torch.arange(known, len(ids), device=ids.device)
+    def recompute_tail(self, cache: MergedCache, ids: Tensor, start: int) -> None:
+        """Replace the rows from ``start`` on by those of ``ids`` [n]. The rows before stay."""
+        rows = torch.arange(start, len(ids), device=ids.device)
         for layer in cache.layers:
             layer.reserve(len(ids))
         if len(rows):
@@ -155,22 +155,22 @@ class SelectivePrefill:
         *,
         interrupt: Interrupt = NEVER,
     ) -> Prefilled:
-        """Reuse what ``plan`` serves and recompute the tokens that matter.
+        """Lay the rows that ``plan`` serves and recompute the tokens that matter.
 
         Args:
-            ids: int64 [n] prompt tokens on the model's device.
-            plan: sources per token; tokens of the prefix are never computed.
+            ids: int64 [n], the prompt on the model's device.
+            plan: each token's source. Tokens of the prefix are never computed.
             references: the prompts that the plan names.
-            recompute: how many rows are computed at each layer, which must be, and what is watched.
-            selection: ranks the rows that the recompute plan leaves open.
-            capacity: rows to reserve in the cache, at least n.
-            interrupt: what may end the call between two layers.
+            recompute: how many rows each layer computes.
+            selection: ranks the tokens.
+            capacity: the number of rows to reserve in the cache, at least n.
+            interrupt: can end the call between two layers.
         """
         n = len(ids)
         cache = MergedCache(self.n_layers, capacity, interrupt)
         laid = plan.served & but_last(n)
         if recompute.observes:
-            # nothing is known of new tokens yet; what memory held must not be read
+            # new tokens have no rows yet, and uninitialised memory must not be read
             lay_rows(cache, self.spec, plan, references, laid, zero_new=True)
         evidence = Evidence(plan)
         if recompute.watched:
@@ -181,7 +181,7 @@ class SelectivePrefill:
         if not recompute.observes:
             laid[sets[-1]] = False
             lay_rows(cache, self.spec, plan, references, laid)
-        if recompute.probe:  # all tokens' first rows are in already; the chosen ones pass through again to go deeper
+        if recompute.probe:  # the cache has all rows of the first layer; only chosen tokens pass through it again
             sets[0] = sets[1]
         if len(sets[0]):
             self._forward.run(cache, ids, [to_torch(layer_set, ids.device) for layer_set in sets])
@@ -191,17 +191,15 @@ class SelectivePrefill:
         return Prefilled(cache, recompute.layer_rows, recomputed)
 
     def _watch(self, cache: MergedCache, ids: Tensor, plan: ReusePlan, watched: int, selection: Selection) -> Evidence:
-        """What the last ``watched`` tokens read when they run over the reused rows, the last one's included."""
-        n = len(ids)
-        hot, influence = None, None
+        """Watch the attention of the last ``watched`` tokens over the reused rows."""
+        reduce = mean_attention if selection.needs_hot else influence
+        layers = watch_tail(self.model, self.spec, cache, ids, len(ids), watched, reduce)
         if selection.needs_hot:
-            hot = hot_tokens(tail_attention(self.model, self.spec, cache, ids, n, watched).mean(axis=0), _HOT_MASS)
-        else:
-            influence = tail_influence(self.model, self.spec, cache, ids, n, watched)
-        return Evidence(plan, hot=hot, influence=influence)
+            return Evidence(plan, hot=hot_tokens(layers.mean(axis=0), HOT_MASS))
+        return Evidence(plan, influence=layers.sum(axis=0))
 
     def _probe(self, cache: MergedCache, ids: Tensor, suffix: NDArray[np.bool_], evidence: Evidence) -> Evidence:
-        """Fresh keys and values of the first two layers for all tokens; how far the reused ones were from them."""
+        """Compute the first two layers for all tokens, and measure how far the reused rows lie from the fresh ones."""
         n_rows = len(ids) - 1
         reused = tuple(buffer[:, :, :n_rows].clone() for buffer in cache.layers[_PROBE_LAYER].buffers)
         rows = to_torch(np.flatnonzero(suffix), ids.device)
@@ -209,6 +207,6 @@ class SelectivePrefill:
         measured = []
         for before, after in zip(reused, cache.layers[_PROBE_LAYER].buffers, strict=True):
             distance = (after[:, :, :n_rows].float() - before.float()).pow(2).sum(dim=(0, 1, 3)).sqrt()
-            distance = torch.nan_to_num(distance, nan=0.0, posinf=0.0)  # rows of new tokens held nothing
+            distance = torch.nan_to_num(distance, nan=0.0, posinf=0.0)  # new tokens had no reused row
             measured.append(np.append(distance.cpu().numpy(), np.float32(0)) * suffix)
         return replace(evidence, key_deviation=measured[0], value_deviation=measured[1])

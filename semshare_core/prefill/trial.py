@@ -1,7 +1,7 @@
-"""A trial run at construction: what a model's code does with chosen rows is seen here, not at the first prompt.
+"""A trial run when the engine is made. It shows whether the model's code can compute chosen rows.
 
-A short prompt's rows are computed in parts, narrower from layer to layer, and compared with those of one plain pass;
-then its last tokens are watched as they read.
+It computes a short prompt in parts, with fewer rows in deeper layers, and compares the rows with those of one plain
+pass. Then it watches the attention of the last tokens.
 """
 
 from __future__ import annotations
@@ -19,24 +19,24 @@ from semshare_core.model.attention.grouped import grouped_attention
 from semshare_core.model.cache_argument import with_cache
 from semshare_core.model.spec import ModelSpec
 from semshare_core.model.support import vocabulary_size
-from semshare_core.prefill.attention_probe import Unobserved, tail_influence
+from semshare_core.prefill.attention_probe import Unobserved, mean_attention, watch_tail
 from semshare_core.prefill.cache import MergedCache
 from semshare_core.prefill.forward import RowForward
 
 _TOKENS, _FIRST_PART, _WATCHED = 12, 7, 3
 _TOLERANCE = {torch.float32: 1e-3, torch.float64: 1e-6}
-_LOW_PRECISION = 0.25  # an expert chosen by a hair may be another one; a wrong mask or position is off by about 1
+_LOW_PRECISION = 0.25  # a narrow choice between two experts may change; a wrong mask or position is off by about 1
 
 
 @torch.no_grad()
 def try_out(model: PreTrainedModel, spec: ModelSpec) -> ModelSpec:
-    """``spec`` with ``observable`` as it was found.
+    """Try the model out. Returns ``spec`` with the measured ``observable``.
 
     Warns:
-        UserWarning: if the model's attention cannot be watched.
+        UserWarning: the model's attention cannot be watched.
 
     Raises:
-        UnsupportedModelError: if rows computed in parts are not those of a plain pass.
+        UnsupportedModelError: rows computed in parts differ from those of a plain pass.
     """
     ids = torch.arange(_TOKENS, device=model.device) % vocabulary_size(model)
     n_layers = len(spec.layers)
@@ -51,7 +51,7 @@ def try_out(model: PreTrainedModel, spec: ModelSpec) -> ModelSpec:
             forward.run(cache, ids, [everything] * n_layers)
             forward.run(cache, ids, [everything, *[deeper] * (n_layers - 1)])
         cache.finish(_TOKENS)
-    except Exception as error:  # the model's own code, which may fail in any way
+    except Exception as error:  # the model's own code may fail in any way
         raise UnsupportedModelError(
             f"{model.config.model_type} cannot be served: computing chosen rows of a prompt failed "
             f"({type(error).__name__}: {error})."
@@ -63,14 +63,15 @@ def try_out(model: PreTrainedModel, spec: ModelSpec) -> ModelSpec:
                     f"{model.config.model_type} cannot be served: rows computed in parts are not those of one pass "
                     f"(layer {layer}), so its layers read more than their rows, mask and positions."
                 )
-    if n_layers == 1:  # the pass ends before its only layer attends
+    if n_layers == 1:  # the pass ends before the only layer computes attention
         return replace(spec, observable=False)
     try:
-        tail_influence(model, spec, cache, ids, _TOKENS, _WATCHED)
+        watch_tail(model, spec, cache, ids, _TOKENS, _WATCHED, mean_attention)
     except Unobserved as error:
         warnings.warn(
             f"{error} Approximate reuse of this model recomputes by the plan alone, which takes more rows for the "
-            "same answers, and retention is refused; attn_implementation='eager' may show the weights.",
+            "same answers, and compressors that watch them are refused; attn_implementation='eager' may show the "
+            "weights.",
             stacklevel=4,
         )
         return replace(spec, observable=False)

@@ -12,6 +12,7 @@ from transformers.cache_utils import Cache
 
 from semshare_core.budget.levels import MEASURED_TOKENS
 from semshare_core.compress.live import RetainedLayer
+from semshare_core.compress.live.compressed import CompressedCache
 from semshare_core.model.autocast import Autocast
 from semshare_core.quality.divergence import Divergence, PassContext, divergence
 
@@ -38,21 +39,20 @@ class Replay:
 
     @classmethod
     def of(cls, ids: Tensor, answer: Sequence[int], cache: Cache, room: int, weights: str) -> Replay:
-        """Copy a call, in the call's thread. Decoding may have appended to ``cache``.
+        """Keep a call, in the call's thread.
 
         Args:
+            cache: what decoding began with. It is copied, for decoding may have appended to it; a compressed one, to
+                which nothing was appended, becomes the replay's own.
             room: the number of tokens that fit after the prompt, at least 1.
             weights: the identity of the weights that computed the rows.
         """
-        layers = []
-        for layer in cache.layers:
-            assert isinstance(layer.keys, Tensor)
-            assert isinstance(layer.values, Tensor)
-            rows = layer.keys.shape[2] - (layer.get_seq_length() - (len(ids) - 1))  # those of the answer stand behind
-            dropped = len(ids) - 1 - rows
-            layers.append(RetainedLayer(layer.keys[:, :, :rows].clone(), layer.values[:, :, :rows].clone(), dropped))
+        if not isinstance(cache, CompressedCache):
+            n_rows = len(ids) - 1
+            pairs = [(layer.keys[:, :, :n_rows], layer.values[:, :, :n_rows]) for layer in cache.layers]
+            cache = Cache(layers=[RetainedLayer(keys.clone(), values.clone(), dropped=0) for keys, values in pairs])
         answer_ids = torch.tensor(answer[:MEASURED_TOKENS], device=ids.device) if answer else None
-        return cls(ids, answer_ids, Cache(layers=layers), min(MEASURED_TOKENS, room), weights, Autocast.here())
+        return cls(ids, answer_ids, cache, min(MEASURED_TOKENS, room), weights, Autocast.here())
 
     def measure(self, model: PreTrainedModel, pass_context: PassContext) -> Divergence:
         """The divergence along the answer. Without an answer: along the full prefill's greedy continuation."""
@@ -62,6 +62,6 @@ class Replay:
             self.cache,
             answer=self.answer,
             tokens=self.tokens,
-            stepwise=any(layer.dropped for layer in self.cache.layers),
+            stepwise=isinstance(self.cache, CompressedCache),
             pass_context=pass_context,
         )

@@ -63,7 +63,7 @@ class ReuseReport(BaseModel):
         id: names the call, in every copy of the report.
         arrived_at: when the prompt arrived, in seconds of Unix time.
         outcome: ``miss``: nothing worth reusing in the pool · ``prefix``: nothing but the rows of a common prefix, as
-            they are (lossless if ``depth`` is 0 and no retention drops rows) · ``semantic``: approximate reuse ·
+            they are (lossless if ``depth`` is 0 and no compressor drops rows) · ``semantic``: approximate reuse ·
             ``bypass``: reuse was switched off, or would not have paid or been good enough.
         reason: why, in words; ``docs/why.md`` explains each :class:`semshare_core.report.reasons.Reason`.
         level: the requested level, or ``custom`` for a policy with its own ratio.
@@ -73,13 +73,13 @@ class ReuseReport(BaseModel):
         queue_ms: how long the request waited for the model, which serves one at a time.
         recomputed_tokens: tokens whose final rows were computed, the last prompt token included.
         recompute_ratio: rows computed / (prompt tokens x layers), the first layer included.
-        kv_bytes: keys and values kept for decoding when it begins; ``kv_bytes_full``: without retention.
+        kv_bytes: keys and values kept for decoding when it begins; ``kv_bytes_full``: uncompressed.
         calibration: the calibration that chose how much is recomputed; ``default``: a fixed share, because the model
             has no calibration, or one for another method than the policy's; None: no level had to choose.
         expected_kl: the KL to the full prefill that it forecast, in nats: the median, so half of such requests lie
             beyond it. None: there was no forecast.
-        depth: approximate reuses behind the rows of this request. 0: they are a full prefill's (retention may drop
-            some); 1: some were computed from rows of a reference.
+        depth: approximate reuses behind the rows of this request. 0: they are a full prefill's (a compressor may
+            drop some); 1: some were computed from rows of a reference.
         stored: the prompt's rows were kept in the pool, for later calls.
         token_sources: per prompt token 0 new, 1 fuzzy, 2 moved, 3 prefix. What messages carry (:meth:`brief`) has
             ``token_runs`` instead.

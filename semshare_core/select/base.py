@@ -13,6 +13,9 @@ from semshare_core.match.plan import ReusePlan, Source
 
 Priority = NDArray[np.float64]
 
+HOT_MASS = 0.55
+"""The hot tokens are the fewest that have this share of the question's attention (SemShareKV)."""
+
 
 @dataclass(frozen=True)
 class Evidence:

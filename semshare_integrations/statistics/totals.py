@@ -20,7 +20,7 @@ class ReuseTotals:
         outcomes: calls by outcome, those that occurred.
         mean_recompute_ratio: the mean over calls; None if there were none.
         ttft_ms: from each prompt's arrival to its first token, in all.
-        kv_bytes: keys and values that decoding began with, in all; ``kv_bytes_full``: without retention.
+        kv_bytes: keys and values that decoding began with, in all; ``kv_bytes_full``: uncompressed.
         prefill_seconds_saved_estimate: against full prefills of the same lengths, whose cost is fitted to those of the
             run (:class:`PrefillCost`); None if the run had none to fit to.
         canary_checked: calls that the canary has measured by now; ``canary_broken``: of these, those that broke their

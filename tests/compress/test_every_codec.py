@@ -12,7 +12,8 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from semshare_core import PoolConfig
-from semshare_core.compress.codecs import Codec, Pair
+from semshare_core.compress.codecs import Codec, NoCodec, Pair
+from semshare_core.errors import ConfigError
 from semshare_core.slots import CODECS
 
 every_codec = pytest.mark.parametrize("codec", CODECS.names())
@@ -104,6 +105,13 @@ def test_near_a_base_it_is_no_worse(codec: str) -> None:
 
 
 @every_codec
-def test_a_pool_may_name_it_and_records_have_its_version(codec: str) -> None:
-    assert PoolConfig(codec=codec).codec == codec
+def test_records_can_tell_its_version(codec: str) -> None:
     assert made(codec).version >= 1
+    assert made(codec).lossless in (True, False)
+
+
+def test_the_pool_refuses_what_it_cannot_write_yet(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert PoolConfig(codec="none").codec == "none"
+    monkeypatch.setitem(CODECS._members, "halves", NoCodec)
+    with pytest.raises(ConfigError, match="codec='halves': the pool keeps rows as they are so far"):
+        PoolConfig(codec="halves")

@@ -18,6 +18,8 @@ from semshare_core.compress.live import LiveCompressor
 from semshare_core.compress.live.compressed import compressed, held_bytes
 from semshare_core.errors import UnsupportedModelError
 from semshare_core.match.plan import ReusePlan
+from semshare_core.model.cache_argument import with_cache
+from semshare_core.quality.divergence import divergence
 from semshare_core.slots import LIVE_COMPRESSORS
 from tiny_models import SLIDING, tiny_model, tiny_tokenizer
 from tiny_reuse import PARAGRAPHS, full_logits, random_ids, shared_prefill
@@ -48,7 +50,7 @@ def test_with_nothing_to_lose_nothing_changes(name: str, model: str) -> None:
     steps = [result.logits]
     with torch.no_grad():
         for token in answer.token_ids:
-            made = engine.model(torch.tensor([[token]]), past_key_values=result.cache, use_cache=True)
+            made = engine.model(torch.tensor([[token]]), **with_cache(engine.model, result.cache), use_cache=True)
             steps.append(made.logits[0, -1])
     torch.testing.assert_close(torch.stack(steps), full_logits(engine.model, ids, 13), atol=1e-4, rtol=0)
 
@@ -62,6 +64,10 @@ def test_the_whole_cache_stays_as_it_is(name: str) -> None:
     one, other = (compressed(LIVE_COMPRESSORS.get(name)(), prefill.model, prefill.spec, ids, whole) for _ in range(2))
     for pair, same in zip(whole.rows(n - 1), before, strict=True):
         assert all(torch.equal(a, b) for a, b in zip(pair, same, strict=True))
+    whole_rows = {buffer.untyped_storage().data_ptr() for layer in whole.layers for buffer in layer.buffers}
+    for layer in one.layers:
+        held = [value for value in vars(layer).values() if isinstance(value, torch.Tensor)]
+        assert not whole_rows & {each.untyped_storage().data_ptr() for each in held}, "what is dropped leaves memory"
     assert held_bytes(one) == held_bytes(other) == one.prompt_bytes
     for layer, same in zip(one.layers, other.layers, strict=True):
         assert torch.equal(layer.keys, same.keys), "the same again"
@@ -92,7 +98,7 @@ def test_decoding_goes_on_for_long_and_any_loop_may_do_it(name: str) -> None:
     with torch.no_grad():
         for _ in answer.token_ids:
             said.append(token)
-            made = engine.model(torch.tensor([[token]]), past_key_values=result.cache, use_cache=True)
+            made = engine.model(torch.tensor([[token]]), **with_cache(engine.model, result.cache), use_cache=True)
             token = int(made.logits[0, -1].argmax())
     assert said == answer.token_ids
 
@@ -133,6 +139,21 @@ def test_lossless_levels_lose_nothing(name: str, level: str) -> None:
     answer = engine.generate(TEXT, max_new_tokens=12, reuse=level)
     assert answer.report.kv_bytes == answer.report.kv_bytes_full
     assert answer.token_ids == greedy(engine, TEXT, 12)
+
+
+@every_compressor
+@pytest.mark.usefixtures("bounds_kept")
+def test_the_canary_measures_what_decoding_began_with(name: str) -> None:
+    """However far decoding has gone on since, and whatever it has done to the cache."""
+    engine = engine_of(compress=name)
+    policy = engine.policy.model_copy(update={"canary": 1.0})
+    answer = engine.generate(TEXT, max_new_tokens=120, reuse=policy, store=False, eos_token_id=[])
+    assert engine.canary.wait()
+    assert answer.report.canary is not None
+    result = engine.prefill(TEXT, store=False)
+    ids, said = torch.tensor(engine.token_ids(TEXT)), torch.tensor(answer.token_ids)
+    expected = divergence(engine.model, ids, result.cache, result.logits, answer=said, stepwise=True)
+    assert answer.report.canary.kl == pytest.approx(float(expected.kl.mean()), rel=1e-3)
 
 
 @every_compressor

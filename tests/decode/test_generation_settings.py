@@ -13,7 +13,7 @@ import transformers
 from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList, PreTrainedModel
 
 from pooled import rows_of
-from semshare_core import SemShareEngine
+from semshare_core import SamplingParams, SemShareEngine
 from semshare_core.decode.settings import SETTINGS
 from semshare_core.decode.stop_strings import AnswerText
 from semshare_core.errors import ConfigError, GenerationWarning
@@ -368,3 +368,16 @@ def test_an_answer_that_ends_for_want_of_time_was_cut_off() -> None:
     model.generation_config.max_time = 1e-9
     answer = SemShareEngine(model, tiny_tokenizer()).generate(IDS)
     assert (len(answer.token_ids), answer.finish_reason) == (1, "length")
+
+
+def test_sampling_params_are_taken_whole_or_field_by_field() -> None:
+    engine = tiny_engine()
+    params = SamplingParams(max_new_tokens=5, temperature=0.8, seed=7, top_k=40)
+    prompt = "Once upon a time"
+    whole = engine.generate(prompt, params, store=False)
+    named = engine.generate(prompt, max_new_tokens=5, temperature=0.8, seed=7, top_k=40, store=False)
+    assert whole.token_ids == named.token_ids
+    assert engine.generate(prompt, params, max_new_tokens=2, store=False).token_ids == whole.token_ids[:2]
+    assert [*engine.stream(prompt, params, store=False)][-1].token_ids == whole.token_ids
+    with pytest.raises(ConfigError, match="SamplingParams"):
+        engine.generate(prompt, 64)  # type: ignore[arg-type]

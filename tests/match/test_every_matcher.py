@@ -44,7 +44,8 @@ def question(seed: int) -> tuple[Tokens, Positions, list[Candidate]]:
     served[int(rng.integers(0, len(target)))] = False
     candidates = []
     for number in range(int(rng.integers(1, 4))):
-        tokens = rng.permutation(target) if number == 0 else rng.integers(0, VOCABULARY, int(rng.integers(1, 60)))
+        tokens = rng.permutation(target) if number == 0 else rng.integers(0, VOCABULARY, len(target))
+        tokens = tokens[: int(rng.integers(1, len(tokens) + 1))]  # often a shorter text than the target
         mine = served & (rng.random(len(target)) < 0.5)
         served &= ~mine  # one candidate serves a token, or none
         anchors = np.where(mine, rng.integers(0, len(tokens), len(target)), -1)

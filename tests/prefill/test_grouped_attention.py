@@ -10,7 +10,7 @@ from transformers import DynamicCache, PreTrainedModel
 from semshare_core.model.attention.grouped import grouped_attention, uses_sdpa
 from semshare_core.model.cache_argument import with_cache
 from semshare_core.model.spec import measure_spec
-from semshare_core.prefill.attention_probe import tail_attention
+from semshare_core.prefill.attention_probe import mean_attention, watch_tail
 from semshare_core.prefill.cache import MergedCache
 from tiny_models import HEADS, KV_HEADS, LAYERS, tiny_model
 from tiny_reuse import random_ids, reference_of
@@ -95,7 +95,7 @@ def test_the_weights_shown_are_those_of_eager_attention(name: str, grouped: bool
             layer.allocate(keys, values, keys.device)
             for buffer, rows in zip(layer.buffers, (keys, values), strict=True):
                 buffer.copy_(rows)
-        return tail_attention(model, measure_spec(model), cache, torch.as_tensor(ids), N, TAIL)
+        return watch_tail(model, measure_spec(model), cache, torch.as_tensor(ids), N, TAIL, mean_attention)
 
     if grouped:
         with grouped_attention(model):

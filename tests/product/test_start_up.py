@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import json
+import resource
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
 import semshare_core
 from semshare_core import errors
+from semshare_core.pool.disk import PoolFolder
+from stored_entries import MODEL, keep
 
 HEAVY = ("torch", "transformers", "faiss", "scipy", "numpy")
 
@@ -73,3 +77,19 @@ def test_help_and_version_import_nothing_heavy(option: str) -> None:
     loaded, printed = command(option)
     assert loaded == []
     assert "semshare" in printed.lower()
+
+
+def test_pool_ls_needs_no_torch(tmp_path: Path) -> None:
+    with PoolFolder(tmp_path, MODEL) as folder:
+        keep(folder, "one", (("a", 3),), "alice")
+    loaded, printed = command("pool", "ls", str(tmp_path))
+    assert not {"torch", "transformers", "faiss", "scipy"} & set(loaded)
+    assert "alice" in printed
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["--version"], ["pool", "--help"]])
+def test_they_take_little_processor_time(arguments: list[str]) -> None:
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    command(*arguments)
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    assert after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime < 1  # 0.2 to 0.4 s; torch alone takes 4

@@ -223,7 +223,7 @@ def half_read_stream(folder: str) -> None:
     next(stream)
 
     def child() -> None:
-        with pytest.raises(ProcessError, match="ask anew"):
+        with pytest.raises(ProcessError, match="start a new stream"):
             next(stream)
         answers(engine, wanted)
 

@@ -11,9 +11,11 @@ from numpy.typing import NDArray
 from pydantic import Field
 from transformers.cache_utils import Cache
 
+from semshare_core.baselines.semsharekv.selection import PaperSelection
 from semshare_core.compress.live import LiveCompressor, LiveEvidence, RetainedLayer
 from semshare_core.prefill.attention_probe import hot_tokens
 from semshare_core.prefill.cache import to_torch
+from semshare_core.select.base import HOT_MASS
 from semshare_core.slots import LIVE_COMPRESSORS
 
 
@@ -39,9 +41,9 @@ class Retention(LiveCompressor):
     first: float = Field(default=0.9, gt=0, le=1)
     decay: float = Field(default=0.96, gt=0, le=1)
     floor: float = Field(default=0.2, gt=0, le=1)
-    hot_mass: float = Field(default=0.55, gt=0, le=1)
-    hot_weight: float = Field(default=0.5, gt=0)
-    cold_weight: float = Field(default=0.1, gt=0)
+    hot_mass: float = Field(default=HOT_MASS, gt=0, le=1)
+    hot_weight: float = Field(default=PaperSelection.hot_weight, gt=0)
+    cold_weight: float = Field(default=PaperSelection.cold_weight, gt=0)
     window: int = Field(default=16, ge=1)
 
     @classmethod

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar, TypeAlias
 
-from torch import Tensor
+if TYPE_CHECKING:  # settings check a codec's name, and do without torch
+    from torch import Tensor
 
-Pair = tuple[Tensor, Tensor]
+Pair: TypeAlias = "tuple[Tensor, Tensor]"
 """Keys (rotated to their positions) and values of one layer, [1, kv_heads, n, head_dim] each."""
 
-Blobs = dict[str, Tensor]
+Blobs: TypeAlias = "dict[str, Tensor]"
 """Tensors by name, as a file of the safetensors format can hold them."""
 
 

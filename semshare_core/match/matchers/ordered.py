@@ -1,9 +1,9 @@
 """Order-aware fuzzy matching: text keeps its order, so look where the neighbours of a token were found.
 
-Exact runs are anchors. Between two anchors of one reference the expected position of a token is interpolated, outside
-them it continues the nearest anchor's diagonal. Around that position the reference token with the most similar
-embedding wins, minus a small penalty for distance. Ours; the alignment idea is old (sentence alignment by anchors,
-Kay & Roscheisen 1993) and KVShare (arXiv 2503.16525) aligns by edit distance.
+Identical runs are anchors. Between two anchors of one reference the expected position of a token is interpolated.
+Outside them it continues the nearest anchor's diagonal. Around that position the reference token with the most similar
+embedding wins, minus a small penalty for distance. Ours. The alignment idea is old (sentence alignment by anchors,
+Kay & Roscheisen 1993); KVShare (arXiv 2503.16525) aligns by edit distance.
 """
 
 from __future__ import annotations
@@ -48,14 +48,14 @@ class OrderedMatcher(Matcher):
         best = np.full(len(begins), -np.inf)
         same = np.zeros(len(wanted), bool)
         for number, candidate in enumerate(candidates):
-            asked = np.flatnonzero(near[number][stretch])
-            position, similarity = self.align(target, wanted[asked], candidate.tokens, candidate.anchors)
-            mean = np.bincount(stretch[asked], similarity, len(begins)) / lengths
+            near_places = np.flatnonzero(near[number][stretch])
+            position, similarity = self.align(target, wanted[near_places], candidate.tokens, candidate.anchors)
+            mean = np.bincount(stretch[near_places], similarity, len(begins)) / lengths
             better = near[number] & (mean > best)
             best[better] = mean[better]
-            won = better[stretch[asked]]
-            rows.candidate[asked[won]], rows.position[asked[won]] = number, position[won]
-            same[asked[won]] = target[wanted[asked[won]]] == candidate.tokens[position[won]]
+            won = better[stretch[near_places]]
+            rows.candidate[near_places[won]], rows.position[near_places[won]] = number, position[won]
+            same[near_places[won]] = target[wanted[near_places[won]]] == candidate.tokens[position[won]]
         strange = ~_kindred(same, stretch)
         rows.candidate[strange] = rows.position[strange] = -1
         return rows
@@ -91,13 +91,13 @@ class OrderedMatcher(Matcher):
 
 def expected_positions(anchors: Positions, wanted: Positions, limit: int) -> Positions:
     """Where in a reference of ``limit`` tokens each wanted target position should lie, shape [m]."""
-    held = np.flatnonzero(anchors >= 0)
-    if not held.size:
+    anchored = np.flatnonzero(anchors >= 0)
+    if not anchored.size:
         scale = limit / len(anchors)  # nothing known: assume both texts advance evenly
         return np.clip((wanted * scale).astype(np.int64), 0, limit - 1)
-    right = np.searchsorted(held, wanted)
-    after = held[np.minimum(right, len(held) - 1)]
-    before = held[np.maximum(right - 1, 0)]
+    right = np.searchsorted(anchored, wanted)
+    after = anchored[np.minimum(right, len(anchored) - 1)]
+    before = anchored[np.maximum(right - 1, 0)]
     gap_target = np.maximum(after - before, 1)
     gap_reference = anchors[after] - anchors[before]
     # anchors that cross or jump belong to different passages: continue the nearer one's diagonal instead

@@ -16,8 +16,9 @@ from pathlib import Path
 from typing import TypeVar
 
 from semshare_core.errors import DamagedFileError, NewerFileError, PoolFileError
+from semshare_core.fingerprint import Fingerprint
 from semshare_core.pool.disk.atomic import cannot, damaged, regular_size, sync_folder
-from semshare_core.pool.disk.record import Fingerprint, Record, is_damage, read_all, read_models, write_model
+from semshare_core.pool.disk.record import Record, is_damage, read_all, read_models, write_model
 from semshare_core.process.forking import whole
 
 DATABASE = "pool.db"

@@ -183,7 +183,7 @@ def files_of(pool: Path) -> dict[Path, bytes]:
     return {path: path.read_bytes() for path in pool.rglob("*") if path.is_file() and path.stat().st_size < 2**30}
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(st.sampled_from(KINDS), st.integers(0, 9), damages, st.booleans())
 def test_any_damage(whole: Path, kind: str, number: int, damage: Damage, read_only: bool) -> None:
     check(whole, kind, number, damage, read_only)

@@ -165,8 +165,8 @@ class PoolFolder:
             named = [segment for (segment,) in database.execute(doomed, values)]
             database.execute(f"DELETE FROM entries WHERE {condition}", values)
             table.delete_unused_models(database)
-            still = {segment for (segment,) in database.execute("SELECT segment FROM entry_segments")}
-        gone = [segment for segment in named if segment not in still]
+            still = "SELECT 1 FROM entry_segments WHERE segment = ?"
+            gone = [segment for segment in named if database.execute(still, (segment,)).fetchone() is None]
         for segment in gone:
             remove(self.rows_path(segment))
         return gone

@@ -85,7 +85,7 @@ class PoolDatabase:
         Raises:
             PoolFileError: full disk, read-only folder and the like; nothing is changed.
         """
-        with self.lock, _told(self.path), closing(self._connect(f"{self.path.as_uri()}?mode=rw")) as database:
+        with self.lock, _as_our_errors(self.path), closing(self._connect(f"{self.path.as_uri()}?mode=rw")) as database:
             for setting in ("journal_mode = WAL", "synchronous = FULL", "secure_delete = ON", "foreign_keys = ON"):
                 database.execute(f"PRAGMA {setting}")
             database.execute("BEGIN IMMEDIATE")
@@ -94,7 +94,7 @@ class PoolDatabase:
 
     def forget_log(self) -> None:
         """Leave nothing of what was deleted in the log."""
-        with self.lock, _told(self.path), closing(self._connect(f"{self.path.as_uri()}?mode=rw")) as database:
+        with self.lock, _as_our_errors(self.path), closing(self._connect(f"{self.path.as_uri()}?mode=rw")) as database:
             database.execute("PRAGMA wal_checkpoint(TRUNCATE)")
 
     def read(self, work: Callable[[sqlite3.Connection], T]) -> T:
@@ -107,7 +107,10 @@ class PoolDatabase:
             before = self._state()
             at_rest = "" if before[-1] else "&immutable=1"
             try:
-                with _told(self.path), closing(self._connect(f"{self.path.as_uri()}?mode=ro{at_rest}")) as database:
+                with (
+                    _as_our_errors(self.path),
+                    closing(self._connect(f"{self.path.as_uri()}?mode=ro{at_rest}")) as database,
+                ):
                     found = work(database)
             except PoolFileError:
                 if before == self._state() or attempt == _TRIES - 1:
@@ -235,7 +238,7 @@ def _what_can_be_read(database: sqlite3.Connection) -> tuple[dict[str, Fingerpri
 
 
 @contextmanager
-def _told(path: Path) -> Iterator[None]:
+def _as_our_errors(path: Path) -> Iterator[None]:
     """SQLite's errors as ours."""
     try:
         yield

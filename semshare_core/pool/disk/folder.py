@@ -267,8 +267,10 @@ class PoolFolder:
             elif self.model is not None and each.model != self.model.digest:
                 found.others.append(Other(each.namespace, each.segments, each.created, each.uses, each.pinned))
             elif (each.codec, each.codec_version) != CODEC:
-                told = f"An entry in {path} has its rows in codec {each.codec!r} {each.codec_version}: update SemShare."
-                found.skipped.append(NewerFileError(told))
+                message = (
+                    f"An entry in {path} has its rows in codec {each.codec!r} {each.codec_version}: update SemShare."
+                )
+                found.skipped.append(NewerFileError(message))
             else:
                 found.records.append(each)
         found.records.sort(key=lambda record: record.created)

@@ -156,8 +156,8 @@ def delete_unused_models(database: sqlite3.Connection) -> None:
 
 
 def write_model(database: sqlite3.Connection, model: Fingerprint) -> None:
-    told = json.dumps(dict(model.description), sort_keys=True)
-    database.execute("INSERT OR REPLACE INTO models VALUES (?, ?)", (model.digest, told))
+    description = json.dumps(dict(model.description), sort_keys=True)
+    database.execute("INSERT OR REPLACE INTO models VALUES (?, ?)", (model.digest, description))
 
 
 def read_models(database: sqlite3.Connection) -> dict[str, Fingerprint]:

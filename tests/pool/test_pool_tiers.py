@@ -12,18 +12,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pooled import BYTES_PER_TOKEN, books_balance, entry, holds, rows_of, text
+from pooled import BYTES_PER_TOKEN, MODEL, books_balance, entry, holds, pool_at, rows_of, text
 from semshare_core import PoolConfig
 from semshare_core.errors import PoolFileError, PoolWarning
 from semshare_core.pool import Entry, ReferencePool, View
-from semshare_core.pool.disk import Fingerprint, PoolFolder
-
-MODEL = Fingerprint({"model": "tests"})
-
-
-def pool_at(path: Path, tokens: int = 10_000, *, read_only: bool = False, **config: object) -> ReferencePool:
-    settings = PoolConfig(max_bytes=tokens * BYTES_PER_TOKEN, path=path, read_only=read_only, **config)
-    return ReferencePool(settings, folder=PoolFolder(path, MODEL, read_only=read_only))
+from semshare_core.pool.disk import PoolFolder
 
 
 def tiers(each: Entry) -> set[str | None]:

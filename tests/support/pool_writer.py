@@ -7,12 +7,10 @@ import random
 import sys
 from pathlib import Path
 
-from pooled import BYTES_PER_TOKEN, entry, text
+from pooled import BYTES_PER_TOKEN, MODEL, entry, text
 from semshare_core import PoolConfig
 from semshare_core.pool import ReferencePool
-from semshare_core.pool.disk import Fingerprint, PoolFolder
-
-MODEL = Fingerprint({"model": "tests"})
+from semshare_core.pool.disk import PoolFolder
 
 
 def pool_at(path: Path) -> ReferencePool:

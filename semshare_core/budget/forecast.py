@@ -31,7 +31,8 @@ class Forecast:
         kl: [prompts, ratios]; NaN where a ratio was not measured.
 
     Attributes:
-        lowest, highest: [features], the fitted range.
+        lowest: [features], the least values that were fitted.
+        highest: [features], the greatest.
     """
 
     def __init__(self, features: NDArray[np.float64], kl: NDArray[np.float64]) -> None:

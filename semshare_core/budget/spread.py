@@ -19,7 +19,8 @@ class Spread(BaseModel):
     Lengths outside the fitted range are clipped to it.
 
     Attributes:
-        least, most: the shortest and the longest fitted prompt, in tokens.
+        least: tokens of the shortest fitted prompt.
+        most: tokens of the longest.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)

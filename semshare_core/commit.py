@@ -60,7 +60,7 @@ def commit(
 
 def _began_with(prefilled: PrefilledRequest) -> Cache:
     """What decoding began with. Compressed once more, for what a compressor made changes while decoding."""
-    request, whole = prefilled.request, prefilled.prefilled.cache
+    request, whole = prefilled.request, prefilled.whole.cache
     compressor = compressor_for(request.goal.policy)
     if not prefilled.compressed or compressor is None:
         return prefilled.cache
@@ -71,9 +71,9 @@ def _began_with(prefilled: PrefilledRequest) -> Cache:
 def report_of(prefilled: PrefilledRequest, first_token_at: float, generated: int) -> ReuseReport:
     """The report of a request that has generated ``generated`` tokens."""
     request, lookup, decision = prefilled.request, prefilled.planned.lookup, prefilled.planned.decision
-    plan, recomputed = lookup.plan, prefilled.prefilled.recomputed
-    n, n_layers = len(plan), len(prefilled.prefilled.cache.layers)
-    bytes_full = kv_bytes(prefilled.prefilled.cache.rows(n - 1))
+    plan, recomputed = lookup.plan, prefilled.whole.recomputed
+    n, n_layers = len(plan), len(prefilled.whole.cache.layers)
+    bytes_full = kv_bytes(prefilled.whole.cache.rows(n - 1))
     return ReuseReport(
         arrived_at=request.arrived_at,
         outcome=prefilled.outcome,
@@ -88,7 +88,7 @@ def report_of(prefilled: PrefilledRequest, first_token_at: float, generated: int
         fuzzy_tokens=plan.count(Source.FUZZY),
         new_tokens=plan.count(Source.NEW),
         recomputed_tokens=int(recomputed.sum()),
-        recompute_ratio=(prefilled.prefilled.layer_rows + n_layers) / (n * n_layers),
+        recompute_ratio=(prefilled.whole.layer_rows + n_layers) / (n * n_layers),
         queue_ms=request.queue_ms,
         lookup_ms=request.embed_ms + lookup.lookup_ms,
         match_ms=lookup.match_ms,
@@ -114,7 +114,7 @@ def store_rows(prefilled: PrefilledRequest, generated: list[int], *, copy: bool 
         return False
     if runtime.weights.identity() != request.computed_by:  # another thread changed the weights meanwhile
         return False
-    cache = prefilled.prefilled.cache
+    cache = prefilled.whole.cache
     tokens = request.tokens[: cache.layers[0].length] if prefilled.compressed else _with_answer(prefilled, generated)
     depth = np.full(len(tokens), deepest, np.uint8)
     count = min(len(prefilled.depths), len(tokens))
@@ -139,9 +139,9 @@ def store_rows(prefilled: PrefilledRequest, generated: list[int], *, copy: bool 
 
 
 def _with_answer(prefilled: PrefilledRequest, generated: list[int]) -> Tokens:
-    """The cache's tokens, as the next prompt will tokenize the answer. Recomputes rows whose token changes."""
+    """The cache's tokens, as the next prompt will tokenize them. Recomputes the rows of tokens that change."""
     request, runtime = prefilled.request, prefilled.request.runtime
-    cache = prefilled.prefilled.cache
+    cache = prefilled.whole.cache
     length = cache.layers[0].length
     tokens = np.concatenate((request.tokens, np.asarray(generated, np.int64)))[:length]
     if not generated or request.encoded.from_ids:

@@ -1,4 +1,4 @@
-"""SemShareEngine: the one front door. A prompt comes in, an answer and a :class:`ReuseReport` go out."""
+"""SemShareEngine, the front door. A prompt comes in; an answer and a :class:`ReuseReport` go out."""
 
 from __future__ import annotations
 
@@ -57,8 +57,7 @@ DEFAULT_NAMESPACE = "default"
 class Prefill:
     """A prefilled prompt: float logits [vocabulary] of the next token, a cache of all prompt rows, and the report.
 
-    With a policy that compresses, the cache's layers hold different numbers of rows, and no one mask over several
-    queries fits them all: feed it one token at a time, as decoding does.
+    With ``compress=`` the layers have different numbers of rows. Append to such a cache one token at a time.
     """
 
     logits: Tensor
@@ -67,32 +66,31 @@ class Prefill:
 
 
 class SemShareEngine:
-    """Serves one model, reusing keys and values of earlier prompts. Thread-safe: calls take turns at the model.
+    """Serves one model and reuses the keys and values of earlier prompts. Thread-safe: calls run one at a time.
 
-    ``pool`` holds the earlier prompts; ``canary`` (:class:`~semshare_core.quality.canary.CanaryWatch`) what background
-    checks found, if the policy asks for some; ``weights`` (:class:`~semshare_core.model.weights.Weights`) names what
-    computes rows now: those of other weights, adapters or numerics never serve.
+    ``pool`` stores the earlier prompts. ``canary`` (:class:`~semshare_core.quality.canary.CanaryWatch`) has the results
+    of background checks. ``weights`` (:class:`~semshare_core.model.weights.Weights`) identifies the present weights,
+    adapters and numerics. Rows that others computed never serve.
 
     Args:
-        model: a decoder-only transformers model whose cache keeps one row per token. Of PEFT's ``PeftModel`` the model
-            inside is served, with its adapters; switch, merge and add them as you like. Of ``torch.compile(model)``
-            the model inside is served, as it is without.
-        tokenizer: its tokenizer.
-        pool: how much is kept of earlier prompts.
-        policy: what calls may reuse unless they say otherwise; default level ``balanced``.
-        embedding: what embeds prompts, for the search over similar ones: a sentence-transformers folder or object, a
-            LangChain ``Embeddings``, a LlamaIndex ``BaseEmbedding``, or a function from a text to a vector; long
-            prompts reach it in segments (see ``semshare_core.embed.encoder``). No lock is held while it runs: it is
-            called from several threads at once and may ask this very engine. Where it fails there is one warning,
-            and answers without it. Default: the mean of the model's own token embeddings, which costs next to nothing.
-        calibration: what the levels go by: ``auto`` takes the one of this model (``semshare calibrate``); None: the
-            default for models without one; or what ``read_calibration(path)`` gives.
+        model: a decoder-only transformers model whose cache has one row per token. For PEFT's ``PeftModel`` and
+            ``torch.compile(model)`` the engine serves the model inside. You may switch, merge and add adapters.
+        tokenizer: the model's tokenizer.
+        pool: how many earlier prompts are stored, and where.
+        policy: the default of ``reuse=``; level ``balanced`` if left out.
+        embedding: embeds prompts for the search of similar ones: a sentence-transformers folder or object, a LangChain
+            ``Embeddings``, a LlamaIndex ``BaseEmbedding``, or a function from a text to a vector. It gets long prompts
+            in segments (see ``semshare_core.embed.encoder``). Several threads may call it at once, and it may call
+            this engine. If it fails, the engine warns once and answers without it. Default: the mean of the model's
+            token embeddings, which costs almost nothing.
+        calibration: the levels' calibration: ``auto`` finds this model's (``semshare calibrate``); None: fixed shares;
+            or the result of ``read_calibration(path)``.
 
     Raises:
         UnsupportedModelError: the model's rows cannot be reused; the message says why.
         TokenizerMismatchError: the tokenizer's ids do not fit the model.
-        MissingDependencyError: FAISS is absent, or sentence-transformers where ``embedding`` is a folder.
-        ConfigError: ``embedding`` is nothing that can embed, or ``calibration`` none, or another model's.
+        MissingDependencyError: FAISS is not installed, or ``embedding`` is a folder without sentence-transformers.
+        ConfigError: ``embedding`` cannot embed, or ``calibration`` is not a calibration of this model.
     """
 
     def __init__(
@@ -146,7 +144,7 @@ class SemShareEngine:
             calibration=self.calibration,
             canary=self.canary,
         )
-        self._stranded: str | None = None
+        self._unusable: str | None = None
         forking.renewed(self._after_fork)
 
     @classmethod
@@ -167,9 +165,9 @@ class SemShareEngine:
     ) -> SemShareEngine:
         """Load a model by hub id, local folder, GGUF file or ``"demo"`` and serve it; see ``semshare_core.model.load``.
 
-        ``model_kwargs`` are further settings of transformers' ``from_pretrained``, such as ``quantization_config``.
+        ``model_kwargs`` are other settings of transformers' ``from_pretrained``, such as ``quantization_config``.
         """
-        check_pool(pool)  # before the model is loaded, which takes its time
+        check_pool(pool)  # before the slow loading of the model
         policy = resolve_policy(policy, ReusePolicy(level="balanced"), "policy")
         model, loaded = load_model(
             model_id,
@@ -202,22 +200,24 @@ class SemShareEngine:
         """Answer a prompt.
 
         Args:
-            prompt: text (taken as it is), chat messages (through the chat template) or token ids. What messages spell
-                like control tokens is text, unless they stand in a ``Chat(..., control_tokens=True)``; messages that
-                end with the assistant's are the beginning of the answer.
-            sampling: how the answer is generated. Its fields may be passed by name instead, and win where both are:
+            prompt: a text (no chat template), chat messages (through the chat template) or token ids. Control tokens in
+                messages are plain text, except in ``Chat(..., control_tokens=True)``. If the last message is the
+                assistant's, the answer continues it.
+            sampling: how the answer is generated. You may pass its fields by name instead; they win if both are given:
                 ``max_new_tokens`` (128), ``temperature`` (0: greedy), ``stop``, ``seed``, and any other field of
                 transformers' ``GenerationConfig``.
             reuse: a level or a :class:`ReusePolicy`; default: the engine's policy.
-            namespace: whose references may serve, and who may be served by this prompt later.
-            store: keep prompt and answer in the pool.
-            timeout: seconds after which the call is given up, wherever it is; within the time of one layer.
-            cancel: set from any thread, it ends the call as soon; what was generated until then is the answer, with
-                ``finish_reason`` ``cancelled``.
+            namespace: references of this namespace serve the prompt, and the prompt later serves this namespace.
+            store: store prompt and answer in the pool.
+            timeout: in seconds. A late call ends with an error, within the time of one layer.
+            cancel: set it from any thread to end the call within the time of one layer. The answer is the text so far,
+                with the ``finish_reason`` ``cancelled``.
 
         Raises:
-            PromptError: empty or too long a prompt. ConfigError: a setting that cannot be honoured.
-            NumericalError: the model's logits are not numbers. CallTimeoutError: ``timeout`` is over.
+            PromptError: the prompt is empty or too long.
+            ConfigError: a setting cannot be honoured.
+            NumericalError: the model's logits are not numbers.
+            CallTimeoutError: the call took longer than ``timeout``.
             CallCancelledError: ``cancel`` was set before the answer began.
         """
         interrupt = Interrupt(cancel, timeout)
@@ -237,12 +237,12 @@ class SemShareEngine:
         on_left: Callable[[ReuseReport], None] | None = None,
         **settings: Any,
     ) -> Generator[Piece, None, None]:
-        """Like :meth:`generate`, piece by piece; closing the iterator ends the call within the time of one layer.
+        """Answer a prompt like :meth:`generate`, piece by piece.
 
-        Setting ``cancel`` does so too, from any thread and while the consumer waits for a piece; before the first token
-        it ends the iterator without any piece. ``timeout`` runs from the first ``next`` to the last token, however
-        slowly pieces are taken. ``on_left`` is called with the report of a stream that was closed before its last piece
-        was taken.
+        Closing the iterator or setting ``cancel`` ends the call within the time of one layer. If ``cancel`` is set
+        before the first token, the iterator yields no piece. ``timeout`` counts from the first ``next`` to the last
+        token, and includes the time that the consumer takes. ``on_left`` is called with the report if the stream is
+        closed before its last piece was taken.
         """
         check_limits(cancel, timeout)
         sampling = self._sampling(sampling, settings)
@@ -262,12 +262,12 @@ class SemShareEngine:
         timeout: float | None = None,
         cancel: threading.Event | None = None,
     ) -> Prefill:
-        """Prefill only: next-token logits and a cache to decode from with any loop. The cache is the caller's own.
+        """Prefill a prompt. Returns the next token's logits and a cache for any decoding loop; the caller owns it.
 
-        ``timeout`` and ``cancel`` end it as they end :meth:`generate`, with an error each.
+        ``timeout`` and ``cancel`` end the call with an error, within the time of one layer.
         """
         request = self._request(prompt, reuse, namespace, store=store, interrupt=Interrupt(cancel, timeout))
-        prefilled = self._prefilled(request, store)
+        prefilled = self._run_prefill(request, store)
         request.embed_entry()
         return prefilled
 
@@ -280,13 +280,14 @@ class SemShareEngine:
         timeout: float | None = None,
         cancel: threading.Event | None = None,
     ) -> list[ReuseReport]:
-        """Prefill prompts without approximation and keep them, so that later ones can reuse them.
+        """Prefill prompts without approximation and store them, so that later prompts can reuse them.
 
         Args:
-            prompts: as :meth:`generate` takes them.
-            namespace: whom they serve; the pool's public namespace, into which nothing else writes, serves all.
-            pin: they stay until the pool is cleared, however little they are used.
-            timeout, cancel: end the whole as they end :meth:`generate`, with an error each; what was kept stays.
+            prompts: see :meth:`generate`.
+            namespace: the prompts serve this namespace. The pool's public namespace serves all; only ``warm`` writes
+                there.
+            pin: keep the prompts until the pool is cleared, even if nobody uses them.
+            timeout, cancel: end the whole method with an error. Prompts that are already stored stay.
         """
         interrupt = Interrupt(cancel, timeout)
         if isinstance(prompts, str | Mapping | Chat) or not isinstance(prompts, Iterable):
@@ -294,13 +295,13 @@ class SemShareEngine:
         reports = []
         for prompt in prompts:
             request = self._request(prompt, "exact", namespace, warming=True, pinned=pin, interrupt=interrupt)
-            reports.append(self._prefilled(request, store=True).report)
-            request.embed_entry()  # which may take its time, and needs no cache
+            reports.append(self._run_prefill(request, store=True).report)
+            request.embed_entry()
         return reports
 
     @keeps_no_rows
-    def _prefilled(self, request: Request, store: bool) -> Prefill:
-        with request.turn(1):
+    def _run_prefill(self, request: Request, store: bool) -> Prefill:
+        with request.hold_model(1):
             prefilled, logits = request.run(1, request.logits)
             prefilled.hand_over()
             report, check = request.commit(prefilled, time.perf_counter(), [], store=store, copy=True)
@@ -309,13 +310,13 @@ class SemShareEngine:
 
     @keeps_no_rows
     def plan_features(self, prompt: Prompt, *, namespace: str | None = None) -> PlanFeatures | None:
-        """What the governor would see of a prompt: looked up and matched, nothing computed; None: nothing to reuse."""
+        """Look up and match a prompt, and return the plan's features. None: there is nothing to reuse."""
         request = self._request(prompt, "balanced", namespace)
-        with self._lock, computing(self.model):  # the hooks of a call that runs would be taken for its change
+        with self._lock, computing(self.model):  # another call's hooks would look like a change of the model
             return request.features()
 
     def token_ids(self, prompt: Prompt) -> list[int]:
-        """The ids that a prompt becomes: what the other methods see of it, checked as they check it."""
+        """Tokenize and check a prompt, as the other methods do."""
         return [int(token) for token in self._request(prompt, None, None).tokens]
 
     def _request(
@@ -329,11 +330,11 @@ class SemShareEngine:
         pinned: bool = False,
         interrupt: Interrupt = NEVER,
     ) -> Request:
-        if self._stranded is not None:
-            raise ProcessError(self._stranded)
+        if self._unusable is not None:
+            raise ProcessError(self._unusable)
         if namespace is None:
             namespace = DEFAULT_NAMESPACE
-        elif not isinstance(namespace, str) or not namespace:  # an empty name must not become one that all share
+        elif not isinstance(namespace, str) or not namespace:  # callers must not share an empty name by mistake
             raise ConfigError(
                 f"namespace={namespace!r} names nobody: pass a string that is not empty, or leave it out."
             )
@@ -343,25 +344,25 @@ class SemShareEngine:
             raise ConfigError(f"namespace={namespace!r} is not valid Unicode: {error.reason}.") from error
         if store and not warming and namespace == self.pool.config.public_namespace:
             raise ConfigError(
-                f"the public namespace {namespace!r} serves everybody, so calls do not write there: use a namespace of "
-                "your own, pass store=False, or put a prompt there on purpose with engine.warm()."
+                f"the public namespace {namespace!r} serves everybody, so calls do not write there: use your own "
+                "namespace, pass store=False, or store a prompt there with engine.warm()."
             )
         policy = resolve_policy(reuse, self.policy)
         return Request(self._runtime, prompt, policy, namespace, warming=warming, pinned=pinned, interrupt=interrupt)
 
     def __reduce__(self) -> NoReturn:
         raise NotPicklableError(
-            "an engine cannot be pickled or copied: it holds a loaded model, locks and threads of this process. Make "
-            "one in each process (SemShareEngine.from_pretrained); within a process share this one."
+            "an engine cannot be pickled or copied, because it has a loaded model, locks and threads. Make one engine "
+            "in each process (SemShareEngine.from_pretrained), and share it within the process."
         )
 
     def _after_fork(self) -> None:
-        """In a forked child an accelerator's driver does not work."""
+        """A forked child cannot use an accelerator."""
         devices = sorted({str(place.device) for place in self.model.parameters() if place.device.type != "cpu"})
         if devices:
-            self._stranded = (
-                f"the model is on {', '.join(devices)}, which a forked process cannot use: make the engine in that "
-                "process, and start processes by 'spawn' (multiprocessing.get_context('spawn')) instead of by fork."
+            self._unusable = (
+                f"the model is on {', '.join(devices)}, which a forked process cannot use: make the engine in the new "
+                "process, and start the process by 'spawn' (multiprocessing.get_context('spawn')) instead of by fork."
             )
 
     @keeps_no_rows
@@ -375,18 +376,18 @@ class SemShareEngine:
         interrupt: Interrupt,
         put: Put | None = None,
     ) -> Generation:
-        """``put`` takes the answer's text first, then each token id as it is generated."""
+        """``put`` gets the answer's text first, then each generated token id."""
         request = self._request(prompt, reuse, namespace, store=store, interrupt=interrupt)
         sampling = request.fit(sampling)
         text = AnswerText(self.tokenizer, sampling.stop, request.tokens.tolist())
         if put is not None:
             put(text)
-        with request.turn(sampling.max_new_tokens):
+        with request.hold_model(sampling.max_new_tokens):
             prefilled, decoded = request.run(
                 sampling.max_new_tokens, lambda prefilled: request.decode(prefilled, sampling, put)
             )
             report, check = request.commit(prefilled, decoded.first_token_at, decoded.token_ids, store=store)
-            del prefilled  # its rows leave memory before the next call's turn
+            del prefilled  # its rows leave memory before the next call gets the model
         check()
         request.embed_entry()
         return Generation(text.of(decoded.token_ids), decoded.token_ids, decoded.finish_reason, report)
@@ -402,10 +403,10 @@ class SemShareEngine:
 
 
 def _compute_alone() -> None:
-    """In a forked child, whose engine may be its parent's or its own."""
+    """Prepare a forked child."""
     torch.set_num_threads(1)  # OpenMP would wait for threads that the child does not have
     one_thread()
-    torch.default_generator.seed()  # or all children would sample the same answers
+    torch.default_generator.seed()  # otherwise all children would sample the same answers
 
 
 if hasattr(os, "register_at_fork"):  # Windows does not fork

@@ -64,32 +64,32 @@ class PrefilledRequest:
     Attributes:
         planned: the request's plan.
         ids: int64 [n], the prompt on the model's device.
-        prefilled: the result of the prefill.
-        cache: the cache for decoding: the prefill's, or a compressed one.
+        whole: the result of the prefill, with all rows.
+        cache: the cache for decoding: the same cache, or a compressed one.
         started: when the prefill began (``time.perf_counter``).
     """
 
     request: Request
     planned: RequestPlan
     ids: Tensor
-    prefilled: Prefilled
+    whole: Prefilled
     cache: InterruptibleCache
     started: float
 
     @cached_property
     def depths(self) -> NDArray[np.uint8]:
         """The depth of each row [n]; see :meth:`semshare_core.lookup.find.Lookup.depths`."""
-        return self.planned.lookup.depths(self.prefilled.recomputed)
+        return self.planned.lookup.depths(self.whole.recomputed)
 
     @property
     def pending(self) -> int:
         """The number of last prompt tokens that the cache lacks, at least 1."""
-        return self.prefilled.pending
+        return self.whole.pending
 
     @property
     def compressed(self) -> bool:
         """Whether decoding reads a compressed cache."""
-        return self.cache is not self.prefilled.cache
+        return self.cache is not self.whole.cache
 
     @property
     def approximate(self) -> bool:
@@ -133,7 +133,7 @@ class PrefilledRequest:
 
     def hand_over(self) -> None:
         """Give the cache to the caller: the request's limits no longer interrupt it."""
-        for cache in (self.cache, self.prefilled.cache):
+        for cache in (self.cache, self.whole.cache):
             cache.interrupt = NEVER
 
     @contextmanager

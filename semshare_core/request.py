@@ -1,7 +1,7 @@
 """One request: plan() → prefill() → decode() → commit().
 
-The stages hand each other what they made: a :class:`RequestPlan`, a :class:`PrefilledRequest`, the decoded answer. No
-stage keeps anything in the model or in the runtime, so that several requests may be in flight. The stages that run the
+Each stage passes its result to the next: a :class:`RequestPlan`, a :class:`PrefilledRequest`, the decoded answer. No
+stage leaves anything in the model or in the runtime, so several requests may be in flight. The stages that run the
 model need its lock.
 """
 
@@ -95,28 +95,28 @@ class Request:
         return self.encoded.ids
 
     def fit(self, sampling: SamplingParams) -> SamplingParams:
-        """Shorten the answer to what the context has room for."""
+        """Shorten the answer so that it fits into the context."""
         room = self.runtime.context - len(self.tokens)
         return sampling.model_copy(update={"max_new_tokens": min(sampling.max_new_tokens, room)})
 
     @contextmanager
-    def turn(self, reserve: int) -> Iterator[None]:
-        """The model for this request alone. Before it waits, foreign code is asked what it has to say of the prompt."""
+    def hold_model(self, reserve: int) -> Iterator[None]:
+        """Hold the model's lock. A user's encoder embeds the prompt before the wait for the lock."""
         self.interrupt.check()
         if self.runtime.vectors.foreign and (self.warming or (self._movable(reserve) and self.goal.searches)):
             self._embed(self.tokens)
-        asked = time.perf_counter()
+        waiting_since = time.perf_counter()
         with self.runtime.lock.hold(self.interrupt):
-            self.queue_ms = 1e3 * (time.perf_counter() - asked)
+            self.queue_ms = 1e3 * (time.perf_counter() - waiting_since)
             self.interrupt.check()
             with computing(self.runtime.model):
                 yield
 
     def run(self, reserve: int, use: Callable[[PrefilledRequest], T]) -> tuple[PrefilledRequest, T]:
-        """Plan, prefill, and let ``use`` compute from it; once more, with a warning, where stored rows are damaged.
+        """Plan, prefill, and call ``use`` with the result. If stored rows are damaged, warn and do all of it again.
 
-        Rows on disk are read while the prompt is computed, before its first token is out, so ``use`` may be called
-        again. Needs the model's lock.
+        Rows on disk are read during the prefill, before the first token. So a second call of ``use`` does no harm.
+        Needs the model's lock.
         """
         self.computed_by = self.runtime.identify()
         while True:
@@ -132,10 +132,10 @@ class Request:
                 warnings.warn(f"{error} The prompts that need it are left out.", PoolWarning, stacklevel=2)
 
     def _attempt(self, planned: RequestPlan, use: Callable[[PrefilledRequest], T]) -> tuple[PrefilledRequest, T]:
-        """Serve the prompt once. Should it fail, its cache is gone before another is made."""
+        """Serve the prompt once. After an error no reference to the cache is left."""
         with self._attention(planned):
             prefilled = self.prefill(planned)
-            for view in planned.lookup.entries:  # the cache holds the rows of what it still has to lay
+            for view in planned.lookup.entries:  # the cache refers to the rows that it needs
                 view.release()
             with prefilled.distrust():
                 return prefilled, use(prefilled)
@@ -143,31 +143,29 @@ class Request:
     # --- plan --------------------------------------------------------------------------------------------------------
 
     def plan(self, reserve: int) -> RequestPlan:
-        """Look the prompt up and decide how much of it is recomputed. Computes nothing of it.
+        """Look the prompt up and decide how much of it is recomputed. Computes no row.
 
         Args:
-            reserve: tokens that will be appended behind the prompt.
+            reserve: the number of tokens that will follow the prompt.
         """
         movable = self._movable(reserve)
-        if self.goal.mode is Mode.OFF:
-            return RequestPlan(
-                self._nothing(), Decision(None, Reason.REUSE_OFF.text(), bypassed=True), movable, reserve
-            )
-        if not movable:
-            reason = Reason.BEYOND_ROTARY_LIMIT.text(limit=self.runtime.movable_tokens)
-            return RequestPlan(self._nothing(), Decision(None, reason, bypassed=True), movable, reserve)
-        lookup = self.look_up()
-        return RequestPlan(lookup, self._decide(lookup), movable, reserve)
+        if movable and self.goal.mode is not Mode.OFF:
+            lookup = self.look_up()
+            return RequestPlan(lookup, self._decide(lookup), movable, reserve)
+        off, limit = self.goal.mode is Mode.OFF, self.runtime.movable_tokens
+        reason = Reason.REUSE_OFF.text() if off else Reason.BEYOND_ROTARY_LIMIT.text(limit=limit)
+        nothing = Lookup(ReusePlan.empty(len(self.tokens)), [], None, 0.0, 0.0)
+        return RequestPlan(nothing, Decision(None, reason, bypassed=True), movable, reserve)
 
     def look_up(self) -> Lookup:
-        """What the pool has for the prompt, of the weights that would compute it now."""
+        """Find references for the prompt whose rows the present weights computed."""
         runtime = self.runtime
         query = Query(self.namespace, self.tokens, self.computed_by, block_of(runtime.model))
         with autocast.OFF.again():
             return find(runtime.pool, query, self.goal, runtime.table, self._embed, runtime.facts)
 
     def features(self) -> PlanFeatures | None:
-        """The plan in numbers; None: there is nothing to reuse. Needs the model's lock."""
+        """The plan's features; None if there is nothing to reuse. Needs the model's lock."""
         self.computed_by = self.runtime.identify()
         return plan_features(self.look_up().plan, self.goal, self._fresh_from)
 
@@ -188,15 +186,12 @@ class Request:
 
     @property
     def _fresh_from(self) -> int:
-        """The question's first token: everything from there on is computed."""
+        """The question's first token. All tokens from there on are computed."""
         return self.encoded.fresh_from(self.goal.policy.fresh_tail)
 
     def _movable(self, reserve: int) -> bool:
         limit = self.runtime.movable_tokens
         return limit is None or len(self.tokens) + reserve <= limit
-
-    def _nothing(self) -> Lookup:
-        return Lookup(ReusePlan.empty(len(self.tokens)), [], None, 0.0, 0.0)
 
     def _embed(self, tokens: Tokens) -> NDArray[np.float32]:
         if self._embedding is None:
@@ -208,9 +203,9 @@ class Request:
     # --- prefill -----------------------------------------------------------------------------------------------------
 
     def prefill(self, planned: RequestPlan) -> PrefilledRequest:
-        """Fill a cache for the prompt but its last tokens, with room for the reserved ones. Needs the model's lock.
+        """Fill a cache for the prompt, with room for the reserved tokens. Needs the model's lock.
 
-        What is not filled the first decoding step computes: the last token, or all that one lossless pass can hold.
+        The first decoding step computes the rest: the last token, or the last pass of a lossless prefill.
         """
         runtime, n = self.runtime, len(self.tokens)
         ids = to_torch(self.tokens, runtime.model.device)
@@ -243,7 +238,7 @@ class Request:
         return PrefilledRequest(self, planned, ids, prefilled, cache, started)
 
     def _attention(self, planned: RequestPlan) -> AbstractContextManager[None]:
-        """That of rows behind others; a prompt that stands alone is computed in one pass, where it is of no use."""
+        """The attention for rows that follow other rows. A prompt that stands alone does not need it."""
         alone = planned.decision.recompute is None and self.runtime.prefill.stands_alone(planned.lookup.plan)
         return nullcontext() if alone else grouped_attention(self.runtime.model)
 
@@ -253,7 +248,7 @@ class Request:
         """Logits [vocabulary] of the next token. Needs the model's lock.
 
         Raises:
-            NumericalError: they are not numbers.
+            NumericalError: the logits are not numbers.
         """
         logits = prefilled.logits()
         check_logits(logits)

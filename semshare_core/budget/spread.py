@@ -19,8 +19,8 @@ class Spread(BaseModel):
     Lengths outside the fitted range are clipped to it.
 
     Attributes:
-        least: tokens of the shortest fitted prompt.
-        most: tokens of the longest.
+        least: the shortest fitted prompt, in tokens.
+        most: the longest one.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)

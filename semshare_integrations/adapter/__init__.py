@@ -1,12 +1,12 @@
-"""What the frameworks' models have in common: their settings, the engine behind them, and one question with its answer.
+"""The common part of the frameworks' models: settings, the engine behind them, and calls.
 
-Framework-free: messages are the mappings that chat templates take, tools are OpenAI's function schemas.
+It needs no framework. Messages are mappings as chat templates take them; tools are OpenAI's function schemas.
 """
 
+from semshare_integrations.adapter.chat_call import ChatCall, which_tool
 from semshare_integrations.adapter.fields import EngineFields, token_usage
 from semshare_integrations.adapter.in_thread import in_thread
 from semshare_integrations.adapter.source import EngineSource
 from semshare_integrations.adapter.tool_fields import ToolFields
-from semshare_integrations.adapter.turn import Turn, which_tool
 
-__all__ = ["EngineFields", "EngineSource", "ToolFields", "Turn", "in_thread", "token_usage", "which_tool"]
+__all__ = ["ChatCall", "EngineFields", "EngineSource", "ToolFields", "in_thread", "token_usage", "which_tool"]

@@ -26,32 +26,31 @@ _LOADING = ("gguf_file", "dtype", "device", "device_map", "pool")
 class EngineFields(BaseModel):
     """Fields of a framework's model that answers through a :class:`~semshare_core.SemShareEngine`.
 
-    Say which model: ``model_id=`` (loaded on first use), ``model=`` with ``tokenizer=`` (transformers objects), or
-    ``engine=``. Objects that are given the same engine share the loaded model and the pool of reference prompts.
+    Pass ``model_id=`` (loaded on first use), ``model=`` with ``tokenizer=`` (transformers objects), or ``engine=``.
+    Objects with the same engine share the loaded model and the pool.
 
     Attributes:
-        model_id: hub id, local folder, ``.gguf`` file or ``"demo"``; beside ``engine=`` or ``model=`` only a name.
-        gguf_file: name of a GGUF file inside the folder or hub repository ``model_id``.
-        model_kwargs: other settings of :meth:`~semshare_core.SemShareEngine.from_pretrained`, such as ``embedding``:
-            the framework's own embedding object, a folder or a function; and of transformers' loading, such as
+        model_id: hub id, local folder, ``.gguf`` file or ``"demo"``. With ``engine=`` or ``model=`` it is only a name.
+        gguf_file: name of a GGUF file in the folder or hub repository ``model_id``.
+        model_kwargs: other settings of :meth:`~semshare_core.SemShareEngine.from_pretrained`, such as ``embedding``
+            (the framework's embedding object, a folder or a function), and of transformers' loading, such as
             ``quantization_config``, ``attn_implementation``, ``revision`` or ``trust_remote_code``.
-        device: where the whole model goes; default: CUDA, else MPS, else the CPU.
-        device_map: accelerate's placement over several devices, instead of ``device``.
-        dtype: ``"bfloat16"``, a torch dtype, ...; default: as the model was saved.
-        pool: how much is kept of earlier prompts.
-        max_new_tokens: at most so many tokens are generated; ``max_tokens`` is accepted, too.
+        device: the device of the whole model; default: CUDA, else MPS, else the CPU.
+        device_map: accelerate's placement on several devices, instead of ``device``.
+        dtype: for example ``"bfloat16"`` or a torch dtype; default: the saved dtype.
+        pool: how many earlier prompts are stored, and where.
+        max_new_tokens: the largest number of generated tokens; ``max_tokens`` is accepted, too.
         temperature: 0 is greedy, otherwise sampling.
-        top_p: nucleus sampling, where ``temperature`` is above 0.
+        top_p: nucleus sampling, if ``temperature`` is above 0.
         seed: makes sampling repeatable.
         stop: an answer ends before the first of these strings.
         reuse: a level (``off``, ``exact``, ``high``, ``balanced``, ``fast``) or a
-            :class:`~semshare_core.ReusePolicy`; default: the engine's policy, which is ``balanced`` unless the engine
-            was given with another.
-        namespace: whose reference prompts may serve, and who may be served by these prompts later.
-        timeout: seconds after which a call is given up with :class:`TimeoutError`, wherever it is; the model is free
-            again within the time of one layer. Loading the model is not counted.
-        source: where the engine comes from. Frameworks rebuild objects from their fields (``configurable_fields``);
-            handing this one on keeps the model from being loaded again.
+            :class:`~semshare_core.ReusePolicy`; default: the engine's policy, which is ``balanced`` by default.
+        namespace: prompts of this namespace serve each other.
+        timeout: in seconds. A late call raises :class:`TimeoutError`, and the model is free again within the time of
+            one layer. The loading of the model does not count.
+        source: the source of the engine. Frameworks rebuild objects from their fields (``configurable_fields``); with
+            this field the new object shares the loaded model.
     """
 
     model_config = ConfigDict(extra="forbid", arbitrary_types_allowed=True, protected_namespaces=())
@@ -88,7 +87,7 @@ class EngineFields(BaseModel):
             )
         if engine is not None and not isinstance(engine, SemShareEngine):
             raise ConfigError(
-                f"engine={engine!r} is a {type(engine).__name__}, but must be a SemShareEngine: make one with "
+                f"engine={engine!r} is a {type(engine).__name__}, not a SemShareEngine: make one with "
                 "SemShareEngine.from_pretrained(...), or pass model_id=."
             )
         tokenizer = os.fspath(tokenizer) if isinstance(tokenizer, os.PathLike) else tokenizer
@@ -97,13 +96,13 @@ class EngineFields(BaseModel):
         self.model_id = self.model_id or self.source.name
 
     def __getstate__(self) -> dict[Any, Any]:
-        """For pickle: the settings, without the loaded model.
+        """Pickle the settings without the loaded model.
 
         Raises:
             NotPicklableError: the model was given as an object.
         """
         self._engine_source.__reduce__()
-        # of a copy: LlamaIndex deletes from the object whatever it cannot pickle. What is ours must not be missing.
+        # LlamaIndex deletes from the object what it cannot pickle: it gets a copy, and our fields are put back
         state = super(EngineFields, self.model_copy()).__getstate__()
         state["__dict__"] |= {name: self.__dict__[name] for name in ("source", "model_kwargs")}
         return state
@@ -115,13 +114,13 @@ class EngineFields(BaseModel):
             return settings
         if "max_tokens" in settings:
             cls.one_name(settings)
-        known = set(cls.model_fields)
+        names = set(cls.model_fields)
         for field in cls.model_fields.values():
-            known |= {field.alias} if field.alias else set()
+            names |= {field.alias} if field.alias else set()
             if isinstance(field.validation_alias, AliasChoices):
-                known |= {name for name in field.validation_alias.choices if isinstance(name, str)}
-        if unknown := sorted(set(settings) - known):
-            hint = did_you_mean(unknown, known)
+                names |= {name for name in field.validation_alias.choices if isinstance(name, str)}
+        if unknown := sorted(set(settings) - names):
+            hint = did_you_mean(unknown, names)
             raise ValueError(f"{cls.__name__} has no setting {', '.join(unknown)}.{hint}")
         return settings
 
@@ -133,7 +132,7 @@ class EngineFields(BaseModel):
     @field_validator("*", mode="before")
     @classmethod
     def _is_a_number(cls, value: Any, info: ValidationInfo) -> Any:
-        """A text such as ``"5"`` is refused as the engine refuses it in a call, and not read as the number."""
+        """Refuse a text such as ``"5"``, as the engine does in a call."""
         if info.field_name in _NUMBERS and isinstance(value, str | bool):
             raise ValueError(f"{info.field_name}={value!r} is a {type(value).__name__}, but must be a number")
         return value
@@ -147,7 +146,7 @@ class EngineFields(BaseModel):
 
     @property
     def engine(self) -> SemShareEngine:
-        """The engine behind this object; the first use loads the model."""
+        """The engine behind this object. The first use loads the model."""
         return self._engine_source.get()
 
     @property
@@ -156,15 +155,15 @@ class EngineFields(BaseModel):
         return self.source
 
     def call_settings(self, stop: list[str] | None, overrides: Mapping[str, Any]) -> dict[str, Any]:
-        """What the engine is called with: the fields, and above them what the call says (``None`` says nothing).
+        """The settings of one call of the engine. The call's settings override the fields, except where they are None.
 
-        The engine checks the values, and names those that it does not know.
+        The engine checks the values, and refuses unknown settings.
         """
-        said = self.one_name(overrides)
-        if "cancel" in said:
+        call = self.one_name(overrides)
+        if "cancel" in call:
             raise ConfigError("cancel= is for the engine: close the stream, cancel the task, or pass timeout=.")
         if stop is not None:
-            said["stop"] = stop
+            call["stop"] = stop
         fields = {
             "max_new_tokens": self.max_new_tokens,
             "temperature": self.temperature,
@@ -175,36 +174,36 @@ class EngineFields(BaseModel):
             "namespace": self.namespace,
             "timeout": self.timeout,
         }
-        settings = fields | {name: value for name, value in said.items() if value is not None or name not in fields}
+        settings = fields | {name: value for name, value in call.items() if value is not None or name not in fields}
         if settings["top_p"] is None or settings["temperature"] == 0:
             del settings["top_p"]
         return settings
 
     @staticmethod
     def one_name(settings: Mapping[str, Any]) -> dict[str, Any]:
-        """``settings`` where ``max_tokens`` is called ``max_new_tokens``, which it means."""
-        said = dict(settings)
-        if "max_tokens" in said:
-            if "max_new_tokens" in said:
+        """Rename ``max_tokens`` to ``max_new_tokens``."""
+        renamed = dict(settings)
+        if "max_tokens" in renamed:
+            if "max_new_tokens" in renamed:
                 raise ConfigError("max_tokens and max_new_tokens are the same setting: pass one of them.")
-            said["max_new_tokens"] = said.pop("max_tokens")
-        return said
+            renamed["max_new_tokens"] = renamed.pop("max_tokens")
+        return renamed
 
     def identity(self, overrides: Mapping[str, Any]) -> dict[str, Any]:
-        """Everything that an answer depends on besides the prompt, JSON-able, without loading the model."""
+        """All settings that an answer depends on, for cache keys. JSON-able; does not load the model."""
         settings = self.call_settings(None, overrides)
-        del settings["timeout"]  # an answer that comes does not depend on it
+        del settings["timeout"]  # a complete answer does not depend on it
         policy = resolve_policy(settings.pop("reuse"), self._engine_source.policy)
         return {
             "model_id": self.model_id,
             "gguf_file": self.gguf_file,
             "dtype": self._engine_source.dtype,
             "model_kwargs": {
-                name: _told(value)
+                name: _described(value)
                 for name, value in sorted(self.model_kwargs.items())
                 if name != "token"  # a secret
             },
-            # LangChain writes the stop strings of the call over "stop", even if there are none
+            # LangChain overwrites "stop" by the call's stop strings, even if there are none
             "default_stop": settings.pop("stop"),
             "reuse": policy.model_dump(mode="json"),
             **settings,
@@ -221,7 +220,7 @@ class EngineFields(BaseModel):
         if engine is not None:
             if model is not None or tokenizer is not None:
                 raise ConfigError("engine= brings its model and tokenizer: leave model= and tokenizer= out.")
-            return EngineSource.given(engine, settings)
+            return EngineSource.of_engine(engine, settings)
         policy = resolve_policy(self.reuse, ReusePolicy(level="balanced"))
         if model is not None:
             if tokenizer is None or isinstance(tokenizer, str):
@@ -237,9 +236,9 @@ class EngineFields(BaseModel):
         return EngineSource.load(self.model_id, settings, policy)
 
     def _checked_model_kwargs(self) -> dict[str, Any]:
-        """``model_kwargs``, which may hold what loading takes and no field says; transformers' own in their place."""
-        taken = inspect.signature(SemShareEngine.from_pretrained).parameters
-        ours = set(taken) - {*_LOADING, "model_id", "policy", "model_kwargs"}
+        """``model_kwargs`` as arguments of ``from_pretrained``, with transformers' own in its ``model_kwargs``."""
+        parameters = inspect.signature(SemShareEngine.from_pretrained).parameters
+        ours = set(parameters) - {*_LOADING, "model_id", "policy", "model_kwargs"}
         error = unknown_loading(self.model_kwargs, (*ours, "torch_dtype"))
         if error is not None:
             raise error
@@ -250,7 +249,7 @@ class EngineFields(BaseModel):
 
 
 def token_usage(prompt_tokens: int, completion_tokens: int) -> dict[str, int]:
-    """Counts under the names that ``llm_output`` has them in."""
+    """Token counts under OpenAI's names."""
     return {
         "prompt_tokens": prompt_tokens,
         "completion_tokens": completion_tokens,
@@ -258,9 +257,9 @@ def token_usage(prompt_tokens: int, completion_tokens: int) -> dict[str, int]:
     }
 
 
-def _told(value: Any) -> str:
+def _described(value: Any) -> str:
     if isinstance(value, str | os.PathLike | bool | int | float | dict | list):
         return str(value)
     if callable(to_dict := getattr(value, "to_dict", None)) and not isinstance(value, type):
-        return str(to_dict())  # two ways to quantise a model are two models
+        return str(to_dict())  # a model that is quantised in another way is another model
     return getattr(value, "__qualname__", type(value).__qualname__)

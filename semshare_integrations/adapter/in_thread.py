@@ -1,4 +1,4 @@
-"""A generator that computes, consumed from an event loop that must not wait for it."""
+"""Run a generator in a thread, and consume it from an event loop."""
 
 from __future__ import annotations
 
@@ -24,23 +24,23 @@ class _End:
 async def in_thread(
     make: Callable[[threading.Event], Generator[T, None, None]], unread: Callable[[T], None] = lambda _: None
 ) -> AsyncGenerator[T, None]:
-    """Run the generator that ``make`` returns in one thread of its own and hand its items to the event loop.
+    """Run the generator that ``make`` returns in its own thread, and yield its items to the event loop.
 
-    One thread for the whole run: torch's grad and inference modes belong to a thread, and the autocast of whoever
-    awaits is entered there. Closing this generator, or cancelling the task that awaits it, returns at once and sets the
-    event that ``make`` got; the thread closes its generator at the next item and ends. Whoever else sets that event
-    ends the items, too. ``unread`` is called, in one thread or the other, with the items that nobody takes any more.
+    One thread runs the whole generator, because torch's grad and inference modes belong to a thread. The thread enters
+    the consumer's autocast. If the consumer closes this generator, or its task is cancelled, the event that ``make``
+    got is set at once; the thread closes its generator at the next item. ``unread`` is called with each item that
+    nobody took, in either thread.
     """
     loop = asyncio.get_running_loop()
     arrived = asyncio.Event()
     waiting: deque[T | _End] = deque()
-    handing_on = threading.Lock()
+    lock = threading.Lock()  # guards ``left`` and the end of ``waiting``
     left = False
     closed = threading.Event()
     autocast = Autocast.here()
 
     def post(item: T | _End) -> None:
-        with handing_on:
+        with lock:
             late = left
             if not late:
                 waiting.append(item)
@@ -48,7 +48,7 @@ async def in_thread(
             unread(item)
         try:
             loop.call_soon_threadsafe(arrived.set)
-        except RuntimeError:  # the loop is closed: nobody waits any more
+        except RuntimeError:  # the loop is closed: nobody waits
             closed.set()
 
     def work() -> None:
@@ -57,7 +57,7 @@ async def in_thread(
                 while not closed.is_set() and not isinstance(item := next(items, _End()), _End):
                     post(item)
             post(_End())
-        except BaseException as error:  # it belongs to the one who awaits
+        except BaseException as error:  # raised again in the consumer
             post(_End(error))
 
     context = contextvars.copy_context()
@@ -75,7 +75,7 @@ async def in_thread(
             raise item.error
     finally:
         closed.set()
-        with handing_on:
+        with lock:
             left = True
         for rest in waiting:
             if not isinstance(rest, _End):

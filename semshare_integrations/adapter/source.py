@@ -1,4 +1,4 @@
-"""Where an engine comes from: made when it is first needed, once, whichever thread comes first."""
+"""The source of an engine. It makes the engine once, when a thread first needs it."""
 
 from __future__ import annotations
 
@@ -22,15 +22,15 @@ _OF_A_LOADED_MODEL = ("pool", "embedding")
 
 
 class EngineSource:
-    """An engine to be, shared by every object that was copied from the one that described it.
+    """The source of one engine. Copies of a framework's object share it.
 
     Attributes:
-        name: what the model is called in traces and cache keys.
-        dtype: the precision asked for, or the one that a model given as an object has.
-        policy: what calls reuse that do not say.
-        model_id: the model to load; None if it was given as an object.
-        settings: what else the engine is made with.
-        loaded: model and tokenizer, where they are loaded already.
+        name: the model's name in traces and cache keys.
+        dtype: the precision to load, or the loaded model's.
+        policy: the default reuse policy.
+        model_id: the model to load; None if the model is loaded already.
+        settings: the engine's other settings.
+        loaded: model and tokenizer, if they are loaded.
     """
 
     def __init__(
@@ -56,10 +56,11 @@ class EngineSource:
 
     @classmethod
     def load(cls, model_id: str, settings: Mapping[str, Any], policy: ReusePolicy) -> EngineSource:
-        """Load a model by its name, with other settings of :meth:`SemShareEngine.from_pretrained`."""
-        place: Any = model_id if model_id == DEMO else located(model_id)  # read when the first call comes
-        given: dict[str, Any] = {name: located(value) if name in _NAMED else value for name, value in settings.items()}
-        make = partial(SemShareEngine.from_pretrained, place, policy=policy, **given)
+        """Load a model by its name, with settings of :meth:`SemShareEngine.from_pretrained`."""
+        # relative paths are resolved now, because the working folder may change before the first call
+        place: Any = model_id if model_id == DEMO else located(model_id)
+        resolved: dict[str, Any] = {k: located(value) if k in _NAMED else value for k, value in settings.items()}
+        make = partial(SemShareEngine.from_pretrained, place, policy=policy, **resolved)
         dtype = settings.get("dtype", "auto")
         return cls(make, name=model_id, dtype=dtype, policy=policy, model_id=model_id, settings=settings)
 
@@ -71,7 +72,7 @@ class EngineSource:
         settings: Mapping[str, Any],
         policy: ReusePolicy,
     ) -> EngineSource:
-        """Serve a model that is loaded already."""
+        """Serve a loaded model."""
         _refuse("model=", settings, allowed=_OF_A_LOADED_MODEL)
         model = unwrap_model(model)
         check_tokenizer(tokenizer)
@@ -80,27 +81,27 @@ class EngineSource:
         return cls(make, name=name, dtype=model.dtype, policy=policy, settings=settings, loaded=loaded)
 
     @classmethod
-    def given(cls, engine: SemShareEngine, settings: Mapping[str, Any]) -> EngineSource:
-        """Use an engine that is running already."""
+    def of_engine(cls, engine: SemShareEngine, settings: Mapping[str, Any]) -> EngineSource:
+        """Use a running engine."""
         _refuse("engine=", settings, allowed=())
         model, loaded = engine.model, (engine.model, engine.tokenizer)
         return cls(lambda: engine, name=_name_of(model), dtype=model.dtype, policy=engine.policy, loaded=loaded)
 
     @property
     def context(self) -> int | None:
-        """The model's context in tokens; None before it is loaded."""
+        """The model's context in tokens; None before the model is loaded."""
         return None if self.loaded is None else max_context(self.loaded[0])
 
     def adapted(self, model_id: str, settings: Mapping[str, Any], policy: ReusePolicy) -> EngineSource:
-        """This source if it fits the description, otherwise another that does."""
+        """This source if it has these settings, otherwise a new one."""
         if self.settings == settings and self.model_id in (None, model_id):
             return self
         if self.model_id is None:
-            raise ConfigError("how a model is loaded cannot be changed when it was given as an object.")
+            raise ConfigError("settings for loading cannot change a model that is loaded already.")
         return EngineSource.load(model_id, settings, policy)
 
     def get(self) -> SemShareEngine:
-        """The engine, made now if this is the first call."""
+        """The engine. The first call makes it."""
         with self._lock:
             if self._engine is None:
                 self._engine = self._make()
@@ -108,15 +109,15 @@ class EngineSource:
             return self._engine
 
     def __reduce__(self) -> tuple[Callable[..., EngineSource], tuple[Any, ...]]:
-        """As a description: the copy loads the model on first use.
+        """Pickle the settings. The copy loads the model on first use.
 
         Raises:
-            NotPicklableError: there is none, for an object was given.
+            NotPicklableError: the model was given as an object.
         """
         if self.model_id is None:
             raise NotPicklableError(
                 "engine= and model= are objects of this process and cannot be pickled: pass model_id=..., a folder or "
-                "hub id that every process loads by itself. (copy.copy and copy.deepcopy share the engine.)"
+                "hub id that each process can load. (copy.copy and copy.deepcopy share the engine.)"
             )
         return EngineSource.load, (self.model_id, self.settings, self.policy)
 
@@ -124,14 +125,14 @@ class EngineSource:
         return self
 
     def __deepcopy__(self, memo: dict[int, Any]) -> EngineSource:
-        return self  # who copies settings does not want the weights twice
+        return self  # copies of the settings share the weights
 
 
-def _refuse(given: str, settings: Mapping[str, Any], *, allowed: tuple[str, ...]) -> None:
+def _refuse(argument: str, settings: Mapping[str, Any], *, allowed: tuple[str, ...]) -> None:
     if superfluous := sorted(set(settings) - set(allowed)):
-        raise ConfigError(f"{', '.join(superfluous)} cannot be set together with {given}, which is loaded already.")
+        raise ConfigError(f"{', '.join(superfluous)} cannot be set together with {argument}, which is loaded already.")
 
 
 def _name_of(model: PreTrainedModel) -> str:
-    # a nameless model gets a name of its own, or a response cache would mistake it for another of its class
+    # each nameless model gets its own name, or a response cache would confuse models of one class
     return model.name_or_path or f"{type(model).__name__}-{id(model):x}"

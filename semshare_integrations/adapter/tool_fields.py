@@ -1,4 +1,4 @@
-"""The settings of models that call tools; what holding answers to grammars needs is made along with the model."""
+"""The settings of models that call tools."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from semshare_integrations.tools import call_format, prepare
 
 
 class ToolFields(EngineFields):
-    """Fields of a model whose answers may be held to grammars.
+    """Fields of a model that can call tools.
 
-    The first constraint of a tokenizer takes tenths of a second in which no other thread runs. It is made when the
-    object is, or when its model is loaded, lest the first call with tools bring an event loop to a stand.
+    Preparing a tokenizer for constraints takes some tenths of a second, and no other thread runs meanwhile. So the
+    object prepares it when the model is loaded. Otherwise the first call with tools would block an event loop.
     """
 
     def __init__(self, **settings: Any) -> None:
@@ -23,7 +23,7 @@ class ToolFields(EngineFields):
 
     @property
     def engine(self) -> SemShareEngine:
-        """The engine behind this object; the first use loads the model."""
+        """The engine behind this object. The first use loads the model."""
         was_loaded = self._engine_source.loaded is not None
         engine = super().engine
         if not was_loaded:
@@ -32,5 +32,5 @@ class ToolFields(EngineFields):
 
     @property
     def tool_call_form(self) -> str:
-        """How the model is told of tools and calls them, and why so if not as its chat template does it."""
-        return call_format(self.engine.tokenizer).told
+        """How the model sees tools and calls them. If its chat template cannot do that, the text says why."""
+        return call_format(self.engine.tokenizer).description

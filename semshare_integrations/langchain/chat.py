@@ -23,13 +23,13 @@ from pydantic import Field
 
 from semshare_core import Piece, SemShareEngine
 from semshare_core.prompt.own_tokenizer import encode_text
-from semshare_integrations.adapter import ToolFields, Turn, in_thread, which_tool
-from semshare_integrations.adapter.turn import TURN_SETTINGS, tool_names
+from semshare_integrations.adapter import ChatCall, ToolFields, in_thread, which_tool
+from semshare_integrations.adapter.chat_call import CHAT_SETTINGS, tool_names
+from semshare_integrations.langchain.answer import chat_call_of, chunk_of, result_of
 from semshare_integrations.langchain.callbacks import left_early
 from semshare_integrations.langchain.fields import LangChainFields
-from semshare_integrations.langchain.turn import chunk_of, result_of, turn_of
 
-_OURS = (*TURN_SETTINGS, "ls_structured_output_format")
+_OURS = (*CHAT_SETTINGS, "ls_structured_output_format")
 _METHODS = ("function_calling", "json_schema", "json_mode")
 
 
@@ -172,9 +172,9 @@ class ChatSemShare(ToolFields, LangChainFields, BaseChatModel):
         run_manager: CallbackManagerForLLMRun | None = None,
         **kwargs: Any,
     ) -> ChatResult:
-        turn = turn_of(self.engine, messages, kwargs)
-        with closing(self._pieces(turn, stop, kwargs, run_manager)) as pieces:
-            return result_of(turn, list(pieces), self.model_id)
+        chat_call = chat_call_of(self.engine, messages, kwargs)
+        with closing(self._pieces(chat_call, stop, kwargs, run_manager)) as pieces:
+            return result_of(chat_call, list(pieces), self.model_id)
 
     async def _agenerate(
         self,
@@ -194,10 +194,10 @@ class ChatSemShare(ToolFields, LangChainFields, BaseChatModel):
         run_manager: CallbackManagerForLLMRun | None = None,
         **kwargs: Any,
     ) -> Iterator[ChatGenerationChunk]:
-        turn = turn_of(self.engine, messages, kwargs)
-        with closing(self._pieces(turn, stop, kwargs, run_manager)) as pieces:
+        chat_call = chat_call_of(self.engine, messages, kwargs)
+        with closing(self._pieces(chat_call, stop, kwargs, run_manager)) as pieces:
             for piece in pieces:
-                if (chunk := chunk_of(turn, piece, self.model_id)) is not None:
+                if (chunk := chunk_of(chat_call, piece, self.model_id)) is not None:
                     if run_manager is not None:
                         run_manager.on_llm_new_token(chunk.text, chunk=chunk)
                     yield chunk
@@ -210,15 +210,15 @@ class ChatSemShare(ToolFields, LangChainFields, BaseChatModel):
         **kwargs: Any,
     ) -> AsyncIterator[ChatGenerationChunk]:
         async with aclosing(self._apieces(messages, stop, kwargs, run_manager)) as both:
-            async for turn, piece in both:
-                if (chunk := chunk_of(turn, piece, self.model_id)) is not None:
+            async for chat_call, piece in both:
+                if (chunk := chunk_of(chat_call, piece, self.model_id)) is not None:
                     if run_manager is not None:
                         await run_manager.on_llm_new_token(chunk.text, chunk=chunk)
                     yield chunk
 
     def _pieces(
         self,
-        turn: Turn,
+        chat_call: ChatCall,
         stop: list[str] | None,
         overrides: Mapping[str, Any],
         run: BaseRunManager | None,
@@ -226,7 +226,7 @@ class ChatSemShare(ToolFields, LangChainFields, BaseChatModel):
     ) -> Generator[Piece, None, None]:
         settings = self.call_settings(stop, {name: value for name, value in overrides.items() if name not in _OURS})
         settings["on_left"] = left_early(run)
-        yield from turn.stream(settings, cancel)
+        yield from chat_call.stream(settings, cancel)
 
     def _apieces(
         self,
@@ -234,15 +234,15 @@ class ChatSemShare(ToolFields, LangChainFields, BaseChatModel):
         stop: list[str] | None,
         overrides: Mapping[str, Any],
         run: BaseRunManager | None,
-    ) -> AsyncGenerator[tuple[Turn, Piece], None]:
-        def make(closed: threading.Event) -> Generator[tuple[Turn, Piece], None, None]:
-            turn = turn_of(self.engine, messages, overrides)  # in the thread: it may load the model
-            for piece in self._pieces(turn, stop, overrides, run, closed):
-                yield turn, piece
+    ) -> AsyncGenerator[tuple[ChatCall, Piece], None]:
+        def make(closed: threading.Event) -> Generator[tuple[ChatCall, Piece], None, None]:
+            chat_call = chat_call_of(self.engine, messages, overrides)  # in the thread: it may load the model
+            for piece in self._pieces(chat_call, stop, overrides, run, closed):
+                yield chat_call, piece
 
         tell = left_early(run)
 
-        def unread(both: tuple[Turn, Piece]) -> None:
+        def unread(both: tuple[ChatCall, Piece]) -> None:
             if both[1].report is not None:
                 tell(both[1].report)
 

@@ -15,7 +15,7 @@ from langchain_core.messages import (
     ToolMessage,
 )
 
-from semshare_integrations.adapter.turn import told_call
+from semshare_integrations.adapter.chat_call import openai_call
 
 _TEXT = ("text", "text-plain", "output_text", "input_text")
 _MEDIA = (
@@ -43,7 +43,7 @@ def to_template(messages: Sequence[BaseMessage]) -> list[dict[str, Any]]:
         entry: dict[str, Any] = {"role": _role(message), "content": _text(message)}
         if isinstance(message, AIMessage) and message.tool_calls:
             entry["tool_calls"] = [
-                told_call(call["name"], call["args"], call["id"] or "") for call in message.tool_calls
+                openai_call(call["name"], call["args"], call["id"] or "") for call in message.tool_calls
             ]
         elif isinstance(message, ToolMessage):
             entry |= {"name": message.name or "", "tool_call_id": message.tool_call_id}

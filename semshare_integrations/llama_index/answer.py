@@ -13,7 +13,7 @@ from llama_index.core.instrumentation.span import active_span_id
 
 from semshare_core import Canary, Piece, ReuseReport
 from semshare_core.quality.canary_registry import REGISTRY
-from semshare_integrations.adapter import Turn, token_usage
+from semshare_integrations.adapter import ChatCall, token_usage
 from semshare_integrations.llama_index.events import SemShareCanaryEvent, SemShareReuseEvent, dispatcher
 from semshare_integrations.llama_index.messages import message_of
 from semshare_integrations.statistics import Operation
@@ -34,28 +34,28 @@ class Answer:
     span_id: str | None = field(default_factory=active_span_id.get)
     context: Context = field(default_factory=copy_context)
 
-    def completion(self, turn: Turn, piece: Piece, delta: str | None = None) -> CompletionResponse:
+    def completion(self, chat_call: ChatCall, piece: Piece, delta: str | None = None) -> CompletionResponse:
         """The text so far; with the last piece, what was reused."""
-        return CompletionResponse(text=turn.text, delta=delta, raw=self._raw(turn, piece))
+        return CompletionResponse(text=chat_call.text, delta=delta, raw=self._raw(chat_call, piece))
 
-    def chat(self, turn: Turn, piece: Piece, delta: str | None = None) -> ChatResponse:
+    def chat(self, chat_call: ChatCall, piece: Piece, delta: str | None = None) -> ChatResponse:
         """The message so far; with the last piece, calls of tools and what was reused."""
         if piece.report is None:
-            message = ChatMessage(role=MessageRole.ASSISTANT, content=turn.text)
+            message = ChatMessage(role=MessageRole.ASSISTANT, content=chat_call.text)
         else:
-            message = message_of(turn.reply)
-        return ChatResponse(message=message, delta=delta, raw=self._raw(turn, piece))
+            message = message_of(chat_call.reply)
+        return ChatResponse(message=message, delta=delta, raw=self._raw(chat_call, piece))
 
-    def _raw(self, turn: Turn, piece: Piece) -> dict[str, Any] | None:
+    def _raw(self, chat_call: ChatCall, piece: Piece) -> dict[str, Any] | None:
         report = piece.report
         if report is None:
             return None
         self._tell(self.context, report)
-        invalid = [{"name": bad.name, "text": bad.text, "error": bad.error} for bad in turn.reply.invalid]
+        invalid = [{"name": bad.name, "text": bad.text, "error": bad.error} for bad in chat_call.reply.invalid]
         usage = token_usage(report.prompt_tokens, report.generated_tokens)
         return {
             "model": self.model,
-            "finish_reason": turn.finish_reason(piece),
+            "finish_reason": chat_call.finish_reason(piece),
             "usage": {**usage, "prompt_tokens_details": {"cached_tokens": report.reused_tokens}},
             "semshare": brief(report),
             **({"invalid_tool_calls": invalid} if invalid else {}),
@@ -77,22 +77,22 @@ class Answer:
 
 
 def streamed(
-    pieces: Generator[tuple[Turn, Piece], None, None], respond: Callable[[Turn, Piece, str | None], Response]
+    pieces: Generator[tuple[ChatCall, Piece], None, None], respond: Callable[[ChatCall, Piece, str | None], Response]
 ) -> Generator[Response, None, None]:
     """A response per piece that brings text, and one for the last."""
     with closing(pieces):
-        for turn, piece in pieces:
-            delta = turn.take(piece)
+        for chat_call, piece in pieces:
+            delta = chat_call.take(piece)
             if delta or piece.report is not None:
-                yield respond(turn, piece, delta)
+                yield respond(chat_call, piece, delta)
 
 
 async def astreamed(
-    pieces: AsyncGenerator[tuple[Turn, Piece], None], respond: Callable[[Turn, Piece, str | None], Response]
+    pieces: AsyncGenerator[tuple[ChatCall, Piece], None], respond: Callable[[ChatCall, Piece, str | None], Response]
 ) -> AsyncGenerator[Response]:
     """A response per piece that brings text, and one for the last."""
     async with aclosing(pieces):
-        async for turn, piece in pieces:
-            delta = turn.take(piece)
+        async for chat_call, piece in pieces:
+            delta = chat_call.take(piece)
             if delta or piece.report is not None:
-                yield respond(turn, piece, delta)
+                yield respond(chat_call, piece, delta)

@@ -32,8 +32,8 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from semshare_core import Piece, SemShareEngine
 from semshare_core.errors import PromptError
-from semshare_integrations.adapter import ToolFields, Turn, in_thread
-from semshare_integrations.adapter.turn import TURN_SETTINGS
+from semshare_integrations.adapter import ChatCall, ToolFields, in_thread
+from semshare_integrations.adapter.chat_call import CHAT_SETTINGS
 from semshare_integrations.llama_index.answer import Answer, astreamed, streamed
 from semshare_integrations.llama_index.messages import to_openai_tool, to_template
 
@@ -234,68 +234,70 @@ class SemShareLLM(ToolFields, FunctionCallingLLM):
         """The user gave a function that makes a text of messages; without one, LlamaIndex sets its own."""
         return self.messages_to_prompt not in (None, generic_messages_to_prompt)
 
-    def _completing(self, prompt: str, formatted: bool) -> Callable[[], Turn]:
-        def turn() -> Turn:
+    def _completing(self, prompt: str, formatted: bool) -> Callable[[], ChatCall]:
+        def chat_call() -> ChatCall:
             if formatted:
-                return Turn.of_text(self.engine, prompt)
+                return ChatCall.of_text(self.engine, prompt)
             assert self.completion_to_prompt is not None
-            return Turn.of_text(self.engine, self.completion_to_prompt(self._extend_prompt(prompt)))
+            return ChatCall.of_text(self.engine, self.completion_to_prompt(self._extend_prompt(prompt)))
 
-        return turn
+        return chat_call
 
-    def _chatting(self, messages: Sequence[ChatMessage], overrides: Mapping[str, Any]) -> Callable[[], Turn]:
-        def turn() -> Turn:
+    def _chatting(self, messages: Sequence[ChatMessage], overrides: Mapping[str, Any]) -> Callable[[], ChatCall]:
+        def chat_call() -> ChatCall:
             asked = list(messages)
             if strange := [message for message in asked if not isinstance(message, ChatMessage)]:
                 raise PromptError(f"chat takes a list of LlamaIndex's ChatMessage objects; got {strange[0]!r} in it.")
             if asked and asked[0].role not in (MessageRole.SYSTEM, MessageRole.DEVELOPER):
                 asked = self._extend_messages(asked)
-            about = {name: overrides[name] for name in TURN_SETTINGS if overrides.get(name) is not None}
+            about = {name: overrides[name] for name in CHAT_SETTINGS if overrides.get(name) is not None}
             if not self._writes_prompts:
-                return Turn.of(self.engine, to_template(asked), **about)
+                return ChatCall.of(self.engine, to_template(asked), **about)
             if about.get("tools") or about.get("response_format"):
                 raise ValueError(
                     "tools and response_format need the model's chat template: leave messages_to_prompt out."
                 )
             assert self.messages_to_prompt is not None
-            return Turn.of_text(self.engine, self.messages_to_prompt(asked))
+            return ChatCall.of_text(self.engine, self.messages_to_prompt(asked))
 
-        return turn
+        return chat_call
 
     def _pieces(
         self,
-        ask: Callable[[], Turn],
+        ask: Callable[[], ChatCall],
         overrides: Mapping[str, Any],
         answer: Answer,
         cancel: threading.Event | None = None,
-    ) -> Generator[tuple[Turn, Piece], None, None]:
-        said = {name: value for name, value in overrides.items() if name not in TURN_SETTINGS}
+    ) -> Generator[tuple[ChatCall, Piece], None, None]:
+        said = {name: value for name, value in overrides.items() if name not in CHAT_SETTINGS}
         settings = {**self.call_settings(None, said), "on_left": answer.left}
-        turn = ask()
-        for piece in turn.stream(settings, cancel):
-            yield turn, piece
+        chat_call = ask()
+        for piece in chat_call.stream(settings, cancel):
+            yield chat_call, piece
 
     def _apieces(
-        self, ask: Callable[[], Turn], overrides: Mapping[str, Any], answer: Answer
-    ) -> AsyncGenerator[tuple[Turn, Piece], None]:
-        def unread(both: tuple[Turn, Piece]) -> None:
+        self, ask: Callable[[], ChatCall], overrides: Mapping[str, Any], answer: Answer
+    ) -> AsyncGenerator[tuple[ChatCall, Piece], None]:
+        def unread(both: tuple[ChatCall, Piece]) -> None:
             if both[1].report is not None:
                 answer.left(both[1].report)
 
         return in_thread(lambda closed: self._pieces(ask, overrides, answer, closed), unread)
 
-    def _whole(self, ask: Callable[[], Turn], overrides: Mapping[str, Any], answer: Answer) -> tuple[Turn, Piece]:
+    def _whole(
+        self, ask: Callable[[], ChatCall], overrides: Mapping[str, Any], answer: Answer
+    ) -> tuple[ChatCall, Piece]:
         with closing(self._pieces(ask, overrides, answer)) as pieces:
-            for turn, piece in pieces:
-                turn.take(piece)
-        return turn, piece
+            for chat_call, piece in pieces:
+                chat_call.take(piece)
+        return chat_call, piece
 
     async def _awhole(
-        self, ask: Callable[[], Turn], overrides: Mapping[str, Any], answer: Answer
-    ) -> tuple[Turn, Piece]:
+        self, ask: Callable[[], ChatCall], overrides: Mapping[str, Any], answer: Answer
+    ) -> tuple[ChatCall, Piece]:
         async with aclosing(
             self._apieces(ask, overrides, answer)
         ) as pieces:  # streamed: a cancelled task frees the engine
-            async for turn, piece in pieces:
-                turn.take(piece)
-        return turn, piece
+            async for chat_call, piece in pieces:
+                chat_call.take(piece)
+        return chat_call, piece

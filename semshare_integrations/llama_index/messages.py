@@ -20,7 +20,7 @@ from llama_index.core.base.llms.types import (
 from llama_index.core.tools import BaseTool
 
 from semshare_core.errors import ConfigError
-from semshare_integrations.adapter.turn import call_id, told_call
+from semshare_integrations.adapter.chat_call import call_id, openai_call
 from semshare_integrations.tools import Reply
 
 _ROLES = {
@@ -46,7 +46,7 @@ def to_template(messages: Sequence[ChatMessage]) -> list[dict[str, Any]]:
         entry: dict[str, Any] = {"role": _ROLES[message.role], "content": _text(message)}
         if calls := [block for block in message.blocks if isinstance(block, ToolCallBlock)]:
             entry["tool_calls"] = [
-                told_call(call.tool_name, _arguments(call), call.tool_call_id or "") for call in calls
+                openai_call(call.tool_name, _arguments(call), call.tool_call_id or "") for call in calls
             ]
         if entry["role"] == "tool":
             entry |= {
@@ -83,7 +83,7 @@ def message_of(reply: Reply) -> ChatMessage:
     for call in reply.calls:
         name = call_id()
         blocks.append(ToolCallBlock(tool_call_id=name, tool_name=call.name, tool_kwargs=call.arguments))
-        listed.append(told_call(call.name, json.dumps(call.arguments, ensure_ascii=False), name))
+        listed.append(openai_call(call.name, json.dumps(call.arguments, ensure_ascii=False), name))
     told = {"tool_calls": listed} if listed else {}
     return ChatMessage(role=MessageRole.ASSISTANT, blocks=blocks, additional_kwargs=told)
 

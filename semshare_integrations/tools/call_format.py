@@ -60,7 +60,7 @@ class CallFormat:
     because: str = field(default="", compare=False)
 
     @property
-    def told(self) -> str:
+    def description(self) -> str:
         """A sentence for the user: how the model is told of tools, and how it calls them."""
         if self.native:
             calls = (

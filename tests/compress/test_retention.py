@@ -164,8 +164,8 @@ def test_watching_the_tail_leaves_the_rows_as_they_were() -> None:
     kept = engine.pool.longest_prefix("default", np.array(engine.token_ids(TEXT)), 0, weights=engine.weights.identity())
     served, _ = engine._request(TEXT + " So.", keeping(Retention()), None).run(1, lambda _: None)
     assert kept is not None
-    assert served.cache is not served.prefilled.cache, "the tail was watched, for retention"
-    for before, after in zip(rows_of(kept[0]), served.prefilled.cache.rows(n), strict=True):
+    assert served.cache is not served.whole.cache, "the tail was watched, for retention"
+    for before, after in zip(rows_of(kept[0]), served.whole.cache.rows(n), strict=True):
         assert all(torch.equal(a, b) for a, b in zip(before, after, strict=True))
 
 

@@ -12,7 +12,7 @@ from semshare_core import SemShareEngine
 from semshare_core.decode.text_behind import TextBehind
 from semshare_core.prompt.own_tokenizer import encode_text
 from semshare_core.prompt.retokenize import retokenized
-from semshare_integrations.adapter import Turn
+from semshare_integrations.adapter import ChatCall
 from semshare_integrations.langchain import SemShareLLM
 from tiny_models import tiny_model, tiny_tokenizer
 
@@ -119,7 +119,7 @@ def test_text_before_a_tool_call_keeps_its_space(engine: SemShareEngine) -> None
     tokenizer = engine.tokenizer
     for text, told in ((" Let me look.", " Let me look."), (f" I look.\n{call}", " I look.")):
         ids = said(engine, text)
-        reply = Turn.of(engine, [{"role": "user", "content": "?"}], tools=[TOOL], tool_choice="none")
+        reply = ChatCall.of(engine, [{"role": "user", "content": "?"}], tools=[TOOL], tool_choice="none")
         reply.names = ["look"]  # read as though calls were free
         pieces = [reply.take(piece) for piece in engine.stream(PROMPT, logits_processor=[Says(ids)], store=False)]
         assert "".join(pieces) == reply.text == told

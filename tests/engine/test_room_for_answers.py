@@ -19,7 +19,7 @@ from transformers import PreTrainedTokenizerBase
 
 from semshare_core import SemShareEngine
 from semshare_core.errors import ConfigError
-from semshare_integrations.adapter import Turn
+from semshare_integrations.adapter import ChatCall
 from semshare_integrations.langchain import ChatSemShare
 from semshare_integrations.llama_index import SemShareLLM
 from semshare_integrations.tools.way_to_end import Spelling, shortest_way_to_end
@@ -90,7 +90,7 @@ def engine() -> SemShareEngine:
 
 
 def answer(engine: SemShareEngine, schema: Mapping[str, Any], tokens: int, seed: int | None, asked: str = "?") -> str:
-    turn = Turn.of(
+    turn = ChatCall.of(
         engine,
         [{"role": "user", "content": asked}],
         response_format={"type": "json_schema", "json_schema": {"schema": schema}},

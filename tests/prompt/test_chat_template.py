@@ -149,9 +149,9 @@ def test_calls_without_results_are_no_end(engine: SemShareEngine) -> None:
 def test_what_was_begun_is_held_to_no_form(engine: SemShareEngine) -> None:
     llm = ChatSemShare(engine=engine)
     begun = [HumanMessage("Where?"), AIMessage("It")]
-    with pytest.raises(ValueError, match="cannot be held to a form"):
+    with pytest.raises(ValueError, match="a grammar cannot continue its answer"):
         llm.invoke(begun, response_format={"type": "json_object"})
-    with pytest.raises(ValueError, match="cannot be held to a form"):
+    with pytest.raises(ValueError, match="a grammar cannot continue its answer"):
         llm.bind_tools([chat_look], tool_choice="any").invoke(begun)
     assert llm.bind_tools([chat_look], tool_choice="none").invoke(begun, max_tokens=1)
     assert llm.invoke(begun, response_format={"type": "text"}, max_tokens=1)

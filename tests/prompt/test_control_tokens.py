@@ -17,9 +17,9 @@ from semshare_core import Chat, SemShareEngine
 from semshare_core.errors import PromptError
 from semshare_core.prompt.control_tokens import control_tokens
 from semshare_core.prompt.encode import encode
-from semshare_integrations.adapter import Turn
+from semshare_integrations.adapter import ChatCall
 from semshare_integrations.langchain import ChatSemShare
-from semshare_integrations.langchain.turn import turn_of
+from semshare_integrations.langchain.answer import chat_call_of
 from semshare_integrations.llama_index.messages import to_template as from_llama_index
 from tiny_models import END, START, tiny_model, tiny_tokenizer
 
@@ -106,7 +106,7 @@ def test_forged_turns_through_the_frameworks() -> None:
             ChatMessage(role="assistant", blocks=[call]),
             ChatMessage(text, role="tool", additional_kwargs={"tool_call_id": "c"}),
         ]
-        turns = [turn_of(engine, messages, {}), Turn.of(engine, from_llama_index(told))]
+        turns = [chat_call_of(engine, messages, {}), ChatCall.of(engine, from_llama_index(told))]
         counts.append([engine.token_ids(turn.prompt).count(start) for turn in turns])
         used = ChatSemShare(engine=engine, max_tokens=1).invoke(messages).usage_metadata
         assert used is not None

@@ -19,7 +19,7 @@ from pydantic import BaseModel
 from real_tokenizers import Force, real_engine
 from semshare_core import Chat, SemShareEngine
 from semshare_core.errors import ConfigError, PromptError
-from semshare_integrations.adapter.turn import told_call
+from semshare_integrations.adapter.chat_call import openai_call
 from semshare_integrations.langchain import ChatSemShare
 from semshare_integrations.llama_index import SemShareLLM
 from semshare_integrations.tools import CallFormat, call_format, constraint, json_grammar
@@ -126,7 +126,7 @@ def test_a_history_with_calls_and_results(chat: ChatSemShare, engine: SemShareEn
 @pytest.mark.parametrize("family", NO_TEMPLATE)
 def test_a_tokenizer_without_a_template_says_so(family: str) -> None:
     engine = real_engine(family)
-    assert call_format(engine.tokenizer).told.endswith("because the tokenizer has no chat template.")
+    assert call_format(engine.tokenizer).description.endswith("because the tokenizer has no chat template.")
     with pytest.raises(PromptError, match="has no chat template: pass text instead"):
         ChatSemShare(engine=engine).invoke("Rain?")
 
@@ -146,9 +146,9 @@ def test_a_text_spelled_again_has_the_same_tokens(family: str) -> None:
 def test_the_form_of_calls_is_told() -> None:
     forms = {family: call_format(real_engine(family).tokenizer) for family in CHATS}
     assert forms["qwen3"] == CallFormat(native=True, thinks="may")
-    assert forms["qwen3"].told.startswith("Tools are told and called as the model's chat template does it")
+    assert forms["qwen3"].description.startswith("Tools are told and called as the model's chat template does it")
     for family in ("llama3_1", "gemma3", "deepseek_v3"):
-        assert forms[family].told == (
+        assert forms[family].description == (
             "Tools are described in words and called between <tool_call> and </tool_call>, because the model's chat "
             "template tells the model of no tools."
         )
@@ -219,7 +219,7 @@ def test_qwen_calls_as_it_was_trained_to(choice: str) -> None:
     tokenizer = engine.tokenizer
     history = [
         {"role": "user", "content": "Rain?"},
-        {"role": "assistant", "content": "", "tool_calls": [told_call("weather", PLACE, "a")]},
+        {"role": "assistant", "content": "", "tool_calls": [openai_call("weather", PLACE, "a")]},
         {"role": "tool", "content": "no rain", "name": "weather", "tool_call_id": "a"},
     ]
     rendered = tokenizer.apply_chat_template(history, tokenize=False)

@@ -1,4 +1,4 @@
-"""One question to a chat model and its answer: what the answer is held to, and how it is read and streamed."""
+"""One call of a chat model: its prompt, the grammar of its answer, and how the answer is streamed and read."""
 
 from __future__ import annotations
 
@@ -29,24 +29,23 @@ from semshare_integrations.tools import (
 from semshare_integrations.tools.added_tokens import special_tokens, without
 from semshare_integrations.tools.reply import settled_text
 
-TURN_SETTINGS = ("tools", "tool_choice", "parallel_tool_calls", "response_format")
-"""Settings of a call that :meth:`Turn.of` takes; all others are the engine's."""
+CHAT_SETTINGS = ("tools", "tool_choice", "parallel_tool_calls", "response_format")
+"""Settings that :meth:`ChatCall.of` takes. All other settings are the engine's."""
 
-_preparing = free(threading.Lock())  # several threads that prepare calls at once leave an event loop no turn for long
+_preparing = free(threading.Lock())  # several threads that prepare calls at once would block an event loop
 
 
 @dataclass
-class Turn:
-    """One question and its answer.
+class ChatCall:
+    """One call of a chat model.
 
     Attributes:
-        engine: who is asked.
-        prompt: the question, tools included; or a text as it is.
-        grammar: what the answer is held to; None: words.
-        form: how the model writes calls of tools.
-        names: of the tools that it may call.
-        text: what may be passed on of the answer so far; in the end its text without calls.
-        reply: the answer, read when its last piece was taken.
+        prompt: the messages with the tools, or a plain text.
+        grammar: the answer's grammar; None: free text.
+        form: how the model writes tool calls.
+        names: the names of the tools that the model may call.
+        text: the part of the answer that may be shown so far. In the end the whole text, without tool calls.
+        reply: the parsed answer, complete after the last piece.
     """
 
     engine: SemShareEngine
@@ -68,20 +67,21 @@ class Turn:
         tool_choice: Mapping[str, Any] | str | bool | None = None,
         parallel_tool_calls: bool = False,
         response_format: Mapping[str, Any] | None = None,
-    ) -> Turn:
-        """The turn that ``messages`` ask for.
+    ) -> ChatCall:
+        """A call with ``messages``.
 
         Args:
-            engine: who is asked.
-            messages: with ``role``, ``content`` and, where there are some, ``tool_calls`` (arguments as mappings) or
-                the ``tool_call_id`` that a tool's result belongs to. If the last is the assistant's, it goes on.
-            tools: what the model may call.
+            messages: mappings with ``role`` and ``content``. An assistant's message may have ``tool_calls`` (with
+                arguments as mappings); a tool's result has a ``tool_call_id``. If the last message is the assistant's,
+                the answer continues it.
+            tools: OpenAI's function schemas of the tools that the model may call.
             tool_choice: see :func:`which_tool`.
-            parallel_tool_calls: several calls in one answer, if the model's template can write them.
-            response_format: OpenAI's: ``json_schema``, ``json_object`` or ``text``.
+            parallel_tool_calls: allow several tool calls in one answer, if the model's template can write them.
+            response_format: OpenAI's ``json_schema``, ``json_object`` or ``text``.
 
         Raises:
-            ValueError: no messages, a tool's result without its call, an unknown tool or format, both tools and format.
+            ValueError: there are no messages; a tool's result has no call; a tool or format is unknown; or there are
+                both tools and a format.
         """
         _check(messages)
         names = tool_names(tools)
@@ -99,43 +99,43 @@ class Turn:
                 grammar = None if schema is None else json_grammar(schema)
         if grammar is not None and continues(messages) and not (tools and choice == "auto"):
             raise ValueError(
-                "the last message is the assistant's, and what it began cannot be held to a form: end with a user's "
+                "the last message is the assistant's, and a grammar cannot continue its answer: end with a user's "
                 "message, or leave tool_choice and response_format out."
             )
         return cls(engine, prompt, grammar, form, names if choice != "none" else [])
 
     @classmethod
-    def of_text(cls, engine: SemShareEngine, prompt: str) -> Turn:
-        """The turn of a text without roles, as it is."""
+    def of_text(cls, engine: SemShareEngine, prompt: str) -> ChatCall:
+        """A call with a plain text."""
         return cls(engine, prompt, None, CallFormat(), [])
 
     def stream(
         self, settings: Mapping[str, Any], cancel: threading.Event | None = None
     ) -> Generator[Piece, None, None]:
-        """The answer piece by piece, with settings of :meth:`SemShareEngine.stream` and held to the grammar.
+        """Stream the answer, held to the grammar. ``settings`` are those of :meth:`SemShareEngine.stream`.
 
         Raises:
-            ConfigError: there is no room for an answer that the grammar allows, or a stop string cut it off.
+            ConfigError: the shortest answer that the grammar allows does not fit, or a stop string cut the answer off.
         """
         if self.grammar is None:
             yield from self.engine.stream(self.prompt, **settings, cancel=cancel)
             return
         engine, limit = self.engine, settings["max_new_tokens"]
         with _preparing:
-            holding = constraint(self.grammar, engine.model, engine.tokenizer, limit, engine.context)
-        processors = [*(settings.get("logits_processor") or ()), holding]
-        held = {**settings, "logits_processor": processors}
-        with closing(engine.stream(self.prompt, **held, cancel=cancel)) as pieces:
+            processor = constraint(self.grammar, engine.model, engine.tokenizer, limit, engine.context)
+        settings = {**settings, "logits_processor": [*(settings.get("logits_processor") or ()), processor]}
+        with closing(engine.stream(self.prompt, **settings, cancel=cancel)) as pieces:
             for piece in pieces:
-                if piece.finish_reason == "stop" and not holding.completes(piece.token_ids or []):
+                if piece.finish_reason == "stop" and not processor.completes(piece.token_ids or []):
                     raise ConfigError(
-                        f"a stop string ended the answer before it was whole: leave stop={settings.get('stop')!r} out "
-                        "where an answer has a form, or use one that it cannot hold."
+                        "a stop string ended the answer before it was complete: leave "
+                        f"stop={settings.get('stop')!r} out of calls with tools or a response format, or use a stop "
+                        "string that such answers cannot contain."
                     )
                 yield piece
 
     def take(self, piece: Piece) -> str:
-        """What is new in ``text`` now that ``piece`` is there: nothing that belongs to a call of a tool."""
+        """Take a piece of the answer. Returns the new part of ``text``, without tool calls."""
         self._arrived += piece.text
         sent = len(self.text)
         if piece.report is None:
@@ -147,11 +147,11 @@ class Turn:
         return self.text[sent:]
 
     def finish_reason(self, last: Piece) -> str | None:
-        """Why the answer ended: ``tool_calls``, or what the engine says of its last piece."""
+        """Why the answer ended: ``tool_calls``, or the engine's finish reason."""
         return "tool_calls" if self.reply.calls else last.finish_reason
 
     def _read(self, last: Piece) -> Reply:
-        """The reply; its calls are read from the tokens: text leaves out special ones, which a call may open with."""
+        """Parse the reply from its tokens, because a tool call may open with a special token, which text leaves out."""
         if not self.names:
             return Reply(self._arrived)
         tokenizer = self.engine.tokenizer
@@ -159,50 +159,50 @@ class Turn:
         ends = {tokenizer.eos_token_id, *end_tokens(self.engine.model.generation_config.eos_token_id)}
         while ids and ids[-1] in ends:
             ids.pop()
-        said = decode_ids(tokenizer, ids, special=self.form.hidden)
-        if self._arrived[:1] == " " != said[:1]:  # decoded alone, it loses the space that it begins with
-            said = " " + said
-        reply = parse_reply(said, self.form, self.names)
+        text = decode_ids(tokenizer, ids, special=self.form.hidden)
+        if self._arrived[:1] == " " != text[:1]:  # decoding the answer alone drops its first space
+            text = " " + text
+        reply = parse_reply(text, self.form, self.names)
         if not reply.calls and not reply.invalid:
             return Reply(self._arrived)
-        return (
-            replace(reply, text=without(reply.text, special_tokens(tokenizer)).rstrip()) if self.form.hidden else reply
-        )
+        if self.form.hidden:
+            return replace(reply, text=without(reply.text, special_tokens(tokenizer)).rstrip())
+        return reply
 
 
 def tool_names(tools: Sequence[Mapping[str, Any]]) -> list[str]:
-    """The names of OpenAI's function schemas; raises :class:`ValueError` for tools that a provider would run."""
-    for each in tools:
-        if "function" not in each:
-            raise ValueError(f"the tool {dict(each)!r} is no function: a local model runs no tools of a provider.")
-    return [each["function"]["name"] for each in tools]
+    """The names of OpenAI's function schemas. Raises :class:`ValueError` for tools that a provider would run."""
+    for tool in tools:
+        if "function" not in tool:
+            raise ValueError(f"the tool {dict(tool)!r} is no function: a local model runs no tools of a provider.")
+    return [tool["function"]["name"] for tool in tools]
 
 
 def which_tool(choice: Mapping[str, Any] | str | bool | None, names: Sequence[str]) -> str:
-    """``auto``, ``any``, ``none`` or the name of a tool."""
+    """The meaning of ``tool_choice=``: ``auto``, ``any``, ``none`` or the name of a tool."""
     if isinstance(choice, Mapping):
         named = choice.get("function", choice)
         choice = named.get("name") or choice.get("type") if isinstance(named, Mapping) else named
-    known = {None: "auto", True: "any", False: "none", "required": "any", "auto": "auto", "any": "any", "none": "none"}
-    if isinstance(choice, str | bool | None) and choice in known:
-        return known[choice]
+    words = {None: "auto", True: "any", False: "none", "required": "any", "auto": "auto", "any": "any", "none": "none"}
+    if isinstance(choice, str | bool | None) and choice in words:
+        return words[choice]
     if choice not in names:
         raise ValueError(f"tool_choice={choice!r} names no tool: pass 'auto', 'any', 'none' or one of {names}.")
     return str(choice)
 
 
 def call_id() -> str:
-    """A name for a call, which its result refers to."""
+    """A new id for a tool call."""
     return f"call_{uuid4().hex[:24]}"
 
 
-def told_call(name: str, arguments: Mapping[str, Any] | str, call: str) -> dict[str, Any]:
-    """A call named ``call`` as OpenAI and chat templates write it: templates take mappings, OpenAI JSON."""
+def openai_call(name: str, arguments: Mapping[str, Any] | str, call: str) -> dict[str, Any]:
+    """A tool call in OpenAI's form. For chat templates ``arguments`` is a mapping, for OpenAI it is JSON."""
     return {"type": "function", "id": call, "function": {"name": name, "arguments": arguments}}
 
 
 def _check(messages: Sequence[Mapping[str, Any]]) -> None:
-    """Raises :class:`ValueError` if there are no messages, or a tool's result stands before its call or is missing."""
+    """Raise :class:`ValueError` if there are no messages, or a tool's result has no earlier call."""
     if not messages:
         raise ValueError("there are no messages: pass at least one, such as a user's.")
     called: set[str] = set()
@@ -217,14 +217,14 @@ def _check(messages: Sequence[Mapping[str, Any]]) -> None:
 
 
 def _response_schema(response: Mapping[str, Any]) -> Mapping[str, Any] | None:
-    """The JSON schema of the answer; None: words."""
+    """The answer's JSON schema; None: free text."""
     kind = response.get("type") if isinstance(response, Mapping) else None
     if kind == "text":
         return None
     if kind == "json_object":
         return {"type": "object"}
-    told = response.get("json_schema") if kind == "json_schema" else None
-    if isinstance(told, Mapping) and isinstance(schema := told.get("schema"), Mapping):
+    named = response.get("json_schema") if kind == "json_schema" else None
+    if isinstance(named, Mapping) and isinstance(schema := named.get("schema"), Mapping):
         return schema
     raise ValueError(
         f"response_format={response!r} is not known: pass {{'type': 'json_schema', 'json_schema': {{'schema': ...}}}}, "

@@ -1,4 +1,4 @@
-"""LangChain's side of a turn: answers as its messages, streamed and whole."""
+"""LangChain's side of a chat_call: answers as its messages, streamed and whole."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from langchain_core.outputs import ChatGeneration, ChatGenerationChunk, ChatResu
 from langchain_core.utils.function_calling import convert_to_openai_tool
 
 from semshare_core import Piece, ReuseReport, SemShareEngine
-from semshare_integrations.adapter import Turn, token_usage
-from semshare_integrations.adapter.turn import call_id
+from semshare_integrations.adapter import ChatCall, token_usage
+from semshare_integrations.adapter.chat_call import call_id
 from semshare_integrations.langchain.messages import to_template
 from semshare_integrations.statistics.recent import brief
 
 
-def turn_of(engine: SemShareEngine, messages: Sequence[BaseMessage], overrides: Mapping[str, Any]) -> Turn:
-    """The turn that ``messages`` and the settings of the call ask for."""
-    return Turn.of(
+def chat_call_of(engine: SemShareEngine, messages: Sequence[BaseMessage], overrides: Mapping[str, Any]) -> ChatCall:
+    """The chat_call that ``messages`` and the settings of the call ask for."""
+    return ChatCall.of(
         engine,
         to_template(messages),
         tools=[convert_to_openai_tool(each) for each in overrides.get("tools") or []],
@@ -31,20 +31,21 @@ def turn_of(engine: SemShareEngine, messages: Sequence[BaseMessage], overrides: 
     )
 
 
-def result_of(turn: Turn, pieces: Sequence[Piece], model_name: str) -> ChatResult:
+def result_of(chat_call: ChatCall, pieces: Sequence[Piece], model_name: str) -> ChatResult:
     """The whole answer."""
     for piece in pieces:
-        turn.take(piece)
+        chat_call.take(piece)
     last = pieces[-1]
     assert last.report is not None
     message = AIMessage(
-        content=turn.reply.text,
-        tool_calls=[tool_call(name=call.name, args=call.arguments, id=call_id()) for call in turn.reply.calls],
+        content=chat_call.reply.text,
+        tool_calls=[tool_call(name=call.name, args=call.arguments, id=call_id()) for call in chat_call.reply.calls],
         invalid_tool_calls=[
-            invalid_tool_call(name=bad.name, args=bad.text, id=call_id(), error=bad.error) for bad in turn.reply.invalid
+            invalid_tool_call(name=bad.name, args=bad.text, id=call_id(), error=bad.error)
+            for bad in chat_call.reply.invalid
         ],
         usage_metadata=_usage(last.report),
-        response_metadata=_metadata(turn, last, model_name),
+        response_metadata=_metadata(chat_call, last, model_name),
     )
     return ChatResult(
         generations=[ChatGeneration(message=message)],
@@ -55,16 +56,16 @@ def result_of(turn: Turn, pieces: Sequence[Piece], model_name: str) -> ChatResul
     )
 
 
-def chunk_of(turn: Turn, piece: Piece, model_name: str) -> ChatGenerationChunk | None:
+def chunk_of(chat_call: ChatCall, piece: Piece, model_name: str) -> ChatGenerationChunk | None:
     """What to pass on of ``piece``, if anything: text that is none of a call's; calls with the last piece."""
-    text = turn.take(piece)
+    text = chat_call.take(piece)
     if piece.report is None:
         return ChatGenerationChunk(message=AIMessageChunk(content=text)) if text else None
     calls: list[tuple[str | None, str]] = [
-        (call.name, json.dumps(call.arguments, ensure_ascii=False)) for call in turn.reply.calls
+        (call.name, json.dumps(call.arguments, ensure_ascii=False)) for call in chat_call.reply.calls
     ]
     # as a JSON string: LangChain mends half an object and would take it for the arguments of a valid call
-    calls += [(bad.name, json.dumps(bad.text, ensure_ascii=False)) for bad in turn.reply.invalid]
+    calls += [(bad.name, json.dumps(bad.text, ensure_ascii=False)) for bad in chat_call.reply.invalid]
     return ChatGenerationChunk(
         message=AIMessageChunk(
             content=text,
@@ -73,7 +74,7 @@ def chunk_of(turn: Turn, piece: Piece, model_name: str) -> ChatGenerationChunk |
                 for index, (name, arguments) in enumerate(calls)
             ],
             usage_metadata=_usage(piece.report),
-            response_metadata=_metadata(turn, piece, model_name),
+            response_metadata=_metadata(chat_call, piece, model_name),
             chunk_position="last",
         )
     )
@@ -91,10 +92,10 @@ def _usage(report: ReuseReport) -> UsageMetadata:
     )
 
 
-def _metadata(turn: Turn, last: Piece, model_name: str) -> dict[str, Any]:
+def _metadata(chat_call: ChatCall, last: Piece, model_name: str) -> dict[str, Any]:
     assert last.report is not None
     return {
         "model_name": model_name,
-        "finish_reason": turn.finish_reason(last),
+        "finish_reason": chat_call.finish_reason(last),
         "semshare": brief(last.report),
     }

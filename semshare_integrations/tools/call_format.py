@@ -83,7 +83,7 @@ class CallFormat:
 
 
 def _in_words(form: CallFormat, messages: Sequence[Message], tools: Sequence[Tool]) -> list[Message]:
-    """Write tools into the system message or the first of the user, calls as the assistant's text, results as the user's."""
+    """Tools into the system message or the user's first, calls into the assistant's text, results into the user's."""
     plain: list[dict[str, Any]] = []
     for message in messages:
         role, content = message["role"], message.get("content") or ""

@@ -31,7 +31,8 @@ class Forecast:
         kl: [prompts, ratios]; NaN where a ratio was not measured.
 
     Attributes:
-        lowest, highest: [features], the fitted range.
+        lowest: [features], where the fitted range begins.
+        highest: [features], where it ends.
     """
 
     def __init__(self, features: NDArray[np.float64], kl: NDArray[np.float64]) -> None:

@@ -19,7 +19,8 @@ class Spread(BaseModel):
     Lengths outside the fitted range are clipped to it.
 
     Attributes:
-        least, most: the shortest and the longest fitted prompt, in tokens.
+        least: the shortest fitted prompt, in tokens.
+        most: the longest one.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)

@@ -27,7 +27,7 @@ class SamplingParams(Settings):
         max_new_tokens: at most so many tokens are generated.
         temperature: 0 is greedy, otherwise sampling.
         stop: the answer ends before the first of these strings, which may be or contain special tokens.
-        seed: makes sampling repeatable.
+        seed: makes sampling repeatable; torch takes 64 bits.
         logits_processor: transformers' logits processors, called at every token.
 
     Raises:
@@ -39,7 +39,7 @@ class SamplingParams(Settings):
     max_new_tokens: int = Field(default=128, ge=1)
     temperature: float = Field(default=0.0, ge=0)
     stop: tuple[str, ...] = ()
-    seed: int | None = None
+    seed: int | None = Field(default=None, ge=-(2**63), lt=2**64)
     logits_processor: list[Callable[..., Any]] | None = None
     do_sample: bool | None = None
     top_p: float | None = Field(default=None, gt=0, le=1)
@@ -83,13 +83,6 @@ class SamplingParams(Settings):
         if not all(isinstance(text, str) and text for text in strings):
             raise ValueError("must be a list of non-empty strings")
         return strings
-
-    @field_validator("seed")
-    @classmethod
-    def _fits_torch(cls, seed: int | None) -> int | None:
-        if seed is not None and not -(2**63) <= seed < 2**64:
-            raise ValueError("too large, for torch takes 64 bits")
-        return seed
 
     @field_validator("logits_processor", mode="before")
     @classmethod

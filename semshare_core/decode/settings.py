@@ -55,9 +55,9 @@ def _all(names: str, setting: Setting) -> dict[str, Setting]:
 
 
 SETTINGS: dict[str, Setting] = {
-    "max_new_tokens": Setting("argument", "max_new_tokens= says it"),
-    "temperature": Setting("argument", "temperature= says it: 0 is greedy"),
-    "do_sample": Setting("argument", "temperature= says it: 0 is greedy, above 0 samples"),
+    "max_new_tokens": Setting("argument", "set by the argument max_new_tokens"),
+    "temperature": Setting("argument", "set by the argument temperature: 0 is greedy"),
+    "do_sample": Setting("argument", "set by the argument temperature: 0 is greedy, above 0 samples"),
     **_all("top_k top_p min_p top_h typical_p epsilon_cutoff eta_cutoff", Setting("sampling", _SAMPLED)),
     **_all(
         "repetition_penalty encoder_repetition_penalty no_repeat_ngram_size encoder_no_repeat_ngram_size bad_words_ids "

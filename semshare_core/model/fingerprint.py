@@ -1,4 +1,4 @@
-"""Which model, tokenizer and dtype keys and values belong to: those of any other are of no use, and wrong."""
+"""The identity of a loaded model and its tokenizer: keys and values of any other are wrong."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ _SAMPLED = 1024  # values of each weight tensor
 def fingerprint(
     model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, embedding: str, *, weights: str | None = None
 ) -> Fingerprint:
-    """Describe a loaded model, and by which ``embedding`` its prompts are searched.
+    """Describe a loaded model, and the ``embedding`` by which its prompts are searched.
 
-    Where the weights came from does not count.
+    The place that the weights were loaded from does not count.
 
     Args:
-        weights: names them (:meth:`semshare_core.model.weights.Weights.base`). None: of every weight tensor 1,024
-            values are looked at, evenly spaced, so that other weights under the same configuration show; an edit of
-            single values does not. Weights that are not in memory (offloaded to the disk) count by name and shape only.
+        weights: names the weights by all their bytes (:meth:`semshare_core.model.weights.Weights.base`). None: they are
+            named by 1,024 evenly spaced values of every tensor. This shows other weights under the same configuration,
+            but not an edit of single values. Of weights that are offloaded to the disk only names and shapes count.
     """
     config = {
         name: value
@@ -46,15 +46,15 @@ def fingerprint(
 
 @torch.no_grad()
 def _weights(model: PreTrainedModel) -> str:
-    found = blake2b(digest_size=16)
+    digest = blake2b(digest_size=16)
     for name, tensor in model.state_dict().items():
         if not isinstance(tensor, Tensor):
             continue
         for suffix, part in plain_parts(tensor):
-            found.update(f"{name}{suffix} {part.dtype} {list(part.shape)}\n".encode())
+            digest.update(f"{name}{suffix} {part.dtype} {list(part.shape)}\n".encode())
             if part.device.type != "meta":
-                found.update(_sample(part))
-    return found.hexdigest()
+                digest.update(_sample(part))
+    return digest.hexdigest()
 
 
 def _sample(tensor: Tensor) -> bytes:
@@ -68,8 +68,8 @@ def _tokenizer(tokenizer: PreTrainedTokenizerBase) -> str:
     if core is None:
         vocabulary = sorted(tokenizer.get_vocab().items())
         return _digest(json.dumps([type(tokenizer).__name__, vocabulary]).encode())
-    # Padding and truncation are state that calls leave behind. They are cut out of the text: parsing it takes ten times
-    # as long as all the rest.
+    # Padding and truncation are state that calls leave behind. They are cut out of the text, because parsing it takes
+    # ten times as long as all the rest.
     before, _, rest = core.to_str().partition('"truncation":')
     return _digest((before + rest.partition('"added_tokens":')[2]).encode())
 

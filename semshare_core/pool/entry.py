@@ -105,7 +105,7 @@ def entry_id(namespace: str, tokens: Tokens, weights: str = "") -> str:
 
 
 @dataclass(frozen=True)
-class Piece:
+class RowSpan:
     """Rows of an entry's tokens from ``start`` on, wherever they lay when the view was made."""
 
     start: int
@@ -130,9 +130,9 @@ class View:
         self.depth = entry.depth
         self.kl_bound = entry.kl_bound
         self.steady = entry.steady
-        self.pieces = [Piece(segment.start, segment.length, segment.rows) for segment in entry.segments]
-        self.stored = not all(piece.rows.in_memory for piece in self.pieces)
+        self.spans = [RowSpan(segment.start, segment.length, segment.rows) for segment in entry.segments]
+        self.stored = not all(span.rows.in_memory for span in self.spans)
 
     def release(self) -> None:
         """Let go of the rows: whoever reads some of them has those in his hands."""
-        self.pieces = []
+        self.spans = []

@@ -63,7 +63,7 @@ class ReferenceRows(Protocol):
     def id(self) -> str: ...
 
     @property
-    def pieces(self) -> Sequence[RowSpan]: ...
+    def spans(self) -> Sequence[RowSpan]: ...
 
 
 def lay_rows(
@@ -98,7 +98,7 @@ def _moves(plan: ReusePlan, references: Sequence[ReferenceRows], tokens: NDArray
     for number, name in enumerate(plan.reference_ids):
         target = np.flatnonzero(tokens & (plan.reference == number))
         position = plan.position[target]
-        for span in by_id[name].pieces if len(target) else ():
+        for span in by_id[name].spans if len(target) else ():
             inside = (position >= span.start) & (position < span.start + span.length)
             if inside.any():
                 moves.append(_Move(span.rows.opened(), target[inside], position[inside], span.start))

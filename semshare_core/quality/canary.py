@@ -109,7 +109,7 @@ class CanaryWatch:
             return list(self._errors)
 
     def listen(self, listener: Listener) -> Callable[[], None]:
-        """Call ``listener`` with every finished :class:`~semshare_core.report.Canary`, in the thread that finished it.
+        """Call ``listener`` with every finished :class:`~semshare_core.Canary`, in the thread that finished it.
 
         Returns:
             A function that ends the listening.

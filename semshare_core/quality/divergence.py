@@ -106,7 +106,7 @@ def divergence(
         logits: [vocabulary] after the prompt. None: ``cache`` lacks the last prompt token, which is read first.
         answer: int64 [any], the generated tokens. None: the full prefill's greedy continuation.
         tokens: the largest number of tokens to compare.
-        stepwise: see :meth:`Continuation.follow`.
+        stepwise: see ``Continuation.follow``.
         pass_context: makes the context of each forward pass.
     """
     full = Continuation(model, DynamicCache(config=model.config), pass_context)

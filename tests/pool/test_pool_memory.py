@@ -206,8 +206,8 @@ def test_a_file_is_mapped_while_it_is_read(live: Live, tmp_path: Path) -> None:
     filled(pool_at(tmp_path), 1).close()
     pool = pool_at(tmp_path)
     view = View(only(pool), 40)
-    opened = view.pieces[0].rows.opened()
-    assert opened is view.pieces[0].rows.opened(), "once for all who read"
+    opened = view.spans[0].rows.opened()
+    assert opened is view.spans[0].rows.opened(), "once for all who read"
     pair = opened.layer(0)
     assert live() > 0
     del view, opened, pair

@@ -98,8 +98,8 @@ def test_readers_of_a_divided_segment_read_on() -> None:
     view = View(one, len(one))
     pool.add(entry(text(0, 64) + text(2)))
     assert len(one.segments) == 2
-    (piece,) = view.pieces
-    assert piece.rows.layer(0)[0].flatten().tolist() == one.tokens.tolist()
+    (span,) = view.spans
+    assert span.rows.layer(0)[0].flatten().tolist() == one.tokens.tolist()
 
 
 @st.composite

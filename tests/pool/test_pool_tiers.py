@@ -95,12 +95,12 @@ def test_use_brings_back_from_disk(tmp_path: Path) -> None:
         pool.add(each)
     pool.flush()
     view = View(kept[0], 40)
-    assert not view.pieces[0].rows.in_memory
+    assert not view.spans[0].rows.in_memory
     pool.touch([kept[0]])
     pool.flush()
     assert tiers(kept[0]) == {"device"}
-    assert View(kept[0], 40).pieces[0].rows.in_memory
-    assert view.pieces[0].rows.layer(0)[0].flatten().tolist() == kept[0].tokens.tolist(), "a reader reads on"
+    assert View(kept[0], 40).spans[0].rows.in_memory
+    assert view.spans[0].rows.layer(0)[0].flatten().tolist() == kept[0].tokens.tolist(), "a reader reads on"
     assert pool.stats().bytes <= 100 * BYTES_PER_TOKEN
     assert books_balance(pool)
 

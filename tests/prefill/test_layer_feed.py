@@ -16,7 +16,7 @@ from semshare_core.budget.recompute import Budget
 from semshare_core.errors import DamagedFileError
 from semshare_core.match.plan import ReusePlan, Source
 from semshare_core.model.spec import measure_spec
-from semshare_core.pool.entry import Piece
+from semshare_core.pool.entry import RowSpan
 from semshare_core.pool.segment import MemoryRows
 from semshare_core.prefill.cache import MergedCache
 from semshare_core.prefill.feed import LayerFeed
@@ -45,13 +45,13 @@ class FarRows(MemoryRows):
 
 
 class FarReference:
-    """A reference in two pieces, the second of which is far."""
+    """A reference in two spans, the second of which is far."""
 
     def __init__(self, near: Reference, split: int = 17) -> None:
         self.id, self.tokens = near.id, near.tokens
         self.far = FarRows([(keys[:, :, split:], values[:, :, split:]) for keys, values in near.rows])
         first = MemoryRows([(keys[:, :, :split], values[:, :, :split]) for keys, values in near.rows])
-        self.pieces = [Piece(0, split, first), Piece(split, N - split, self.far)]
+        self.spans = [RowSpan(0, split, first), RowSpan(split, N - split, self.far)]
 
 
 def served(n: int, shift: int, reference: Reference | FarReference) -> ReusePlan:

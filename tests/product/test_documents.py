@@ -20,7 +20,7 @@ PAGES = [
 ]
 _FENCE = re.compile(r"^```(\S*)[^\n]*\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 _LINK = re.compile(r"\]\(([^)#\s]+)(?:#[^)\s]*)?\)")
-_NOT_CODE = ("mermaid", "toml", "{include}", "{toctree}", "{eval-rst}")
+_NOT_CODE = ("mermaid", "toml", "{include}", "{toctree}", "{eval-rst}", "{glossary}")
 
 
 def blocks(page: Path) -> Iterator[tuple[str, str, int]]:

@@ -17,7 +17,7 @@ from semshare_core.config import ReusePolicy
 from semshare_core.match.plan import ReusePlan
 from semshare_core.model.cache_argument import with_cache
 from semshare_core.model.spec import measure_spec
-from semshare_core.pool.entry import Piece
+from semshare_core.pool.entry import RowSpan
 from semshare_core.pool.segment import MemoryRows
 from semshare_core.prefill.selective import Prefilled, SelectivePrefill
 from semshare_core.select import selection_for
@@ -34,8 +34,8 @@ class Reference:
     rows: list[tuple[Tensor, Tensor]]
 
     @property
-    def pieces(self) -> list[Piece]:
-        return [Piece(0, len(self.tokens), MemoryRows(self.rows))]
+    def spans(self) -> list[RowSpan]:
+        return [RowSpan(0, len(self.tokens), MemoryRows(self.rows))]
 
 
 @cache

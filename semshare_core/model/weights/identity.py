@@ -70,10 +70,11 @@ class Weights:
         if layout is None or not layout.fits(modules):
             layout = self._layout = Layout.of(self._model, moving=self._moving)
         tensors = layout.tensors(modules)
-        marks = self._sampler.marks([each.tensor for each in tensors])
+        plain = [tensor for _, tensor, _ in tensors]
+        marks = self._sampler.marks(plain)
         seen = (layout, marks, self._foreign_code(modules), self._numerics())
         if seen != self._seen:
-            hashes = self._hashes_of([each.tensor for each in tensors], marks) if self._thorough else map(repr, marks)
+            hashes = self._hashes_of(plain, marks) if self._thorough else map(repr, marks)
             lines = [layout.digest]
             for (name, tensor, _), content in zip(tensors, hashes, strict=True):
                 lines.append(f"{name} {tensor.dtype} {list(tensor.shape)} {tensor.device.type} {content}")
@@ -81,7 +82,7 @@ class Weights:
             if self._thorough and any(seen[2]):
                 lines.append(self._process)  # nobody can say whether another process has the same hooks
             self._seen, self._identity = seen, self._short_name(digest(lines))
-            buffers = (mark for each, mark in zip(tensors, marks, strict=True) if each.is_buffer)
+            buffers = (mark for (_, _, is_buffer), mark in zip(tensors, marks, strict=True) if is_buffer)
             self.structure = (self._config.changes(), *buffers)
         return self._identity
 
@@ -90,7 +91,7 @@ class Weights:
         """Name all bytes of the weights without their adapters, whichever of these are active."""
         layout = Layout.of(self._model, moving=self._moving, with_adapters=False)
         tensors = layout.tensors(list(all_modules(self._model)))
-        marks = Sampler().marks([each.tensor for each in tensors])
+        marks = Sampler().marks([tensor for _, tensor, _ in tensors])
         lines = [layout.digest]
         for (name, tensor, _), mark in zip(tensors, marks, strict=True):
             lines.append(f"{name} {tensor.dtype} {list(tensor.shape)} {self._hash(tensor, mark)}")

@@ -6,7 +6,7 @@ import copy
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from hashlib import blake2b
-from typing import Any, NamedTuple
+from typing import Any
 
 from torch import Tensor, nn
 from transformers import PreTrainedModel
@@ -19,12 +19,8 @@ _OF_TRAINING = ("training", "gradient_checkpointing")  # requests compute in eva
 _TENSORS = ("_parameters", "_buffers")
 
 
-class NamedTensor(NamedTuple):
-    """A plain tensor of a model, such as ``.model.layers.0.self_attn.q_proj.weight``."""
-
-    name: str
-    tensor: Tensor
-    is_buffer: bool
+NamedTensor = tuple[str, Tensor, bool]
+"""A plain tensor of a model: its name, such as ``.model.layers.0.mlp.up_proj.weight``, and whether it is a buffer."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -84,11 +80,11 @@ class Layout:
 
     def tensors(self, modules: list[nn.Module]) -> list[NamedTensor]:
         """Parameters and buffers; of quantised ones the tensors that they are made of."""
-        tensors = ((name, kind, modules[place].__dict__[kind].get(key)) for place, kind, key, name in self.slots)
+        dicts = [module.__dict__ for module in modules]
         return [
-            NamedTensor(name + suffix, part, kind == "_buffers")
-            for name, kind, tensor in tensors
-            if tensor is not None
+            (name + suffix, part, kind == "_buffers")
+            for place, kind, key, name in self.slots
+            if (tensor := dicts[place][kind].get(key)) is not None
             for suffix, part in plain_parts(tensor)
         ]
 

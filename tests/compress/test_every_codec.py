@@ -110,7 +110,9 @@ def test_records_can_tell_its_version(codec: str) -> None:
     assert made(codec).lossless in (True, False)
 
 
-def test_the_pool_refuses_a_lossy_codec_and_one_without_a_folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_the_pool_refuses_a_lossy_codec_and_one_without_a_folder(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     assert PoolConfig(codec="none").codec == "none"
     monkeypatch.setitem(CODECS._members, "halves", type("Halves", (NoCodec,), {"lossless": False}))
     with pytest.raises(ConfigError, match="codec='halves' is lossy.*choose a lossless codec"):

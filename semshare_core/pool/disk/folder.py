@@ -92,7 +92,9 @@ class PoolFolder:
         PoolFileError: it cannot be read or written, is no folder, or was made by an earlier version.
     """
 
-    def __init__(self, path: str | Path, model: Fingerprint | None, *, read_only: bool = False, codec: str = "none") -> None:
+    def __init__(
+        self, path: str | Path, model: Fingerprint | None, *, read_only: bool = False, codec: str = "none"
+    ) -> None:
         self.path = absolute(path)
         self.model = model
         self.read_only = read_only

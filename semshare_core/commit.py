@@ -60,7 +60,7 @@ def commit(
 
 def _began_with(prefilled: PrefilledRequest) -> Cache:
     """What decoding began with. Compressed once more, for what a compressor made changes while decoding."""
-    request, whole = prefilled.request, prefilled.prefilled.cache
+    request, whole = prefilled.request, prefilled.whole.cache
     compressor = compressor_for(request.goal.policy)
     if not prefilled.compressed or compressor is None:
         return prefilled.cache

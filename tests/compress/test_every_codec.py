@@ -115,7 +115,7 @@ def test_the_pool_refuses_a_lossy_codec_and_one_without_a_folder(
 ) -> None:
     assert PoolConfig(codec="none").codec == "none"
     monkeypatch.setitem(CODECS._members, "halves", type("Halves", (NoCodec,), {"lossless": False}))
-    with pytest.raises(ConfigError, match="codec='halves' is lossy.*choose a lossless codec"):
+    with pytest.raises(ConfigError, match=r"codec='halves' is lossy.*choose a lossless codec"):
         PoolConfig(codec="halves", path=tmp_path)
     monkeypatch.setitem(CODECS._members, "doubles", NoCodec)
     assert PoolConfig(codec="doubles", path=tmp_path).codec == "doubles"

@@ -198,7 +198,7 @@ def test_the_commands_need_no_codec(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 def test_rows_in_another_codec_than_the_record_says_are_damaged(tmp_path: Path) -> None:
     with PoolFolder(tmp_path, MODEL, codec="deflated") as folder:
         record = keep(folder, "one", (("a", 3),))  # says that they are in `none`
-        with pytest.raises(DamagedFileError, match="'deflated'.* instead of 'none' 1"):
+        with pytest.raises(DamagedFileError, match=r"'deflated'.* instead of 'none' 1"):
             StoredRows(folder.rows, record.segments[0]).layer(0)
         with pytest.raises(DamagedFileError, match="instead of"):
             folder.rows(segment_id("a")).verify(record.segments[0])
@@ -219,3 +219,22 @@ def test_a_codec_that_fails_or_gives_other_rows_is_noticed(tmp_path: Path, monke
             monkeypatch.setattr(Deflated, "decode", decode)
             with pytest.raises(DamagedFileError, match=why):
                 rows.layer(0)
+
+
+@pytest.mark.usefixtures("deflated")
+def test_what_a_codec_cannot_encode_stays_in_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails(*_: object) -> Blobs:
+        raise zlib.error("no more")
+
+    monkeypatch.setattr(Deflated, "encode", fails)
+    engine = engine_at(tmp_path)
+
+    def warm() -> None:
+        engine.warm([TEXT])
+        engine.pool.flush()
+
+    with pytest.warns(PoolWarning, match=r"Codec 'deflated' cannot encode .*no more.*goes on without it"):
+        warm()
+    assert served(engine, TEXT + " And then?")[0] > 32
+    engine.pool.close()
+    assert not all_rows(tmp_path)

@@ -37,8 +37,8 @@ def _create(database: sqlite3.Connection) -> None:
         """CREATE TABLE entries (
             key INTEGER PRIMARY KEY, model TEXT NOT NULL, namespace TEXT NOT NULL, id TEXT NOT NULL,
             created REAL NOT NULL, expires REAL, kl_bound REAL NOT NULL, pinned INTEGER NOT NULL,
-            uses INTEGER NOT NULL, weights TEXT NOT NULL, steady INTEGER, account REAL,
-            checksum TEXT NOT NULL, vectors INTEGER NOT NULL, tokens BLOB NOT NULL, depth BLOB NOT NULL, embedding BLOB NOT NULL,
+            uses INTEGER NOT NULL, weights TEXT NOT NULL, steady INTEGER, account REAL, checksum TEXT NOT NULL,
+            vectors INTEGER NOT NULL, tokens BLOB NOT NULL, depth BLOB NOT NULL, embedding BLOB NOT NULL,
             UNIQUE (model, namespace, id))"""
     )
     database.execute(

@@ -132,7 +132,7 @@ class PoolFolder:
     # --- writing: each raises PoolFileError where the disk is full, and the like, and then leaves all as it was -------
 
     def write_rows(self, segment: str, rows: Sequence[tuple[Tensor, Tensor]]) -> tuple[str, int]:
-        """Keep a segment, instead of one with the same id; see :func:`encode_rows`. Returns the codec and its version."""
+        """Keep a segment, instead of one with the same id; see :func:`encode_rows`. Returns codec and version."""
         self._before_writing()
         with whole_file(self.rows_path(segment)) as file:
             file.write(encode_rows(rows, segment, self.codec))

@@ -1,10 +1,10 @@
 """Keys and values of consecutive tokens, in a safetensors file of their own that knows what it holds.
 
-Any flipped bit is found before it is used. The header's metadata has two texts: ``semshare``, a JSON object with the
-segment's id, how its rows lie (codec, tokens, and
-of every layer dtype, heads and sizes) and a checksum of every tensor, and ``check``, the checksum of that text and of the tensors' names, dtypes
-and shapes. Opening verifies the header, and a tensor is verified when it is read for the first time. XXH3 (64 bits)
-finds damage; it is no protection against someone who means to deceive, and who can write to the folder anyway.
+Any flipped bit is found before it is used. The header's metadata has two texts. ``semshare`` is a JSON object: the
+segment's id, its rows' codec and number, each layer's dtypes, heads and sizes, and a checksum of every tensor.
+``check`` is the checksum of that text and of the tensors' names, dtypes and shapes. Opening verifies the header, and a
+tensor is verified when it is read for the first time. XXH3 (64 bits) finds damage; it is no protection against someone
+who means to deceive, and who can write to the folder anyway.
 """
 
 from __future__ import annotations
@@ -185,17 +185,23 @@ def encode_rows(rows: Sequence[tuple[Tensor, Tensor]], segment: str, codec: str 
 
     Raises:
         ValueError: the tensors are of other shapes.
+        PoolFileError: the codec fails.
     """
     shapes = [list(tensor.shape) for pair in rows for tensor in pair]
     counts = {shape[2] if len(shape) == _AXES and shape[0] == 1 else 0 for shape in shapes}
     if len(counts) != 1 or 0 in counts:
         raise ValueError(f"Rows of segment {segment!r} are {shapes}, not [1, heads, n, dim].")
     encoder = CODECS.get(codec)()
-    tensors = {
-        _prefix(layer) + name: blob.contiguous()
-        for layer, (keys, values) in enumerate(rows)
-        for name, blob in encoder.encode((_to_cpu(keys), _to_cpu(values))).items()
-    }
+    try:
+        tensors = {
+            _prefix(layer) + name: blob.contiguous()
+            for layer, (keys, values) in enumerate(rows)
+            for name, blob in encoder.encode((_to_cpu(keys), _to_cpu(values))).items()
+        }
+    except MemoryError:
+        raise
+    except Exception as error:  # whatever a codec raises, the pool goes on without the copy on disk
+        raise PoolFileError(f"Codec {codec!r} cannot encode the rows of a segment: {error!r}.") from error
     layers = [[_kind(keys), _kind(values)] for keys, values in rows]
     return encode(tensors, segment, {"codec": [codec, encoder.version], "tokens": counts.pop(), "layers": layers})
 

@@ -9,10 +9,13 @@ from __future__ import annotations
 import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Literal, Protocol
+from typing import TYPE_CHECKING, Literal, Protocol
 
 import torch
 from torch import Tensor
+
+if TYPE_CHECKING:
+    from semshare_core.pool.disk.segment_file import StoredRows
 
 Pair = tuple[Tensor, Tensor]
 Tier = Literal["device", "host"]
@@ -147,7 +150,7 @@ class Segment:
     rows: Rows
     n_bytes: int
     tier: Tier | None = None
-    stored: Rows | None = None
+    stored: StoredRows | None = None
     id: str = field(default_factory=lambda: uuid.uuid4().hex)
     holders: set[str] = field(default_factory=set)
     uses: int = 1

@@ -298,9 +298,10 @@ def test_well_sealed_nonsense_is_no_rows(tmp_path: Path, tensors: dict[str, torc
     with PoolFolder(tmp_path, MODEL) as folder:
         keep(folder, "one", (("a", 3),))
         (path,) = all_rows(tmp_path)
-        path.write_bytes(encode(tensors, segment_id("a")))
+        told = {"codec": ["none", 1], "tokens": 3, "layers": [[["float32", 1, 4], ["float32", 1, 4]]]}
+        path.write_bytes(encode(tensors, segment_id("a"), told))
         with pytest.raises(DamagedFileError):
-            folder.rows(segment_id("a"))
+            folder.rows(segment_id("a")).layer(0)
 
 
 @pytest.mark.slow

@@ -37,15 +37,15 @@ def _create(database: sqlite3.Connection) -> None:
         """CREATE TABLE entries (
             key INTEGER PRIMARY KEY, model TEXT NOT NULL, namespace TEXT NOT NULL, id TEXT NOT NULL,
             created REAL NOT NULL, expires REAL, kl_bound REAL NOT NULL, pinned INTEGER NOT NULL,
-            uses INTEGER NOT NULL, weights TEXT NOT NULL, steady INTEGER, account REAL,
-            codec TEXT NOT NULL, codec_version INTEGER NOT NULL, checksum TEXT NOT NULL, vectors INTEGER NOT NULL,
-            tokens BLOB NOT NULL, depth BLOB NOT NULL, embedding BLOB NOT NULL,
+            uses INTEGER NOT NULL, weights TEXT NOT NULL, steady INTEGER, account REAL, checksum TEXT NOT NULL,
+            vectors INTEGER NOT NULL, tokens BLOB NOT NULL, depth BLOB NOT NULL, embedding BLOB NOT NULL,
             UNIQUE (model, namespace, id))"""
     )
     database.execute(
         """CREATE TABLE entry_segments (
             entry INTEGER NOT NULL REFERENCES entries ON DELETE CASCADE, position INTEGER NOT NULL,
             segment TEXT NOT NULL, tokens INTEGER NOT NULL, bytes INTEGER NOT NULL,
+            codec TEXT NOT NULL, codec_version INTEGER NOT NULL,
             PRIMARY KEY (entry, position)) WITHOUT ROWID"""
     )
     database.execute("CREATE INDEX entries_by_segment ON entry_segments (segment)")

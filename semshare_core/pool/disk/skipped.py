@@ -9,7 +9,7 @@ from semshare_core.errors import DamagedFileError, ForeignFileError, NewerFileEr
 
 _KINDS: dict[type[PoolFileError], tuple[str, str]] = {
     DamagedFileError: ("damaged", "cannot be used; whoever opens the folder for writing deletes them"),
-    NewerFileError: ("newer", "were written by a later version of SemShare, and stay where they are"),
+    NewerFileError: ("newer", "need a later version of SemShare or a codec that is not here, and stay where they are"),
     ForeignFileError: ("foreign", "belong to another model, tokenizer or dtype, and stay while disk_bytes has room"),
 }
 

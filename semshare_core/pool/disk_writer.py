@@ -73,8 +73,11 @@ class DiskWriter:
         """
         with self._folder.changing:
             count = drop()
-            self._tiers.forget_others(self._folder.clear(namespace))
-            self._folder.remove(*self._take_gone())
+            try:
+                self._tiers.forget_others(self._folder.clear(namespace))
+                self._folder.remove(*self._take_gone())
+            finally:
+                self._folder.forget_log()
         return count
 
     def _remove_gone(self) -> None:

@@ -102,7 +102,7 @@ class PoolDatabase:
             busy, *_ = database.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
         if busy:
             raise PoolFileError(
-                f"What was deleted does not come back, but {self.path} still has bytes of it: another process is reading "
+                f"What was deleted does not come back, but {self.path} still has bytes of it: another process reads "
                 "it. Clear the pool once more when that has ended."
             )
 
@@ -154,7 +154,7 @@ class PoolDatabase:
         except DamagedFileError as error:
             if not ours:
                 raise PoolFileError(
-                    f"{self.path} is no pool's database, and the folder was none's until now: it stays as it is. Choose "
+                    f"{self.path} is no pool's database, and the folder was none's until now: it stays. Choose "
                     f"another folder, or move the file away if nobody needs it. ({error})"
                 ) from error
             self._replace()

@@ -178,11 +178,18 @@ class PoolFolder:
         return gone
 
     def clear(self, namespace: str | None = None) -> list[str]:
-        """Delete the entries of a namespace, or of all, for every model, and what the log has of them; returns the
-        segments. Nothing of them comes back, whatever happens next."""
-        gone = self.remove_where("?1 IS NULL OR namespace = ?1", namespace)
+        """Delete the entries of a namespace, or of all, for every model; returns the segments. Nothing of them comes
+        back, whatever happens next. :meth:`forget_log` is to follow."""
+        try:
+            (namespace or "").encode()
+        except UnicodeEncodeError:  # nothing is written under such a name
+            return []
+        return self.remove_where("?1 IS NULL OR namespace = ?1", namespace)
+
+    def forget_log(self) -> None:
+        """Leave no byte of what was deleted in the database's files."""
+        self._before_writing()
         self._database.forget_log()
-        return gone
 
     def evict(self, segment: str) -> list[str]:
         """Delete the records that need a segment; returns the segments that went with them."""
@@ -243,8 +250,9 @@ class PoolFolder:
         for name in names_in(self.path):
             if _DATABASE_PART.fullmatch(name):
                 remove(self.path / name)
-        lost = self._rows.is_dir() and self._database.is_empty()  # the database comes first
-        error = self._database.prepare()
+        ours = self._rows.is_dir()
+        lost = ours and self._database.is_empty()  # the database comes first
+        error = self._database.prepare(ours=ours)
         make_folder(self._rows)
         if lost:
             error = damaged(self._database.path, "it is missing or empty")
@@ -262,8 +270,9 @@ class PoolFolder:
         return found
 
     def _gather(self, database: sqlite3.Connection) -> Contents:
-        path, found = self._database.path, Contents(table.read_models(database))
-        there = set(names_in(self._rows)) if self._rows.is_dir() else set()
+        path, there = self._database.path, self._names_of_rows()
+        found = Contents(table.read_models(database))
+        there |= self._names_of_rows()  # beside a writer: what came, or went, until the database's moment
         readable = _readable_codecs() if self.model is not None else None
         for key, each in table.read_all(database):
             if not isinstance(each, str) and not {self.rows_path(part.id).name for part in each.segments} <= there:
@@ -281,6 +290,9 @@ class PoolFolder:
                 found.records.append(each)
         found.records.sort(key=lambda record: record.created)
         return found
+
+    def _names_of_rows(self) -> set[str]:
+        return set(names_in(self._rows)) if self._rows.is_dir() else set()
 
 
 def _readable_codecs() -> set[tuple[str, int]]:

@@ -1,4 +1,4 @@
-"""SemShare in LangChain: a text and a chat model whose prompts reuse earlier ones, and a callback that tells how.
+"""SemShare in LangChain: a text model and a chat model that reuse earlier prompts, and a callback that reports it.
 
 >>> from semshare_integrations.langchain import SemShareLLM, get_semshare_callback
 >>> llm = SemShareLLM(model_id="demo", max_new_tokens=64)

@@ -1,4 +1,4 @@
-"""SemShare in LlamaIndex: a model whose prompts reuse earlier ones, and events that tell how.
+"""SemShare in LlamaIndex: a model that reuses earlier prompts, and events that report it.
 
 >>> from semshare_integrations.llama_index import SemShareLLM, get_semshare_callback
 >>> llm = SemShareLLM(model_id="demo", max_new_tokens=64)

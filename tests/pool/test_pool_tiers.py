@@ -375,7 +375,7 @@ def test_a_disk_that_was_full_for_a_while_gets_what_it_missed(tmp_path: Path, mo
         connection.execute("PRAGMA max_page_count = 1")
         return connection
 
-    with monkeypatch.context() as patch, pytest.warns(PoolWarning, match="full"):
+    with monkeypatch.context() as patch, pytest.warns(PoolWarning, match="full"):  # noqa: PT031 - the worker warns
         patch.setattr(PoolDatabase, "_connect", full)
         pool.discard([dropped])
         assert pool.add(kept)

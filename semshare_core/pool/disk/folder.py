@@ -260,10 +260,10 @@ class PoolFolder:
             found = self._gather(database)
             database.executemany("DELETE FROM entries WHERE key = ?", [(key,) for key in found.damaged])
             table.delete_unused_models(database)
-            named = {segment for (segment,) in database.execute("SELECT segment FROM entry_segments")}
+            named = {name for (name,) in database.execute("SELECT segment FROM entry_segments")}
         for name in names_in(self._rows):
-            ours, path = _SEGMENT.fullmatch(name), self._rows / name
-            if ours and (ours[1] not in named or ours[2]) and path.is_file() and not path.is_symlink():
+            segment, path = _SEGMENT.fullmatch(name), self._rows / name
+            if segment and (segment[1] not in named or segment[2]) and path.is_file() and not path.is_symlink():
                 remove(path)
         if error is not None:
             found.skipped.append(error)

@@ -3,8 +3,9 @@
 The names are imported when they are first used, so that settings, errors and reports cost no import of torch.
 """
 
-from importlib import import_module
 from typing import TYPE_CHECKING, Any
+
+from semshare_core.process.lazy_import import import_alone
 
 if TYPE_CHECKING:
     from semshare_core.baselines.semsharekv import Retention
@@ -50,7 +51,7 @@ _DEFINED_IN = {
 def __getattr__(name: str) -> Any:
     if name not in _DEFINED_IN:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value = getattr(import_module(f"{__name__}.{_DEFINED_IN[name]}"), name)
+    value = getattr(import_alone(f"{__name__}.{_DEFINED_IN[name]}"), name)
     globals()[name] = value
     return value
 

@@ -11,10 +11,10 @@ A method registers itself when its module is imported, so that a new one is a fi
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from importlib import import_module
 from typing import Any, TypeVar
 
 from semshare_core.errors import ConfigError
+from semshare_core.process.lazy_import import import_alone
 from semshare_core.suggestion import did_you_mean
 
 C = TypeVar("C", bound=Callable[..., Any])
@@ -59,7 +59,7 @@ class Slot:
             ConfigError: there is none.
         """
         self._import()
-        if name not in self._members:
+        if not isinstance(name, str) or name not in self._members:
             known = ", ".join(self.names())
             hint = did_you_mean([str(name)], self._members)
             raise ConfigError(f"{self.setting}={name!r} is not known: pass one of {known}.{hint}")
@@ -80,7 +80,7 @@ class Slot:
 
     def _import(self) -> None:
         for module in self._modules:
-            import_module(module)
+            import_alone(module)
 
 
 _BASELINES = ("semshare_core.baselines",)

@@ -114,6 +114,7 @@ def clear(path: Path, namespace: str | None) -> None:
             remove_old_formats(path)
     with PoolFolder(path, None) as folder:
         folder.clear(namespace)
+        folder.forget_log()
 
 
 def _check_is_pool(path: Path) -> None:

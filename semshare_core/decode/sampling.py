@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 from pydantic import ConfigDict, Field, field_validator
 from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 
@@ -49,7 +50,7 @@ class SamplingParams(Settings):
     repetition_penalty: float | None = Field(default=None, gt=0)
     no_repeat_ngram_size: int | None = None
     min_new_tokens: int | None = None
-    max_time: float | None = Field(default=None, gt=0)
+    max_time: float | None = Field(default=None, gt=0, allow_inf_nan=True)
     prefill_chunk_size: int | None = Field(default=None, ge=1)
 
     def __init__(self, **settings: Any) -> None:
@@ -63,6 +64,19 @@ class SamplingParams(Settings):
             raise ConfigError(
                 f"do_sample={self.do_sample!r} contradicts temperature={self.temperature:g}, which {what}: {remedy}."
             )
+
+    @field_validator(
+        "max_new_tokens", "seed", "top_k", "no_repeat_ngram_size", "min_new_tokens", "prefill_chunk_size", mode="before"
+    )
+    @classmethod
+    def _whole_number(cls, number: Any) -> Any:
+        """NumPy's whole numbers, too."""
+        return int(number) if isinstance(number, np.integer) else number
+
+    @field_validator("do_sample", mode="before")
+    @classmethod
+    def _yes_or_no(cls, answer: Any) -> Any:
+        return bool(answer) if isinstance(answer, int | np.bool_) else answer
 
     @field_validator("temperature")
     @classmethod

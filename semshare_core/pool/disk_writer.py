@@ -34,6 +34,7 @@ class DiskWriter:
         self._worker = worker
         self._lock = lock
         self._gone: list[tuple[tuple[str, str], list[str]]] = []
+        self._unwritten: dict[tuple[str, str], _Named] = {}  # the disk was full, say: they come with the next record
         self._warned = False
 
     def save(self, entry: Entry) -> None:
@@ -42,7 +43,10 @@ class DiskWriter:
 
         def job() -> None:
             self._store(saved)
-            self._write_record(saved)
+            if self._write_record(saved):
+                late, self._unwritten = self._unwritten, {}
+                for each in late.values():
+                    self._write_record(each)
 
         self._worker.ask(job)
 
@@ -56,14 +60,14 @@ class DiskWriter:
                 self._store(each)
             written = [self._write_record(each) for each in changed]
             if all(written):  # otherwise a record still names the old rows: they stay for the next start
-                self._remove([], [name])
+                self._try(lambda: self._folder.remove([], [name]))
 
         self._worker.ask(job)
 
     def forget(self, entry: Entry, released: Sequence[Segment]) -> None:
         """Remove an entry's record, and the rows that nobody else holds. Needs the pool's lock."""
         self._gone.append(((entry.namespace, entry.id), [segment.id for segment in released]))
-        self._worker.ask(self._remove_gone)
+        self._worker.ask(lambda: self._try(self._remove_gone))
 
     def clear(self, drop: Callable[[], int], namespace: str | None) -> int:
         """Have ``drop`` empty the pool, and the folder with it, before anything else is written; returns what it does.
@@ -73,22 +77,29 @@ class DiskWriter:
         """
         with self._folder.changing:
             count = drop()
-            self._tiers.forget_others(self._folder.clear(namespace))
-            self._folder.remove(*self._take_gone())
+            try:
+                self._tiers.forget_others(self._folder.clear(namespace))
+                self._remove_gone()
+            finally:
+                self._folder.forget_log()
         return count
 
     def _remove_gone(self) -> None:
-        self._remove(*self._take_gone())
-
-    def _take_gone(self) -> tuple[list[tuple[str, str]], list[str]]:
-        """Entries and segments that have left since this was last called."""
+        """Remove what has left since this last succeeded. A full disk has no room for the deletion of a record either,
+        and rows go after their records: all of it is tried again before the next record is written."""
         with self._lock:
             gone, self._gone = self._gone, []
-        return [name for name, _ in gone], [segment for _, released in gone for segment in released]
-
-    def _remove(self, entries: Sequence[tuple[str, str]], segments: Sequence[str]) -> None:
         try:
-            self._folder.remove(entries, segments)
+            self._folder.remove([name for name, _ in gone])
+        except PoolFileError:
+            with self._lock:
+                self._gone[:0] = gone
+            raise
+        self._folder.remove([], [segment for _, released in gone for segment in released])
+
+    def _try(self, remove: Callable[[], object]) -> None:
+        try:
+            remove()
         except PoolFileError as error:
             self._warn(error)
 
@@ -105,6 +116,7 @@ class DiskWriter:
         """Have the record on disk say what it should, or be gone with its entry; False if that cannot be done."""
         try:
             with self._folder.changing:  # nothing is cleared between looking and writing
+                self._remove_gone()
                 with self._lock:
                     entry = named.entry()
                     here = entry is not None and all(entry.id in segment.holders for segment in entry.segments)
@@ -117,6 +129,7 @@ class DiskWriter:
                 return record is not None or not here
         except PoolFileError as error:
             self._warn(error)
+            self._unwritten[named.name] = named
             return False
 
     def _record(self, entry: Entry) -> Record | None:

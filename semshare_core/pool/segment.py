@@ -93,8 +93,8 @@ class MemoryRows:
     def snug(self) -> MemoryRows:
         """These rows, copied if they are views of something larger that they would keep alive."""
         pairs = self.pairs
-        held = sum(tensor.untyped_storage().nbytes() for pair in pairs for tensor in pair)
-        return self if held <= self.n_bytes else self.part(0, pairs[0][0].shape[2])
+        kept_alive = sum(tensor.untyped_storage().nbytes() for pair in pairs for tensor in pair)
+        return self if kept_alive <= self.n_bytes else self.part(0, pairs[0][0].shape[2])
 
 
 def _copied(pair: Pair, begin: int, end: int) -> Pair:

@@ -208,7 +208,10 @@ class Tiers:
                     self.used["disk"] += segment.n_bytes
                     self.push(segment)
                     return True
-            folder.remove([], [segment.id])  # it left the pool while it was written
+            try:
+                folder.remove([], [segment.id])  # it left the pool while it was written
+            except PoolFileError as error:  # the next start deletes it
+                self._warn(error)
             return False
 
     def promote(self, segments: Sequence[Segment], pinned: Collection[Segment]) -> None:

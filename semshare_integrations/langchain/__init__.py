@@ -17,8 +17,8 @@ except ModuleNotFoundError as error:
     if error.name != "langchain_core":
         raise
     raise MissingDependencyError(
-        "LangChain is not installed. Install it with: pip install 'semshare[cpu,langchain]' "
-        "(or 'semshare[gpu,langchain]')."
+        "LangChain is not installed. Install it in SemShare's clone: pip install '.[cpu,langchain]' "
+        "(or '.[gpu,langchain]')."
     ) from error
 
 from semshare_integrations.langchain.callbacks import SemShareCallbackHandler, get_semshare_callback

@@ -23,7 +23,7 @@ except ModuleNotFoundError as error:
     if (error.name or "").partition(".")[0] != "matplotlib":
         raise
     raise MissingDependencyError(
-        "matplotlib is not installed, which charts need. Install it with: pip install 'semshare[charts]'."
+        "matplotlib is not installed, which charts need. Install it in SemShare's clone: pip install '.[charts]'."
     ) from error
 
 _WIDTH = 8.0  # inches

@@ -20,8 +20,8 @@ except ModuleNotFoundError as error:
     if (error.name or "").partition(".")[0] != "opentelemetry":
         raise
     raise MissingDependencyError(
-        "OpenTelemetry is not installed. Install it with: pip install 'semshare[otel]', and an SDK with an exporter, "
-        "such as opentelemetry-sdk."
+        "OpenTelemetry is not installed. Install it in SemShare's clone: pip install '.[otel]', and an SDK "
+        "with an exporter, such as opentelemetry-sdk."
     ) from error
 
 _NAME = "semshare"

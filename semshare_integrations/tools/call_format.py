@@ -83,7 +83,7 @@ class CallFormat:
 
 
 def _in_words(form: CallFormat, messages: Sequence[Message], tools: Sequence[Tool]) -> list[Message]:
-    """Tools into the system message or the user's first, calls into the assistant's text, results into the user's."""
+    """Tools go into the system message or the user's first, calls into the assistant's text, results to the user."""
     plain: list[dict[str, Any]] = []
     for message in messages:
         role, content = message["role"], message.get("content") or ""

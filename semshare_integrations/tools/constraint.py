@@ -34,8 +34,8 @@ except ModuleNotFoundError as error:
     if error.name != "llguidance":
         raise
     raise MissingDependencyError(
-        "llguidance is not installed, which tool calls and structured output need. Install it with: "
-        "pip install 'semshare[langchain]' or 'semshare[llamaindex]' (or pip install llguidance)."
+        "llguidance is not installed, which tool calls and structured output need. Install it in SemShare's "
+        "clone: pip install '.[langchain]' or '.[llamaindex]' (or anywhere: pip install llguidance)."
     ) from error
 
 _NEAR = 512  # with fewer tokens left (and some times the shortest answer's), we always know a way to the end

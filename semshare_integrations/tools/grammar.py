@@ -147,8 +147,8 @@ def _trigger(opening: Sequence[str | int]) -> tuple[str | int, Sequence[str | in
     first, rest = opening[0], opening[1:]
     if isinstance(first, int):
         return first, rest
-    behind = first[len(first.rstrip()) :]
-    return first.strip(), [behind, *rest] if behind else rest
+    space = first[len(first.rstrip()) :]
+    return first.strip(), [space, *rest] if space else rest
 
 
 def _text(special: Mapping[str, int], tokenizer: PreTrainedTokenizerBase, *but: str | int) -> str:

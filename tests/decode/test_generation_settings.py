@@ -7,6 +7,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import transformers
@@ -381,3 +382,16 @@ def test_sampling_params_are_taken_whole_or_field_by_field() -> None:
     assert [*engine.stream(prompt, params, store=False)][-1].token_ids == whole.token_ids
     with pytest.raises(ConfigError, match="SamplingParams"):
         engine.generate(prompt, 64)  # type: ignore[arg-type]
+
+
+def test_numbers_of_numpy_are_numbers() -> None:
+    """As from a sweep over ``np.arange`` or a row of a data frame."""
+    whole, half = np.int64(3), np.float32(0.5)
+    settings = dict.fromkeys(("max_new_tokens", "seed", "top_k", "no_repeat_ngram_size", "min_new_tokens"), whole)
+    params = SamplingParams(**settings, temperature=half, top_p=half, do_sample=np.True_, max_time=float("inf"))
+    assert {type(getattr(params, name)) for name in settings} == {int}
+    assert (params.temperature, params.top_p, params.do_sample) == (0.5, 0.5, True)
+    assert len(tiny_engine().generate("Once upon a time", params, store=False).token_ids) == 3
+    for mistake in ({"top_k": np.True_}, {"top_k": np.float64(3)}, {"max_time": float("nan")}, {"seed": True}):
+        with pytest.raises(ConfigError, match=next(iter(mistake))):
+            SamplingParams(**mistake)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sqlite3
 import threading
 import time
 from pathlib import Path
@@ -12,18 +13,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pooled import BYTES_PER_TOKEN, books_balance, entry, holds, rows_of, text
+from pooled import BYTES_PER_TOKEN, MODEL, books_balance, entry, holds, pool_at, rows_of, text
 from semshare_core import PoolConfig
 from semshare_core.errors import PoolFileError, PoolWarning
 from semshare_core.pool import Entry, ReferencePool, View
-from semshare_core.pool.disk import Fingerprint, PoolFolder
-
-MODEL = Fingerprint({"model": "tests"})
-
-
-def pool_at(path: Path, tokens: int = 10_000, *, read_only: bool = False, **config: object) -> ReferencePool:
-    settings = PoolConfig(max_bytes=tokens * BYTES_PER_TOKEN, path=path, read_only=read_only, **config)
-    return ReferencePool(settings, folder=PoolFolder(path, MODEL, read_only=read_only))
+from semshare_core.pool.disk import PoolFolder
+from semshare_core.pool.disk.database import PoolDatabase
+from semshare_core.pool.disk_writer import DiskWriter
 
 
 def tiers(each: Entry) -> set[str | None]:
@@ -345,3 +341,52 @@ def test_readers_do_not_wait_for_the_disk(tmp_path: Path, monkeypatch: pytest.Mo
     go_on.set()
     pool.flush()
     assert pool.stats().disk_bytes == 120 * BYTES_PER_TOKEN
+
+
+def test_rows_that_leave_while_they_are_written_end_no_call(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another thread closes the pool, so that they cannot be deleted either."""
+    monkeypatch.setattr(DiskWriter, "save", lambda *_: None)  # the writer is late: whoever makes room writes
+    pool = pool_at(tmp_path, tokens=60)
+    first = entry(text(0))
+    assert pool.add(first)
+    write = PoolFolder.write_rows
+
+    def closed_meanwhile(folder: PoolFolder, *arguments: Any) -> None:
+        write(folder, *arguments)
+        pool.discard([first])
+        folder.close()
+
+    monkeypatch.setattr(PoolFolder, "write_rows", closed_meanwhile)
+    with pytest.warns(PoolWarning, match="closed"):
+        assert pool.add(entry(text(1)))
+    assert books_balance(pool)
+
+
+def test_a_disk_that_was_full_for_a_while_gets_what_it_missed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Records and deletions that could not be written: what was dropped stays away, and its bytes are freed."""
+    pool = pool_at(tmp_path)
+    dropped, kept = entry(text(0)), entry(text(1))
+    assert pool.add(dropped)
+    pool.flush()
+    connect = PoolDatabase._connect
+
+    def full(database: PoolDatabase, uri: str) -> sqlite3.Connection:
+        connection = connect(database, uri)
+        connection.execute("PRAGMA max_page_count = 1")
+        return connection
+
+    with monkeypatch.context() as patch, pytest.warns(PoolWarning, match="full"):  # noqa: PT031 - the worker warns
+        patch.setattr(PoolDatabase, "_connect", full)
+        pool.discard([dropped])
+        assert pool.add(kept)
+        for seed in range(10, 30):  # more than the pages that are there hold
+            assert pool.add(entry(text(seed, 200)))
+        pool.flush()
+    assert pool.add(entry(text(2)))
+    pool.close()
+    again = pool_at(tmp_path)
+    assert again.stats().entries == 22
+    assert found(again, text(0)) is None
+    assert right(found(again, text(1)))
+    assert len(list(tmp_path.rglob("*.safetensors"))) == 22
+    again.close()

@@ -53,6 +53,31 @@ def test_every_public_name_is_there_and_listed() -> None:
     assert set(semshare_core.__all__) <= set(namespace)
 
 
+def test_threads_that_use_their_first_names_at_once() -> None:
+    """As the threads of a web server do at its first requests."""
+    code = """
+import threading
+import semshare_core
+names = [name for name in semshare_core.__all__ for _ in range(2)]
+together, failed = threading.Barrier(len(names)), []
+def use(name):
+    together.wait()
+    try:
+        if name == "ReusePolicy":
+            semshare_core.ReusePolicy(selection="paper", matching="lsh", compress="retention")
+        getattr(semshare_core, name)
+    except BaseException as error:
+        failed.append(f"{name}: {error}")
+threads = [threading.Thread(target=use, args=(name,)) for name in names]
+for thread in threads:
+    thread.start()
+for thread in threads:
+    thread.join()
+print(failed)
+"""
+    assert loaded_by(code)[1].splitlines()[-1] == "[]"
+
+
 def test_a_name_that_is_not_there_is_an_attribute_error() -> None:
     with pytest.raises(AttributeError, match=r"'semshare_core' has no attribute 'SemShareEngin'"):
         semshare_core.SemShareEngin  # noqa: B018
@@ -69,7 +94,7 @@ def test_without_faiss_the_first_name_that_needs_it_says_which_extra_to_install(
     )
     _, printed = loaded_by(code)
     assert printed.startswith("MissingDependencyError FAISS is not installed.")
-    assert 'pip install "semshare[cpu]"' in printed
+    assert "pip install '.[cpu]'" in printed
 
 
 @pytest.mark.parametrize("option", ["--help", "--version"])

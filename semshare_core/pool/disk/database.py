@@ -85,7 +85,7 @@ class PoolDatabase:
         Raises:
             PoolFileError: full disk, read-only folder and the like; nothing is changed.
         """
-        with self.lock, _told(self.path), closing(self._connect(f"{self.path.as_uri()}?mode=rw")) as database:
+        with self.lock, _as_our_errors(self.path), closing(self._connect(f"{self.path.as_uri()}?mode=rw")) as database:
             for setting in ("journal_mode = WAL", "synchronous = FULL", "secure_delete = ON", "foreign_keys = ON"):
                 database.execute(f"PRAGMA {setting}")
             database.execute("BEGIN IMMEDIATE")
@@ -93,21 +93,36 @@ class PoolDatabase:
                 yield database
 
     def forget_log(self) -> None:
-        """Leave nothing of what was deleted in the log."""
-        with self.lock, _told(self.path), closing(self._connect(f"{self.path.as_uri()}?mode=rw")) as database:
-            database.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+        """Leave nothing of what was deleted in the log.
+
+        Raises:
+            PoolFileError: another process reads it, and goes on reading.
+        """
+        with self.lock, _as_our_errors(self.path), closing(self._connect(f"{self.path.as_uri()}?mode=rw")) as database:
+            busy, *_ = database.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+        if busy:
+            raise PoolFileError(
+                f"What was deleted does not come back, but {self.path} still has bytes of it: another process reads "
+                "it. Clear the pool once more when that has ended."
+            )
 
     def read(self, work: Callable[[sqlite3.Connection], T]) -> T:
         """What ``work`` finds, without leaving anything in the folder, which may be a read-only one.
 
         Between the operations of a writer there is no log, and the file is read as it is. While there is one, a writer
-        is at work or was killed, and SQLite reads both.
+        is at work or was killed, and SQLite reads both; it may also where the file changed while it was read. ``work``
+        sees the database of one moment: that of its first statement.
         """
         for attempt in range(_TRIES):
             before = self._state()
-            at_rest = "" if before[-1] else "&immutable=1"
+            beside_writer = before[-1] or (attempt and os.access(self.path.parent, os.W_OK))
+            at_rest = "" if beside_writer else "&immutable=1"
             try:
-                with _told(self.path), closing(self._connect(f"{self.path.as_uri()}?mode=ro{at_rest}")) as database:
+                with (
+                    _as_our_errors(self.path),
+                    closing(self._connect(f"{self.path.as_uri()}?mode=ro{at_rest}")) as database,
+                ):
+                    database.execute("BEGIN")
                     found = work(database)
             except PoolFileError:
                 if before == self._state() or attempt == _TRIES - 1:
@@ -117,23 +132,34 @@ class PoolDatabase:
                     return found
         raise PoolFileError(f"{self.path} is being written all the time: try again, or stop its writer for a moment.")
 
-    def prepare(self) -> DamagedFileError | None:
+    def prepare(self, *, ours: bool) -> DamagedFileError | None:
         """Make, migrate or check the database before it is written to.
+
+        Args:
+            ours: the folder is a pool's, and so is the database, however damaged.
 
         Returns:
             What was wrong with a damaged one. A new one has taken its place, with all that could be read.
 
         Raises:
             NewerFileError: a later version wrote it.
+            PoolFileError: it may be somebody else's.
         """
         if not self.exists():
             self._make()
         regular_size(self.path)
         try:
+            if not ours and not self.is_empty():
+                self.read(lambda database: _version(database, self.path))
             with self.change() as database:
                 _migrate(database, self.path)
                 check(database, self.path)
         except DamagedFileError as error:
+            if not ours:
+                raise PoolFileError(
+                    f"{self.path} is no pool's database, and the folder was none's until now: it stays. Choose "
+                    f"another folder, or move the file away if nobody needs it. ({error})"
+                ) from error
             self._replace()
             return error
         return None
@@ -235,7 +261,7 @@ def _what_can_be_read(database: sqlite3.Connection) -> tuple[dict[str, Fingerpri
 
 
 @contextmanager
-def _told(path: Path) -> Iterator[None]:
+def _as_our_errors(path: Path) -> Iterator[None]:
     """SQLite's errors as ours."""
     try:
         yield

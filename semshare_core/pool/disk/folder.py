@@ -171,18 +171,25 @@ class PoolFolder:
             named = [segment for (segment,) in database.execute(doomed, values)]
             database.execute(f"DELETE FROM entries WHERE {condition}", values)
             table.delete_unused_models(database)
-            still = {segment for (segment,) in database.execute("SELECT segment FROM entry_segments")}
-        gone = [segment for segment in named if segment not in still]
+            still = "SELECT 1 FROM entry_segments WHERE segment = ?"
+            gone = [segment for segment in named if database.execute(still, (segment,)).fetchone() is None]
         for segment in gone:
             remove(self.rows_path(segment))
         return gone
 
     def clear(self, namespace: str | None = None) -> list[str]:
-        """Delete the entries of a namespace, or of all, for every model, and what the log has of them; returns the
-        segments. Nothing of them comes back, whatever happens next."""
-        gone = self.remove_where("?1 IS NULL OR namespace = ?1", namespace)
+        """Delete the entries of a namespace, or of all, for every model; returns the segments. Nothing of them comes
+        back, whatever happens next. :meth:`forget_log` is to follow."""
+        try:
+            (namespace or "").encode()
+        except UnicodeEncodeError:  # nothing is written under such a name
+            return []
+        return self.remove_where("?1 IS NULL OR namespace = ?1", namespace)
+
+    def forget_log(self) -> None:
+        """Leave no byte of what was deleted in the database's files."""
+        self._before_writing()
         self._database.forget_log()
-        return gone
 
     def evict(self, segment: str) -> list[str]:
         """Delete the records that need a segment; returns the segments that went with them."""
@@ -243,8 +250,9 @@ class PoolFolder:
         for name in names_in(self.path):
             if _DATABASE_PART.fullmatch(name):
                 remove(self.path / name)
-        lost = self._rows.is_dir() and self._database.is_empty()  # the database comes first
-        error = self._database.prepare()
+        ours = self._rows.is_dir()
+        lost = ours and self._database.is_empty()  # the database comes first
+        error = self._database.prepare(ours=ours)
         make_folder(self._rows)
         if lost:
             error = damaged(self._database.path, "it is missing or empty")
@@ -252,18 +260,19 @@ class PoolFolder:
             found = self._gather(database)
             database.executemany("DELETE FROM entries WHERE key = ?", [(key,) for key in found.damaged])
             table.delete_unused_models(database)
-            named = {segment for (segment,) in database.execute("SELECT segment FROM entry_segments")}
+            named = {name for (name,) in database.execute("SELECT segment FROM entry_segments")}
         for name in names_in(self._rows):
-            ours, path = _SEGMENT.fullmatch(name), self._rows / name
-            if ours and (ours[1] not in named or ours[2]) and path.is_file() and not path.is_symlink():
+            segment, path = _SEGMENT.fullmatch(name), self._rows / name
+            if segment and (segment[1] not in named or segment[2]) and path.is_file() and not path.is_symlink():
                 remove(path)
         if error is not None:
             found.skipped.append(error)
         return found
 
     def _gather(self, database: sqlite3.Connection) -> Contents:
-        path, found = self._database.path, Contents(table.read_models(database))
-        there = set(names_in(self._rows)) if self._rows.is_dir() else set()
+        path, there = self._database.path, self._names_of_rows()
+        found = Contents(table.read_models(database))
+        there |= self._names_of_rows()  # beside a writer: what came, or went, until the database's moment
         readable = _readable_codecs() if self.model is not None else None
         for key, each in table.read_all(database):
             if not isinstance(each, str) and not {self.rows_path(part.id).name for part in each.segments} <= there:
@@ -273,14 +282,17 @@ class PoolFolder:
                 found.skipped.append(damaged(path, f"in an entry, {each}"))
             elif self.model is not None and each.model != self.model.digest:
                 found.others.append(Other(each.namespace, each.segments, each.created, each.uses, each.pinned))
-            elif strange := [p for p in each.segments if readable and (p.codec, p.codec_version) not in readable]:
-                told = f"An entry in {path} has rows in codec {strange[0].codec!r} {strange[0].codec_version}: "
+            elif unreadable := [s for s in each.segments if readable and (s.codec, s.codec_version) not in readable]:
+                what = f"An entry in {path} has rows in codec {unreadable[0].codec!r} {unreadable[0].codec_version}: "
                 remedy = "import the file that registers it before the pool is opened, or update SemShare."
-                found.skipped.append(NewerFileError(told + remedy))
+                found.skipped.append(NewerFileError(what + remedy))
             else:
                 found.records.append(each)
         found.records.sort(key=lambda record: record.created)
         return found
+
+    def _names_of_rows(self) -> set[str]:
+        return set(names_in(self._rows)) if self._rows.is_dir() else set()
 
 
 def _readable_codecs() -> set[tuple[str, int]]:

@@ -157,12 +157,12 @@ def delete(database: sqlite3.Connection, model: str, namespace: str, entry: str)
 
 
 def delete_unused_models(database: sqlite3.Connection) -> None:
-    database.execute("DELETE FROM models WHERE digest NOT IN (SELECT model FROM entries)")
+    database.execute("DELETE FROM models WHERE NOT EXISTS (SELECT 1 FROM entries WHERE model = digest)")
 
 
 def write_model(database: sqlite3.Connection, model: Fingerprint) -> None:
-    told = json.dumps(dict(model.description), sort_keys=True)
-    database.execute("INSERT OR REPLACE INTO models VALUES (?, ?)", (model.digest, told))
+    description = json.dumps(dict(model.description), sort_keys=True)
+    database.execute("INSERT OR REPLACE INTO models VALUES (?, ?)", (model.digest, description))
 
 
 def read_models(database: sqlite3.Connection) -> dict[str, Fingerprint]:

@@ -24,5 +24,5 @@ def warn_of(skipped: Sequence[PoolFileError]) -> None:
     for each, (name, consequence) in _KINDS.items():
         errors = [error for error in skipped if type(error) is each]
         if errors:
-            told = f"{len(errors)} {name} part(s) of the pool {consequence}. The first: {errors[0]}"
-            warnings.warn(told, PoolWarning, stacklevel=3)
+            message = f"{len(errors)} {name} part(s) of the pool {consequence}. The first: {errors[0]}"
+            warnings.warn(message, PoolWarning, stacklevel=3)

@@ -387,7 +387,7 @@ def test_sampling_params_are_taken_whole_or_field_by_field() -> None:
 def test_numbers_of_numpy_are_numbers() -> None:
     """As from a sweep over ``np.arange`` or a row of a data frame."""
     whole, half = np.int64(3), np.float32(0.5)
-    settings = {name: whole for name in ("max_new_tokens", "seed", "top_k", "no_repeat_ngram_size", "min_new_tokens")}
+    settings = dict.fromkeys(("max_new_tokens", "seed", "top_k", "no_repeat_ngram_size", "min_new_tokens"), whole)
     params = SamplingParams(**settings, temperature=half, top_p=half, do_sample=np.True_, max_time=float("inf"))
     assert {type(getattr(params, name)) for name in settings} == {int}
     assert (params.temperature, params.top_p, params.do_sample) == (0.5, 0.5, True)

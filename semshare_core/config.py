@@ -62,8 +62,8 @@ class PoolConfig(Settings):
         host_bytes: budget for keys and values in host memory, for models on an accelerator.
         path: folder in which the pool survives the process; None: it lives in memory only. A relative path, or one that
             begins with ``~``, becomes absolute here: a later ``os.chdir`` does not move the pool.
-        codec: how stored rows lie (``semshare_core.compress.codecs``). ``none``, as they are, is all that the pool can
-            do so far.
+        codec: in which form rows are written to that folder (``semshare_core.compress.codecs``), a lossless one;
+            ``none``: as they are.
         disk_bytes: budget for that folder. Everything is written there, so it should be larger than ``max_bytes``.
         read_only: serve from ``path``, which another process may own, and write nothing there.
         ttl_seconds: prompts are forgotten so long after they were stored, also while no call comes; None: when room is
@@ -98,9 +98,10 @@ class PoolConfig(Settings):
     @field_validator("codec")
     @classmethod
     def _codec_is_known(cls, name: str) -> str:
-        CODECS.get(name)
-        if name != "none":
-            raise ConfigError(f"codec={name!r}: the pool keeps rows as they are so far. Leave codec out.")
+        if not CODECS.get(name).lossless:
+            raise ConfigError(
+                f"codec={name!r} is lossy, and the pool serves its rows as lossless ones: choose a lossless codec."
+            )
         return name
 
     @field_validator("path")
@@ -109,9 +110,11 @@ class PoolConfig(Settings):
         return None if path is None else absolute(path)
 
     @model_validator(mode="after")
-    def _read_only_needs_a_path(self) -> PoolConfig:
+    def _a_folder_has_a_path(self) -> PoolConfig:
         if self.read_only and self.path is None:
             raise ValueError("read_only=True reads from a folder: set path, too")
+        if self.codec != "none" and self.path is None:
+            raise ValueError(f"codec={self.codec!r} is for rows in a folder: set path, too")
         return self
 
 

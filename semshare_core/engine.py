@@ -127,7 +127,7 @@ class SemShareEngine:
             self.weights.identity()
             self._prefill.follow(self.weights.structure)
         table = TokenTable(lambda: model.get_input_embeddings().weight)
-        embed = OFF.again()(prompt_embedding(embedding, tokenizer, table))
+        embed = OFF.applied()(prompt_embedding(embedding, tokenizer, table))
         vectors = PromptVectors(embed, foreign=embedding is not None)
         self.pool = open_pool(pool, model, tokenizer, spec.devices, embedding, vectors.of, self.weights)
         self._runtime = Runtime(
@@ -250,7 +250,7 @@ class SemShareEngine:
         def answer(interrupt: Interrupt, put: Put) -> Generation:
             return self._answer(prompt, sampling, reuse, namespace, store, interrupt, put)
 
-        return stream_pieces(answer, timeout=timeout, cancel=cancel, autocast=Autocast.here(), on_left=on_left)
+        return stream_pieces(answer, timeout=timeout, cancel=cancel, autocast=Autocast.current(), on_left=on_left)
 
     def prefill(
         self,

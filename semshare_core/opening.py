@@ -40,7 +40,7 @@ def open_pool(
     if config.path is not None:
         identity = embedding_identity(embedding)
         described = fingerprint(model, tokenizer, identity, weights=weights.base())
-        folder = PoolFolder(config.path, described, read_only=config.read_only)
+        folder = PoolFolder(config.path, described, read_only=config.read_only, codec=config.codec)
         again = embed if identity == UNKNOWN_EMBEDDING else None
     costs = _attention_equals(model)
     return ReferencePool(config, folder=folder, embed=again, devices=devices, attention_equals=costs)

@@ -161,7 +161,7 @@ class Request:
         """Find references for the prompt whose rows the present weights computed."""
         runtime = self.runtime
         query = Query(self.namespace, self.tokens, self.computed_by, block_of(runtime.model))
-        with autocast.OFF.again():
+        with autocast.OFF.applied():
             return find(runtime.pool, query, self.goal, runtime.table, self._embed, runtime.facts)
 
     def features(self) -> PlanFeatures | None:

@@ -50,7 +50,7 @@ class Runtime:
     def identify(self) -> str:
         """The identity of the present weights. Examines the model again if it has changed. Needs the model's lock."""
         identity = self.weights.identity()
-        with autocast.OFF.again():
+        with autocast.OFF.applied():
             self.prefill.follow(self.weights.structure)
         return identity
 

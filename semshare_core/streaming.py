@@ -65,7 +65,7 @@ def stream_pieces(
 
     def work() -> None:
         try:
-            with autocast.again():
+            with autocast.applied():
                 items.put(answer(interrupt, items.put))
         except BaseException as error:  # raised again in the consumer's thread
             items.put(error)

@@ -23,7 +23,7 @@ BARS = {
 _PASSAGES = ("#56b4e9", "#e69f00", "#7fbf9e", "#cc79a7", "#b9b04a", "#9a8fd0")
 _COMPUTED = "#555555"
 _EARLIER, _NEW, _HIGH = 1.0, 0.0, 0.3
-_GAP, _QUESTION = 0.006, 0.12
+_GAP, _QUESTION = 0.006, 0.155
 
 
 def describe(told: Mapping[str, Any]) -> str:
@@ -43,7 +43,8 @@ def speed(told: Mapping[str, Any]) -> float:
 
 def first_screen(told: Mapping[str, Any]) -> Figure:
     """Above the earlier prompt's passages and where they go, below the times."""
-    figure = Figure(figsize=(8.0, 4.2), layout="constrained", facecolor="white")
+    # Small for its letters, so that they can be read where a phone shrinks the picture.
+    figure = Figure(figsize=(6.0, 3.6), layout="constrained", facecolor="white")
     FigureCanvasAgg(figure)
     moving, bars = figure.subplots(2, 1, height_ratios=(1.25, 1))
     _draw_passages(moving, told)
@@ -67,7 +68,7 @@ def _draw_passages(axes: Axes, told: Mapping[str, Any]) -> None:
     axes.set_xticks([])
     axes.tick_params(length=0)
     axes.spines[:].set_visible(False)
-    axes.set_title(f"Passages move: {told['prompt_tokens']:,} tokens, another order, another question", fontsize=11)
+    axes.set_title(f"Passages move: {told['prompt_tokens']:,} tokens, another order, another question", fontsize=10)
 
 
 def _box(axes: Axes, left: float, bottom: float, width: float, colour: str, label: str) -> None:
@@ -96,10 +97,14 @@ def _draw_bars(axes: Axes, told: Mapping[str, Any]) -> None:
     for place, (name, (label, colour)) in enumerate(BARS.items()):
         taken = told["seconds"][name]
         axes.barh(place, taken, color=colour, height=0.66)
-        note = f" {taken:.1f} s"
+        note = f"{taken:.1f} s"
         if label == "SemShare":
-            note += f"  ({speed(told):.1f}× faster, KL to the full prefill {told['kl']:.3f})"
-        axes.text(taken, place, note, va="center", fontsize=10, weight="bold" if label == "SemShare" else "normal")
+            note += f" ({speed(told):.1f}× faster, KL to the full prefill {told['kl']:.3f})"
+        weight = "bold" if label == "SemShare" else "normal"
+        # Beside the bar by an offset: SVG drops spaces at the beginning of a text.
+        axes.annotate(
+            note, (taken, place), xytext=(4, 0), textcoords="offset points", va="center", fontsize=10, weight=weight
+        )
     axes.set_yticks(range(len(BARS)), [label for label, _ in BARS.values()], fontsize=10)
     axes.invert_yaxis()
     axes.set_xlim(0, 1.12 * max(seconds))

@@ -44,8 +44,8 @@ State = dict[Key, int]  # which version of each entry is there
 
 def kill(run: Run) -> Iterator[Figure]:
     """Targets: every time, with writes really cut short among them."""
-    context = get_context("forkserver")  # a fresh process every time, without importing torch every time
-    context.set_forkserver_preload([__name__])
+    context = get_context("forkserver")  # a fresh process every time, without importing all that every time
+    context.set_forkserver_preload([__name__, "benchmarks.pool"])
     kills = run.count(KILLS)
     outcomes: list[_Outcome] = []
     with tempfile.TemporaryDirectory() as place:

@@ -102,7 +102,7 @@ def _copy(record: Record, old: PoolFolder, new: PoolFolder, counts: Copied) -> N
     for segment in record.segments:
         try:
             rows = old.rows(segment.id)
-            rows.verify(segment.tokens)
+            rows.verify(segment)
         except PoolFileError:
             counts.damaged += 1
             return

@@ -61,7 +61,7 @@ def damage(folder: PoolFolder) -> Iterator[tuple[PoolFileError, SegmentRef]]:
     """Read every byte of all rows: what is wrong, and with which segments."""
     for segment in {segment: None for record in folder.records() for segment in record.segments}:
         try:
-            folder.rows(segment.id).verify(segment.tokens)
+            folder.rows(segment.id).verify(segment)
         except PoolFileError as error:
             yield error, segment
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from numbers import Integral
 from typing import Any
 
 import numpy as np
@@ -72,7 +71,7 @@ class SamplingParams(Settings):
     @classmethod
     def _whole_number(cls, number: Any) -> Any:
         """NumPy's whole numbers, too."""
-        return int(number) if isinstance(number, Integral) and not isinstance(number, bool) else number
+        return int(number) if isinstance(number, np.integer) else number
 
     @field_validator("do_sample", mode="before")
     @classmethod

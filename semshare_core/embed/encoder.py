@@ -225,7 +225,7 @@ def _checked_folder(folder: Path) -> Path:
         raise ConfigError(f"embedding={str(folder)!r} holds no sentence encoder: neither modules.json nor config.json.")
     if importlib.util.find_spec("sentence_transformers") is None:
         raise MissingDependencyError(
-            f"embedding={str(folder)!r} needs sentence-transformers: pip install 'semshare[embeddings]'."
+            f"embedding={str(folder)!r} needs sentence-transformers. In SemShare's clone: pip install '.[embeddings]'."
         )
     return folder
 

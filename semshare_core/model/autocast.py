@@ -20,16 +20,16 @@ class Autocast:
     dtypes: tuple[tuple[str, torch.dtype], ...]
 
     @classmethod
-    def here(cls) -> Autocast:
+    def current(cls) -> Autocast:
         """The settings of the calling thread."""
         on = [kind for kind in _kinds() if torch.is_autocast_enabled(kind)]
         return cls(tuple((kind, torch.get_autocast_dtype(kind)) for kind in on))
 
     @contextmanager
-    def again(self) -> Iterator[None]:
-        """Apply these settings to the calling thread. Also a decorator: ``OFF.again()(function)``."""
+    def applied(self) -> Iterator[None]:
+        """A context in which the calling thread has these settings. Also a decorator: ``OFF.applied()(function)``."""
         with ExitStack() as stack:
-            if self != Autocast.here():
+            if self != Autocast.current():
                 dtypes = dict(self.dtypes)
                 for kind in _kinds():
                     stack.enter_context(torch.autocast(kind, dtypes.get(kind), enabled=kind in dtypes))

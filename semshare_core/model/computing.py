@@ -24,7 +24,7 @@ def computing(model: PreTrainedModel, autocast: Autocast | None = None) -> Itera
         for values in training:
             values["training"] = False
         # no_grad comes last: leaving inference mode switches gradients on
-        with (autocast or Autocast.here()).again(), torch.inference_mode(False), torch.no_grad():
+        with (autocast or Autocast.current()).applied(), torch.inference_mode(False), torch.no_grad():
             yield
     finally:
         for values in training:

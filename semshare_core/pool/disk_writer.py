@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 
 from semshare_core.errors import PoolFileError, PoolWarning
 from semshare_core.pool.disk.folder import PoolFolder
-from semshare_core.pool.disk.record import ENTRY_FIELDS, Record, SegmentRef
+from semshare_core.pool.disk.record import ENTRY_FIELDS, Record
 from semshare_core.pool.entry import Entry
 from semshare_core.pool.indexes.vector_rows import Vectors
 from semshare_core.pool.segment import Segment
@@ -135,12 +135,13 @@ class DiskWriter:
     def _record(self, entry: Entry) -> Record | None:
         """What is written of an entry; None while rows of it are not on disk."""
         assert self._folder.model is not None
-        if not all(segment.stored is not None for segment in entry.segments):
+        stored = [segment.stored for segment in entry.segments if segment.stored is not None]
+        if len(stored) < len(entry.segments):
             return None
         return Record(
             model=self._folder.model.digest,
             id=entry.id,
-            segments=tuple(SegmentRef(segment.id, segment.length, segment.n_bytes) for segment in entry.segments),
+            segments=tuple(rows.ref for rows in stored),
             uses=entry.segments[-1].uses,
             **{name: getattr(entry, name) for name in ENTRY_FIELDS},
         )

@@ -144,7 +144,7 @@ class Entries:
         for segment in entry.segments:
             segment.pinned = True
 
-    def held(self, namespace: str | None = None) -> set[Segment]:
+    def pinned_segments(self, namespace: str | None = None) -> set[Segment]:
         """Segments that must stay, of one namespace or of all."""
         pinned = (entry for entry in self._pinned if namespace in (None, entry.namespace))
         return {segment for entry in pinned for segment in entry.segments}

@@ -67,8 +67,8 @@ class Entry:
         steady: int | None = None,
     ) -> Entry:
         """An entry that is not in a pool yet, from per-layer keys and values [1, kv_heads, n, head_dim]."""
-        held = MemoryRows(rows)
-        segment = Segment(namespace, 0, len(tokens), held, held.n_bytes)
+        in_memory = MemoryRows(rows)
+        segment = Segment(namespace, 0, len(tokens), in_memory, in_memory.n_bytes)
         return cls(namespace, tokens, (segment,), depth, embedding, kl_bound, pinned, weights=weights, steady=steady)
 
     def __len__(self) -> int:

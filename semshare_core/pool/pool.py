@@ -100,8 +100,8 @@ class ReferencePool(Search):
         try:
             return self._add(entry, copy=copy)
         except torch.OutOfMemoryError as error:  # the budget is larger than what the device has left
-            told = f"A prompt is not kept: {error} Give the pool a smaller max_bytes."
-            warnings.warn(told, PoolWarning, stacklevel=2)
+            message = f"A prompt is not kept: {error} Give the pool a smaller max_bytes."
+            warnings.warn(message, PoolWarning, stacklevel=2)
             return self._reject(entry)
 
     def _add(self, entry: Entry, *, copy: bool) -> bool:
@@ -159,7 +159,7 @@ class ReferencePool(Search):
         if crossing is None or partner[1] - crossing.start < self.config.block_tokens:
             return whole
         with self._lock:
-            stay = {*whole, crossing, *self._entries.held()}
+            stay = {*whole, crossing, *self._entries.pinned_segments()}
         try:
             parts = divided(crossing, partner[1], self._tiers, stay)
         except DamagedFileError as error:
@@ -184,7 +184,7 @@ class ReferencePool(Search):
         with self._lock:
             if quota is not None:
                 store = self._entries.namespaces.get(entry.namespace)
-                stay = {*shared, *self._entries.held(entry.namespace)}
+                stay = {*shared, *self._entries.pinned_segments(entry.namespace)}
                 if need + sum(segment.n_bytes for segment in stay) > quota:
                     return False
                 while store is not None and store.n_bytes + need > quota:
@@ -192,7 +192,7 @@ class ReferencePool(Search):
                     if victim is None:
                         return False
                     self._entries.evict(victim)
-            pinned = self._entries.held()
+            pinned = self._entries.pinned_segments()
         return self._tiers.make_room("device", need, shared, pinned)
 
     def _renew(self, entry: Entry, *, pinned: bool) -> None:
@@ -261,7 +261,7 @@ class ReferencePool(Search):
 
     def _promote(self, wanted: Sequence[weakref.ref[Segment]]) -> None:
         with self._lock:
-            pinned = self._entries.held()
+            pinned = self._entries.pinned_segments()
         self._tiers.promote([segment for each in wanted if (segment := each()) is not None], pinned)
 
     def discard(self, unwanted: Iterable[Entry | View]) -> None:

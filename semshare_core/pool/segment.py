@@ -9,10 +9,13 @@ from __future__ import annotations
 import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Literal, Protocol
+from typing import TYPE_CHECKING, Literal, Protocol
 
 import torch
 from torch import Tensor
+
+if TYPE_CHECKING:
+    from semshare_core.pool.disk.segment_file import StoredRows
 
 Pair = tuple[Tensor, Tensor]
 Tier = Literal["device", "host"]
@@ -90,8 +93,8 @@ class MemoryRows:
     def snug(self) -> MemoryRows:
         """These rows, copied if they are views of something larger that they would keep alive."""
         pairs = self.pairs
-        held = sum(tensor.untyped_storage().nbytes() for pair in pairs for tensor in pair)
-        return self if held <= self.n_bytes else self.part(0, pairs[0][0].shape[2])
+        kept_alive = sum(tensor.untyped_storage().nbytes() for pair in pairs for tensor in pair)
+        return self if kept_alive <= self.n_bytes else self.part(0, pairs[0][0].shape[2])
 
 
 def _copied(pair: Pair, begin: int, end: int) -> Pair:
@@ -147,7 +150,7 @@ class Segment:
     rows: Rows
     n_bytes: int
     tier: Tier | None = None
-    stored: Rows | None = None
+    stored: StoredRows | None = None
     id: str = field(default_factory=lambda: uuid.uuid4().hex)
     holders: set[str] = field(default_factory=set)
     uses: int = 1

@@ -74,12 +74,12 @@ class Tiers:
         """The segments of an entry that was stored earlier; those that are ``known`` already, or are from now on."""
         assert self._folder is not None
         found, start = [], 0
-        for name, length, n_bytes in segments:
-            if name not in known:
-                rows = StoredRows(self._folder.rows, name, length)
-                known[name] = Segment(namespace, start, length, rows, n_bytes, stored=rows, id=name)
-            found.append(known[name])
-            start += length
+        for ref in segments:
+            if ref.id not in known:
+                rows = StoredRows(self._folder.rows, ref)
+                known[ref.id] = Segment(namespace, start, ref.tokens, rows, ref.n_bytes, stored=rows, id=ref.id)
+            found.append(known[ref.id])
+            start += ref.tokens
         return found
 
     def count_other(self, other: Other) -> None:
@@ -197,13 +197,14 @@ class Tiers:
             if not self.make_room("disk", segment.n_bytes, (segment,)):
                 return False
             try:
-                folder.write_rows(segment.id, rows.pairs)
+                codec = folder.write_rows(segment.id, rows.pairs)
             except PoolFileError as error:
                 self._warn(error)
                 return False
             with self._lock:
                 if segment.holders:
-                    segment.stored = StoredRows(folder.rows, segment.id, segment.length)
+                    ref = SegmentRef(segment.id, segment.length, segment.n_bytes, *codec)
+                    segment.stored = StoredRows(folder.rows, ref)
                     self.used["disk"] += segment.n_bytes
                     self.push(segment)
                     return True

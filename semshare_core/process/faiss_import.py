@@ -9,7 +9,7 @@ from types import ModuleType
 from semshare_core.errors import MissingDependencyError
 
 _REMEDY = (
-    'Install exactly one build: pip install "semshare[cpu]" (any machine) or pip install "semshare[gpu]" '
+    "Install exactly one build, in SemShare's clone: pip install '.[cpu]' (any machine) or pip install '.[gpu]' "
     "(Linux with an NVIDIA GPU)."
 )
 

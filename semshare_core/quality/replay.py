@@ -52,7 +52,7 @@ class Replay:
             pairs = [(layer.keys[:, :, :n_rows], layer.values[:, :, :n_rows]) for layer in cache.layers]
             cache = Cache(layers=[RetainedLayer(keys.clone(), values.clone(), dropped=0) for keys, values in pairs])
         answer_ids = torch.tensor(answer[:MEASURED_TOKENS], device=ids.device) if answer else None
-        return cls(ids, answer_ids, cache, min(MEASURED_TOKENS, room), weights, Autocast.here())
+        return cls(ids, answer_ids, cache, min(MEASURED_TOKENS, room), weights, Autocast.current())
 
     def measure(self, model: PreTrainedModel, pass_context: PassContext) -> Divergence:
         """The divergence along the answer. Without an answer: along the full prefill's greedy continuation."""

@@ -26,7 +26,7 @@ _LOADING = ("gguf_file", "dtype", "device", "device_map", "pool")
 class EngineFields(BaseModel):
     """Fields of a framework's model that answers through a :class:`~semshare_core.SemShareEngine`.
 
-    Pass ``model_id=`` (loaded on first use), ``model=`` with ``tokenizer=`` (transformers objects), or ``engine=``.
+    Pass ``model_id=`` (loaded on first use), ``model=`` and ``tokenizer=`` (transformers objects), or ``engine=``.
     Objects with the same engine share the loaded model and the pool.
 
     Attributes:

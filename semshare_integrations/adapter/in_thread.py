@@ -37,7 +37,7 @@ async def in_thread(
     lock = threading.Lock()  # guards ``left`` and the end of ``waiting``
     left = False
     closed = threading.Event()
-    autocast = Autocast.here()
+    autocast = Autocast.current()
 
     def post(item: T | _End) -> None:
         with lock:
@@ -53,7 +53,7 @@ async def in_thread(
 
     def work() -> None:
         try:
-            with autocast.again(), closing(make(closed)) as items:
+            with autocast.applied(), closing(make(closed)) as items:
                 while not closed.is_set() and not isinstance(item := next(items, _End()), _End):
                     post(item)
             post(_End())

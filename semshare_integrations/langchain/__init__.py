@@ -1,4 +1,4 @@
-"""SemShare in LangChain: a text and a chat model whose prompts reuse earlier ones, and a callback that tells how.
+"""SemShare in LangChain: a text model and a chat model that reuse earlier prompts, and a callback that reports it.
 
 >>> from semshare_integrations.langchain import SemShareLLM, get_semshare_callback
 >>> llm = SemShareLLM(model_id="demo", max_new_tokens=64)
@@ -17,8 +17,8 @@ except ModuleNotFoundError as error:
     if error.name != "langchain_core":
         raise
     raise MissingDependencyError(
-        "LangChain is not installed. Install it with: pip install 'semshare[cpu,langchain]' "
-        "(or 'semshare[gpu,langchain]')."
+        "LangChain is not installed. Install it in SemShare's clone: pip install '.[cpu,langchain]' "
+        "(or '.[gpu,langchain]')."
     ) from error
 
 from semshare_integrations.langchain.callbacks import SemShareCallbackHandler, get_semshare_callback

@@ -1,4 +1,4 @@
-"""LangChain's side of a chat_call: answers as its messages, streamed and whole."""
+"""Answers as LangChain's messages, streamed and whole."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ from semshare_integrations.statistics.recent import brief
 
 
 def chat_call_of(engine: SemShareEngine, messages: Sequence[BaseMessage], overrides: Mapping[str, Any]) -> ChatCall:
-    """The chat_call that ``messages`` and the settings of the call ask for."""
+    """The call of a chat model with ``messages`` and LangChain's settings."""
     return ChatCall.of(
         engine,
         to_template(messages),
-        tools=[convert_to_openai_tool(each) for each in overrides.get("tools") or []],
+        tools=[convert_to_openai_tool(tool) for tool in overrides.get("tools") or []],
         tool_choice=overrides.get("tool_choice"),
         parallel_tool_calls=bool(overrides.get("parallel_tool_calls")),
         response_format=overrides.get("response_format"),
@@ -57,14 +57,14 @@ def result_of(chat_call: ChatCall, pieces: Sequence[Piece], model_name: str) -> 
 
 
 def chunk_of(chat_call: ChatCall, piece: Piece, model_name: str) -> ChatGenerationChunk | None:
-    """What to pass on of ``piece``, if anything: text that is none of a call's; calls with the last piece."""
+    """The chunk for ``piece``: text outside tool calls; the last chunk has the calls. None: nothing to show yet."""
     text = chat_call.take(piece)
     if piece.report is None:
         return ChatGenerationChunk(message=AIMessageChunk(content=text)) if text else None
     calls: list[tuple[str | None, str]] = [
         (call.name, json.dumps(call.arguments, ensure_ascii=False)) for call in chat_call.reply.calls
     ]
-    # as a JSON string: LangChain mends half an object and would take it for the arguments of a valid call
+    # as a JSON string, because LangChain repairs half an object and would take it for a valid call
     calls += [(bad.name, json.dumps(bad.text, ensure_ascii=False)) for bad in chat_call.reply.invalid]
     return ChatGenerationChunk(
         message=AIMessageChunk(
@@ -81,7 +81,7 @@ def chunk_of(chat_call: ChatCall, piece: Piece, model_name: str) -> ChatGenerati
 
 
 def _usage(report: ReuseReport) -> UsageMetadata:
-    """Tokens that were not computed again count as read, those that were and are kept as created."""
+    """Reused tokens count as ``cache_read``; computed tokens that were stored count as ``cache_creation``."""
     return UsageMetadata(
         input_tokens=report.prompt_tokens,
         output_tokens=report.generated_tokens,

@@ -1,4 +1,4 @@
-"""What calls reused, gathered through LangChain's callbacks."""
+"""Collect the reports of calls through LangChain's callbacks."""
 
 from __future__ import annotations
 
@@ -19,18 +19,18 @@ from semshare_integrations.statistics.recent import whole_report
 
 
 class SemShareCallbackHandler(BaseCallbackHandler, ReuseLog):
-    """Collects the :class:`~semshare_core.ReuseReport` of every SemShare call that it is told of. Thread-safe.
+    """Collects the :class:`~semshare_core.ReuseReport` of every SemShare call. Thread-safe.
 
     >>> reuse = SemShareCallbackHandler()
     >>> chain.invoke(question, config={"callbacks": [reuse]})
     >>> reuse.reports[-1].outcome, reuse.totals().prefix_tokens
     >>> print(reuse.summary())
 
-    Answers that come out of LangChain's response cache are no calls, and are not counted. What the canary finds of a
-    call after its end is written into its report here, and told to ``on_canary()``.
+    Answers from LangChain's response cache do not count. A call's report gets the canary's result later, and
+    ``on_canary()`` is called.
     """
 
-    run_inline = True  # a thread of the executor would cost more than the little that is done here
+    run_inline = True  # a thread would cost more than the callback
 
     def __init__(self) -> None:
         super().__init__()
@@ -44,62 +44,64 @@ class SemShareCallbackHandler(BaseCallbackHandler, ReuseLog):
             self._runs.clear()
 
     def on_chat_model_start(self, serialized: Any, messages: Any, *, run_id: UUID, **kwargs: Any) -> None:
-        """Called by LangChain when a chat model is asked."""
-        begins(self, run_id)
+        """LangChain calls this when a chat model starts."""
+        run_started(self, run_id)
 
     def on_llm_end(self, response: LLMResult, *, run_id: UUID, **kwargs: Any) -> None:
-        """Called by LangChain when a prompt is answered, streamed or not."""
-        ends(run_id)
-        self._hear(run_id, reports_of(response))
+        """LangChain calls this when an answer is complete, streamed or not."""
+        run_ended(run_id)
+        self._add_once(run_id, reports_of(response))
 
     def on_llm_error(
         self, error: BaseException, *, run_id: UUID, response: LLMResult | None = None, **kwargs: Any
     ) -> None:
-        """Called by LangChain when a call failed, or the consumer of a stream left, be it after the last piece."""
-        ends(run_id)
+        """LangChain calls this when a call failed, or the consumer closed the stream, even after the last piece."""
+        run_ended(run_id)
         if response is not None:
-            self._hear(run_id, reports_of(response))
+            self._add_once(run_id, reports_of(response))
 
     def on_left(self, report: ReuseReport, *, run_id: UUID) -> None:
-        """Called when a call ended before its time: the consumer of a stream left, or the task was cancelled."""
-        self._hear(run_id, [report])
+        """SemShare calls this when the consumer closed a stream early, or the task was cancelled."""
+        self._add_once(run_id, [report])
 
-    def _hear(self, run_id: UUID, reports: Sequence[ReuseReport]) -> None:
+    def _add_once(self, run_id: UUID, reports: Sequence[ReuseReport]) -> None:
         with self._lock:
-            if not reports or run_id in self._runs:  # an outer handler may hear of a run from LangChain, too
+            if not reports or run_id in self._runs:  # LangChain may also have called an outer handler
                 return
             self._runs.add(run_id)
         self.add(*reports)
         if self._outer is not None:
-            self._outer._hear(run_id, reports)
+            self._outer._add_once(run_id, reports)
 
 
-_begun: ContextVar[tuple[UUID | None, tuple[BaseCallbackHandler, ...]]] = ContextVar("semshare_run", default=(None, ()))
+_current: ContextVar[tuple[UUID | None, tuple[BaseCallbackHandler, ...]]] = ContextVar(
+    "semshare_run", default=(None, ())
+)
 
 
-def begins(handler: BaseCallbackHandler, run_id: UUID) -> None:
-    """``handler`` is told of a chat model's run that begins in this context: LangChain streams it without a manager."""
-    current, handlers = _begun.get()
-    _begun.set((run_id, (*handlers, handler) if current == run_id else (handler,)))
+def run_started(handler: BaseCallbackHandler, run_id: UUID) -> None:
+    """Remember the handler of a chat model's run in this context, because LangChain streams without a run manager."""
+    current, handlers = _current.get()
+    _current.set((run_id, (*handlers, handler) if current == run_id else (handler,)))
 
 
-def ends(run_id: UUID) -> None:
-    """The run is over: another in this context has handlers of its own, or none."""
-    if _begun.get()[0] == run_id:
-        _begun.set((None, ()))
+def run_ended(run_id: UUID) -> None:
+    """Forget the handlers of a run."""
+    if _current.get()[0] == run_id:
+        _current.set((None, ()))
 
 
 def left_early(manager: BaseRunManager | None) -> Callable[[ReuseReport], None]:
-    """Tells the handlers of a run that are ours of a call that was left, which LangChain has no event for."""
+    """A function that calls ``on_left`` of a run's handlers. LangChain has no event for a stream that is left early."""
 
-    run_id, handlers = _begun.get() if manager is None else (manager.run_id, tuple(manager.handlers))
+    run_id, handlers = _current.get() if manager is None else (manager.run_id, tuple(manager.handlers))
 
-    def tell(report: ReuseReport) -> None:
+    def notify(report: ReuseReport) -> None:
         for handler in handlers:
-            if (told := getattr(handler, "on_left", None)) is not None:
-                told(report, run_id=run_id)
+            if (on_left := getattr(handler, "on_left", None)) is not None:
+                on_left(report, run_id=run_id)
 
-    return tell
+    return notify
 
 
 _active: ContextVar[SemShareCallbackHandler | None] = ContextVar("semshare_callback", default=None)
@@ -108,10 +110,10 @@ register_configure_hook(_active, inheritable=True)
 
 @contextmanager
 def get_semshare_callback() -> Iterator[SemShareCallbackHandler]:
-    """Collect the reports of the SemShare calls made inside the ``with`` block, in chains and the tasks started there.
+    """Collect the reports of the SemShare calls inside the ``with`` block, in chains and in tasks that start there.
 
-    Blocks may be nested: the outer one counts the calls of the inner one, too. Threads that LangChain starts, as for
-    ``batch``, count; those of your own only if they run in a copy of the context (``contextvars.copy_context().run``).
+    An outer block also counts the calls of an inner block. LangChain's own threads count, as for ``batch``. Your
+    threads count only if they run in a copy of the context (``contextvars.copy_context().run``).
     """
     handler = SemShareCallbackHandler()
     handler._outer = _active.get()
@@ -123,20 +125,20 @@ def get_semshare_callback() -> Iterator[SemShareCallbackHandler]:
 
 
 def reports_of(response: LLMResult) -> list[ReuseReport]:
-    """The reports in what LangChain tells of an answered call."""
+    """The reports in LangChain's result of a call."""
     generations = [generation for candidates in response.generations for generation in candidates]
     return [report for report in map(_report_of, generations) if report is not None]
 
 
 def _report_of(generation: Generation) -> ReuseReport | None:
     """A text model's report is in ``generation_info``, a chat model's in its message's ``response_metadata``."""
-    told = (generation.generation_info or {}).get("semshare")
-    if told is None and isinstance(generation, ChatGeneration) and not _cached(generation.message):
-        told = generation.message.response_metadata.get("semshare")
-    return None if told is None else whole_report(told)
+    brief = (generation.generation_info or {}).get("semshare")
+    if brief is None and isinstance(generation, ChatGeneration) and not _cached(generation.message):
+        brief = generation.message.response_metadata.get("semshare")
+    return None if brief is None else whole_report(brief)
 
 
 def _cached(message: BaseMessage) -> bool:
-    """Whether the message comes out of LangChain's response cache, which says so by a cost of nothing."""
+    """Whether the message comes from LangChain's response cache, which sets a cost of 0."""
     usage: Mapping[str, object] = getattr(message, "usage_metadata", None) or {}
     return usage.get("total_cost") == 0

@@ -1,4 +1,4 @@
-"""ChatSemShare: LangChain's chat model, with tools and structured output held to by constrained decoding."""
+"""ChatSemShare: LangChain's chat model, with constrained decoding for tools and structured output."""
 
 from __future__ import annotations
 
@@ -41,18 +41,18 @@ class ChatSemShare(ToolFields, LangChainFields, BaseChatModel):
     >>> llm.bind_tools([search]).invoke("Where is Vinga?").tool_calls
     >>> llm.with_structured_output(Person).invoke("Anna is 30 years old.")
 
-    Messages go through the model's chat template. Settings of a call go before the fields, as in :class:`SemShareLLM`.
-    Tool calls and structured output are enforced while decoding, so that a small model, too, makes valid ones; a
-    template that knows no tools gets a generic description of them in the system message. What a call reused is in
-    ``response_metadata["semshare"]``, and ``usage_metadata`` counts what was not computed again as ``cache_read``,
-    approximate reuse included (``response_metadata["semshare"]["outcome"]`` tells).
+    Messages go through the model's chat template. A call's settings override the fields, as in :class:`SemShareLLM`.
+    Constrained decoding makes tool calls and structured output valid, even from small models. If the template knows no
+    tools, the system message describes them. ``response_metadata["semshare"]`` has the call's report.
+    ``usage_metadata`` counts reused tokens as ``cache_read``, exact and approximate ones alike
+    (``response_metadata["semshare"]["outcome"]`` shows which).
 
     Attributes:
-        max_retries: accepted because other chat models have it; a local model has no failures that pass.
-        streaming: ``invoke`` streams behind the scenes, for callbacks that listen to tokens.
+        max_retries: accepted because other chat models have it. A local model does not need retries.
+        streaming: ``invoke`` streams internally, for callbacks that listen to tokens.
     """
 
-    model_config = LangChainFields.model_config  # said again: of two bases the last one's "extra" would win
+    model_config = LangChainFields.model_config  # repeated, because the last base's "extra" would win
 
     max_retries: int = Field(default=0, ge=0)
     streaming: bool = False
@@ -74,7 +74,7 @@ class ChatSemShare(ToolFields, LangChainFields, BaseChatModel):
 
     @property
     def engine(self) -> SemShareEngine:
-        """The engine behind this object; the first use loads the model, and the profile tells what it reads."""
+        """The engine behind this object. The first use loads the model and completes the profile."""
         engine = super().engine
         self._complete_profile()
         return engine
@@ -91,7 +91,7 @@ class ChatSemShare(ToolFields, LangChainFields, BaseChatModel):
         return encode_text(self.engine.tokenizer, text)
 
     def _resolve_model_profile(self) -> ModelProfile | None:
-        """What the model can do; how much it reads is added where the model is loaded already."""
+        """The model's abilities. The loaded model adds its context."""
         return ModelProfile(
             text_inputs=True,
             image_inputs=False,
@@ -99,7 +99,7 @@ class ChatSemShare(ToolFields, LangChainFields, BaseChatModel):
             text_outputs=True,
             tool_calling=True,
             tool_choice=True,
-            structured_output=False,  # beside tools: agents then ask for structure by a tool, which works
+            structured_output=False,  # together with tools: agents then use a tool for structure, which works
         )
 
     def bind_tools(
@@ -116,15 +116,15 @@ class ChatSemShare(ToolFields, LangChainFields, BaseChatModel):
         Args:
             tools: functions, pydantic classes, LangChain tools or OpenAI's function schemas.
             tool_choice: None or ``"auto"``: the model decides · ``"any"``, ``"required"`` or True: at least one call ·
-                ``"none"`` or False: no call · a tool's name, or OpenAI's mapping with it: that one.
-            parallel_tool_calls: several calls in one answer, if the model's template can write them. Off by default:
-                small models do not come to an end.
-            strict: as for OpenAI; arguments keep to their schema in any case.
+                ``"none"`` or False: no call · a tool's name, or OpenAI's mapping with it: that tool.
+            parallel_tool_calls: allow several calls in one answer, if the model's template can write them. Off by
+                default, because small models do not stop.
+            strict: as for OpenAI. Arguments always match their schema.
 
         Raises:
-            ValueError: ``tool_choice`` names no tool of ``tools``, or one of them is a provider's own.
+            ValueError: ``tool_choice`` names no tool, or a tool is a provider's own.
         """
-        formatted = [convert_to_openai_tool(each, strict=strict) for each in tools]
+        formatted = [convert_to_openai_tool(tool, strict=strict) for tool in tools]
         choice = which_tool(tool_choice, tool_names(formatted))
         return self.bind(tools=formatted, tool_choice=choice, parallel_tool_calls=parallel_tool_calls, **kwargs)
 
@@ -137,14 +137,14 @@ class ChatSemShare(ToolFields, LangChainFields, BaseChatModel):
         strict: bool | None = None,
         **kwargs: Any,
     ) -> Runnable[LanguageModelInput, Any]:
-        """Answers in the form of ``schema``: a pydantic object for a pydantic class, a mapping otherwise.
+        """Answer in the form of ``schema``: a pydantic object for a pydantic class, otherwise a mapping.
 
         Args:
-            schema: pydantic class, typed dict, JSON schema or OpenAI's function schema.
-            include_raw: return ``{"raw", "parsed", "parsing_error"}`` and raise no error of parsing.
-            method: ``function_calling``: as the call of a tool, whose schema the model is shown · ``json_schema`` and
-                ``json_mode``: the answer is JSON, held to the schema, which only the prompt can tell the model of.
-            strict: as for OpenAI; answers keep to their schema in any case.
+            schema: a pydantic class, typed dict, JSON schema or OpenAI's function schema.
+            include_raw: return ``{"raw", "parsed", "parsing_error"}`` instead of raising parsing errors.
+            method: ``function_calling``: the answer is a tool call, and the model sees the schema · ``json_schema`` and
+                ``json_mode``: the answer is JSON that matches the schema. The model sees only your prompt.
+            strict: as for OpenAI. Answers always match their schema.
         """
         if method not in _METHODS:
             raise ValueError(f"method={method!r} is not known: pass one of {', '.join(_METHODS)}.")
@@ -152,10 +152,11 @@ class ChatSemShare(ToolFields, LangChainFields, BaseChatModel):
             return super().with_structured_output(schema, include_raw=include_raw, **kwargs)
         if kwargs:
             raise ValueError(f"unknown arguments of with_structured_output: {', '.join(sorted(kwargs))}.")
-        told = convert_to_json_schema(schema)
+        json_schema = convert_to_json_schema(schema)
+        named = {"name": json_schema.get("title", ""), "schema": json_schema}
         model = self.bind(
-            response_format={"type": "json_schema", "json_schema": {"name": told.get("title", ""), "schema": told}},
-            ls_structured_output_format={"kwargs": {"method": method}, "schema": told},
+            response_format={"type": "json_schema", "json_schema": named},
+            ls_structured_output_format={"kwargs": {"method": method}, "schema": json_schema},
         )
         of_pydantic = isinstance(schema, type) and is_basemodel_subclass(schema)
         parser: Runnable[Any, Any] = PydanticOutputParser(pydantic_object=schema) if of_pydantic else JsonOutputParser()  # type: ignore[arg-type]
@@ -236,14 +237,14 @@ class ChatSemShare(ToolFields, LangChainFields, BaseChatModel):
         run: BaseRunManager | None,
     ) -> AsyncGenerator[tuple[ChatCall, Piece], None]:
         def make(closed: threading.Event) -> Generator[tuple[ChatCall, Piece], None, None]:
-            chat_call = chat_call_of(self.engine, messages, overrides)  # in the thread: it may load the model
+            chat_call = chat_call_of(self.engine, messages, overrides)  # in the thread, because it may load the model
             for piece in self._pieces(chat_call, stop, overrides, run, closed):
                 yield chat_call, piece
 
-        tell = left_early(run)
+        notify = left_early(run)
 
         def unread(both: tuple[ChatCall, Piece]) -> None:
             if both[1].report is not None:
-                tell(both[1].report)
+                notify(both[1].report)
 
         return in_thread(make, unread)

@@ -1,4 +1,4 @@
-"""What LangChain's tracing is told, above the settings that all frameworks' models share."""
+"""The fields of LangChain models, and their tracing parameters."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ class LangChainFields(EngineFields):
     def tracing(
         self, kind: Literal["llm", "chat"], stop: list[str] | None, overrides: Mapping[str, Any]
     ) -> LangSmithParams:
-        """What LangSmith is told of a call."""
+        """A call's parameters for LangSmith."""
         temperature = overrides.get("temperature")
         max_tokens = overrides.get("max_new_tokens", overrides.get("max_tokens"))
         params = LangSmithParams(

@@ -31,7 +31,7 @@ from semshare_integrations.statistics.recent import brief
 
 _OF_LANGCHAIN = ("tags", "metadata", "run_name", "run_id")
 
-_said: ContextVar[Mapping[str, Any] | None] = ContextVar("semshare_call_settings", default=None)
+_call_settings: ContextVar[Mapping[str, Any] | None] = ContextVar("semshare_call_settings", default=None)
 
 
 class SemShareLLM(LangChainFields, BaseLLM):
@@ -41,21 +41,20 @@ class SemShareLLM(LangChainFields, BaseLLM):
     >>> chain = PromptTemplate.from_template("Q: {question}\\nA:") | llm | StrOutputParser()
     >>> llm.invoke("Once upon a time", temperature=0.7, seed=1, reuse="exact", namespace="alice")
 
-    Prompts are taken as they are, without a chat template. Settings of a call (``max_new_tokens``, ``temperature``,
-    ``top_p``, ``seed``, ``stop``, ``reuse``, ``namespace``, ``store``, ``timeout``, any other field of transformers'
-    ``GenerationConfig``) go before the fields; an unknown one is an error. What a call reused is in its
-    ``generation_info["semshare"]`` (a :class:`~semshare_core.ReuseReport` as a dict; when streaming, in the
-    last chunk) and is collected by :class:`SemShareCallbackHandler`.
+    Prompts do not go through a chat template. A call's settings override the fields: ``max_new_tokens``,
+    ``temperature``, ``top_p``, ``seed``, ``stop``, ``reuse``, ``namespace``, ``store``, ``timeout``, and any other
+    field of transformers' ``GenerationConfig``. An unknown setting is an error. ``generation_info["semshare"]`` has the
+    call's :class:`~semshare_core.ReuseReport` as a dict (of a stream, in the last chunk), and
+    :class:`SemShareCallbackHandler` collects it.
 
-    Construction is cheap: the model is loaded by the first call. One object may be used from many threads and tasks;
-    calls take turns at the model.
+    The first call loads the model. Many threads and tasks may use one object; calls run one at a time.
 
     Attributes:
-        batch_size: accepted because other local models have it; prompts are answered one after the other, so that each
-            can reuse those before it.
+        batch_size: accepted because other local models have it. Prompts run one after the other, so that each can
+            reuse the earlier ones.
     """
 
-    model_config = LangChainFields.model_config  # said again: of two bases the last one's "extra" would win
+    model_config = LangChainFields.model_config  # repeated, because the last base's "extra" would win
 
     batch_size: int = Field(default=1, ge=1)
 
@@ -70,7 +69,7 @@ class SemShareLLM(LangChainFields, BaseLLM):
 
     @property
     def _identifying_params(self) -> Mapping[str, Any]:
-        return self.identity(_said.get() or {})
+        return self.identity(_call_settings.get() or {})
 
     def _get_ls_params(self, stop: list[str] | None = None, **kwargs: Any) -> LangSmithParams:
         return self.tracing("llm", stop, kwargs)
@@ -88,8 +87,8 @@ class SemShareLLM(LangChainFields, BaseLLM):
         callbacks: Callbacks | list[Callbacks] | None = None,
         **kwargs: Any,
     ) -> LLMResult:
-        """LangChain's ``generate``, with the settings of the call in the key of the response cache."""
-        with _saying(kwargs):
+        """LangChain's ``generate``, with the call's settings in the key of the response cache."""
+        with _cache_key(kwargs):
             return super().generate(prompts, stop, callbacks, **kwargs)
 
     async def agenerate(
@@ -99,8 +98,8 @@ class SemShareLLM(LangChainFields, BaseLLM):
         callbacks: Callbacks | list[Callbacks] | None = None,
         **kwargs: Any,
     ) -> LLMResult:
-        """LangChain's ``agenerate``, with the settings of the call in the key of the response cache."""
-        with _saying(kwargs):
+        """LangChain's ``agenerate``; see :meth:`generate`."""
+        with _cache_key(kwargs):
             return await super().agenerate(prompts, stop, callbacks, **kwargs)
 
     def batch(
@@ -111,9 +110,9 @@ class SemShareLLM(LangChainFields, BaseLLM):
         return_exceptions: bool = False,
         **kwargs: Any,
     ) -> list[str]:
-        """LangChain's ``batch``; with ``return_exceptions`` a prompt that fails takes no other's answer with it."""
+        """LangChain's ``batch``. With ``return_exceptions`` a prompt that fails does not lose the others' answers."""
         if return_exceptions:
-            return Runnable.batch(self, inputs, _in_turn(config, inputs), return_exceptions=True, **kwargs)
+            return Runnable.batch(self, inputs, _sequential(config, inputs), return_exceptions=True, **kwargs)
         return super().batch(inputs, config, **kwargs)
 
     async def abatch(
@@ -126,7 +125,7 @@ class SemShareLLM(LangChainFields, BaseLLM):
     ) -> list[str]:
         """LangChain's ``abatch``; see :meth:`batch`."""
         if return_exceptions:
-            return await Runnable.abatch(self, inputs, _in_turn(config, inputs), return_exceptions=True, **kwargs)
+            return await Runnable.abatch(self, inputs, _sequential(config, inputs), return_exceptions=True, **kwargs)
         return await super().abatch(inputs, config, **kwargs)
 
     def _generate(
@@ -149,7 +148,7 @@ class SemShareLLM(LangChainFields, BaseLLM):
     ) -> LLMResult:
         answers = []
         for prompt in prompts:
-            # streamed, so that a cancelled task frees the engine
+            # as a stream, because a cancelled task must free the engine
             async with aclosing(self._apieces(prompt, stop, kwargs, run_manager)) as pieces:
                 chunks = [_chunk(piece) async for piece in pieces]
             answers.append(("".join(chunk.text for chunk in chunks), chunks[-1].generation_info or {}))
@@ -197,11 +196,11 @@ class SemShareLLM(LangChainFields, BaseLLM):
     def _apieces(
         self, prompt: str, stop: list[str] | None, overrides: Mapping[str, Any], run: BaseRunManager | None
     ) -> AsyncGenerator[Piece, None]:
-        tell = left_early(run)
+        notify = left_early(run)
 
         def unread(piece: Piece) -> None:
             if piece.report is not None:
-                tell(piece.report)
+                notify(piece.report)
 
         return in_thread(lambda closed: self._pieces(prompt, stop, overrides, run, closed), unread)
 
@@ -216,25 +215,25 @@ class SemShareLLM(LangChainFields, BaseLLM):
         )
 
 
-def _in_turn(
+def _sequential(
     config: RunnableConfig | list[RunnableConfig] | None, inputs: list[LanguageModelInput]
 ) -> list[RunnableConfig]:
-    """One prompt at a time, in their order, so that each can reuse those before it."""
-    return [{**each, "max_concurrency": 1} for each in get_config_list(config, len(inputs))]
+    """Run one prompt at a time, so that each can reuse the earlier ones."""
+    return [{**single, "max_concurrency": 1} for single in get_config_list(config, len(inputs))]
 
 
 @contextmanager
-def _saying(kwargs: Mapping[str, Any]) -> Iterator[None]:
-    """Let ``_identifying_params`` know the settings of the call.
+def _cache_key(kwargs: Mapping[str, Any]) -> Iterator[None]:
+    """Add the call's settings to ``_identifying_params``.
 
-    LangChain's response cache is keyed by the object alone (langchain issue 40403): one user's answer would be served
-    in another's ``namespace``, and one temperature's for another.
+    The key of LangChain's response cache has only the object's fields (langchain issue 40403). So one namespace would
+    get another's answer, and one temperature another's.
     """
-    token = _said.set({name: value for name, value in kwargs.items() if name not in _OF_LANGCHAIN})
+    token = _call_settings.set({name: value for name, value in kwargs.items() if name not in _OF_LANGCHAIN})
     try:
         yield
     finally:
-        _said.reset(token)
+        _call_settings.reset(token)
 
 
 def _info(report: ReuseReport, finish_reason: str | None) -> dict[str, Any]:
@@ -242,6 +241,6 @@ def _info(report: ReuseReport, finish_reason: str | None) -> dict[str, Any]:
 
 
 def _chunk(piece: Piece) -> GenerationChunk:
-    """Only the last piece has statistics: LangChain adds up or joins what several chunks carry."""
+    """Only the last chunk has the report, because LangChain merges the information of all chunks."""
     info = None if piece.report is None else _info(piece.report, piece.finish_reason)
     return GenerationChunk(text=piece.text, generation_info=info)

@@ -1,4 +1,4 @@
-"""LangChain's messages as the mappings that chat templates take."""
+"""Convert LangChain's messages to mappings for chat templates."""
 
 from __future__ import annotations
 
@@ -33,12 +33,12 @@ _MEDIA = (
 
 
 def to_template(messages: Sequence[BaseMessage]) -> list[dict[str, Any]]:
-    """Mappings with ``role``, ``content`` (text) and, where there are some, ``tool_calls`` or a ``tool_call_id``.
+    """Mappings with ``role``, ``content`` (text) and, if the message has them, ``tool_calls`` or a ``tool_call_id``.
 
     Raises:
-        ValueError: content that is not text, or a kind of message that chat templates do not know.
+        ValueError: content is not text, or chat templates do not know the kind of message.
     """
-    told: list[dict[str, Any]] = []
+    converted: list[dict[str, Any]] = []
     for message in messages:
         entry: dict[str, Any] = {"role": _role(message), "content": _text(message)}
         if isinstance(message, AIMessage) and message.tool_calls:
@@ -47,8 +47,8 @@ def to_template(messages: Sequence[BaseMessage]) -> list[dict[str, Any]]:
             ]
         elif isinstance(message, ToolMessage):
             entry |= {"name": message.name or "", "tool_call_id": message.tool_call_id}
-        told.append(entry)
-    return told
+        converted.append(entry)
+    return converted
 
 
 def _role(message: BaseMessage) -> str:
@@ -68,7 +68,7 @@ def _role(message: BaseMessage) -> str:
 def _text(message: BaseMessage) -> str:
     content = message.content
     if isinstance(message, AIMessage):
-        return _said(message)
+        return _assistant_text(message)
     if isinstance(content, str):
         return content
     parts = []
@@ -83,15 +83,15 @@ def _text(message: BaseMessage) -> str:
     return "\n".join(parts)
 
 
-def _said(message: AIMessage) -> str:
-    """What an assistant said in words; of other providers' models, too.
+def _assistant_text(message: AIMessage) -> str:
+    """The text of an assistant's message, also of another provider's.
 
-    Their other blocks are left out: thoughts, tools that the provider ran, and calls, which ``tool_calls`` has. A
-    refusal is what was said where there is nothing else.
+    Other blocks are left out: thoughts, tools that the provider ran, and calls, which ``tool_calls`` has. A refusal
+    counts as text if there is no other.
     """
     blocks = [message.content] if isinstance(message.content, str) else message.content
     parts: list[str] = []
-    goes_on = False  # citations cut a sentence into blocks
+    goes_on = False  # citations split a sentence into blocks
     refusal = message.additional_kwargs.get("refusal")
     for block in blocks:
         text = _text_of_block(block)
@@ -112,7 +112,7 @@ def _kind(block: str | dict[str, Any]) -> Any:
 
 
 def _text_of_block(block: str | dict[str, Any]) -> str | None:
-    """The text of a block of text; None of another kind. Some providers name no type."""
+    """The text of a text block; None for another kind. Some providers leave the type out."""
     if isinstance(block, str):
         return block
     text = block.get("text")
@@ -123,6 +123,6 @@ def _text_of_block(block: str | dict[str, Any]) -> str | None:
 
 def _refused(message: BaseMessage, block: str | dict[str, Any]) -> ValueError:
     return ValueError(
-        f"the content of a {type(message).__name__} has a block of type {_kind(block)!r}, but the model reads text "
-        "only: leave it out or describe it in words."
+        f"the content of a {type(message).__name__} has a block of type {_kind(block)!r}, but the model reads only "
+        "text: leave the block out or describe it in words."
     )

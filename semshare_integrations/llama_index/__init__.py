@@ -1,4 +1,4 @@
-"""SemShare in LlamaIndex: a model whose prompts reuse earlier ones, and events that tell how.
+"""SemShare in LlamaIndex: a model that reuses earlier prompts, and events that report it.
 
 >>> from semshare_integrations.llama_index import SemShareLLM, get_semshare_callback
 >>> llm = SemShareLLM(model_id="demo", max_new_tokens=64)
@@ -17,8 +17,8 @@ except ModuleNotFoundError as error:
     if error.name not in ("llama_index", "llama_index.core"):
         raise
     raise MissingDependencyError(
-        "LlamaIndex is not installed. Install it with: pip install 'semshare[cpu,llamaindex]' "
-        "(or 'semshare[gpu,llamaindex]')."
+        "LlamaIndex is not installed. Install it in SemShare's clone: pip install '.[cpu,llamaindex]' "
+        "(or '.[gpu,llamaindex]')."
     ) from error
 
 from semshare_integrations.llama_index.events import (

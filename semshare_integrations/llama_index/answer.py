@@ -1,4 +1,4 @@
-"""Answers as LlamaIndex's responses: whole and streamed, with statistics in ``raw`` and in an event."""
+"""Answers as LlamaIndex's responses, whole and streamed, with the report in ``raw`` and in an event."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ Response = TypeVar("Response", CompletionResponse, ChatResponse)
 
 @dataclass(frozen=True)
 class Answer:
-    """The answer to one call of ``model``; made when the call is, for its event belongs to the call's span and context.
+    """The answer to one call of ``model``. It keeps the call's span and context, to which the event belongs.
 
-    A stream may be read elsewhere: in another thread, or when the block that made the call is left.
+    A stream may be read in another thread, or after the ``with`` block that made the call.
     """
 
     model: str
@@ -35,11 +35,11 @@ class Answer:
     context: Context = field(default_factory=copy_context)
 
     def completion(self, chat_call: ChatCall, piece: Piece, delta: str | None = None) -> CompletionResponse:
-        """The text so far; with the last piece, what was reused."""
+        """The text so far. The last response has the report."""
         return CompletionResponse(text=chat_call.text, delta=delta, raw=self._raw(chat_call, piece))
 
     def chat(self, chat_call: ChatCall, piece: Piece, delta: str | None = None) -> ChatResponse:
-        """The message so far; with the last piece, calls of tools and what was reused."""
+        """The message so far. The last response has the tool calls and the report."""
         if piece.report is None:
             message = ChatMessage(role=MessageRole.ASSISTANT, content=chat_call.text)
         else:
@@ -50,7 +50,7 @@ class Answer:
         report = piece.report
         if report is None:
             return None
-        self._tell(self.context, report)
+        self._publish(self.context, report)
         invalid = [{"name": bad.name, "text": bad.text, "error": bad.error} for bad in chat_call.reply.invalid]
         usage = token_usage(report.prompt_tokens, report.generated_tokens)
         return {
@@ -62,16 +62,16 @@ class Answer:
         }
 
     def left(self, report: ReuseReport) -> None:
-        """The consumer left before the last piece, perhaps while the context was in use."""
-        self._tell(self.context.copy(), report)
+        """The consumer closed the stream early, perhaps while the context was in use."""
+        self._publish(self.context.copy(), report)
 
-    def _tell(self, context: Context, report: ReuseReport) -> None:
+    def _publish(self, context: Context, report: ReuseReport) -> None:
         event = SemShareReuseEvent(report=report, model=self.model, operation=self.operation, span_id=self.span_id)
         context.run(dispatcher.event, event)
         if report.canary is not None:
-            REGISTRY.when_done(report.canary, self._tell_of_check)
+            REGISTRY.when_done(report.canary, self._publish_check)
 
-    def _tell_of_check(self, canary: Canary) -> None:
+    def _publish_check(self, canary: Canary) -> None:
         event = SemShareCanaryEvent(canary=canary, model=self.model, operation=self.operation, span_id=self.span_id)
         self.context.copy().run(dispatcher.event, event)  # a copy: the call may still run in the context itself
 
@@ -79,7 +79,7 @@ class Answer:
 def streamed(
     pieces: Generator[tuple[ChatCall, Piece], None, None], respond: Callable[[ChatCall, Piece, str | None], Response]
 ) -> Generator[Response, None, None]:
-    """A response per piece that brings text, and one for the last."""
+    """Yield a response for each piece with text, and one for the last piece."""
     with closing(pieces):
         for chat_call, piece in pieces:
             delta = chat_call.take(piece)
@@ -90,7 +90,7 @@ def streamed(
 async def astreamed(
     pieces: AsyncGenerator[tuple[ChatCall, Piece], None], respond: Callable[[ChatCall, Piece, str | None], Response]
 ) -> AsyncGenerator[Response]:
-    """A response per piece that brings text, and one for the last."""
+    """Yield a response for each piece with text, and one for the last piece."""
     async with aclosing(pieces):
         async for chat_call, piece in pieces:
             delta = chat_call.take(piece)

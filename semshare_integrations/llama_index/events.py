@@ -1,4 +1,4 @@
-"""What calls reused, told through LlamaIndex's instrumentation: query engines drop ``raw``, events come through."""
+"""Report calls through LlamaIndex's events, because query engines drop ``raw``."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _open: ContextVar[tuple[ReuseLog, ...]] = ContextVar("semshare_logs", default=()
 
 
 class SemShareReuseEvent(BaseEvent):
-    """One prompt was answered. ``operation`` and ``model`` are OpenTelemetry's names for what was asked of whom."""
+    """A prompt was answered. ``operation`` and ``model`` are OpenTelemetry's names."""
 
     report: ReuseReport
     model: str
@@ -29,7 +29,7 @@ class SemShareReuseEvent(BaseEvent):
 
     @field_serializer("report")
     def _brief(self, report: ReuseReport) -> dict[str, Any]:
-        """Exporters write events down; handlers get the report whole."""
+        """Exporters get the brief report; handlers get the whole one."""
         return report.brief()
 
     @classmethod
@@ -39,10 +39,10 @@ class SemShareReuseEvent(BaseEvent):
 
 
 class SemShareCanaryEvent(BaseEvent):
-    """A call was checked against a full prefill, some time after its :class:`SemShareReuseEvent`.
+    """A call was compared with a full prefill, some time after its :class:`SemShareReuseEvent`.
 
-    Told in a thread of the background, in a copy of the call's context. ``span_id`` is the call's, and ``canary.id`` is
-    that of ``report.canary`` in its first event.
+    The event comes in a background thread, in a copy of the call's context. ``span_id`` is the call's. ``canary.id``
+    equals the id of ``report.canary`` in the first event.
     """
 
     canary: Canary
@@ -73,17 +73,17 @@ class SemShareEventHandler(BaseEventHandler):
 
     @property
     def log(self) -> ReuseLog:
-        """Reports, totals and table of what was collected."""
+        """The collected reports, with totals and a table."""
         return self._log
 
     def handle(self, event: BaseEvent, **kwargs: Any) -> None:
-        """Called by LlamaIndex for every event."""
+        """LlamaIndex calls this for every event."""
         if isinstance(event, SemShareReuseEvent):
             self._log.add(event.report)
 
 
 class _InContext(BaseEventHandler):
-    """Gives each report to the logs that are open where the call was made."""
+    """Adds each report to the logs that are open in the call's context."""
 
     @classmethod
     def class_name(cls) -> str:
@@ -100,10 +100,10 @@ dispatcher.add_event_handler(_InContext())
 
 @contextmanager
 def get_semshare_callback() -> Iterator[ReuseLog]:
-    """Collect the reports of the SemShare calls made inside the ``with`` block and the tasks started there.
+    """Collect the reports of the SemShare calls inside the ``with`` block and in tasks that start there.
 
-    Blocks may be nested: the outer one counts the calls of the inner one, too. Calls of other threads and tasks are not
-    counted; :class:`SemShareEventHandler` hears of all.
+    An outer block also counts the calls of an inner block. Other threads and tasks do not count;
+    :class:`SemShareEventHandler` collects all calls.
     """
     log = ReuseLog()
     token = _open.set((*_open.get(), log))

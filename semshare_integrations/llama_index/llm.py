@@ -1,4 +1,4 @@
-"""SemShareLLM: LlamaIndex's model, for completions, chats, tools and structured output."""
+"""SemShareLLM: LlamaIndex's model for completions, chats, tools and structured output."""
 
 from __future__ import annotations
 
@@ -46,23 +46,23 @@ class SemShareLLM(ToolFields, FunctionCallingLLM):
     >>> FunctionAgent(tools=[search], llm=llm)
     >>> llm.structured_predict(Person, PromptTemplate("{text}"), text="Anna is 30 years old.")
 
-    ``complete`` takes a text as it is, ``chat`` goes through the model's chat template. Settings of a call
-    (``max_new_tokens``, ``temperature``, ``stop``, ``seed``, ``reuse``, ``namespace``, any other field of transformers'
-    ``GenerationConfig``) go before the fields; an unknown one is an error. Tool calls and structured output are
-    enforced while decoding. What a call reused is in ``raw["semshare"]`` (a :class:`~semshare_core.ReuseReport` as a
-    dict) and in a :class:`SemShareReuseEvent`, for query engines drop ``raw``; ``raw["usage"]`` counts tokens as
+    ``complete`` takes a plain text, ``chat`` goes through the model's chat template. A call's settings override the
+    fields: ``max_new_tokens``, ``temperature``, ``stop``, ``seed``, ``reuse``, ``namespace``, and any other field of
+    transformers' ``GenerationConfig``. An unknown setting is an error. Constrained decoding makes tool calls and
+    structured output valid. ``raw["semshare"]`` has the call's :class:`~semshare_core.ReuseReport` as a dict. A
+    :class:`SemShareReuseEvent` has it, too, because query engines drop ``raw``. ``raw["usage"]`` counts tokens as
     OpenAI does.
 
-    The model is loaded by the first call, or when ``metadata`` is first asked for.
+    The first call, or the first reading of ``metadata``, loads the model.
 
     Attributes:
         model_id: hub id, local folder, ``.gguf`` file or ``"demo"``; ``model_name`` is accepted, too.
         generate_kwargs: fields of transformers' ``GenerationConfig`` for every call.
-        context_window: a smaller window than the model's, for whoever fills it.
-        is_function_calling_model: False makes LlamaIndex ask for tools and structure in words.
+        context_window: a smaller context than the model's.
+        is_function_calling_model: with False, LlamaIndex describes tools and structure in the prompt.
     """
 
-    model_config = ToolFields.model_config  # said again: of two bases the last one's "extra" would win
+    model_config = ToolFields.model_config  # repeated, because the last base's "extra" would win
 
     model_id: str = Field(default="", validation_alias=AliasChoices("model_id", "model_name"))
     generate_kwargs: dict[str, Any] = Field(default_factory=dict)
@@ -89,7 +89,7 @@ class SemShareLLM(ToolFields, FunctionCallingLLM):
 
     @property
     def metadata(self) -> LLMMetadata:
-        """What LlamaIndex decides by; loads the model, whose context it tells of."""
+        """The model's context and abilities. Loads the model."""
         engine = self.engine
         chats = bool(engine.tokenizer.chat_template) or self._writes_prompts
         return LLMMetadata(
@@ -101,71 +101,71 @@ class SemShareLLM(ToolFields, FunctionCallingLLM):
         )
 
     def to_payload(self) -> dict[str, Any]:
-        """What events and traces are told; does not load the model, for it is asked for in event loops."""
+        """The data for events and traces. Does not load the model, because event loops call it."""
         settings = {name: getattr(self, name) for name in ("max_new_tokens", "temperature", "namespace")}
         return {"class_name": self.class_name(), "model_name": self.model_id, **settings}
 
     @llm_completion_callback()
     def complete(self, prompt: str, formatted: bool = False, **kwargs: Any) -> CompletionResponse:
-        """Go on with a text. ``formatted``: it needs neither ``system_prompt`` nor ``completion_to_prompt``."""
+        """Continue a text. If it is ``formatted``, it gets neither ``system_prompt`` nor ``completion_to_prompt``."""
         answer = Answer(self.model_id, "text_completion")
-        return answer.completion(*self._whole(self._completing(prompt, formatted), kwargs, answer))
+        return answer.completion(*self._whole(self._completion_call(prompt, formatted), kwargs, answer))
 
     @llm_completion_callback()
     def stream_complete(self, prompt: str, formatted: bool = False, **kwargs: Any) -> CompletionResponseGen:
-        """:meth:`complete`, piece by piece; closing the iterator ends the call within the time of one layer."""
+        """:meth:`complete`, piece by piece. Closing the iterator ends the call within the time of one layer."""
         answer = Answer(self.model_id, "text_completion")
-        return streamed(self._pieces(self._completing(prompt, formatted), kwargs, answer), answer.completion)
+        return streamed(self._pieces(self._completion_call(prompt, formatted), kwargs, answer), answer.completion)
 
     @llm_completion_callback()
     async def acomplete(self, prompt: str, formatted: bool = False, **kwargs: Any) -> CompletionResponse:
-        """:meth:`complete`; the model runs in a thread, and cancelling the task frees it within a layer's time."""
+        """:meth:`complete` in a thread. Cancelling the task frees the model within the time of one layer."""
         answer = Answer(self.model_id, "text_completion")
-        return answer.completion(*await self._awhole(self._completing(prompt, formatted), kwargs, answer))
+        return answer.completion(*await self._awhole(self._completion_call(prompt, formatted), kwargs, answer))
 
     @llm_completion_callback()
     async def astream_complete(self, prompt: str, formatted: bool = False, **kwargs: Any) -> CompletionResponseAsyncGen:
-        """:meth:`stream_complete`; the model runs in a thread."""
+        """:meth:`stream_complete` in a thread."""
         answer = Answer(self.model_id, "text_completion")
-        return astreamed(self._apieces(self._completing(prompt, formatted), kwargs, answer), answer.completion)
+        return astreamed(self._apieces(self._completion_call(prompt, formatted), kwargs, answer), answer.completion)
 
     @llm_chat_callback()
     def chat(self, messages: Sequence[ChatMessage], **kwargs: Any) -> ChatResponse:
         """Answer the last of ``messages``. ``tools``, ``tool_choice`` and ``response_format`` are OpenAI's."""
         answer = Answer(self.model_id, "chat")
-        return answer.chat(*self._whole(self._chatting(messages, kwargs), kwargs, answer))
+        return answer.chat(*self._whole(self._chat_call(messages, kwargs), kwargs, answer))
 
     @llm_chat_callback()
     def stream_chat(self, messages: Sequence[ChatMessage], **kwargs: Any) -> ChatResponseGen:
-        """:meth:`chat`, piece by piece; calls of tools come with the last one."""
+        """:meth:`chat`, piece by piece. Tool calls come with the last piece."""
         answer = Answer(self.model_id, "chat")
-        return streamed(self._pieces(self._chatting(messages, kwargs), kwargs, answer), answer.chat)
+        return streamed(self._pieces(self._chat_call(messages, kwargs), kwargs, answer), answer.chat)
 
     @llm_chat_callback()
     async def achat(self, messages: Sequence[ChatMessage], **kwargs: Any) -> ChatResponse:
-        """:meth:`chat`; the model runs in a thread, and cancelling the task frees it within a layer's time."""
+        """:meth:`chat` in a thread. Cancelling the task frees the model within the time of one layer."""
         answer = Answer(self.model_id, "chat")
-        return answer.chat(*await self._awhole(self._chatting(messages, kwargs), kwargs, answer))
+        return answer.chat(*await self._awhole(self._chat_call(messages, kwargs), kwargs, answer))
 
     @llm_chat_callback()
     async def astream_chat(self, messages: Sequence[ChatMessage], **kwargs: Any) -> ChatResponseAsyncGen:
-        """:meth:`stream_chat`; the model runs in a thread."""
+        """:meth:`stream_chat` in a thread."""
         answer = Answer(self.model_id, "chat")
-        return astreamed(self._apieces(self._chatting(messages, kwargs), kwargs, answer), answer.chat)
+        return astreamed(self._apieces(self._chat_call(messages, kwargs), kwargs, answer), answer.chat)
 
     def get_tool_calls_from_response(
         self, response: ChatResponse, error_on_no_tool_call: bool = True, **kwargs: Any
     ) -> list[ToolSelection]:
-        """The calls in an answer.
+        """The tool calls in an answer.
 
         Raises:
-            ValueError: there is none, and ``error_on_no_tool_call``.
+            ValueError: the answer has no tool call, and ``error_on_no_tool_call`` is true.
         """
         calls = [block for block in response.message.blocks if isinstance(block, ToolCallBlock)]
         if not calls and error_on_no_tool_call:
             raise ValueError(
-                f"the model called no tool but said {response.message.content!r}: pass tool_required=True to have it "
-                "call one, or error_on_no_tool_call=False."
+                f"the model called no tool but answered {response.message.content!r}: pass tool_required=True, or "
+                "error_on_no_tool_call=False."
             )
         return [
             ToolSelection(
@@ -177,7 +177,7 @@ class SemShareLLM(ToolFields, FunctionCallingLLM):
         ]
 
     def call_settings(self, stop: list[str] | None, overrides: Mapping[str, Any]) -> dict[str, Any]:
-        """What the engine is called with: the fields, above them ``generate_kwargs``, above them the call."""
+        """The settings of one call of the engine. The call overrides ``generate_kwargs``, which override the fields."""
         return super().call_settings(stop, {**self.one_name(self.generate_kwargs), **self.one_name(overrides)})
 
     def _prepare_chat_with_tools(
@@ -193,8 +193,7 @@ class SemShareLLM(ToolFields, FunctionCallingLLM):
     ) -> dict[str, Any]:
         messages = list(chat_history or [])
         if user_msg is not None:
-            asked = ChatMessage(role=MessageRole.USER, content=user_msg) if isinstance(user_msg, str) else user_msg
-            messages.append(asked)
+            messages.append(ChatMessage(user_msg) if isinstance(user_msg, str) else user_msg)
         return {
             "messages": messages,
             "tools": [to_openai_tool(tool) for tool in tools],
@@ -222,7 +221,7 @@ class SemShareLLM(ToolFields, FunctionCallingLLM):
         return await self._program(output_cls, prompt).astream_call(llm_kwargs=llm_kwargs, **prompt_args)
 
     def _program(self, output_cls: type[Model], prompt: BasePromptTemplate) -> BasePydanticProgram[Model]:
-        """LlamaIndex's own, whose streams do not ask for the call that they need unless told to (``tool_choice``)."""
+        """LlamaIndex's program. ``tool_choice`` makes its streams require the tool call that they need."""
         calls = self.pydantic_program_mode in (PydanticProgramMode.DEFAULT, PydanticProgramMode.FUNCTION)
         required = {"tool_choice": "any"} if calls and self.metadata.is_function_calling_model else {}
         return get_program_for_llm(
@@ -231,73 +230,72 @@ class SemShareLLM(ToolFields, FunctionCallingLLM):
 
     @property
     def _writes_prompts(self) -> bool:
-        """The user gave a function that makes a text of messages; without one, LlamaIndex sets its own."""
+        """Whether the user passed ``messages_to_prompt``. Otherwise LlamaIndex sets its own function."""
         return self.messages_to_prompt not in (None, generic_messages_to_prompt)
 
-    def _completing(self, prompt: str, formatted: bool) -> Callable[[], ChatCall]:
-        def chat_call() -> ChatCall:
+    def _completion_call(self, prompt: str, formatted: bool) -> Callable[[], ChatCall]:
+        def make() -> ChatCall:
             if formatted:
                 return ChatCall.of_text(self.engine, prompt)
             assert self.completion_to_prompt is not None
             return ChatCall.of_text(self.engine, self.completion_to_prompt(self._extend_prompt(prompt)))
 
-        return chat_call
+        return make
 
-    def _chatting(self, messages: Sequence[ChatMessage], overrides: Mapping[str, Any]) -> Callable[[], ChatCall]:
-        def chat_call() -> ChatCall:
-            asked = list(messages)
-            if strange := [message for message in asked if not isinstance(message, ChatMessage)]:
-                raise PromptError(f"chat takes a list of LlamaIndex's ChatMessage objects; got {strange[0]!r} in it.")
-            if asked and asked[0].role not in (MessageRole.SYSTEM, MessageRole.DEVELOPER):
-                asked = self._extend_messages(asked)
-            about = {name: overrides[name] for name in CHAT_SETTINGS if overrides.get(name) is not None}
+    def _chat_call(self, messages: Sequence[ChatMessage], overrides: Mapping[str, Any]) -> Callable[[], ChatCall]:
+        def make() -> ChatCall:
+            chat = list(messages)
+            if strange := [message for message in chat if not isinstance(message, ChatMessage)]:
+                raise PromptError(f"chat takes a list of LlamaIndex's ChatMessage objects; it contains {strange[0]!r}.")
+            if chat and chat[0].role not in (MessageRole.SYSTEM, MessageRole.DEVELOPER):
+                chat = self._extend_messages(chat)
+            settings = {name: overrides[name] for name in CHAT_SETTINGS if overrides.get(name) is not None}
             if not self._writes_prompts:
-                return ChatCall.of(self.engine, to_template(asked), **about)
-            if about.get("tools") or about.get("response_format"):
+                return ChatCall.of(self.engine, to_template(chat), **settings)
+            if settings.get("tools") or settings.get("response_format"):
                 raise ValueError(
                     "tools and response_format need the model's chat template: leave messages_to_prompt out."
                 )
             assert self.messages_to_prompt is not None
-            return ChatCall.of_text(self.engine, self.messages_to_prompt(asked))
+            return ChatCall.of_text(self.engine, self.messages_to_prompt(chat))
 
-        return chat_call
+        return make
 
     def _pieces(
         self,
-        ask: Callable[[], ChatCall],
+        make: Callable[[], ChatCall],
         overrides: Mapping[str, Any],
         answer: Answer,
         cancel: threading.Event | None = None,
     ) -> Generator[tuple[ChatCall, Piece], None, None]:
-        said = {name: value for name, value in overrides.items() if name not in CHAT_SETTINGS}
-        settings = {**self.call_settings(None, said), "on_left": answer.left}
-        chat_call = ask()
+        engine_settings = {name: value for name, value in overrides.items() if name not in CHAT_SETTINGS}
+        settings = {**self.call_settings(None, engine_settings), "on_left": answer.left}
+        chat_call = make()
         for piece in chat_call.stream(settings, cancel):
             yield chat_call, piece
 
     def _apieces(
-        self, ask: Callable[[], ChatCall], overrides: Mapping[str, Any], answer: Answer
+        self, make: Callable[[], ChatCall], overrides: Mapping[str, Any], answer: Answer
     ) -> AsyncGenerator[tuple[ChatCall, Piece], None]:
         def unread(both: tuple[ChatCall, Piece]) -> None:
             if both[1].report is not None:
                 answer.left(both[1].report)
 
-        return in_thread(lambda closed: self._pieces(ask, overrides, answer, closed), unread)
+        return in_thread(lambda closed: self._pieces(make, overrides, answer, closed), unread)
 
     def _whole(
-        self, ask: Callable[[], ChatCall], overrides: Mapping[str, Any], answer: Answer
+        self, make: Callable[[], ChatCall], overrides: Mapping[str, Any], answer: Answer
     ) -> tuple[ChatCall, Piece]:
-        with closing(self._pieces(ask, overrides, answer)) as pieces:
+        with closing(self._pieces(make, overrides, answer)) as pieces:
             for chat_call, piece in pieces:
                 chat_call.take(piece)
         return chat_call, piece
 
     async def _awhole(
-        self, ask: Callable[[], ChatCall], overrides: Mapping[str, Any], answer: Answer
+        self, make: Callable[[], ChatCall], overrides: Mapping[str, Any], answer: Answer
     ) -> tuple[ChatCall, Piece]:
-        async with aclosing(
-            self._apieces(ask, overrides, answer)
-        ) as pieces:  # streamed: a cancelled task frees the engine
+        # as a stream, because a cancelled task must free the engine
+        async with aclosing(self._apieces(make, overrides, answer)) as pieces:
             async for chat_call, piece in pieces:
                 chat_call.take(piece)
         return chat_call, piece

@@ -1,4 +1,4 @@
-"""LlamaIndex's messages as the mappings that chat templates take, and answers as its blocks."""
+"""Convert LlamaIndex's messages to mappings for chat templates, and answers to its blocks."""
 
 from __future__ import annotations
 
@@ -36,12 +36,12 @@ _ROLES = {
 
 
 def to_template(messages: Sequence[ChatMessage]) -> list[dict[str, Any]]:
-    """Mappings with ``role``, ``content`` (text) and, where there are some, ``tool_calls`` or a ``tool_call_id``.
+    """Mappings with ``role``, ``content`` (text) and, if the message has them, ``tool_calls`` or a ``tool_call_id``.
 
     Raises:
-        ValueError: content that is not text, or arguments of a call that are no JSON object.
+        ValueError: content is not text, or a call's arguments are not a JSON object.
     """
-    told: list[dict[str, Any]] = []
+    converted: list[dict[str, Any]] = []
     for message in messages:
         entry: dict[str, Any] = {"role": _ROLES[message.role], "content": _text(message)}
         if calls := [block for block in message.blocks if isinstance(block, ToolCallBlock)]:
@@ -53,28 +53,29 @@ def to_template(messages: Sequence[ChatMessage]) -> list[dict[str, Any]]:
                 "name": message.additional_kwargs.get("name", ""),
                 "tool_call_id": message.additional_kwargs.get("tool_call_id"),
             }
-        told.append(entry)
-    return told
+        converted.append(entry)
+    return converted
 
 
 def to_openai_tool(tool: BaseTool) -> dict[str, Any]:
-    """OpenAI's function schema of a tool. LlamaIndex's own is empty where a form holds itself, which is a reference."""
+    """OpenAI's function schema of a tool. LlamaIndex's own lacks the fields of a recursive class; they are added."""
     if not hasattr(tool, "metadata"):
         raise ConfigError(
-            f"{tool!r} is no tool of LlamaIndex: wrap a function by FunctionTool.from_defaults(function)."
+            f"{tool!r} is not a LlamaIndex tool: wrap a function by FunctionTool.from_defaults(function)."
         )
-    told = tool.metadata.to_openai_tool(skip_length_check=True)
-    parameters = told["function"]["parameters"]
+    schema = tool.metadata.to_openai_tool(skip_length_check=True)
+    parameters = schema["function"]["parameters"]
     if "type" not in parameters and tool.metadata.fn_schema is not None:
         reference = str(tool.metadata.fn_schema.model_json_schema().get("$ref", "")).removeprefix("#/$defs/")
-        told["function"]["parameters"] = {**parameters["$defs"][reference], **parameters}
-    return told
+        schema["function"]["parameters"] = {**parameters["$defs"][reference], **parameters}
+    return schema
 
 
 def message_of(reply: Reply) -> ChatMessage:
-    """An answer: its text and its calls. Where no call can be read, what looks like one stays text.
+    """The message of an answer, with its text and calls. Unreadable calls stay text if there are no others.
 
-    ``additional_kwargs`` has the calls in OpenAI's form, too, where LlamaIndex looks for them when it streams objects.
+    ``additional_kwargs`` also has the calls in OpenAI's form, because LlamaIndex reads them there when it streams
+    objects.
     """
     parts = [reply.text] if reply.calls else [reply.text, *(bad.text for bad in reply.invalid)]
     text = "\n".join(part for part in parts if part)
@@ -84,14 +85,14 @@ def message_of(reply: Reply) -> ChatMessage:
         name = call_id()
         blocks.append(ToolCallBlock(tool_call_id=name, tool_name=call.name, tool_kwargs=call.arguments))
         listed.append(openai_call(call.name, json.dumps(call.arguments, ensure_ascii=False), name))
-    told = {"tool_calls": listed} if listed else {}
-    return ChatMessage(role=MessageRole.ASSISTANT, blocks=blocks, additional_kwargs=told)
+    extra = {"tool_calls": listed} if listed else {}
+    return ChatMessage(role=MessageRole.ASSISTANT, blocks=blocks, additional_kwargs=extra)
 
 
 def _text(message: ChatMessage) -> str:
-    """Its text, that of documents to cite included; thoughts, calls, citations and marks of caches say nothing more."""
+    """The message's text, with that of citable documents. Thoughts, calls, citations and cache points are left out."""
     parts: list[str] = []
-    goes_on = False  # citations cut what an assistant said into blocks
+    goes_on = False  # citations split an assistant's sentence into blocks
     for block in message.blocks:
         if isinstance(block, CitableBlock):
             parts += [_text_of_block(message, inner) for inner in block.content]
@@ -110,8 +111,8 @@ def _text_of_block(message: ChatMessage, block: ContentBlock) -> str:
     if isinstance(block, TextBlock):
         return block.text
     raise ValueError(
-        f"a {message.role.value} message holds a {type(block).__name__}, but the model reads text only: leave it out "
-        "or describe it in words."
+        f"a {message.role.value} message has a {type(block).__name__}, but the model reads only text: leave the block "
+        "out or describe it in words."
     )
 
 

@@ -1,4 +1,4 @@
-"""LlamaIndex's calls of SemShareLLM as OpenTelemetry spans and metrics."""
+"""OpenTelemetry spans and metrics of SemShare calls in LlamaIndex."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from semshare_integrations.statistics.telemetry import Telemetry
 
 
 class SemShareTelemetryHandler(BaseEventHandler):
-    """Tells OpenTelemetry of every SemShare call, as a child of the span that is current where it is made.
+    """Records every SemShare call as a child of the current span.
 
     >>> get_dispatcher().add_event_handler(SemShareTelemetryHandler())
 
-    Calls that fail tell nothing: LlamaIndex has no event for them outside of streams.
+    Failed calls are not recorded, because LlamaIndex has an event for them only in streams.
 
     Args:
-        telemetry: where to tell it; default: the global tracer and meter providers.
+        telemetry: records the calls; default: with the global tracer and meter providers.
     """
 
     _telemetry: Telemetry = PrivateAttr()
@@ -35,6 +35,6 @@ class SemShareTelemetryHandler(BaseEventHandler):
         return "SemShareTelemetryHandler"
 
     def handle(self, event: BaseEvent, **kwargs: Any) -> None:
-        """Called by LlamaIndex for every event."""
+        """LlamaIndex calls this for every event."""
         if isinstance(event, SemShareReuseEvent):
             self._telemetry.record(event.report, model=event.model, operation=event.operation)

@@ -1,6 +1,6 @@
-"""What calls reused, gathered: totals, time saved, charts, OpenTelemetry. Free of the frameworks.
+"""Statistics of reports: totals, saved time, charts, OpenTelemetry. They need no framework.
 
-``charts`` (matplotlib) and ``telemetry`` (OpenTelemetry) are imported by name, for each needs an extra of its own.
+Import ``charts`` (matplotlib) and ``telemetry`` (OpenTelemetry) by name. Each needs its extra.
 """
 
 from semshare_integrations.statistics.log import ReuseLog

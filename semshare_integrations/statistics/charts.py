@@ -1,4 +1,4 @@
-"""Reports as pictures (matplotlib): where tokens came from, when calls ran, how soon they answered."""
+"""Charts of reports (matplotlib): the tokens' sources, the calls' times, and the times to the first token."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ except ModuleNotFoundError as error:
     if (error.name or "").partition(".")[0] != "matplotlib":
         raise
     raise MissingDependencyError(
-        "matplotlib is not installed, which charts need. Install it with: pip install 'semshare[charts]'."
+        "matplotlib is not installed, which charts need. Install it in SemShare's clone: pip install '.[charts]'."
     ) from error
 
 _WIDTH = 8.0  # inches
@@ -31,7 +31,7 @@ _PER_LINE = 200
 
 
 def heat_map(report: ReuseReport) -> Figure:
-    """Every prompt token, 200 a line, coloured by source; below it whether it was recomputed."""
+    """Each prompt token in the colour of its source, 200 in a line; below it, whether it was recomputed."""
     n = report.prompt_tokens
     wide = min(n, _PER_LINE)
     lines = -(-n // wide)
@@ -57,19 +57,13 @@ def heat_map(report: ReuseReport) -> Figure:
 
 
 def timeline(reports: Sequence[ReuseReport]) -> Figure:
-    """When each call arrived, and what its time was spent on."""
+    """When each call arrived, and how it spent its time."""
     figure = Figure(figsize=(_WIDTH, 1.4 + 0.2 * min(max(len(reports), 3), 30)), layout="constrained")
     axes = figure.add_subplot()
     begin = min((report.arrived_at for report in reports), default=0.0)
     for number, report in enumerate(reports, start=1):
-        worked = report.lookup_ms + report.match_ms + report.prefill_ms
-        spent = (
-            max(0.0, report.ttft_ms - worked),
-            report.lookup_ms,
-            report.match_ms,
-            report.prefill_ms,
-            report.decode_ms,
-        )
+        steps = (report.lookup_ms, report.match_ms, report.prefill_ms)
+        spent = (max(0.0, report.ttft_ms - sum(steps)), *steps, report.decode_ms)
         left = report.arrived_at - begin
         for colour, milliseconds in zip(colours.STEPS.values(), spent, strict=True):
             axes.barh(number, milliseconds / 1e3, left=left, color=colour, height=0.8)
@@ -83,26 +77,18 @@ def timeline(reports: Sequence[ReuseReport]) -> Figure:
 
 
 def ttft(reports: Sequence[ReuseReport]) -> Figure:
-    """Time to the first token per call, beside what a full prefill would have taken (an estimate)."""
+    """Each call's time to the first token, and an estimate of its full prefill's."""
     figure = Figure(figsize=(_WIDTH, 3.2), layout="constrained")
     axes = figure.add_subplot()
     numbers = range(1, len(reports) + 1)
-    axes.bar(numbers, [each.ttft_ms for each in reports], color=[colours.OUTCOMES[each.outcome] for each in reports])
-    seen = [outcome for outcome in colours.OUTCOMES if any(each.outcome == outcome for each in reports)]
+    outcomes = [report.outcome for report in reports]
+    axes.bar(numbers, [report.ttft_ms for report in reports], color=[colours.OUTCOMES[outcome] for outcome in outcomes])
+    seen = [outcome for outcome in colours.OUTCOMES if outcome in outcomes]
     handles: list[Artist] = [Patch(color=colours.OUTCOMES[outcome], label=outcome) for outcome in seen]
     cost = PrefillCost.fit(reports)
     if cost is not None:
-        estimates = [cost.milliseconds(each.prompt_tokens) for each in reports]
-        (mark,) = axes.plot(
-            numbers,
-            estimates,
-            linestyle="none",
-            marker="_",
-            markersize=14,
-            color="black",
-            label="full prefill (estimate)",
-        )
-        handles.append(mark)
+        estimates = [cost.milliseconds(report.prompt_tokens) for report in reports]
+        handles += axes.plot(numbers, estimates, "_", markersize=14, color="black", label="full prefill (estimate)")
     axes.set_xlim(0.4, max(len(reports), 8) + 0.6)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
     axes.set(xlabel="call", ylabel="TTFT (ms)")

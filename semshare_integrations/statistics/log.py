@@ -1,4 +1,4 @@
-"""A log of what calls reused, with its totals, its table and its picture."""
+"""A log of reports, with totals, a table and charts."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ _COLUMNS = ("call", "outcome", "prompt", "prefix", "moved", "fuzzy", "new", "rat
 
 
 class ReuseLog:
-    """Reports of calls, in the order in which their answers were finished. Thread-safe.
+    """Reports of calls, in the order in which the answers were completed. Thread-safe.
 
-    What the canary finds of a call afterwards is written into its report here as soon as it is known.
+    When the canary has checked a call, the call's report here gets the result.
 
     >>> log.reports[-1].outcome, log.totals().hit_rate
     >>> print(log.summary())
@@ -40,20 +40,20 @@ class ReuseLog:
 
     @property
     def reports(self) -> list[ReuseReport]:
-        """One report per prompt answered."""
+        """One report for each answered prompt."""
         with self._lock:
             return list(self._reports)
 
     def add(self, *reports: ReuseReport) -> None:
-        """Keep more of them.
+        """Add reports.
 
         Raises:
-            ConfigError: one is no report; none is kept.
+            ConfigError: an object is not a report. No report is added then.
         """
         if strange := [report for report in reports if not isinstance(report, ReuseReport)]:
             raise ConfigError(
                 f"add() takes ReuseReport objects; got {type(strange[0]).__name__}. ReuseReport.model_validate(...) "
-                "makes one of what a message carries."
+                "makes a report from a message's metadata."
             )
         with self._lock:
             self._reports.extend(reports)
@@ -62,7 +62,7 @@ class ReuseLog:
                 REGISTRY.when_done(report.canary, partial(self._checked, report))
 
     def on_canary(self, report: ReuseReport) -> None:
-        """Called, in a thread of the background, when ``report.canary`` is done. Does nothing: for subclasses."""
+        """A hook for subclasses: called in a background thread when ``report.canary`` is finished."""
 
     def _checked(self, report: ReuseReport, canary: Canary) -> None:
         report.canary = canary
@@ -74,23 +74,23 @@ class ReuseLog:
             self._reports.clear()
 
     def totals(self) -> ReuseTotals:
-        """Calls, outcomes, tokens by source, recomputation, times and bytes, over all reports."""
+        """The totals of all reports."""
         return ReuseTotals.of(self.reports)
 
     def summary(self) -> str:
-        """The totals in words, and a table with one line per call."""
+        """The totals in words, and a table with a line for each call."""
         reports = self.reports
         head = ReuseTotals.of(reports).summary()
         return "\n".join((head, *_aligned(_table(reports)))) if reports else head
 
     def _repr_html_(self) -> str:
-        """For notebooks: totals, table, and the charts where matplotlib is installed."""
+        """For notebooks: totals, table, and, with matplotlib, charts."""
         reports = self.reports
         head = f"<p>{html.escape(ReuseTotals.of(reports).summary())}</p>"
         if not reports:
             return head
         columns, *cells = _table(reports)
-        rows = "".join(_row("td", each) for each in cells)
+        rows = "".join(_row("td", line) for line in cells)
         table = f"<table><thead>{_row('th', columns)}</thead><tbody>{rows}</tbody></table>"
         return f'{head}<div style="overflow-x:auto">{table}</div>{_charts(reports)}'
 
@@ -104,7 +104,7 @@ def _charts(reports: Sequence[ReuseReport]) -> str:
 
 
 def _table(reports: Sequence[ReuseReport]) -> list[tuple[str, ...]]:
-    """Columns' names, and a line per call; the last column only where a call was checked."""
+    """The names of the columns, and a line for each call. The last column appears only if a call was checked."""
     rows = [_COLUMNS, *_cells(reports)]
     return rows if any(report.canary is not None for report in reports) else [row[:-1] for row in rows]
 

@@ -1,4 +1,4 @@
-"""What was asked of a model, under OpenTelemetry's names."""
+"""The kinds of calls, under OpenTelemetry's names."""
 
 from typing import Literal
 

@@ -1,4 +1,4 @@
-"""The reports of the last calls, whole: what frameworks hand on of them tells their tokens by runs, or not at all."""
+"""The whole reports of the last calls. Frameworks pass on only brief ones, without a number for each token."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 from semshare_core import ReuseReport
 from semshare_core.process.forking import whole
 
-_REMEMBERED = 64  # callbacks run when an answer is finished: as many calls may end at once
+_REMEMBERED = 64  # a callback runs when its call ends, and many calls may end at the same time
 
 _lock = whole(threading.Lock())
 _recent: OrderedDict[str, ReuseReport] = OrderedDict()
@@ -25,11 +25,11 @@ def brief(report: ReuseReport) -> dict[str, Any]:
     return report.brief()
 
 
-def whole_report(told: Mapping[str, Any]) -> ReuseReport:
-    """A report of its own from what :func:`brief` gave: with all its tokens if the call was a recent one."""
-    report = ReuseReport.model_validate(told)
+def whole_report(data: Mapping[str, Any]) -> ReuseReport:
+    """A new report from the data of :func:`brief`. The report of a recent call has all its tokens."""
+    report = ReuseReport.model_validate(data)
     with _lock:
-        made = _recent.get(report.id)
-    if made is None:
+        whole = _recent.get(report.id)
+    if whole is None:
         return report
-    return report.model_copy(update={"token_sources": made.token_sources, "token_recomputed": made.token_recomputed})
+    return report.model_copy(update={"token_sources": whole.token_sources, "token_recomputed": whole.token_recomputed})

@@ -1,6 +1,6 @@
-"""Reports as OpenTelemetry spans and metrics, named by the semantic conventions for generative AI.
+"""Reports as OpenTelemetry spans and metrics, under the names of the semantic conventions for generative AI.
 
-Numbers and names only: neither prompts nor answers are told.
+They contain numbers and names, and neither prompts nor answers.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ except ModuleNotFoundError as error:
     if (error.name or "").partition(".")[0] != "opentelemetry":
         raise
     raise MissingDependencyError(
-        "OpenTelemetry is not installed. Install it with: pip install 'semshare[otel]', and an SDK with an exporter, "
-        "such as opentelemetry-sdk."
+        "OpenTelemetry is not installed. Install it in SemShare's clone: pip install '.[otel]', and an SDK "
+        "with an exporter, such as opentelemetry-sdk."
     ) from error
 
 _NAME = "semshare"
-# bucket bounds of the semantic conventions: an SDK's own are made for milliseconds
+# bucket bounds of the semantic conventions, because an SDK's default bounds fit milliseconds
 _SECONDS = [0.01 * 2**power for power in range(14)]
 _SECONDS_TO_FIRST = [0.001, 0.005, 0.01, 0.02, 0.04, 0.06, 0.08, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0]
 _NATS = [0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.15, 0.2, 0.5, 1.0, 2.0, 5.0]  # the levels' bounds among them
@@ -33,11 +33,11 @@ _TOKENS = [4**power for power in range(14)]
 
 
 class Telemetry:
-    """Makes a span and measurements of every call that it is told of; child of the span that is current then.
+    """Records a span and measurements for each call. The span is a child of the current one.
 
     Args:
-        tracer_provider: where spans go; default: the global provider.
-        meter_provider: where measurements go; default: the global provider.
+        tracer_provider: for spans; default: the global provider.
+        meter_provider: for measurements; default: the global provider.
     """
 
     def __init__(
@@ -73,7 +73,7 @@ class Telemetry:
         self._checks = meter.create_counter("semshare.canary.checks", "{call}", "Calls that were to be checked")
 
     def record(self, report: ReuseReport, *, model: str, operation: Operation) -> None:
-        """One call that was answered."""
+        """Record an answered call."""
         about = _about(model, operation)
         by_source = {
             "prefix": report.prefix_tokens,
@@ -81,14 +81,14 @@ class Telemetry:
             "fuzzy": report.fuzzy_tokens,
             "new": report.new_tokens,
         }
-        told: dict[str, str | int | float | bool] = {
+        attributes: dict[str, str | int | float | bool] = {
             **about,
             "gen_ai.usage.input_tokens": report.prompt_tokens,
             "gen_ai.usage.output_tokens": report.generated_tokens,
             "gen_ai.usage.cache_read.input_tokens": report.reused_tokens,
             "gen_ai.usage.cache_creation.input_tokens": report.recomputed_tokens if report.stored else 0,
             "gen_ai.response.time_to_first_chunk": report.ttft_ms / 1e3,
-            "semshare.queue_seconds": report.queue_ms / 1e3,  # which the time to the first chunk contains
+            "semshare.queue_seconds": report.queue_ms / 1e3,  # part of the time to the first chunk
             "semshare.outcome": report.outcome,
             "semshare.reason": report.reason,
             "semshare.level": report.level,
@@ -100,12 +100,12 @@ class Telemetry:
             **{f"semshare.{source}_tokens": count for source, count in by_source.items()},
         }
         if report.similarity is not None:
-            told["semshare.similarity"] = report.similarity
+            attributes["semshare.similarity"] = report.similarity
         seconds = (report.ttft_ms + report.decode_ms) / 1e3
         span = self._tracer.start_span(
             f"{operation} {model}",
             kind=SpanKind.INTERNAL,  # the model runs in this process
-            attributes=told,
+            attributes=attributes,
             start_time=_nanoseconds(report.arrived_at),
         )
         span.end(_nanoseconds(report.arrived_at + seconds))
@@ -121,17 +121,17 @@ class Telemetry:
             REGISTRY.when_done(report.canary, partial(self._record_canary, about))
 
     def _record_canary(self, about: dict[str, str], canary: Canary) -> None:
-        """A check that is done, long after its call's span."""
+        """Record a finished check, long after its call's span."""
         levels = {**about, "semshare.level": canary.level, "semshare.served_level": canary.served_level}
-        told: dict[str, str | bool] = {**levels, "semshare.canary.status": canary.status}
+        attributes: dict[str, str | bool] = {**levels, "semshare.canary.status": canary.status}
         if canary.broken is not None:
-            told["semshare.canary.broken"] = canary.broken
-        self._checks.add(1, told)
+            attributes["semshare.canary.broken"] = canary.broken
+        self._checks.add(1, attributes)
         if canary.kl is not None:
             self._divergence.record(canary.kl, levels)
 
     def record_error(self, error: BaseException, *, model: str, operation: Operation, started_at: float) -> None:
-        """One call that failed; ``started_at`` in seconds of Unix time."""
+        """Record a failed call. ``started_at`` is in seconds of Unix time."""
         about = {**_about(model, operation), "error.type": type(error).__qualname__}
         span = self._tracer.start_span(
             f"{operation} {model}", kind=SpanKind.INTERNAL, attributes=about, start_time=_nanoseconds(started_at)

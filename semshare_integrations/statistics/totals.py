@@ -1,4 +1,4 @@
-"""The sum over calls."""
+"""Totals of reports."""
 
 from __future__ import annotations
 
@@ -14,18 +14,17 @@ _HITS = ("prefix", "semantic")
 
 @dataclass(frozen=True)
 class ReuseTotals:
-    """The sum over calls.
+    """Sums over calls, where an attribute does not say otherwise.
 
     Attributes:
-        outcomes: calls by outcome, those that occurred.
-        mean_recompute_ratio: the mean over calls; None if there were none.
-        ttft_ms: from each prompt's arrival to its first token, in all.
-        kv_bytes: keys and values that decoding began with, in all; ``kv_bytes_full``: uncompressed.
-        prefill_seconds_saved_estimate: against full prefills of the same lengths, whose cost is fitted to those of the
-            run (:class:`PrefillCost`); None if the run had none to fit to.
-        canary_checked: calls that the canary has measured by now; ``canary_broken``: of these, those that broke their
-            level's bound.
-        canary_mean_kl: nats, the mean over the measured calls; ``canary_max_kl``: of the worst; None if there are none.
+        outcomes: the number of calls by outcome, for example ``{"miss": 1, "prefix": 3}``.
+        mean_recompute_ratio: the mean over calls; None without calls.
+        ttft_ms: the time from a prompt's arrival to its first token.
+        kv_bytes: the size of keys and values when decoding began; ``kv_bytes_full``: without compression.
+        prefill_seconds_saved_estimate: compared with full prefills (:class:`PrefillCost`); None if no call was a full
+            prefill.
+        canary_checked: the number of measured calls; ``canary_broken``: of those beyond their level's bound.
+        canary_mean_kl: the mean KL of the measured calls, in nats; ``canary_max_kl``: the largest; None without calls.
     """
 
     calls: int
@@ -82,16 +81,16 @@ class ReuseTotals:
 
     @property
     def share_served(self) -> float | None:
-        """The share of all prompt tokens whose rows were served and not computed again; None if there were no calls."""
+        """The share of prompt tokens whose rows were reused; None without calls."""
         return 1 - self.recomputed_tokens / self.prompt_tokens if self.prompt_tokens else None
 
     @property
     def hit_rate(self) -> float | None:
-        """The share of calls that reused something, however little (:attr:`share_served`); None if there were none."""
+        """The share of calls that reused at least one token; None without calls. See also :attr:`share_served`."""
         return sum(self.outcomes.get(outcome, 0) for outcome in _HITS) / self.calls if self.calls else None
 
     def summary(self) -> str:
-        """In words."""
+        """The totals in words."""
         if self.mean_recompute_ratio is None:
             return "no calls"
         outcomes = ", ".join(f"{count} {outcome}" for outcome, count in sorted(self.outcomes.items()))

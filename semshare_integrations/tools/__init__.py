@@ -1,6 +1,6 @@
-"""Tool calls of a local model, for every framework: how a template writes them, and how decoding is held to that.
+"""Tool calls of local models, for every framework: how a template writes them, and how decoding is constrained to them.
 
-Framework-free: tools are OpenAI's function schemas, messages are the mappings that chat templates take.
+No framework is needed. Tools are OpenAI's function schemas; messages are mappings as chat templates take them.
 """
 
 from semshare_integrations.tools.call_format import CallFormat

@@ -1,7 +1,7 @@
-"""Tokens that were added to a vocabulary: marks such as ``<tool_call>``, which the tokenizer spells as one token.
+"""Tokens that were added to a vocabulary, for example ``<tool_call>``: a mark that is one token.
 
-Some are *special*: no ordinary text holds them, and decoding to text leaves them out. The others are text to whoever
-reads it. A model that was trained with either says the token, never its letters.
+Some are *special*: ordinary text never contains them, and decoding leaves them out. The others appear in text. A model
+that was trained with such a token writes the token, and never its letters.
 """
 
 from __future__ import annotations
@@ -13,31 +13,30 @@ from transformers import PreTrainedTokenizerBase
 
 
 def added_tokens(tokenizer: PreTrainedTokenizerBase) -> dict[str, int]:
-    """Ids of all tokens that were added to the vocabulary."""
+    """The ids of all added tokens."""
     return {str(token): index for index, token in tokenizer.added_tokens_decoder.items()}
 
 
 def special_tokens(tokenizer: PreTrainedTokenizerBase) -> dict[str, int]:
-    """Ids of the added tokens that decoding to text leaves out."""
+    """The ids of the special tokens."""
     return {str(token): index for index, token in tokenizer.added_tokens_decoder.items() if token.special}
 
 
 def vocabulary_state(tokenizer: PreTrainedTokenizerBase) -> tuple[int, ...]:
-    """Differs when tokens were added to ``tokenizer`` or became special since."""
+    """A value that changes when tokens are added to ``tokenizer`` or become special."""
     return (len(tokenizer), *tokenizer.all_special_ids)
 
 
 def parts(text: str, tokens: Mapping[str, int]) -> list[str | int]:
-    """``text`` as strings and ids of ``tokens``, as a tokenizer splits it: the longest token first.
+    """Split ``text`` into strings and ids of ``tokens``, as a tokenizer does: the longest token first.
 
-    White space stays text even where it is an added token, for it joins with what stands around it.
+    White space stays text even if it is an added token, because it joins its neighbours.
     """
     names = sorted((token for token in tokens if token.strip() and token in text), key=len, reverse=True)
     if not names:
         return [text] if text else []
     pieces = re.split("(" + "|".join(map(re.escape, names)) + ")", text)
-    known = {name: tokens[name] for name in names}
-    return [known[piece] if piece in known else piece for piece in pieces if piece]  # noqa: SIM401 - two types
+    return [tokens[piece] if piece in names else piece for piece in pieces if piece]
 
 
 def without(text: str, tokens: Mapping[str, int]) -> str:

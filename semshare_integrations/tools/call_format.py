@@ -1,7 +1,8 @@
-"""How a model writes tool calls: what stands around their JSON.
+"""How a model writes tool calls: the text around their JSON.
 
-A template that knows no tools gets our form: the tools are described in the system message (in the user's first where
-there is none, as in Gemma's), calls are written as Hermes and Qwen write them, results are told by the user.
+For a template without tools we use our own form. The system message describes the tools (or the user's first message,
+where the template has no system message, as Gemma's). Calls are written as by Hermes and Qwen. A user's message has the
+results.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ Message = Mapping[str, Any]
 Tool = Mapping[str, Any]
 
 THOUGHT, THOUGHT_END = "<think>", "</think>"
-"""Between these a model thinks before it answers, if it was trained to."""
+"""A model that was trained to think does so between these before it answers."""
 
 _INTRODUCTION = """You can use these tools:
 <tools>
@@ -28,24 +29,24 @@ To use one, answer with its name and arguments as JSON between <tool_call> and <
 </tool_call>
 You will be told the result between <tool_response> and </tool_response>. Then answer the question with it."""
 
-_AFTER_RESULTS = "\nNow answer my question in words."  # or a model that never learned tools repeats the result's tags
+_AFTER_RESULTS = "\nNow answer my question in words."  # otherwise an untrained model repeats the result's tags
 
 
 @dataclass(frozen=True)
 class CallFormat:
-    """What stands around the JSON objects of the calls in a reply.
+    """The text around the calls in a reply. Each call is a JSON object.
 
     Attributes:
-        opening: before the first.
-        between: from one to the next; None: the model makes one call at a time.
-        closing: behind the last.
-        name_key: where an object holds the tool's name.
-        arguments_key: where it holds the arguments, an object.
-        native: the template renders tools, calls and results by itself.
-        hidden: the opening has special tokens, which the text of a reply leaves out.
-        system: the template has a system message, for tools that are told in words.
-        thinks: whether a reply may begin with a thought, or goes on with one that the prompt has begun.
-        because: why the form is not the model's own, if it is not.
+        opening: the text before the first call, for example ``<tool_call>`` and a line break.
+        between: the text between two calls; None: the model makes one call at a time.
+        closing: the text after the last call.
+        name_key: the key of the tool's name in the object.
+        arguments_key: the key of the arguments, which are an object.
+        native: the template itself renders tools, calls and results.
+        hidden: the opening has special tokens, which a reply's text leaves out.
+        system: the template has a system message.
+        thinks: ``may``: a reply may begin with a thought · ``begun``: the prompt has begun one.
+        because: the reason why the form is ours; empty if it is the model's.
     """
 
     opening: str = "<tool_call>\n"
@@ -61,16 +62,15 @@ class CallFormat:
 
     @property
     def description(self) -> str:
-        """A sentence for the user: how the model is told of tools, and how it calls them."""
-        if self.native:
-            calls = (
-                f"calls stand between {self.opening!r} and {self.closing!r}" if self.opening else "calls are bare JSON"
-            )
-            return f"Tools are told and called as the model's chat template does it: {calls}."
-        return f"Tools are described in words and called between <tool_call> and </tool_call>, because {self.because}."
+        """A sentence for the user: how the model sees tools and calls them."""
+        if not self.native:
+            how = "in words and called between <tool_call> and </tool_call>"
+            return f"Tools are described {how}, because {self.because}."
+        marks = f"between {self.opening!r} and {self.closing!r}" if self.opening else "as bare JSON"
+        return f"Tools are described and called as the model's chat template does it: it writes calls {marks}."
 
     def write(self, calls: Sequence[tuple[str, Mapping[str, Any]]]) -> str:
-        """The calls, each a name and its arguments, as the model writes them."""
+        """Write calls, each a name and its arguments, as the model writes them."""
         objects = [
             json.dumps({self.name_key: name, self.arguments_key: arguments}, ensure_ascii=False)
             for name, arguments in calls
@@ -78,36 +78,36 @@ class CallFormat:
         return self.opening + (self.between or "\n").join(objects) + self.closing
 
     def messages(self, messages: Sequence[Message], tools: Sequence[Tool]) -> list[Message]:
-        """``messages`` as the template takes them: as they are if it knows tools, told in words otherwise."""
-        return list(messages) if self.native else _told_in_words(self, messages, tools)
+        """``messages`` for the template. If it knows no tools, they are described in words."""
+        return list(messages) if self.native else _in_words(self, messages, tools)
 
 
-def _told_in_words(form: CallFormat, messages: Sequence[Message], tools: Sequence[Tool]) -> list[Message]:
-    """Tools in the system message or the user's first, calls in the assistant's text, results in the user's."""
-    told: list[dict[str, Any]] = []
+def _in_words(form: CallFormat, messages: Sequence[Message], tools: Sequence[Tool]) -> list[Message]:
+    """Tools go into the system message or the user's first, calls into the assistant's text, results to the user."""
+    plain: list[dict[str, Any]] = []
     for message in messages:
         role, content = message["role"], message.get("content") or ""
         if role == "assistant" and message.get("tool_calls"):
             functions = [call["function"] for call in message["tool_calls"]]
             written = form.write([(function["name"], function["arguments"]) for function in functions])
-            told.append({"role": role, "content": "\n".join(part for part in (content, written) if part)})
+            plain.append({"role": role, "content": "\n".join(part for part in (content, written) if part)})
         elif role == "tool":
             result = f"<tool_response>\n{content}\n</tool_response>"
-            if told and told[-1]["role"] == "user" and told[-1]["content"].endswith(_AFTER_RESULTS):
-                result = f"{told.pop()['content'].removesuffix(_AFTER_RESULTS)}\n{result}"  # one message for all
-            told.append({"role": "user", "content": result + _AFTER_RESULTS})
+            if plain and plain[-1]["role"] == "user" and plain[-1]["content"].endswith(_AFTER_RESULTS):
+                result = f"{plain.pop()['content'].removesuffix(_AFTER_RESULTS)}\n{result}"  # one message for all
+            plain.append({"role": "user", "content": result + _AFTER_RESULTS})
         else:
-            told.append({"role": role, "content": content})
+            plain.append({"role": role, "content": content})
     if not tools:
-        return list(told)
+        return list(plain)
     described = "\n".join(json.dumps(tool.get("function", tool), ensure_ascii=False) for tool in tools)
     introduction = _INTRODUCTION.format(tools=described)
-    if told and told[0]["role"] == "system":
-        told[0]["content"] = f"{told[0]['content']}\n\n{introduction}".strip()
+    if plain and plain[0]["role"] == "system":
+        plain[0]["content"] = f"{plain[0]['content']}\n\n{introduction}".strip()
     elif form.system:
-        told.insert(0, {"role": "system", "content": introduction})
-    elif told and told[0]["role"] == "user":
-        told[0]["content"] = f"{introduction}\n\n{told[0]['content']}"
+        plain.insert(0, {"role": "system", "content": introduction})
+    elif plain and plain[0]["role"] == "user":
+        plain[0]["content"] = f"{introduction}\n\n{plain[0]['content']}"
     else:
-        told.insert(0, {"role": "user", "content": introduction})
-    return list(told)
+        plain.insert(0, {"role": "user", "content": introduction})
+    return list(plain)

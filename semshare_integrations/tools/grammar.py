@@ -1,9 +1,9 @@
 """Grammars of replies, in llguidance's dialect of Lark.
 
-llguidance (the constrained decoder of vLLM, SGLang and llama.cpp) was taken among three kept libraries: xgrammar wants
-a just-in-time compiled kernel and cannot say "text, and calls behind it" in one grammar, outlines-core compiles schemas
-to regular expressions, which have no recursion. llguidance needs no compilation in advance, tells special tokens from
-text, and has one wheel for every Python version.
+We chose llguidance (vLLM, SGLang and llama.cpp use it) from three libraries. xgrammar compiles a kernel at run time,
+and one grammar cannot describe text that is followed by calls. outlines-core compiles schemas to regular expressions,
+which have no recursion. llguidance needs no compilation, distinguishes special tokens from text, and has one wheel for
+all Python versions.
 """
 
 from __future__ import annotations
@@ -21,16 +21,16 @@ from semshare_integrations.tools.call_format import THOUGHT, THOUGHT_END, CallFo
 Choice = Literal["auto", "any"] | str
 """``auto``: text, calls, or both · ``any``: at least one call · otherwise the name of the tool to call."""
 
-# as json.dumps writes it, so that a call rendered again in the next turn has the same tokens
+# as json.dumps writes it, so that the next prompt, which renders the call again, has the same tokens
 _SPACING = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}
 
 _FORMATS = ("date-time", "date", "time", "duration", "email", "hostname", "ipv4", "ipv6", "uuid", "uri")
-"""Formats of strings that llguidance can hold to."""
+"""The string formats that llguidance knows."""
 
 
 @dataclass(frozen=True)
 class Grammar:
-    """A grammar, and the added tokens that lead out of free text in it."""
+    """A grammar. ``tags`` are the added tokens that end its free text."""
 
     text: str
     tags: tuple[int, ...] = ()
@@ -41,15 +41,15 @@ def reply_grammar(
 ) -> Grammar:
     """A grammar of replies with calls of ``tools``.
 
-    Added tokens in the form are named as tokens, for a model that was trained with them says them so. Free text may
-    hold any token, special ones too, but those that end a reply or open a call.
+    It names added tokens in the form as tokens, because a trained model writes them as tokens. Free text may contain
+    all tokens, also special ones, except those that end a reply or open a call.
 
     Args:
         form: how the model writes calls.
-        tools: OpenAI's function schemas; their parameters are JSON schemas.
-        choice: whether, and which, tool must be called.
-        parallel: several calls may follow each other, if the form allows.
-        tokenizer: names the added tokens that the form may contain.
+        tools: OpenAI's function schemas. Their parameters are JSON schemas.
+        choice: which tool the model must call, if any.
+        parallel: allow several calls, if the form allows them.
+        tokenizer: has the added tokens.
     """
     added, special = added_tokens(tokenizer), special_tokens(tokenizer)
     functions = [tool["function"] for tool in tools if choice in ("auto", "any", tool["function"]["name"])]
@@ -62,8 +62,8 @@ def reply_grammar(
         thought = _thought(form, added, special)
         begin = {"never": "", "may": "thought? ", "begun": "thought "}[form.thinks]
         lines += [f"start: {begin}{_named(opening)} {calls}", *thought]
-        tags = [added[THOUGHT_END], *tags] if thought else tags  # first: a thought may hold the others as text
-    elif not form.opening.strip():  # a reply that begins as an object does is a call
+        tags = [added[THOUGHT_END], *tags] if thought else tags  # first, because a thought may contain the others
+    elif not form.opening.strip():  # a reply that begins like an object is a call
         lines += [f"start: (WORDS ({_text(special, tokenizer)})*)? | {calls}"]
         lines += [r"WORDS: /[ \t\r\n]*[^ \t\r\n{](.|\n)*/"]
     else:
@@ -92,15 +92,15 @@ def reply_grammar(
 
 
 def json_grammar(schema: Mapping[str, Any]) -> Grammar:
-    """A grammar of JSON of ``schema``, written as ``json.dumps`` writes it."""
+    """A grammar of JSON that matches ``schema``, as ``json.dumps`` writes it."""
     return Grammar(f"%llguidance {{}}\nstart: %json {json.dumps({**_closed(schema), 'x-guidance': _SPACING})}")
 
 
 def _closed(schema: Any) -> Any:
-    """``schema`` whose objects take no properties but those named, unless it says otherwise: a model invents them.
+    """``schema`` whose objects have only the named properties, unless it allows others. A model would invent some.
 
-    Formats that llguidance does not know say nothing of the form (pydantic's "path", "binary", "password"), and whether
-    items are unique is for the tool to see to (a set does): it would refuse the whole schema for either.
+    Formats that llguidance does not know (pydantic's "path", "binary", "password") and ``uniqueItems`` are removed,
+    because llguidance would refuse the whole schema. The tool must check them.
     """
     if isinstance(schema, list):
         return [_closed(part) for part in schema]
@@ -121,7 +121,7 @@ def _closed(schema: Any) -> Any:
 
 
 def _placed(schema: dict[str, Any], arguments_key: str) -> dict[str, Any]:
-    """``schema`` with the definitions of the arguments' schema at its root, where ``$ref`` looks for them."""
+    """``schema`` with the arguments' definitions at its root, where ``$ref`` finds them."""
     parameters = dict(schema["properties"][arguments_key])
     for name in ("$defs", "definitions"):
         if name in parameters:
@@ -131,7 +131,7 @@ def _placed(schema: dict[str, Any], arguments_key: str) -> dict[str, Any]:
 
 
 def _thought(form: CallFormat, added: Mapping[str, int], special: Mapping[str, int]) -> list[str]:
-    """The rules of what a model thinks before a call that it must make; none if it was not trained to."""
+    """The rules of a thought before a required call; none if the model was not trained to think."""
     if form.thinks == "never":
         return []
     begin = "" if form.thinks == "begun" else f"<[{added[THOUGHT]}]> "
@@ -141,18 +141,18 @@ def _thought(form: CallFormat, added: Mapping[str, int], special: Mapping[str, i
 
 
 def _trigger(opening: Sequence[str | int]) -> tuple[str | int, Sequence[str | int]]:
-    """What tells that a call begins, and the rest of the opening; white space around it tells nothing."""
+    """The part of the opening that marks a call, without white space, and the rest of the opening."""
     if isinstance(opening[0], str) and not opening[0].strip() and len(opening) > 1:
         opening = opening[1:]
     first, rest = opening[0], opening[1:]
     if isinstance(first, int):
         return first, rest
-    behind = first[len(first.rstrip()) :]
-    return first.strip(), [behind, *rest] if behind else rest
+    space = first[len(first.rstrip()) :]
+    return first.strip(), [space, *rest] if space else rest
 
 
 def _text(special: Mapping[str, int], tokenizer: PreTrainedTokenizerBase, *but: str | int) -> str:
-    """What free text is made of, for the grammar: words, and special tokens ``but`` those that mean something else."""
+    """The grammar's symbol for free text: words, and all special tokens ``but`` some."""
     others = sorted(token for token in special.values() if token not in (*but, tokenizer.eos_token_id))
     return f"TEXT | <[{','.join(map(str, others))}]>" if others else "TEXT"
 

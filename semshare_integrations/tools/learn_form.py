@@ -1,7 +1,7 @@
-"""The form of a model's tool calls, learned from its chat template instead of from a list of models.
+"""Learn the form of a model's tool calls from its chat template. No list of models is needed.
 
-The template is asked to render a conversation with made-up tools, calls and results. If all of them appear, the model
-was trained on that form, and what stands around the calls' JSON is the form.
+The template renders a conversation with invented tools, calls and results. If all of them appear, the model was trained
+on that form. The form is the text around the calls' JSON.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from semshare_integrations.tools.added_tokens import added_tokens, special_token
 from semshare_integrations.tools.call_format import THOUGHT, THOUGHT_END, CallFormat
 
 _NAME, _KEY, _VALUE, _RESULT = "zqname", "zqkey", "zqvalue", "zqresult"
-_ASKED: dict[str, Any] = {"role": "user", "content": "x"}
+_USER: dict[str, Any] = {"role": "user", "content": "x"}
 _TOOL: dict[str, Any] = {
     "type": "function",
     "function": {
@@ -33,25 +33,25 @@ _THOUGHT = re.compile(rf"^.*{THOUGHT_END}\s*", re.DOTALL)
 
 
 def call_format(tokenizer: PreTrainedTokenizerBase) -> CallFormat:
-    """The form that the model of ``tokenizer`` was trained on, or the generic one."""
+    """The form that the tokenizer's model was trained on, or our own."""
     state = (tokenizer.chat_template, vocabulary_state(tokenizer))
-    known = _known.get(tokenizer)
-    if known is None or known[0] != state:
-        known = _known[tokenizer] = (state, _learn(tokenizer))
-    return known[1]
+    learned = _learned.get(tokenizer)
+    if learned is None or learned[0] != state:
+        learned = _learned[tokenizer] = (state, _learn(tokenizer))
+    return learned[1]
 
 
-_known: WeakKeyDictionary[PreTrainedTokenizerBase, tuple[Any, CallFormat]] = WeakKeyDictionary()
+_learned: WeakKeyDictionary[PreTrainedTokenizerBase, tuple[Any, CallFormat]] = WeakKeyDictionary()
 
 
 class _NotLearnedError(Exception):
-    """The template does not show how calls are written; the message says why, as it goes on behind "because"."""
+    """The template does not show how calls are written. The message is the reason, without "because"."""
 
 
 def _learn(tokenizer: PreTrainedTokenizerBase) -> CallFormat:
     if not tokenizer.chat_template:
         return CallFormat(because="the tokenizer has no chat template")
-    for count in (2, 1):  # a template may take one call at a time only
+    for count in (2, 1):  # some templates take only one call at a time
         try:
             return _thinking(_rendered_calls(tokenizer, count), tokenizer)
         except _NotLearnedError as error:
@@ -60,26 +60,26 @@ def _learn(tokenizer: PreTrainedTokenizerBase) -> CallFormat:
 
 
 def _thinking(form: CallFormat, tokenizer: PreTrainedTokenizerBase) -> CallFormat:
-    """``form`` with what is known of thoughts: their marks are added tokens, and the prompt may end within one."""
+    """``form`` with ``thinks``: the model can think if the marks are added tokens. The prompt may begin a thought."""
     if not form.opening.strip() or not {THOUGHT, THOUGHT_END} <= set(added_tokens(tokenizer)):
         return form
     try:
-        prompt = _render(tokenizer, [_ASKED], add_generation_prompt=True)
+        prompt = _render(tokenizer, [_USER], add_generation_prompt=True)
     except _NotLearnedError:
         return form
     return replace(form, thinks="begun" if prompt.rstrip().endswith(THOUGHT) else "may")
 
 
 def _has_system(tokenizer: PreTrainedTokenizerBase) -> bool:
-    """Whether a system message reaches the prompt: some templates refuse it, some leave it out."""
+    """Whether the template renders a system message. Some refuse it, some leave it out."""
     try:
-        return _VALUE in _render(tokenizer, [{"role": "system", "content": _VALUE}, _ASKED])
+        return _VALUE in _render(tokenizer, [{"role": "system", "content": _VALUE}, _USER])
     except _NotLearnedError:
         return False
 
 
 def _render(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Mapping[str, Any]], **options: Any) -> str:
-    """Raises :class:`_NotLearnedError` if the template refuses ``messages``."""
+    """Render ``messages``. Raises :class:`_NotLearnedError` if the template refuses them."""
     try:
         return str(tokenizer.apply_chat_template(list(messages), tokenize=False, **options))
     except (TemplateError, TypeError, KeyError, ValueError) as error:
@@ -87,25 +87,25 @@ def _render(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Mapping[str, 
 
 
 def _rendered_calls(tokenizer: PreTrainedTokenizerBase, count: int) -> CallFormat:
-    """The form as ``count`` calls show it.
+    """The form of ``count`` rendered calls.
 
     Raises:
-        _NotLearnedError: the template leaves out tools, calls or results, or its calls are no JSON objects.
+        _NotLearnedError: the template leaves out tools, calls or results, or its calls are not JSON objects.
     """
-    made = [
+    invented = [
         {"type": "function", "id": f"call{at:05}", "function": {"name": _NAME, "arguments": {_KEY: _VALUE + str(at)}}}
         for at in range(count)
     ]
-    calls = [_ASKED, {"role": "assistant", "content": "", "tool_calls": made}]
-    results = [{"role": "tool", "content": _RESULT, "name": _NAME, "tool_call_id": call["id"]} for call in made]
-    before = _render(tokenizer, [_ASKED], tools=[_TOOL], add_generation_prompt=True)
+    calls = [_USER, {"role": "assistant", "content": "", "tool_calls": invented}]
+    results = [{"role": "tool", "content": _RESULT, "name": _NAME, "tool_call_id": call["id"]} for call in invented]
+    before = _render(tokenizer, [_USER], tools=[_TOOL], add_generation_prompt=True)
     if _NAME not in before:
         raise _NotLearnedError("the model's chat template tells the model of no tools")
     whole = _render(tokenizer, calls, tools=[_TOOL])
     if _RESULT not in _render(tokenizer, [*calls, *results], tools=[_TOOL]):
         raise _NotLearnedError("the model's chat template leaves out what tools answer")
-    said = _render(tokenizer, [_ASKED, {"role": "assistant", "content": _VALUE}], tools=[_TOOL])
-    end = said.rpartition(_VALUE)[2]
+    words = _render(tokenizer, [_USER, {"role": "assistant", "content": _VALUE}], tools=[_TOOL])
+    end = words.rpartition(_VALUE)[2]
     same = next((at for at, (a, b) in enumerate(zip(before, whole, strict=False)) if a != b), len(before))
     form = _around(whole[same:], count, end, tokenizer)
     if form is None:
@@ -114,7 +114,7 @@ def _rendered_calls(tokenizer: PreTrainedTokenizerBase, count: int) -> CallForma
 
 
 def _around(text: str, count: int, end: str, tokenizer: PreTrainedTokenizerBase) -> CallFormat | None:
-    """What stands before, between and behind the ``count`` calls in ``text``, up to the ``end`` of the turn."""
+    """The text before, between and after the ``count`` calls in ``text``, up to the ``end`` of the message."""
     spans: list[tuple[int, int]] = []
     keys = ("", "")
     decoder = json.JSONDecoder()
@@ -125,17 +125,17 @@ def _around(text: str, count: int, end: str, tokenizer: PreTrainedTokenizerBase)
         except json.JSONDecodeError:
             value, stop = None, at + 1
         if isinstance(value, dict) and _NAME in value.values():
-            arguments = [key for key, held in value.items() if isinstance(held, dict) and _KEY in held]
+            arguments = [key for key, item in value.items() if isinstance(item, dict) and _KEY in item]
             if len(arguments) != 1:
                 return None
-            keys = (next(key for key, held in value.items() if held == _NAME), arguments[0])
+            keys = (next(key for key, item in value.items() if item == _NAME), arguments[0])
             spans.append((at, stop))
         at = text.find("{", stop)
     if len(spans) < count:
         return None
     between = text[spans[0][1] : spans[1][0]] if count > 1 else None
     if between is not None and end.strip() and end.strip() in between:
-        between = None  # every call is a turn of its own
+        between = None  # each call is a separate message
     opening = _THOUGHT.sub("", text[: spans[0][0]])
     hidden = any(token in opening for token in special_tokens(tokenizer))
     closing = _before_end(text[spans[-1][1] :], end, tokenizer)
@@ -143,7 +143,7 @@ def _around(text: str, count: int, end: str, tokenizer: PreTrainedTokenizerBase)
 
 
 def _before_end(text: str, end: str, tokenizer: PreTrainedTokenizerBase) -> str:
-    """``text`` up to where the turn ends: as a turn without calls does, or else at the first special token."""
+    """``text`` without the end of the message: the ``end`` of a message without calls, or the first special token."""
     if end and text.endswith(end):
         return text.removesuffix(end)
     ends = (text.find(token) for token in special_tokens(tokenizer) if token in text)

@@ -1,4 +1,4 @@
-"""What a reply says: text, calls of tools, and calls that cannot be read."""
+"""Parse a reply into text, tool calls, and calls that are invalid."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class ToolCall:
 
 @dataclass(frozen=True)
 class InvalidCall:
-    """What looks like a call and is none: the text, and what is wrong with it."""
+    """A text that looks like a call, and the error in it."""
 
     text: str
     error: str
@@ -37,9 +37,9 @@ class Reply:
 
 
 def parse_reply(text: str, form: CallFormat, names: Collection[str]) -> Reply:
-    """Read a reply, special tokens included, whose calls may name the tools ``names``.
+    """Parse a reply with its special tokens. Its calls may name the tools ``names``.
 
-    A reply that was cut off within a call, by a limit of tokens, has that call among the invalid ones.
+    If a limit of tokens cut a call off, it is among the invalid calls.
     """
     start = calls_start(text, form)
     if start is None:
@@ -67,32 +67,32 @@ def parse_reply(text: str, form: CallFormat, names: Collection[str]) -> Reply:
 
 
 def calls_start(text: str, form: CallFormat) -> int | None:
-    """Where the calls begin in a reply; None if it has none. A call that a thought mentions is none."""
+    """The index where the calls begin in a reply; None if it has none. A call within a thought does not count."""
     opening = form.opening.strip()
     if opening:
-        found = text.find(opening, _thought_end(text, form))
-        return found if found >= 0 else None
+        start = text.find(opening, _thought_end(text, form))
+        return start if start >= 0 else None
     stripped = text.lstrip()
     return len(text) - len(stripped) if stripped.startswith("{") else None
 
 
 def settled_text(text: str, form: CallFormat) -> int:
-    """How much of a growing reply is surely text and begins no call; 0 if text does not show where calls open.
+    """The length of a growing reply that is surely text and no call; 0 if the text does not show where calls open.
 
-    White space waits for what follows: before a call it is left out.
+    White space at the end does not count yet, because it is left out before a call.
     """
     if form.hidden:
         return 0
     opening = form.opening.strip()
-    found = text.find(opening, _thought_end(text, form))
-    if found < 0:
-        begun = (size for size in range(min(len(opening), len(text)), 0, -1) if text.endswith(opening[:size]))
-        found = len(text) - next(begun, 0)
-    return len(text[:found].rstrip())
+    start = text.find(opening, _thought_end(text, form))
+    if start < 0:
+        partial = (size for size in range(min(len(opening), len(text)), 0, -1) if text.endswith(opening[:size]))
+        start = len(text) - next(partial, 0)
+    return len(text[:start].rstrip())
 
 
 def _thought_end(text: str, form: CallFormat) -> int:
-    """Where what is thought before the answer ends; 0 if nothing is, or no end is there yet."""
+    """The index where the thought ends; 0 if there is no thought, or its end has not come yet."""
     if form.thinks == "begun" or (form.thinks == "may" and text.lstrip().startswith(THOUGHT)):
         end = text.find(THOUGHT_END)
         return 0 if end < 0 else end + len(THOUGHT_END)

@@ -1,8 +1,8 @@
-"""How a reply that is held to a grammar can end: the shortest way from where it stands, found by walking it.
+"""Find the shortest way to the end of a reply in a grammar, by a search.
 
-The walk asks llguidance what may come next, so it knows whatever the grammar says: patterns, formats, least lengths,
-required properties. Only few of the tokens that may come next are tried, those that end things first; hence the way
-that is found is a way, and seldom not the shortest.
+The search asks llguidance which tokens may come next, so it respects the whole grammar: patterns, formats, least
+lengths, required properties. It tries only a few of these tokens, first those that end something. So it always finds a
+valid way, and nearly always the shortest.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ Mask = NDArray[np.bool_]
 Numbers = NDArray[np.int64]
 Bytes = NDArray[np.uint8]
 
-_TRIED = 12  # tokens that are tried where several may come next
-_NARROW = 256  # tokens that a single way is followed: it may go on for ever, with the digits of a number, say
-_WIDE = 8  # ways that are followed at once
+_TRIED = 12  # tokens that are tried at each step
+_NARROW = 256  # the longest single way: it could go on for ever, for example with the digits of a number
+_WIDE = 8  # ways that are followed at the same time
 _WIDEST = 48
-_MOST_STEPS = 20_000  # that are tried in one walk, about a second: a way that is longer than that counts as none
+_MOST_STEPS = 20_000  # steps of one search, about a second; a longer search finds nothing
 
-# what ends something first, what begins something last
+# first the letters that end something, last those that begin something
 _ORDER = (
     b'"}]',
     b",:",
@@ -42,15 +42,15 @@ _ENDING = _ORDER[0] + _ORDER[1]
 
 @dataclass(frozen=True)
 class Spelling:
-    """The tokens of a vocabulary that are tried, in this order, and how many bytes, 255 at most, each of it spells."""
+    """The tokens that the search tries, in this order, their first bytes, and the lengths of all tokens in bytes."""
 
     tried: Numbers
     first_byte: dict[int, int]
-    lengths: Bytes  # small, for all of them are looked at in every step
+    lengths: Bytes  # at most 255: a small type, because each step reads all of them
 
     @classmethod
     def of(cls, spelled: Sequence[bytes]) -> Spelling:
-        """The tokens of one byte, and those of several that do nothing but end JSON."""
+        """Try the tokens of one byte, and those of several bytes that only end JSON."""
         ranked: list[tuple[int, int, int]] = []
         for token, text in enumerate(spelled):
             if len(text) == 1 or (text and not text.strip(b'"}], ')):
@@ -65,12 +65,12 @@ class Spelling:
 
 
 def ended(matcher: Any) -> bool:
-    """Whether a reply may end where ``matcher`` stands."""
+    """Whether a reply may end at the present state of ``matcher``."""
     return not matcher.is_error() and bool(matcher.is_accepting() or matcher.is_stopped())
 
 
 def leads_to_end(matcher: Any, way: Sequence[int]) -> bool:
-    """Whether ``way`` may follow where ``matcher`` stands, and end there."""
+    """Whether ``way`` may follow the present state of ``matcher`` and end the reply."""
     trial = matcher.deep_copy()
     return trial.try_consume_tokens(list(way)) == len(way) and ended(trial)
 
@@ -78,28 +78,28 @@ def leads_to_end(matcher: Any, way: Sequence[int]) -> bool:
 def way_to_end(
     matcher: Any, spelling: Spelling, limit: int, tags: Collection[int] = (), *, thorough: bool = True
 ) -> list[int] | None:
-    """Tokens that bring a reply to its end from where ``matcher`` stands; None: none of at most ``limit`` were found.
+    """Tokens that end a reply from the present state of ``matcher``; None if no way was found.
 
     Args:
-        matcher: of llguidance; left as it is.
+        matcher: llguidance's; it does not change.
         spelling: of the vocabulary.
-        limit: at most so many tokens.
-        tags: added tokens that may be the way out of free text.
-        thorough: follow several ways at once where a single one does not end.
+        limit: the largest number of tokens.
+        tags: added tokens that may end free text.
+        thorough: follow several ways if a single one does not end.
     """
-    narrow = _walk(matcher, spelling, min(limit, _NARROW), tags, 1)  # finds nearly always one, and takes a millisecond
-    return _walk(matcher, spelling, limit, tags, _WIDE) if narrow is None and thorough else narrow
+    narrow = _search(matcher, spelling, min(limit, _NARROW), tags, 1)  # nearly always succeeds, in a millisecond
+    return _search(matcher, spelling, limit, tags, _WIDE) if narrow is None and thorough else narrow
 
 
 def shortest_way_to_end(matcher: Any, spelling: Spelling, limit: int, tags: Collection[int] = ()) -> list[int] | None:
-    """:func:`way_to_end`, with more care for its length than for time."""
-    narrow = _walk(matcher, spelling, min(limit, _NARROW), tags, 1)
-    wide = _walk(matcher, spelling, limit if narrow is None else len(narrow) - 1, tags, _WIDEST)
+    """:func:`way_to_end`, but slower and with a shorter result."""
+    narrow = _search(matcher, spelling, min(limit, _NARROW), tags, 1)
+    wide = _search(matcher, spelling, limit if narrow is None else len(narrow) - 1, tags, _WIDEST)
     return narrow if wide is None else wide
 
 
-def _walk(matcher: Any, spelling: Spelling, limit: int, tags: Collection[int], width: int) -> list[int] | None:
-    """Follow the ``width`` most promising ways at once, token by token."""
+def _search(matcher: Any, spelling: Spelling, limit: int, tags: Collection[int], width: int) -> list[int] | None:
+    """Follow the ``width`` best ways at the same time, token by token (beam search)."""
     waiting: dict[int, list[tuple[int, Any, tuple[int, ...]]]] = {0: [(0, matcher.deep_copy(), ())]}
     tried = 0
     for count in range(limit + 1):
@@ -113,7 +113,7 @@ def _walk(matcher: Any, spelling: Spelling, limit: int, tags: Collection[int], w
         followed = 0
         for _, at, tokens in nodes:
             bits = at.compute_bitmask()
-            if bits in seen:  # the same may follow: letters of a string, say
+            if bits in seen:  # the same tokens may follow, for example the letters of a string
                 continue
             seen.add(bits)
             followed += 1
@@ -130,7 +130,7 @@ def _walk(matcher: Any, spelling: Spelling, limit: int, tags: Collection[int], w
 
 
 def _steps(matcher: Any, bits: bytes, spelling: Spelling, tags: Collection[int]) -> list[list[int]]:
-    """What is tried next, best first: what must come, if only one thing can."""
+    """The next steps to try, the best first. If only one continuation is possible, it is the only step."""
     if forced := matcher.compute_ff_tokens():
         return [list(forced)]
     allowed: Mask = np.unpackbits(np.frombuffer(bits, np.uint8), bitorder="little").astype(bool)
@@ -146,7 +146,7 @@ def _steps(matcher: Any, bits: bytes, spelling: Spelling, tags: Collection[int])
     sized = spelling.lengths * allowed[: len(spelling.lengths)]
     longest = int(sized.argmax())  # a pattern or a least length may want many bytes
     if sized[longest] > 1:
-        # behind what ends something: a number has no last digit, and a token of three could follow for ever
+        # after the tokens that end something: a number has no last digit, and long tokens could follow for ever
         ends = sum(spelling.first_byte.get(step[0], 0) in _ENDING or step[0] in tags for step in steps)
         steps.insert(min(2, ends), [longest])
     return steps

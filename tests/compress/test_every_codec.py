@@ -110,8 +110,14 @@ def test_records_can_tell_its_version(codec: str) -> None:
     assert made(codec).lossless in (True, False)
 
 
-def test_the_pool_refuses_what_it_cannot_write_yet(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_pool_refuses_a_lossy_codec_and_one_without_a_folder(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     assert PoolConfig(codec="none").codec == "none"
-    monkeypatch.setitem(CODECS._members, "halves", NoCodec)
-    with pytest.raises(ConfigError, match="codec='halves': the pool keeps rows as they are so far"):
-        PoolConfig(codec="halves")
+    monkeypatch.setitem(CODECS._members, "halves", type("Halves", (NoCodec,), {"lossless": False}))
+    with pytest.raises(ConfigError, match=r"codec='halves' is lossy.*choose a lossless codec"):
+        PoolConfig(codec="halves", path=tmp_path)
+    monkeypatch.setitem(CODECS._members, "doubles", NoCodec)
+    assert PoolConfig(codec="doubles", path=tmp_path).codec == "doubles"
+    with pytest.raises(ConfigError, match="codec='doubles' is for rows in a folder: set path, too"):
+        PoolConfig(codec="doubles")

@@ -253,8 +253,8 @@ def test_rows_on_disk_are_let_go_of_after_the_call(
         def __del__(self) -> None:
             gone.append(self.name)
 
-    def watched(self: SegmentFile, path: Path, model: str) -> None:
-        init(self, path, model)
+    def watched(self: SegmentFile, path: Path) -> None:
+        init(self, path)
         self.watched = Watched(path.name)  # type: ignore[attr-defined]
         opened.append(path.name)
 

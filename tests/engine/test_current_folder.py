@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from test_pool_tiers import MODEL
 
+from pooled import MODEL
 from semshare_core import PoolConfig, SemShareEngine
 from semshare_core.embed.encoder import prompt_embedding
 from semshare_core.errors import ConfigError

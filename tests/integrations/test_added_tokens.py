@@ -148,7 +148,7 @@ def test_the_tags_of_our_own_form_are_tokens_where_the_vocabulary_has_them() -> 
     engine = engine_with()
     bound = ChatSemShare(engine=engine, max_tokens=150).bind_tools([weather], tool_choice="any")
     assert bound.invoke("Rain?").tool_calls
-    with pytest.raises(ConfigError, match="forbid every token"):
+    with pytest.raises(ConfigError, match="forbid all tokens"):
         bound.invoke("Rain?", logits_processor=[Force([ord("<"), ord("t")])])  # spelled in letters
 
 

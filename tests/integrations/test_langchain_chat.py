@@ -52,7 +52,7 @@ def test_tools_are_refused_where_nothing_can_be_held_to_but_words_are_not(model:
     tokenizer.chat_template = "{% for message in messages %}{{ message.content }}{% endfor %}"
     llm = ChatSemShare(model=model, tokenizer=tokenizer, max_tokens=4)
     assert llm.invoke("hello").usage_metadata["input_tokens"] == 1
-    with pytest.raises(ConfigError, match="cannot be held to a grammar"):
+    with pytest.raises(ConfigError, match="llguidance cannot read the tokenizer"):
         llm.bind_tools([weather], tool_choice="any").invoke("hello")
 
 
@@ -116,7 +116,7 @@ def test_a_random_model_calls_tools(llm: ChatSemShare, parallel: bool) -> None:
 def test_a_call_without_room_is_an_error_in_a_stream_too(llm: ChatSemShare) -> None:
     bound = llm.bind_tools([weather], tool_choice="any")
     for ask in (bound.invoke, lambda *asked, **settings: whole(bound.stream(*asked, **settings))):
-        with pytest.raises(ConfigError, match="may have 40 tokens, but to keep to its schema takes at least about 83"):
+        with pytest.raises(ConfigError, match="may have 40 tokens, but its schema takes at least about 83"):
             ask("Rain?", max_tokens=40)
 
 
@@ -161,7 +161,7 @@ def test_mistakes_are_named(llm: ChatSemShare) -> None:
         ([], "no messages"),
         ([HumanMessage("?"), ToolMessage("5", tool_call_id="a")], "'a' has no call"),
         ([HumanMessage("?"), AIMessage("", tool_calls=calls), ToolMessage("5", tool_call_id="b")], "'b' has no call"),
-        ([HumanMessage(image)], "'image_url'.*text only"),
+        ([HumanMessage(image)], "'image_url'.*only text"),
     ):
         with pytest.raises(ValueError, match=told):
             llm.invoke(messages)

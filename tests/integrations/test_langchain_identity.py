@@ -103,5 +103,5 @@ def test_traces_name_the_model(llm: SemShareLLM) -> None:
 def test_no_langchain(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "langchain_core", None)
     monkeypatch.delitem(sys.modules, "semshare_integrations.langchain")
-    with pytest.raises(MissingDependencyError, match=r"pip install 'semshare\[cpu,langchain\]'"):
+    with pytest.raises(MissingDependencyError, match=r"pip install '\.\[cpu,langchain\]'"):
         importlib.import_module("semshare_integrations.langchain")

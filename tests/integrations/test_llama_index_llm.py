@@ -211,7 +211,7 @@ def test_mistakes_are_named(llm: SemShareLLM) -> None:
         ([ChatMessage("?"), result], "'b' has no call"),
         ([ChatMessage("?"), ChatMessage(role="assistant", blocks=[call]), result], "'b' has no call"),
         ([ChatMessage("?"), ChatMessage(role="assistant", blocks=[wrong])], "of 'add' are not JSON"),
-        ([ChatMessage(blocks=[ImageBlock(image=b"")])], "ImageBlock.*text only"),
+        ([ChatMessage(blocks=[ImageBlock(image=b"")])], "ImageBlock.*only text"),
     ):
         with pytest.raises(ValueError, match=told):
             llm.chat(messages)

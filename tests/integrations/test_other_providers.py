@@ -100,13 +100,13 @@ MEDIA = [{"type": kind} for kind in ("image", "image_url", "audio", "input_audio
 @pytest.mark.parametrize("block", MEDIA, ids=lambda block: str(block["type"]))
 @pytest.mark.parametrize("message", [HumanMessage, AIMessage, lambda blocks: ToolMessage(blocks, tool_call_id="c")])
 def test_what_no_text_model_reads_is_an_error(message: Any, block: dict[str, str]) -> None:
-    with pytest.raises(ValueError, match=f"block of type {block['type']!r}, but the model reads text only"):
+    with pytest.raises(ValueError, match=f"block of type {block['type']!r}, but the model reads only text"):
         to_template([message([SAID, block])])
 
 
 @pytest.mark.parametrize("block", [SILENT[0], SILENT[4], SILENT[-4]], ids=str)
 def test_users_write_no_such_blocks(block: dict[str, Any]) -> None:
-    with pytest.raises(ValueError, match="the model reads text only"):
+    with pytest.raises(ValueError, match="the model reads only text"):
         to_template([HumanMessage([SAID, block])])
 
 
@@ -125,7 +125,7 @@ def test_llama_indexs_blocks() -> None:
     for inner in (ImageBlock(image=b"x"), DocumentBlock(data=b"x")):
         nested = CitableBlock(title="t", source="s", content=[inner])
         for blocks in ([inner], [nested]):
-            with pytest.raises(ValueError, match="the model reads text only"):
+            with pytest.raises(ValueError, match="the model reads only text"):
                 from_llama_index([ChatMessage(blocks=blocks)])
 
 

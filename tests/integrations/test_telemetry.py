@@ -184,4 +184,4 @@ def test_without_opentelemetry_the_extra_is_named() -> None:
     code = "import sys; sys.modules['opentelemetry'] = None\nimport semshare_integrations.statistics.telemetry"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode != 0
-    assert "semshare[otel]" in done.stderr
+    assert "pip install '.[otel]'" in done.stderr

@@ -114,7 +114,7 @@ def test_an_embedding_function_is_called_without_autocast() -> None:
     seen: list[Autocast] = []
 
     def embed(text: str) -> list[float]:
-        seen.append(Autocast.here())
+        seen.append(Autocast.current())
         return (torch.ones(1, 4) @ torch.full((4, 3), 0.1 + len(text) % 3))[0].tolist()
 
     engine = SemShareEngine(tiny_model("llama"), tiny_tokenizer(), embedding=embed)
@@ -136,13 +136,13 @@ def test_a_check_of_the_canary_compares_with_a_prefill_under_the_calls_autocast(
     seen: dict[str, set[Autocast]] = {}
 
     def look(*_: object) -> None:
-        seen.setdefault(threading.current_thread().name, set()).add(Autocast.here())
+        seen.setdefault(threading.current_thread().name, set()).add(Autocast.current())
 
     engine.model.model.layers[0].register_forward_pre_hook(look)
     with autocast():
         engine.warm([TEXT])
         engine.generate(MOVED, reuse=ReusePolicy(recompute_ratio=0.5, canary=1.0), max_new_tokens=2)
-        here = Autocast.here()
+        here = Autocast.current()
     assert engine.canary.wait(60)
     assert engine.canary.counts().measured == 1
     assert seen["semshare-canary"] == {here}

@@ -16,9 +16,8 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
-from test_pool_tiers import pool_at
 
-from pooled import entry, text
+from pooled import entry, pool_at, text
 from semshare_core.errors import (
     ConfigError,
     DamagedFileError,

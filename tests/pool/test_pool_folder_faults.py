@@ -91,7 +91,8 @@ def test_an_entry_without_its_rows_is_passed_over(tmp_path: Path, read_only: boo
 def test_rows_in_an_unknown_codec_stay_where_they_are(tmp_path: Path) -> None:
     with PoolFolder(tmp_path, MODEL) as folder:
         record = keep(folder, "one", (("a", 3),))
-        folder.write_record(replace(record, codec="int8", codec_version=3))
+        segments = tuple(segment._replace(codec="int8", codec_version=3) for segment in record.segments)
+        folder.write_record(replace(record, segments=segments))
     for _ in range(2):
         with pytest.warns(PoolWarning, match="codec 'int8' 3"), PoolFolder(tmp_path, MODEL) as folder:
             assert folder.records() == []

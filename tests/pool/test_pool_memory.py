@@ -12,9 +12,8 @@ from typing import Any
 
 import pytest
 import torch
-from test_pool_tiers import pool_at
 
-from pooled import BYTES_PER_TOKEN, books_balance, entry, pool_of, text
+from pooled import BYTES_PER_TOKEN, books_balance, entry, pool_at, pool_of, text
 from semshare_core import PoolConfig
 from semshare_core.errors import PoolWarning
 from semshare_core.pool import Entry, ReferencePool, View

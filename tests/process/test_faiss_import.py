@@ -26,7 +26,7 @@ def test_returns_the_module() -> None:
 
 def test_absent(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "faiss", None)
-    with pytest.raises(MissingDependencyError, match=r'pip install "semshare\[cpu\]".*semshare\[gpu\]'):
+    with pytest.raises(MissingDependencyError, match=r"pip install '\.\[cpu\]'.*'\.\[gpu\]'"):
         import_faiss()
 
 
@@ -45,6 +45,6 @@ def test_broken(without_faiss: Path, code: str) -> None:
     package = without_faiss / "faiss"
     package.mkdir()
     (package / "__init__.py").write_text(code)
-    with pytest.raises(MissingDependencyError, match=r"pip uninstall.*semshare\[cpu\].*semshare\[gpu\]"):
+    with pytest.raises(MissingDependencyError, match=r"pip uninstall.*\.\[cpu\].*\.\[gpu\]"):
         import_faiss()
     sys.modules.pop("faiss", None)

@@ -79,6 +79,7 @@ def test_pages_are_found() -> None:
         "langchain.md",
         "llamaindex.md",
         "weights.md",
+        "generation.md",
         "extending.md",
         "structures.md",
         "canary.md",

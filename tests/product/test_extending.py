@@ -20,6 +20,7 @@ MATRICES = {
     "same_token": ("tests/match/test_every_matcher.py", "same-token"),
     "most_read": ("tests/select/test_every_selection.py", "most-read"),
     "streaming": ("tests/compress/test_every_live_compressor.py", "streaming"),
+    "byte_planes": ("tests/compress/test_every_codec.py", "byte-planes"),
     "int8": ("tests/compress/test_every_codec.py", "int8"),
 }
 MOST_LINES = 40

@@ -9,9 +9,11 @@ from typing import Any
 from xml.etree import ElementTree
 
 import pytest
+from matplotlib.patches import Rectangle
 
 from benchmarks.picture import SYSTEMS, make_picture
-from benchmarks.report.first_screen import BARS, describe
+from benchmarks.report.drawing import save
+from benchmarks.report.first_screen import BARS, describe, first_screen
 from semshare_core import PoolConfig, SemShareEngine
 
 ROOT = Path(__file__).parents[2]
@@ -52,6 +54,26 @@ def test_the_picture_is_that_of_the_figures_beside_it() -> None:
     assert f"KL to the full prefill {MEASURED['kl']:.3f}" in told
     assert MEASURED["outcome"] == "semantic"
     assert MEASURED["threads"] == 1
+
+
+def test_the_picture_is_what_the_command_draws_today(tmp_path: Path) -> None:
+    save(first_screen(MEASURED), tmp_path / "again.svg", letters="none")
+    assert words(tmp_path / "again.svg") == words(ROOT / "docs" / "first-screen.svg")
+
+
+def test_labels_stay_inside_their_boxes_and_beside_their_bars() -> None:
+    figure = first_screen(MEASURED)
+    figure.canvas.draw()
+    passages, bars = figure.axes
+    labels = passages.texts
+    boxes = [patch for patch in passages.patches if isinstance(patch, Rectangle)]
+    assert len(labels) == len(boxes) == 14
+    for label, box in zip(labels, boxes, strict=True):
+        inside, around = label.get_window_extent(), box.get_window_extent()
+        assert around.x0 < inside.x0 < inside.x1 < around.x1, label.get_text()
+    for note, bar in zip(bars.texts, bars.patches, strict=True):
+        assert note.get_text() == note.get_text().strip()  # SVG drops spaces at the ends
+        assert note.get_window_extent().x0 > bar.get_window_extent().x1
 
 
 @pytest.mark.real

@@ -64,6 +64,18 @@ def test_the_packages_to_import_are_named() -> None:
         assert (ROOT / package / "__init__.py").exists()
 
 
+def test_no_error_names_a_package_that_no_index_has() -> None:
+    """Somebody else may take the name there."""
+    extras = set()
+    for package in ("semshare_core", "semshare_integrations"):
+        for path in (ROOT / package).rglob("*.py"):
+            text = path.read_text()
+            assert not re.search(r"pip install \W?semshare", text), path
+            for found in re.findall(r"'\.\[([\w,]+)\]'", text):
+                extras |= set(found.split(","))
+    assert {"cpu", "gpu", "langchain", "llamaindex"} <= extras <= set(PROJECT["optional-dependencies"])
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("lines", [(CLONE, DEMO), (WHEEL, FROM_WHEEL, DEMO)], ids=["clone", "wheel"])
 def test_the_lines_give_a_model_that_answers(lines: tuple[str, ...], tmp_path: Path) -> None:

@@ -94,7 +94,7 @@ def test_without_faiss_the_first_name_that_needs_it_says_which_extra_to_install(
     )
     _, printed = loaded_by(code)
     assert printed.startswith("MissingDependencyError FAISS is not installed.")
-    assert 'pip install "semshare[cpu]"' in printed
+    assert "pip install '.[cpu]'" in printed
 
 
 @pytest.mark.parametrize("option", ["--help", "--version"])

@@ -33,8 +33,8 @@ RUNS = {
     """,
 }
 OTHER = {
-    "langchain": ("semshare_integrations.llama_index", "semshare[cpu,llamaindex]"),
-    "llamaindex": ("semshare_integrations.langchain", "semshare[cpu,langchain]"),
+    "langchain": ("semshare_integrations.llama_index", "'.[cpu,llamaindex]'"),
+    "llamaindex": ("semshare_integrations.langchain", "'.[cpu,langchain]'"),
 }
 
 
@@ -87,9 +87,9 @@ def test_with_one_framework_alone(wheel: Path, framework: str, tmp_path: Path) -
 @pytest.mark.parametrize(
     ("module", "absent", "extra"),
     [
-        ("semshare_integrations.langchain", "langchain_core", "semshare[cpu,langchain]"),
-        ("semshare_integrations.llama_index", "llama_index", "semshare[cpu,llamaindex]"),
-        ("semshare_integrations.tools", "llguidance", "semshare[langchain]"),
+        ("semshare_integrations.langchain", "langchain_core", "'.[cpu,langchain]'"),
+        ("semshare_integrations.llama_index", "llama_index", "'.[cpu,llamaindex]'"),
+        ("semshare_integrations.tools", "llguidance", "'.[langchain]'"),
     ],
 )
 def test_what_is_absent_is_named(module: str, absent: str, extra: str) -> None:

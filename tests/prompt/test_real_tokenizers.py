@@ -146,7 +146,7 @@ def test_a_text_spelled_again_has_the_same_tokens(family: str) -> None:
 def test_the_form_of_calls_is_told() -> None:
     forms = {family: call_format(real_engine(family).tokenizer) for family in CHATS}
     assert forms["qwen3"] == CallFormat(native=True, thinks="may")
-    assert forms["qwen3"].description.startswith("Tools are told and called as the model's chat template does it")
+    assert forms["qwen3"].description.startswith("Tools are described and called as the model's chat template does it")
     for family in ("llama3_1", "gemma3", "deepseek_v3"):
         assert forms[family].description == (
             "Tools are described in words and called between <tool_call> and </tool_call>, because the model's chat "

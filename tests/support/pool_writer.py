@@ -7,17 +7,16 @@ import random
 import sys
 from pathlib import Path
 
-from pooled import BYTES_PER_TOKEN, entry, text
+from pooled import BYTES_PER_TOKEN, MODEL, entry, text
 from semshare_core import PoolConfig
 from semshare_core.pool import ReferencePool
-from semshare_core.pool.disk import Fingerprint, PoolFolder
-
-MODEL = Fingerprint({"model": "tests"})
+from semshare_core.pool.disk import PoolFolder
 
 
 def pool_at(path: Path) -> ReferencePool:
     """Room for a few entries in memory and for twice as many on disk, so that everything happens at once."""
-    config = PoolConfig(max_bytes=150 * BYTES_PER_TOKEN, disk_bytes=12_000, path=path, min_tokens=1, block_tokens=4)
+    room = 150 * BYTES_PER_TOKEN
+    config = PoolConfig(max_bytes=room, disk_bytes=2 * room, path=path, min_tokens=1, block_tokens=4)
     return ReferencePool(config, folder=PoolFolder(path, MODEL))
 
 
@@ -25,7 +24,9 @@ def work(path: Path, seed: int) -> None:
     """Add families of prompts, use, divide and drop them."""
     rng = random.Random(seed)
     pool = pool_at(path)
-    print(os.getpid(), flush=True)
+    pool.add(entry(text(seed), seed=seed))
+    pool.flush()
+    print(os.getpid(), flush=True)  # something is there by now, however slow the machine is
     while True:
         tokens = text(rng.randrange(3), 40)[: rng.randrange(5, 40)] + text(rng.randrange(50), rng.randrange(1, 40))
         pool.add(entry(tokens, str(rng.randrange(2)), seed=rng.randrange(9)))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -11,9 +12,11 @@ from torch import Tensor
 
 from semshare_core import PoolConfig
 from semshare_core.pool import Entry, ReferencePool
+from semshare_core.pool.disk import Fingerprint, PoolFolder
 
 BYTES_PER_TOKEN = 2 * 4  # keys and values of one layer, one head and one float32
 DIM = 4
+MODEL = Fingerprint({"model": "tests"})
 
 
 def direction(seed: int) -> np.ndarray:
@@ -44,6 +47,12 @@ def text(seed: int, n: int = 40) -> list[int]:
 
 def pool_of(tokens: int = 10_000, **config: object) -> ReferencePool:
     return ReferencePool(PoolConfig(max_bytes=tokens * BYTES_PER_TOKEN, **config))
+
+
+def pool_at(path: Path, tokens: int = 10_000, *, read_only: bool = False, **config: object) -> ReferencePool:
+    """A pool over a folder."""
+    settings = PoolConfig(max_bytes=tokens * BYTES_PER_TOKEN, path=path, read_only=read_only, **config)
+    return ReferencePool(settings, folder=PoolFolder(path, MODEL, read_only=read_only))
 
 
 def rows_of(kept: Entry) -> list[tuple[Tensor, Tensor]]:

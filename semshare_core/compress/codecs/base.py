@@ -31,6 +31,7 @@ class Codec(ABC):
         """The blobs of ``rows``, which stay as they are.
 
         Args:
+            rows: on any device; the pool's folder hands over contiguous tensors on the CPU.
             base: rows that these resemble token by token, for codecs that keep differences; ``rows`` has as many.
         """
 

@@ -148,7 +148,7 @@ class Weights:
     def _numerics(self) -> tuple[Any, ...]:
         config = self._model.config.get_text_config(decoder=True)
         attention = (self._model.config._attn_implementation, config._attn_implementation)
-        return attention, self._config.changes(), torch.get_float32_matmul_precision(), Autocast.here()
+        return attention, self._config.changes(), torch.get_float32_matmul_precision(), Autocast.current()
 
 
 def _key(tensor: Tensor, mark: Mark) -> tuple[Any, ...]:

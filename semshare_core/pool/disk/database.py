@@ -39,15 +39,15 @@ def _create(database: sqlite3.Connection) -> None:
         """CREATE TABLE entries (
             key INTEGER PRIMARY KEY, model TEXT NOT NULL, namespace TEXT NOT NULL, id TEXT NOT NULL,
             created REAL NOT NULL, expires REAL, kl_bound REAL NOT NULL, pinned INTEGER NOT NULL,
-            uses INTEGER NOT NULL, weights TEXT NOT NULL, steady INTEGER, account REAL,
-            codec TEXT NOT NULL, codec_version INTEGER NOT NULL, checksum TEXT NOT NULL, vectors INTEGER NOT NULL,
-            tokens BLOB NOT NULL, depth BLOB NOT NULL, embedding BLOB NOT NULL,
+            uses INTEGER NOT NULL, weights TEXT NOT NULL, steady INTEGER, account REAL, checksum TEXT NOT NULL,
+            vectors INTEGER NOT NULL, tokens BLOB NOT NULL, depth BLOB NOT NULL, embedding BLOB NOT NULL,
             UNIQUE (model, namespace, id))"""
     )
     database.execute(
         """CREATE TABLE entry_segments (
             entry INTEGER NOT NULL REFERENCES entries ON DELETE CASCADE, position INTEGER NOT NULL,
             segment TEXT NOT NULL, tokens INTEGER NOT NULL, bytes INTEGER NOT NULL,
+            codec TEXT NOT NULL, codec_version INTEGER NOT NULL,
             PRIMARY KEY (entry, position)) WITHOUT ROWID"""
     )
     database.execute("CREATE INDEX entries_by_segment ON entry_segments (segment)")
@@ -87,7 +87,7 @@ class PoolDatabase:
         Raises:
             PoolFileError: full disk, read-only folder and the like; nothing is changed.
         """
-        with self.lock, _told(self.path), closing(self._connect(f"{self.path.as_uri()}?mode=rw")) as database:
+        with self.lock, _as_our_errors(self.path), closing(self._connect(f"{self.path.as_uri()}?mode=rw")) as database:
             for setting in ("journal_mode = WAL", "synchronous = FULL", "secure_delete = ON", "foreign_keys = ON"):
                 database.execute(f"PRAGMA {setting}")
             database.execute("BEGIN IMMEDIATE")
@@ -100,7 +100,7 @@ class PoolDatabase:
         Raises:
             PoolFileError: another process reads it, and goes on reading.
         """
-        with self.lock, _told(self.path), closing(self._connect(f"{self.path.as_uri()}?mode=rw")) as database:
+        with self.lock, _as_our_errors(self.path), closing(self._connect(f"{self.path.as_uri()}?mode=rw")) as database:
             busy, *_ = database.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
         if busy:
             raise PoolFileError(
@@ -120,7 +120,10 @@ class PoolDatabase:
             beside_writer = before[-1] or (attempt and os.access(self.path.parent, os.W_OK))
             at_rest = "" if beside_writer else "&immutable=1"
             try:
-                with _told(self.path), closing(self._connect(f"{self.path.as_uri()}?mode=ro{at_rest}")) as database:
+                with (
+                    _as_our_errors(self.path),
+                    closing(self._connect(f"{self.path.as_uri()}?mode=ro{at_rest}")) as database,
+                ):
                     if any(kind == "view" and name in _OURS for kind, name, _ in _tables(database)):
                         raise damaged(self.path, "its tables are views")  # whose SQL might never end
                     database.execute("BEGIN")
@@ -262,7 +265,7 @@ def _what_can_be_read(database: sqlite3.Connection) -> tuple[dict[str, Fingerpri
 
 
 @contextmanager
-def _told(path: Path) -> Iterator[None]:
+def _as_our_errors(path: Path) -> Iterator[None]:
     """SQLite's errors as ours."""
     try:
         yield

@@ -27,11 +27,12 @@ from semshare_core.pool.disk.atomic import PART, damaged, make_folder, names_in,
 from semshare_core.pool.disk.database import PoolDatabase, check
 from semshare_core.pool.disk.lock import OwnerLock
 from semshare_core.pool.disk.old_format import refuse_old_formats
-from semshare_core.pool.disk.record import CODEC, SEGMENT_ID, Record, SegmentRef
+from semshare_core.pool.disk.record import SEGMENT_ID, Record, SegmentRef
 from semshare_core.pool.disk.segment_file import SegmentFile, encode_rows
 from semshare_core.pool.disk.skipped import warn_of
 from semshare_core.process.forking import renewed
 from semshare_core.process.paths import absolute
+from semshare_core.slots import CODECS
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -77,8 +78,9 @@ class PoolFolder:
     Args:
         path: made if it is missing, unless ``read_only``.
         model: whose entries are read and written; one :class:`PoolWarning` says that there are others. None: all
-            models' entries are read, and nothing is warned of.
+            models' entries are read, whatever codec their rows are in, and nothing is warned of.
         read_only: take no lock, and write nothing. What the owner adds later is not seen.
+        codec: in which rows are written. Those that are there are read in the codec that they were written in.
 
     Attributes:
         found: at opening. The owner has deleted what was damaged.
@@ -90,10 +92,13 @@ class PoolFolder:
         PoolFileError: it cannot be read or written, is no folder, or was made by an earlier version.
     """
 
-    def __init__(self, path: str | Path, model: Fingerprint | None, *, read_only: bool = False) -> None:
+    def __init__(
+        self, path: str | Path, model: Fingerprint | None, *, read_only: bool = False, codec: str = "none"
+    ) -> None:
         self.path = absolute(path)
         self.model = model
         self.read_only = read_only
+        self.codec = codec
         self._rows = self.path / "rows"
         self._database = PoolDatabase(self.path)
         self._written = False
@@ -126,11 +131,12 @@ class PoolFolder:
 
     # --- writing: each raises PoolFileError where the disk is full, and the like, and then leaves all as it was -------
 
-    def write_rows(self, segment: str, rows: Sequence[tuple[Tensor, Tensor]]) -> None:
-        """Keep a segment, instead of one with the same id; see :func:`encode_rows`."""
+    def write_rows(self, segment: str, rows: Sequence[tuple[Tensor, Tensor]]) -> tuple[str, int]:
+        """Keep a segment, instead of one with the same id; see :func:`encode_rows`. Returns codec and version."""
         self._before_writing()
         with whole_file(self.rows_path(segment)) as file:
-            file.write(encode_rows(rows, segment))
+            file.write(encode_rows(rows, segment, self.codec))
+        return self.codec, CODECS.get(self.codec).version
 
     def write_record(self, record: Record, model: Fingerprint | None = None) -> None:
         """Keep a record, instead of one with the same id; of the folder's model, or of ``model``."""
@@ -165,8 +171,8 @@ class PoolFolder:
             named = [segment for (segment,) in database.execute(doomed, values)]
             database.execute(f"DELETE FROM entries WHERE {condition}", values)
             table.delete_unused_models(database)
-            still = {segment for (segment,) in database.execute("SELECT segment FROM entry_segments")}
-        gone = [segment for segment in named if segment not in still]
+            still = "SELECT 1 FROM entry_segments WHERE segment = ?"
+            gone = [segment for segment in named if database.execute(still, (segment,)).fetchone() is None]
         for segment in gone:
             remove(self.rows_path(segment))
         return gone
@@ -254,10 +260,10 @@ class PoolFolder:
             found = self._gather(database)
             database.executemany("DELETE FROM entries WHERE key = ?", [(key,) for key in found.damaged])
             table.delete_unused_models(database)
-            named = {segment for (segment,) in database.execute("SELECT segment FROM entry_segments")}
+            named = {name for (name,) in database.execute("SELECT segment FROM entry_segments")}
         for name in names_in(self._rows):
-            ours, path = _SEGMENT.fullmatch(name), self._rows / name
-            if ours and (ours[1] not in named or ours[2]) and path.is_file() and not path.is_symlink():
+            segment, path = _SEGMENT.fullmatch(name), self._rows / name
+            if segment and (segment[1] not in named or segment[2]) and path.is_file() and not path.is_symlink():
                 remove(path)
         if error is not None:
             found.skipped.append(error)
@@ -267,6 +273,7 @@ class PoolFolder:
         path, there = self._database.path, self._names_of_rows()
         found = Contents(table.read_models(database))
         there |= self._names_of_rows()  # beside a writer: what came, or went, until the database's moment
+        readable = _readable_codecs() if self.model is not None else None
         for key, each in table.read_all(database):
             if not isinstance(each, str) and not {self.rows_path(part.id).name for part in each.segments} <= there:
                 each = "rows of it are missing"
@@ -275,9 +282,10 @@ class PoolFolder:
                 found.skipped.append(damaged(path, f"in an entry, {each}"))
             elif self.model is not None and each.model != self.model.digest:
                 found.others.append(Other(each.namespace, each.segments, each.created, each.uses, each.pinned))
-            elif (each.codec, each.codec_version) != CODEC:
-                told = f"An entry in {path} has its rows in codec {each.codec!r} {each.codec_version}: update SemShare."
-                found.skipped.append(NewerFileError(told))
+            elif unreadable := [s for s in each.segments if readable and (s.codec, s.codec_version) not in readable]:
+                what = f"An entry in {path} has rows in codec {unreadable[0].codec!r} {unreadable[0].codec_version}: "
+                remedy = "import the file that registers it before the pool is opened, or update SemShare."
+                found.skipped.append(NewerFileError(what + remedy))
             else:
                 found.records.append(each)
         found.records.sort(key=lambda record: record.created)
@@ -285,3 +293,9 @@ class PoolFolder:
 
     def _names_of_rows(self) -> set[str]:
         return set(names_in(self._rows)) if self._rows.is_dir() else set()
+
+
+def _readable_codecs() -> set[tuple[str, int]]:
+    """Names and versions of the codecs that are registered. What a lossy one made could not be served as lossless."""
+    codecs = {name: CODECS.get(name) for name in CODECS.names()}
+    return {(name, codec.version) for name, codec in codecs.items() if codec.lossless}

@@ -18,24 +18,32 @@ from xxhash import xxh3_64
 from semshare_core.fingerprint import Fingerprint
 
 SEGMENT_ID = re.compile(r"[0-9a-f]{32}")
-CODEC = ("none", 1)
-"""How this version lays rows down: the codec's name and version."""
 
 _ARRAYS: dict[str, Any] = {"tokens": np.int64, "depth": np.uint8, "embedding": np.float32}
 _OF_ENTRY = ("namespace", "created", "expires", "kl_bound", "pinned", "weights", "steady")
-_PLAIN = ("model", "id", "uses", "account", "codec", "codec_version", *_OF_ENTRY)
+_PLAIN = ("model", "id", "uses", "account", *_OF_ENTRY)
 ENTRY_FIELDS = (*_ARRAYS, *_OF_ENTRY)
 """What a record takes over from an entry as it is, and an entry from its record."""
 
+_OF_SEGMENT = "segment, tokens, bytes, codec, codec_version"  # as in SegmentRef
 _COLUMNS = ", ".join((*_ARRAYS, "vectors", *_PLAIN))
 
 
 class SegmentRef(NamedTuple):
-    """A segment as a record names it: which, how many tokens it has, how many bytes of keys and values."""
+    """A segment as a record names it.
+
+    Attributes:
+        tokens: how many it has.
+        n_bytes: of keys and values, as they are in memory.
+        codec: how the rows lie in their file (a name in ``CODECS``); ``codec_version`` of it. Segments of an entry may
+            differ in it: what the entry shares with an earlier one stays as it was written.
+    """
 
     id: str
     tokens: int
     n_bytes: int
+    codec: str = "none"
+    codec_version: int = 1
 
 
 @dataclass(frozen=True, eq=False)
@@ -47,7 +55,6 @@ class Record:
         segments: those of its rows, in the order of the text.
         uses: how often it served a prompt.
         account: in nats, how far the rows are believed to be from a full prefill's; None: not known.
-        codec: how the rows lie in their files; ``codec_version`` of it.
 
     Raises:
         ValueError: the fields do not fit together.
@@ -68,8 +75,6 @@ class Record:
     weights: str = ""
     steady: int | None = None
     account: float | None = None
-    codec: str = CODEC[0]
-    codec_version: int = CODEC[1]
 
     def __post_init__(self) -> None:
         n = len(self.tokens)
@@ -98,13 +103,13 @@ class Record:
         insert = f"INSERT INTO entries ({_COLUMNS}, checksum) VALUES ({marks})"
         key = database.execute(insert, [*values, _checksum(values, self.segments)]).lastrowid
         numbered = [(key, position, *segment) for position, segment in enumerate(self.segments)]
-        database.executemany("INSERT INTO entry_segments VALUES (?, ?, ?, ?, ?)", numbered)
+        database.executemany("INSERT INTO entry_segments VALUES (?, ?, ?, ?, ?, ?, ?)", numbered)
 
 
 def _read(database: sqlite3.Connection, key: int) -> Record:
     """Raises ValueError where the row is not what was written, sqlite3.DatabaseError where SQLite cannot read it."""
     *values, checksum = database.execute(f"SELECT {_COLUMNS}, checksum FROM entries WHERE key = ?", (key,)).fetchone()
-    found = "SELECT segment, tokens, bytes FROM entry_segments WHERE entry = ? ORDER BY position"
+    found = f"SELECT {_OF_SEGMENT} FROM entry_segments WHERE entry = ? ORDER BY position"
     segments = tuple(SegmentRef(*segment) for segment in database.execute(found, (key,)))
     if _checksum(values, segments) != checksum:
         raise ValueError("it does not match its checksum.")
@@ -152,12 +157,12 @@ def delete(database: sqlite3.Connection, model: str, namespace: str, entry: str)
 
 
 def delete_unused_models(database: sqlite3.Connection) -> None:
-    database.execute("DELETE FROM models WHERE digest NOT IN (SELECT model FROM entries)")
+    database.execute("DELETE FROM models WHERE NOT EXISTS (SELECT 1 FROM entries WHERE model = digest)")
 
 
 def write_model(database: sqlite3.Connection, model: Fingerprint) -> None:
-    told = json.dumps(dict(model.description), sort_keys=True)
-    database.execute("INSERT OR REPLACE INTO models VALUES (?, ?)", (model.digest, told))
+    description = json.dumps(dict(model.description), sort_keys=True)
+    database.execute("INSERT OR REPLACE INTO models VALUES (?, ?)", (model.digest, description))
 
 
 def read_models(database: sqlite3.Connection) -> dict[str, Fingerprint]:

@@ -1,9 +1,10 @@
 """Keys and values of consecutive tokens, in a safetensors file of their own that knows what it holds.
 
-Any flipped bit is found before it is used. The header's metadata has two texts: ``semshare``, a JSON object with the
-segment's id and a checksum of every tensor, and ``check``, the checksum of that text and of the tensors' names, dtypes
-and shapes. Opening verifies the header, and a tensor is verified when it is read for the first time. XXH3 (64 bits)
-finds damage; it is no protection against someone who means to deceive, and who can write to the folder anyway.
+Any flipped bit is found before it is used. The header's metadata has two texts. ``semshare`` is a JSON object: the
+segment's id, its rows' codec and number, each layer's dtypes, heads and sizes, and a checksum of every tensor.
+``check`` is the checksum of that text and of the tensors' names, dtypes and shapes. Opening verifies the header, and a
+tensor is verified when it is read for the first time. XXH3 (64 bits) finds damage; it is no protection against someone
+who means to deceive, and who can write to the folder anyway.
 """
 
 from __future__ import annotations
@@ -19,6 +20,8 @@ from xxhash import xxh3_64_hexdigest
 
 from semshare_core.errors import NewerFileError, PoolFileError
 from semshare_core.pool.disk.atomic import cannot, damaged, regular_size
+from semshare_core.pool.disk.record import SegmentRef
+from semshare_core.slots import CODECS
 
 if TYPE_CHECKING:  # the commands that need no rows start without torch
     from torch import Tensor
@@ -28,16 +31,18 @@ ROWS_FORMAT = 4
 
 _AXES = 4  # [1, kv_heads, n, head_dim]
 _Layout = dict[str, tuple[str, tuple[int, ...]]]
+_Kind = list[Any]  # as in JSON: dtype, heads, head_dim
 
 
 class SegmentFile:
-    """A segment's rows, memory-mapped: a layer is read from the disk when it is first asked for.
+    """A segment's rows, memory-mapped: a layer is read from the disk, and decoded, when it is asked for.
 
     The mapping stays valid when the file is deleted or replaced meanwhile. Symbolic links are not followed.
 
     Attributes:
         n_layers: number of layers; ``n_tokens`` rows in each.
-        sums: checksums of all layers' keys and values: equal for equal rows.
+        codec: how the rows lie: name and version.
+        sums: checksums of all tensors: equal for equal rows of one codec.
 
     Raises:
         DamagedFileError: it is not what was written.
@@ -60,19 +65,18 @@ class SegmentFile:
             raise PoolFileError(f"{path} is too large to be mapped: {size} bytes.") from error
         except SafetensorError as error:
             raise damaged(path, str(error)) from error
-        self.sums = self._verified_header(self._file.metadata() or {}, layout)
-        self.n_layers = len(layout) // 2
-        names = [name for layer in range(self.n_layers) for name in _names(layer)]
-        shapes = [shape for _, shape in layout.values()]
-        if not layout or not set(names) == set(layout) == set(self.sums):
+        about = self._verified_header(self._file.metadata() or {}, layout)
+        self.sums: dict[str, str] = about["sums"]
+        self.codec: tuple[str, int] = tuple(about["codec"])
+        self.n_tokens: int = about["tokens"]
+        self._layers: list[list[_Kind]] = about["layers"]
+        self.n_layers = len(self._layers)
+        self._unverified = set(self.sums)
+        if not layout or self._unverified != set(layout):
             raise damaged(path, "it does not hold keys and values of one text")
-        if any(len(shape) != _AXES or shape[0] != 1 or shape[2] != shapes[0][2] for shape in shapes):
-            raise damaged(path, "its layers hold different numbers of rows")
-        self.n_tokens = shapes[0][2]
-        self._unverified = set(names)
 
-    def _verified_header(self, metadata: dict[str, str], layout: _Layout) -> dict[str, str]:
-        """The checksums of the tensors."""
+    def _verified_header(self, metadata: dict[str, str], layout: _Layout) -> dict[str, Any]:
+        """What the header tells of the rows."""
         text = metadata.get("semshare", "")
         if metadata.get("check") != _check(text, layout):
             raise damaged(self.path, "its header does not match its checksum")
@@ -83,36 +87,59 @@ class SegmentFile:
             )
         if about["id"] != self.path.stem:
             raise damaged(self.path, "it is another segment's file")
-        sums: dict[str, str] = about["sums"]
-        return sums
+        return dict(about)
 
     def opened(self) -> SegmentFile:
         return self
 
     def layer(self, index: int) -> tuple[Tensor, Tensor]:
-        """Keys and values [1, kv_heads, n_tokens, head_dim] of one layer, views of the mapped file.
+        """Keys and values [1, kv_heads, n_tokens, head_dim] of one layer; in codec ``none`` views of the mapped file.
 
-        Writing to them changes this process's copy only. Raises :class:`DamagedFileError` the first time.
+        Writing to them changes this process's copy only. Raises :class:`DamagedFileError`.
         """
-        keys, values = (self._file.get_tensor(name) for name in _names(index))
-        for name, tensor in zip(_names(index), (keys, values), strict=True):
-            if name in self._unverified:
-                if xxh3_64_hexdigest(_raw(tensor)) != self.sums[name]:
-                    raise damaged(self.path, f"{name} does not match its checksum")
-                self._unverified.remove(name)
+        prefix = _prefix(index)
+        blobs = {name.removeprefix(prefix): self._verified(name) for name in self.sums if name.startswith(prefix)}
+        codec = CODECS.get(self.codec[0])()
+        try:
+            keys, values = codec.decode(blobs)
+        except MemoryError:
+            raise
+        except Exception as error:  # whatever a codec raises, a call can do without these rows
+            raise damaged(self.path, f"codec {self.codec[0]!r} cannot decode layer {index}: {error!r}") from error
+        for rows, (dtype, heads, size) in zip((keys, values), self._layers[index], strict=True):
+            if str(rows.dtype) != f"torch.{dtype}" or rows.shape != (1, heads, self.n_tokens, size):
+                raise damaged(self.path, f"layer {index} has other rows than its header tells")
         return keys, values
+
+    def _verified(self, name: str) -> Tensor:
+        tensor: Tensor = self._file.get_tensor(name)
+        if name in self._unverified:
+            if xxh3_64_hexdigest(_raw(tensor)) != self.sums[name]:
+                raise damaged(self.path, f"{name} does not match its checksum")
+            self._unverified.discard(name)
+        return tensor
 
     def like(self, index: int) -> tuple[Tensor, Tensor]:
         """Keys and values [1, kv_heads, 0, head_dim]: the layer's dtype, heads and sizes, and none of its rows."""
-        keys, values = (self._file.get_tensor(name)[:, :, :0] for name in _names(index))
+        import torch
+
+        keys, values = (
+            torch.empty((1, heads, 0, size), dtype=getattr(torch, dtype)) for dtype, heads, size in self._layers[index]
+        )
         return keys, values
 
-    def verify(self, tokens: int) -> None:
-        """Read every byte; raises :class:`DamagedFileError` unless it holds so many rows, and what was written."""
-        if self.n_tokens != tokens:
-            raise damaged(self.path, f"it holds {self.n_tokens} rows instead of {tokens}")
-        for index in range(self.n_layers):
-            self.layer(index)
+    def check(self, ref: SegmentRef) -> None:
+        """Raises :class:`DamagedFileError` unless it holds as many rows as a record says, in the codec that it says."""
+        if self.n_tokens != ref.tokens:
+            raise damaged(self.path, f"it holds {self.n_tokens} rows instead of {ref.tokens}")
+        if self.codec != (ref.codec, ref.codec_version):
+            raise damaged(self.path, f"it is in codec {self.codec} instead of {ref.codec!r} {ref.codec_version}")
+
+    def verify(self, ref: SegmentRef) -> None:
+        """Read every byte, which needs no codec; raises :class:`DamagedFileError` unless it is what was written."""
+        self.check(ref)
+        for name in self.sums:
+            self._verified(name)
 
 
 class StoredRows:
@@ -124,19 +151,17 @@ class StoredRows:
 
     in_memory = False
 
-    def __init__(self, open_file: Callable[[str], SegmentFile], segment: str, length: int) -> None:
+    def __init__(self, open_file: Callable[[str], SegmentFile], ref: SegmentRef) -> None:
+        self.ref = ref
         self._open = open_file
-        self._segment = segment
-        self._length = length
         self._file: weakref.ref[SegmentFile] | None = None
 
     def opened(self) -> SegmentFile:
         """The rows' file, which stays open as long as the caller holds what this returns."""
         file = self._file() if self._file is not None else None
         if file is None:
-            file = self._open(self._segment)
-            if file.n_tokens != self._length:
-                raise damaged(file.path, f"it holds {file.n_tokens} rows instead of {self._length}")
+            file = self._open(self.ref.id)
+            file.check(self.ref)
             self._file = weakref.ref(file)
         return file
 
@@ -151,7 +176,7 @@ class StoredRows:
         return self.opened().like(index)
 
 
-def encode_rows(rows: Sequence[tuple[Tensor, Tensor]], segment: str) -> bytes:
+def encode_rows(rows: Sequence[tuple[Tensor, Tensor]], segment: str, codec: str = "none") -> bytes:
     """The content of a segment's file; memory holds it twice more for a moment.
 
     Args:
@@ -160,22 +185,29 @@ def encode_rows(rows: Sequence[tuple[Tensor, Tensor]], segment: str) -> bytes:
 
     Raises:
         ValueError: the tensors are of other shapes.
+        PoolFileError: the codec fails.
     """
-    tensors = {
-        name: tensor.detach().cpu().contiguous()
-        for layer, pair in enumerate(rows)
-        for name, tensor in zip(_names(layer), pair, strict=True)
-    }
-    counts = {tensor.shape[2] if tensor.dim() == _AXES and len(tensor) == 1 else 0 for tensor in tensors.values()}
+    shapes = [list(tensor.shape) for pair in rows for tensor in pair]
+    counts = {shape[2] if len(shape) == _AXES and shape[0] == 1 else 0 for shape in shapes}
     if len(counts) != 1 or 0 in counts:
-        raise ValueError(
-            f"Rows of segment {segment!r} are {[list(t.shape) for t in tensors.values()]}, not [1, heads, n, dim]."
-        )
-    return encode(tensors, segment)
+        raise ValueError(f"Rows of segment {segment!r} are {shapes}, not [1, heads, n, dim].")
+    encoder = CODECS.get(codec)()
+    try:
+        tensors = {
+            _prefix(layer) + name: blob.contiguous()
+            for layer, (keys, values) in enumerate(rows)
+            for name, blob in encoder.encode((_to_cpu(keys), _to_cpu(values))).items()
+        }
+    except MemoryError:
+        raise
+    except Exception as error:  # whatever a codec raises, the pool goes on without the copy on disk
+        raise PoolFileError(f"Codec {codec!r} cannot encode the rows of a segment: {error!r}.") from error
+    layers = [[_kind(keys), _kind(values)] for keys, values in rows]
+    return encode(tensors, segment, {"codec": [codec, encoder.version], "tokens": counts.pop(), "layers": layers})
 
 
-def encode(tensors: dict[str, Tensor], segment: str) -> bytes:
-    """The content of a file that holds ``tensors`` (on the CPU, contiguous)."""
+def encode(tensors: dict[str, Tensor], segment: str, about: dict[str, Any]) -> bytes:
+    """The content of a file that holds ``tensors`` (on the CPU, contiguous), and what its header tells of them."""
     sums = {name: xxh3_64_hexdigest(_raw(tensor)) for name, tensor in tensors.items()}
     specs = {
         name: TensorSpec(
@@ -186,7 +218,7 @@ def encode(tensors: dict[str, Tensor], segment: str) -> bytes:
         )
         for name, tensor in tensors.items()
     }
-    text = json.dumps({"format": ROWS_FORMAT, "id": segment, "sums": sums})
+    text = json.dumps({"format": ROWS_FORMAT, "id": segment, "sums": sums, **about})
     layout = {name: (spec.dtype, tuple(spec.shape)) for name, spec in specs.items()}
     return serialize(specs, {"semshare": text, "check": _check(text, layout)})
 
@@ -195,9 +227,18 @@ def _check(text: str, layout: _Layout) -> str:
     return xxh3_64_hexdigest(json.dumps([text, sorted(layout.items())]).encode())
 
 
-def _names(layer: int) -> tuple[str, str]:
+def _prefix(layer: int) -> str:
     """Names that sort by layer: safetensors lays tensors of one dtype out in that order."""
-    return f"{layer:05}.k", f"{layer:05}.v"
+    return f"{layer:05}."
+
+
+def _kind(tensor: Tensor) -> _Kind:
+    """All but how many tokens there are: dtype, heads, size of a head."""
+    return [str(tensor.dtype).removeprefix("torch."), tensor.shape[1], tensor.shape[3]]
+
+
+def _to_cpu(tensor: Tensor) -> Tensor:
+    return tensor.detach().cpu().contiguous()
 
 
 def _raw(tensor: Tensor) -> memoryview:

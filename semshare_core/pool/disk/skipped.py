@@ -9,7 +9,7 @@ from semshare_core.errors import DamagedFileError, ForeignFileError, NewerFileEr
 
 _KINDS: dict[type[PoolFileError], tuple[str, str]] = {
     DamagedFileError: ("damaged", "cannot be used; whoever opens the folder for writing deletes them"),
-    NewerFileError: ("newer", "were written by a later version of SemShare, and stay where they are"),
+    NewerFileError: ("newer", "need a later version of SemShare or a codec that is not here, and stay where they are"),
     ForeignFileError: ("foreign", "belong to another model, tokenizer or dtype, and stay while disk_bytes has room"),
 }
 
@@ -24,5 +24,5 @@ def warn_of(skipped: Sequence[PoolFileError]) -> None:
     for each, (name, consequence) in _KINDS.items():
         errors = [error for error in skipped if type(error) is each]
         if errors:
-            told = f"{len(errors)} {name} part(s) of the pool {consequence}. The first: {errors[0]}"
-            warnings.warn(told, PoolWarning, stacklevel=3)
+            message = f"{len(errors)} {name} part(s) of the pool {consequence}. The first: {errors[0]}"
+            warnings.warn(message, PoolWarning, stacklevel=3)

@@ -149,9 +149,9 @@ class SemanticIndex:
         """The ``k`` best of ``names`` (ascending, which settles ties) by their exact likeness."""
         if not names:
             return []
-        held = [self._vectors[name] for name in names]
-        first = np.cumsum([0, *(len(vectors) for vectors in held[:-1])])
-        cosines = product(queries, np.concatenate(held).T)
+        candidates = [self._vectors[name] for name in names]
+        first = np.cumsum([0, *(len(vectors) for vectors in candidates[:-1])])
+        cosines = product(queries, np.concatenate(candidates).T)
         similarity = (1 + np.maximum.reduceat(cosines, first, axis=1).mean(axis=0)) / 2
         return [(names[which], float(similarity[which])) for which in np.argsort(-similarity, kind="stable")[:k]]
 

@@ -283,6 +283,27 @@ def test_a_database_with_other_tables_is_made_anew(tmp_path: Path, foreign: str)
         assert len(folder.records()) == 2
 
 
+@pytest.mark.parametrize("read_only", [True, False])
+@pytest.mark.parametrize(
+    "change",
+    [
+        "DROP TABLE entries; CREATE VIEW entries AS "
+        "WITH RECURSIVE more(key) AS (SELECT 1 UNION ALL SELECT key + 1 FROM more) SELECT key FROM more",
+        "UPDATE models SET description = replace(hex(zeroblob(100000)), '0', '[')",
+    ],
+    ids=["a query without end", "a description without end"],
+)
+def test_a_database_that_was_made_to_deceive_neither_stops_nor_ends_its_reader(
+    tmp_path: Path, change: str, read_only: bool
+) -> None:
+    with PoolFolder(tmp_path, MODEL) as folder:
+        keep(folder, "one", (("a", 3),))
+    with closing(sqlite3.connect(tmp_path / "pool.db", isolation_level=None)) as database:
+        database.executescript(change)
+    with PoolFolder(tmp_path, None, read_only=read_only) as folder:
+        assert len(folder.records()) == ("UPDATE" in change)
+
+
 @pytest.mark.parametrize(
     "tensors",
     [

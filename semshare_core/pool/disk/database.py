@@ -27,6 +27,8 @@ _TRIES = 5  # to read while a writer is at work
 _SMALLEST_PAGE = 512  # bytes; SQLite takes a smaller file for an empty database
 _MIGRATED_FROM = 4  # the first format in a database; those before it were files of JSON
 
+_OURS = ("models", "entries", "entry_segments")
+
 T = TypeVar("T")
 
 
@@ -122,6 +124,8 @@ class PoolDatabase:
                     _as_our_errors(self.path),
                     closing(self._connect(f"{self.path.as_uri()}?mode=ro{at_rest}")) as database,
                 ):
+                    if any(kind == "view" and name in _OURS for kind, name, _ in _tables(database)):
+                        raise damaged(self.path, "its tables are views")  # whose SQL might never end
                     database.execute("BEGIN")
                     found = work(database)
             except PoolFileError:

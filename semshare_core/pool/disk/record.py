@@ -170,7 +170,7 @@ def read_models(database: sqlite3.Connection) -> dict[str, Fingerprint]:
     found = {}
     with _damage_passed_over():
         for digest, text in database.execute("SELECT digest, description FROM models"):
-            with suppress(ValueError, TypeError):
+            with suppress(ValueError, TypeError, RecursionError):
                 model = Fingerprint(json.loads(text))
                 if model.digest == digest:
                     found[digest] = model

@@ -21,6 +21,7 @@ from benchmarks.corpora.errors import CorpusUnavailable
 from benchmarks.measure import full_prefill
 from benchmarks.sections.figure import Figure, Run, Section
 from semshare_core import PoolConfig, SemShareEngine
+from semshare_core.process.whole_file import written_whole
 
 POOL = PoolConfig(max_bytes=4 * 2**30)
 QUICK_SHRINK, QUICK_MINUTES = 10, 0.2
@@ -144,6 +145,5 @@ def _version(package: str) -> str | None:
 def _write(path: Path, document: dict[str, Any]) -> None:
     """Through a neighbour, so that a run that is broken off leaves a whole file."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f"{path.name}.{os.getpid()}.part")
-    part.write_text(json.dumps(document, indent=1), encoding="utf-8")
-    os.replace(part, path)
+    with written_whole(path) as file:
+        file.write(json.dumps(document, indent=1).encode())

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import warnings
 from collections.abc import Mapping
 from hashlib import blake2b
@@ -15,6 +14,7 @@ from semshare_core.budget.calibration import Calibration
 from semshare_core.errors import ConfigError, QualityWarning
 from semshare_core.model.fingerprint import fingerprint
 from semshare_core.process.paths import cache_dir
+from semshare_core.process.whole_file import written_whole
 
 _SHIPPED = Path(__file__).with_name("shipped")
 _PARTS = ("architecture", "config", "weights", "tokenizer", "dtype")
@@ -87,11 +87,10 @@ def write_calibration(calibration: Calibration, path: Path) -> None:
     Raises:
         ConfigError: the folder cannot be written.
     """
-    part = path.with_name(f"{path.name}.{os.getpid()}.part")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        part.write_text(calibration.to_json(), encoding="utf-8")
-        os.replace(part, path)
+        with written_whole(path) as file:
+            file.write(calibration.to_json().encode())
     except OSError as error:
         raise ConfigError(f"the calibration cannot be written to {path}: {error}. Pass another --out.") from error
 

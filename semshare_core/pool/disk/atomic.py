@@ -1,26 +1,16 @@
-"""Write a file whole or not at all: a temporary neighbour, flushed to the disk, takes the target's name.
-
-``os.replace`` is atomic (POSIX rename), so that whoever is killed, or finds the disk full, leaves the old file or the
-new one. The folder is flushed too, or a power failure could forget the new name.
-"""
+"""Files and folders of the pool: what the system refuses becomes an error of ours, which says what to do."""
 
 from __future__ import annotations
 
 import os
-import secrets
 import stat
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
 from semshare_core.errors import DamagedFileError, PoolFileError
-
-PART = r"\.[0-9a-f]{16}\.part"
-"""How the names of temporary files end."""
-
-_FLAGS = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_CLOEXEC", 0)
-_FLAGS |= getattr(os, "O_BINARY", 0)
+from semshare_core.process.whole_file import sync_folder, written_whole
 
 
 @contextmanager
@@ -30,18 +20,9 @@ def whole_file(path: Path) -> Iterator[BinaryIO]:
     Raises:
         PoolFileError: full disk, read-only folder and the like; what was there before is there still.
     """
-    part = path.with_name(f"{path.name}.{secrets.token_hex(8)}.part")
     try:
-        try:
-            with os.fdopen(os.open(part, _FLAGS, 0o600), "wb") as file:
-                yield file
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(part, path)
-        finally:
-            with suppress(OSError):
-                part.unlink(missing_ok=True)
-        sync_folder(path.parent)
+        with written_whole(path, 0o600) as file:
+            yield file
     except OSError as error:
         raise cannot("write", path, error) from error
 
@@ -66,17 +47,6 @@ def make_folder(path: Path) -> None:
         sync_folder(path.parent)
     except OSError as error:
         raise cannot("make", path, error) from error
-
-
-def sync_folder(path: Path) -> None:
-    """Flush a folder's list of names to the disk; Windows has no such call."""
-    if os.name != "posix":
-        return
-    descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_CLOEXEC", 0))
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def names_in(folder: Path) -> list[str]:

@@ -17,9 +17,10 @@ from typing import TypeVar
 
 from semshare_core.errors import DamagedFileError, NewerFileError, PoolFileError
 from semshare_core.fingerprint import Fingerprint
-from semshare_core.pool.disk.atomic import cannot, damaged, regular_size, sync_folder
+from semshare_core.pool.disk.atomic import cannot, damaged, regular_size
 from semshare_core.pool.disk.record import Record, is_damage, read_all, read_models, write_model
 from semshare_core.process.forking import whole
+from semshare_core.process.whole_file import sync_folder
 
 DATABASE = "pool.db"
 _BUSY_SECONDS = 10.0

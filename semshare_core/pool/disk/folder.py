@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from semshare_core.errors import ConfigError, DamagedFileError, ForeignFileError, NewerFileError, PoolFileError
 from semshare_core.fingerprint import Fingerprint
 from semshare_core.pool.disk import record as table
-from semshare_core.pool.disk.atomic import PART, damaged, make_folder, names_in, remove, whole_file
+from semshare_core.pool.disk.atomic import damaged, make_folder, names_in, remove, whole_file
 from semshare_core.pool.disk.database import PoolDatabase, check
 from semshare_core.pool.disk.lock import OwnerLock
 from semshare_core.pool.disk.old_format import refuse_old_formats
@@ -32,6 +32,7 @@ from semshare_core.pool.disk.segment_file import SegmentFile, encode_rows
 from semshare_core.pool.disk.skipped import warn_of
 from semshare_core.process.forking import renewed
 from semshare_core.process.paths import absolute
+from semshare_core.process.whole_file import PART
 from semshare_core.slots import CODECS
 
 if TYPE_CHECKING:

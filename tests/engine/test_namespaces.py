@@ -17,12 +17,12 @@ QUESTION = "\n\nWhat is it about?"
 TEXT = "\n\n".join(PARAGRAPHS)
 TARGETS = {
     "prefix": TEXT + QUESTION,
-    "exact": "\n\n".join(PARAGRAPHS[::-1]) + QUESTION,
+    "moved": "\n\n".join(PARAGRAPHS[::-1]) + QUESTION,
     "fuzzy": TEXT.replace("e", "a").replace("o", "u") + QUESTION,
 }
 WAYS = {
     "prefix": "exact",
-    "exact": "fast",
+    "moved": "fast",
     "fuzzy": ReusePolicy(recompute_ratio=0.3, matching="lsh", min_similarity=0),
 }
 each_way = pytest.mark.parametrize("way", TARGETS)

@@ -194,7 +194,7 @@ def test_no_call_is_begun_that_could_not_end(engine: SemShareEngine) -> None:
     tokenizer = engine.tokenizer
     bound = ChatSemShare(engine=engine).bind_tools([keep])
     ids = tokenizer("<tool_call>\n", add_special_tokens=False)["input_ids"]
-    with pytest.raises(ConfigError, match="forbid every token"):
+    with pytest.raises(ConfigError, match="forbid all tokens"):
         bound.invoke("Keep it.", max_tokens=60, logits_processor=[Force(ids)])
 
 
@@ -209,7 +209,7 @@ def test_other_settings_that_forbid_what_must_come_are_told(
 ) -> None:
     chat = ChatSemShare(engine=engine, max_tokens=160)
     brace = tokenizer("{", add_special_tokens=False)["input_ids"]
-    with pytest.raises(ConfigError, match="forbid every token that its grammar allows"):
+    with pytest.raises(ConfigError, match="forbid all tokens that its grammar allows"):
         chat.with_structured_output(File, method="json_schema").invoke("A file.", bad_words_ids=[brace])
 
 

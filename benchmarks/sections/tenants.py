@@ -62,14 +62,13 @@ def _asked(engine: SemShareEngine, name: str, prompts: Sequence[list[int]], owne
         answer = engine.generate(prompts[number], max_new_tokens=2, reuse=reuse, namespace=namespace)
         return namespace, prompts[number], answer
 
+    weights = engine.weights.identity()  # beside a call that runs, its hooks would count as a change
     served_by: Owned = {namespace: set() for namespace in NAMES}
     served = 0
     with ThreadPoolExecutor(threads) as pool:
         for namespace, prompt, answer in pool.map(ask, product(range(len(prompts)), NAMES)):
             report = answer.report
-            owned[namespace].add(
-                entry_id(namespace, np.array(prompt + answer.token_ids[:-1]), engine.weights.identity())
-            )
+            owned[namespace].add(entry_id(namespace, np.array(prompt + answer.token_ids[:-1]), weights))
             served_by[namespace].update(report.reference_ids)
             served += report.prefix_tokens + report.moved_tokens + report.fuzzy_tokens
     foreign = sum(len(served_by[namespace] - owned[namespace]) for namespace in NAMES)

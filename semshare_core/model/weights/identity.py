@@ -64,7 +64,10 @@ class Weights:
 
     @torch.no_grad()
     def identity(self) -> str:
-        """Name what would compute rows now, in the calling thread. Equal names mean equal weights and numerics."""
+        """Name what would compute rows now, in the calling thread. Equal names mean equal weights and numerics.
+
+        Beside a request that runs, its hooks count as a change: ask while you have the model's lock, or nothing runs.
+        """
         modules = list(all_modules(self._model))
         layout = self._layout
         if layout is None or not layout.fits(modules):

@@ -159,5 +159,5 @@ def test_llama_index_is_told_messages_and_tools_of_another_framework(engine: Sem
     llm = LlamaIndexLLM(engine=engine, max_tokens=2)
     with pytest.raises(PromptError, match=r"ChatMessage objects; it contains \{'role'"):
         llm.chat([{"role": "user", "content": "Hi"}])  # type: ignore[list-item]
-    with pytest.raises(ConfigError, match=r"no tool of LlamaIndex: .*FunctionTool\.from_defaults"):
+    with pytest.raises(ConfigError, match=r"is not a LlamaIndex tool: .*FunctionTool\.from_defaults"):
         llm.chat_with_tools([print], "Hi")  # type: ignore[list-item]

@@ -41,8 +41,7 @@ def commit(
         because it may call the canary's listeners.
     """
     request, canary = prefilled.request, prefilled.request.runtime.canary
-    policy = request.requested.policy
-    chosen = canary.chooses(policy.canary)
+    chosen = canary.chooses(request.requested.policy.canary)
     replay = None
     if chosen and prefilled.approximate and canary.has_room:  # before the pool takes the rows
         with suppress(torch.OutOfMemoryError):  # the answer is complete; without memory for a copy there is no check
@@ -54,8 +53,8 @@ def commit(
     if not chosen:
         return report, lambda: None
     if prefilled.approximate:
-        return report, partial(canary.check, report, policy, replay)
-    return report, partial(canary.count_lossless, report, policy)
+        return report, partial(canary.check, report, request.requested, replay)
+    return report, partial(canary.count_lossless, report, request.requested)
 
 
 def _began_with(prefilled: PrefilledRequest) -> Cache:

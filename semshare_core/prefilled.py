@@ -127,10 +127,6 @@ class PrefilledRequest:
             return lookup.steady
         return whole_blocks(n - 1 if self.pending == 1 else n, block)
 
-    def logits(self) -> Tensor:
-        """Logits [vocabulary] of the next token. Computes the pending rows into the cache."""
-        return self.request.runtime.prefill.last_logits(self.cache, self.ids, self.pending)
-
     def hand_over(self) -> None:
         """Give the cache to the caller: the request's limits no longer interrupt it."""
         for cache in (self.cache, self.whole.cache):

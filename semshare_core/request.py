@@ -78,7 +78,8 @@ class Request:
         self.arrived = time.perf_counter()
         self.arrived_at = time.time()
         self.runtime = runtime
-        self.requested, self.goal = Goal(policy), Goal(runtime.canary.served(policy))
+        self.requested = Goal(policy)
+        self.goal = runtime.canary.served(self.requested)
         self.namespace = namespace
         self.warming = warming
         self.pinned = pinned
@@ -245,12 +246,12 @@ class Request:
     # --- decode and commit -------------------------------------------------------------------------------------------
 
     def logits(self, prefilled: PrefilledRequest) -> Tensor:
-        """Logits [vocabulary] of the next token. Needs the model's lock.
+        """Logits [vocabulary] of the next token. Computes the pending rows into the cache. Needs the model's lock.
 
         Raises:
             NumericalError: the logits are not numbers.
         """
-        logits = prefilled.logits()
+        logits = self.runtime.prefill.last_logits(prefilled.cache, prefilled.ids, prefilled.pending)
         check_logits(logits)
         return logits
 

@@ -58,7 +58,10 @@ class Slot:
         Raises:
             ConfigError: there is none.
         """
-        self._import()
+        if (
+            isinstance(name, str) and name not in self._members
+        ):  # what is there needs no import, and no wait for others'
+            self._import()
         if not isinstance(name, str) or name not in self._members:
             known = ", ".join(self.names())
             hint = did_you_mean([str(name)], self._members)

@@ -14,14 +14,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from benchmarks.after_laying import after_laying
 from benchmarks.sections.blended import blend_in
 from semshare_core.match.plan import ReusePlan, Source
 from semshare_core.match.token_table import TokenTable
 from semshare_core.model.spec import ModelSpec
 from semshare_core.pool.entry import View
-from semshare_core.prefill import selective as room
 from semshare_core.prefill.cache import MergedCache
-from semshare_core.prefill.rearrange import lay_rows
 from semshare_core.prefill.selective import Prefilled, SelectivePrefill
 
 NEAR = 16  # tokens to either side of the first candidate
@@ -38,15 +37,13 @@ def two_candidates() -> Iterator[None]:
         reading[:] = [(ids, table_of(self))]
         return select(self, ids, *rest, **more)
 
-    def lay(
+    def mix(
         cache: MergedCache,
         spec: ModelSpec,
         plan: ReusePlan,
         references: Sequence[View],
         wanted: NDArray[np.bool_],
-        **settings: bool,
     ) -> None:
-        lay_rows(cache, spec, plan, references, wanted, **settings)
         fuzzy = wanted & (plan.source == Source.FUZZY)
         if not fuzzy.any():
             return
@@ -54,7 +51,7 @@ def two_candidates() -> Iterator[None]:
         position = _next_best(plan, np.flatnonzero(fuzzy), ids.cpu().numpy(), references, table)
         blend_in(cache, spec, replace(plan, position=position), references, fuzzy, torch.tensor(0.5))
 
-    with patch.object(SelectivePrefill, "selective", selective), patch.object(room, "lay_rows", lay):
+    with patch.object(SelectivePrefill, "selective", selective), after_laying(mix):
         yield
 
 

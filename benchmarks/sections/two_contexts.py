@@ -12,12 +12,12 @@ from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from statistics import mean
-from unittest.mock import patch
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from benchmarks.after_laying import after_laying
 from benchmarks.corpora.hotpotqa import Asked, questions
 from benchmarks.measure import Measured, baseline, measure
 from benchmarks.sections.blended import blend_in
@@ -28,9 +28,8 @@ from semshare_core.lookup.find import Lookup
 from semshare_core.match.context import context_mismatch
 from semshare_core.match.plan import ReusePlan, Source
 from semshare_core.model.spec import ModelSpec
-from semshare_core.prefill import selective as room
+from semshare_core.pool.entry import View
 from semshare_core.prefill.cache import MergedCache
-from semshare_core.prefill.rearrange import ReferenceRows, lay_rows
 
 QUESTIONS, RATIOS, TOKENS, LENGTHS = 8, (0.1, 0.25), 32, (1000, 1500)
 ONE, TWO, BOTH = "first", "second", "both"
@@ -89,15 +88,13 @@ def _prompts(run: Run) -> Iterator[tuple[Asked, tuple[str, str, str]]]:
 def _mixed(other: Lookup, *, weighted: bool) -> Iterator[None]:
     """For the time of the context, tokens in identical runs of both readings are served by the mean of their rows."""
 
-    def lay(
+    def mix(
         cache: MergedCache,
         spec: ModelSpec,
         plan: ReusePlan,
-        references: Sequence[ReferenceRows],
+        references: Sequence[View],
         wanted: NDArray[np.bool_],
-        **settings: bool,
     ) -> None:
-        lay_rows(cache, spec, plan, references, wanted, **settings)
         both = wanted & (plan.source == Source.MOVED) & (other.plan.source == Source.MOVED)
         if not both.any():
             return
@@ -107,5 +104,5 @@ def _mixed(other: Lookup, *, weighted: bool) -> Iterator[None]:
             weight = torch.from_numpy(its / (shared + its))[:, None]
         blend_in(cache, spec, other.plan, other.entries, both, weight)
 
-    with patch.object(room, "lay_rows", lay):
+    with after_laying(mix):
         yield

@@ -67,7 +67,7 @@ class Goal:
         """The settings that differ from the calibrated method, such as ``halo=0``; empty if none differ."""
         return method_of(self.policy)
 
-    @property
+    @cached_property
     def bound(self) -> float:
         """The largest KL in nats that the level promises; infinite without a level, or with another method."""
         return BOUNDS[self.level].kl if self.promised and not self.method else math.inf

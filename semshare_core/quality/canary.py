@@ -19,7 +19,6 @@ from transformers import PreTrainedModel
 
 from semshare_core.budget.goal import Goal
 from semshare_core.budget.levels import BOUNDS
-from semshare_core.config import ReusePolicy
 from semshare_core.errors import NotPicklableError, NumericalError, QualityWarning
 from semshare_core.model.attention.grouped import grouped_attention
 from semshare_core.model.computing import computing
@@ -136,9 +135,9 @@ class CanaryWatch:
 
     # For the engine
 
-    def served(self, policy: ReusePolicy) -> ReusePolicy:
-        """``policy``, made stricter where its level's promise was broken too often."""
-        return self._promises.served(policy)
+    def served(self, goal: Goal) -> Goal:
+        """``goal``, made stricter where its level's promise was broken too often."""
+        return self._promises.served(goal)
 
     def chooses(self, share: float) -> bool:
         """Draw whether the canary takes a call. It takes ``share`` of all calls."""
@@ -150,14 +149,14 @@ class CanaryWatch:
         """Whether another check may wait. If not, the caller need not copy the call's rows."""
         return self._worker.has_room
 
-    def check(self, report: ReuseReport, policy: ReusePolicy, replay: Replay | None) -> None:
+    def check(self, report: ReuseReport, goal: Goal, replay: Replay | None) -> None:
         """Check a chosen call in the background; ``report.canary`` gets the result.
 
         Args:
-            policy: the one that the caller requested.
+            goal: the one that the caller requested.
             replay: the call's copy. None drops the check, because there was no room for a copy.
         """
-        canary = _new_canary(report, policy)
+        canary = _new_canary(report, goal)
         report.canary = canary
         REGISTRY.begin(canary)
         with self._lock:
@@ -168,7 +167,7 @@ class CanaryWatch:
         else:
             self._worker.ask(check.run, check.drop)
 
-    def count_lossless(self, report: ReuseReport, policy: ReusePolicy) -> None:
+    def count_lossless(self, report: ReuseReport, goal: Goal) -> None:
         """Count a chosen lossless call, which keeps its promise.
 
         While no check may wait, lossless calls are not counted either. Otherwise a busy engine would count only calls
@@ -176,8 +175,8 @@ class CanaryWatch:
         """
         with self._lock:
             self._counts["unneeded"] += 1
-        if Goal(policy).promised and self.has_room:
-            self._promises.count(_new_canary(report, policy).model_copy(update={"kl": 0.0, "broken": False}))
+        if goal.promised and self.has_room:
+            self._promises.count(_new_canary(report, goal).model_copy(update={"kl": 0.0, "broken": False}))
 
     def __reduce__(self) -> NoReturn:
         raise NotPicklableError("an engine's canary cannot be pickled or copied: results() and tallies() can.")
@@ -243,9 +242,8 @@ class CanaryWatch:
         )
 
 
-def _new_canary(report: ReuseReport, policy: ReusePolicy) -> Canary:
-    """A pending check of a call that requested ``policy``."""
-    goal = Goal(policy)
+def _new_canary(report: ReuseReport, goal: Goal) -> Canary:
+    """A pending check of a call that requested ``goal``."""
     return Canary(
         id=uuid.uuid4().hex,
         level=goal.level,

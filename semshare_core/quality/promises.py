@@ -7,7 +7,6 @@ from dataclasses import dataclass, replace
 
 from semshare_core.budget.goal import Goal
 from semshare_core.budget.levels import BOUNDS, stricter
-from semshare_core.config import ReusePolicy
 from semshare_core.process import forking
 from semshare_core.quality.sequential_test import too_often
 from semshare_core.report import Canary
@@ -55,13 +54,12 @@ class Promises:
         self._served: dict[tuple[str, str], str] = {}
         self._tallies: dict[tuple[str, str, str, float | None], Tally] = {}
 
-    def served(self, policy: ReusePolicy) -> ReusePolicy:
-        """``policy``, made stricter where its level's promise was broken too often."""
-        goal = Goal(policy)
+    def served(self, goal: Goal) -> Goal:
+        """``goal``, made stricter where its level's promise was broken too often."""
         if not goal.promised:
-            return policy
+            return goal
         now = self.served_level(goal.level, goal.method)
-        return policy if now == goal.level else policy.model_copy(update={"level": now})
+        return goal if now == goal.level else Goal(goal.policy.model_copy(update={"level": now}))
 
     def served_level(self, level: str, method: str = "") -> str:
         """The level at which calls for ``level`` are served now."""

@@ -58,7 +58,7 @@ class Request:
         requested: the goal that the caller requested.
         goal: the goal that serves the request. It is stricter if the level's promise was broken too often.
         encoded: the prompt's tokens, and where its question begins.
-        computed_by: the identity of the weights that compute the request's rows; set by :meth:`run`.
+        computed_by: the identity of the weights that compute the request's rows; empty until it looks for references.
         queue_ms: the time waiting for the model; ``embed_ms``: the time of a user's encoder.
         entry: the pool's entry with the request's rows. It is a weak reference, so that the rows leave memory when the
             entry leaves the pool.
@@ -159,15 +159,15 @@ class Request:
         return RequestPlan(nothing, Decision(None, reason, bypassed=True), movable, reserve)
 
     def look_up(self) -> Lookup:
-        """Find references for the prompt whose rows the present weights computed."""
+        """Find references for the prompt whose rows the present weights computed. Needs the model's lock."""
         runtime = self.runtime
+        self.computed_by = self.computed_by or runtime.identify()
         query = Query(self.namespace, self.tokens, self.computed_by, block_of(runtime.model))
         with autocast.OFF.applied():
             return find(runtime.pool, query, self.goal, runtime.table, self._embed, runtime.facts)
 
     def features(self) -> PlanFeatures | None:
         """The plan's features; None if there is nothing to reuse. Needs the model's lock."""
-        self.computed_by = self.runtime.identify()
         return plan_features(self.look_up().plan, self.goal, self._fresh_from)
 
     def _decide(self, lookup: Lookup) -> Decision:

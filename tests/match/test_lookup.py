@@ -58,3 +58,9 @@ def test_without_a_similar_prompt_the_prefix_remains(engine: SemShareEngine) -> 
     prompt = HEAD + PARAGRAPHS[1] + ASKED
     report = engine.prefill(prompt, reuse=ReusePolicy.paper(0.4, min_similarity=1.0), store=False).report
     assert (report.outcome, report.prefix_tokens) == ("prefix", len(HEAD))
+
+
+def test_looking_up_alone_finds_what_a_whole_request_finds(engine: SemShareEngine) -> None:
+    policy = ReusePolicy(recompute_ratio=0.3)
+    prompt = "\n\n".join(PARAGRAPHS[::-1]) + ASKED
+    assert engine._request(prompt, policy, None).look_up().plan.drawn_on == serving(engine, prompt, policy)

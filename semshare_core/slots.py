@@ -58,9 +58,7 @@ class Slot:
         Raises:
             ConfigError: there is none.
         """
-        if (
-            isinstance(name, str) and name not in self._members
-        ):  # what is there needs no import, and no wait for others'
+        if isinstance(name, str) and name not in self._members:  # what is there needs no import
             self._import()
         if not isinstance(name, str) or name not in self._members:
             known = ", ".join(self.names())

@@ -1,12 +1,21 @@
 """What a part is worth: methods that do without it. Importing this package registers them in the slots.
 
-Matching ``random``; selections ``random``, ``seams`` and ``non_exact``; and :func:`zero_rows`, a context.
+Matching ``random``; selections ``random``, ``seams``, ``epic`` and ``non_exact``; and :func:`zero_rows`, a context.
 """
 
+from benchmarks.ablations.epic import EpicSelection, epic_ratio
 from benchmarks.ablations.non_exact import NonExactSelection
 from benchmarks.ablations.random_matching import RandomMatcher
 from benchmarks.ablations.random_selection import RandomSelection
 from benchmarks.ablations.seams import SeamSelection
 from benchmarks.ablations.zero_rows import zero_rows
 
-__all__ = ["NonExactSelection", "RandomMatcher", "RandomSelection", "SeamSelection", "zero_rows"]
+__all__ = [
+    "EpicSelection",
+    "NonExactSelection",
+    "RandomMatcher",
+    "RandomSelection",
+    "SeamSelection",
+    "epic_ratio",
+    "zero_rows",
+]

@@ -29,7 +29,7 @@ _CITIES = (
 )
 NAMES, CITIES = tuple(_NAMES.split()), tuple(_CITIES.split())
 
-LINE = {
+LINE: dict[Kind, str] = {
     "residents": "{name} lives in {city}.",
     "ranking": "{number}. {name}, {city}",
     "table": "| {name} | {city} | {points} |",
@@ -37,20 +37,20 @@ LINE = {
     "steps": "Step {number}: call {name} in {city}.",
 }
 """``number``, ``hour`` and ``minute`` tell the place of the line, the others stay with the name when it moves."""
-HEADING = {
+HEADING: dict[Kind, str] = {
     "residents": "The list:",
     "ranking": "The ranking, best first:",
     "table": "| name | city | points |\n| --- | --- | --- |",
     "log": "The log, oldest entry first:",
     "steps": "The plan, step by step:",
 }
-QUESTION = {
+QUESTION: dict[Place, str] = {
     "first": "Who is named first above?",
     "last": "Who is named last above?",
     "before": "Who is named directly before {other}?",
     "after": "Who is named directly after {other}?",
 }
-CUE = {
+CUE: dict[Place, str] = {
     "first": "The first name is",
     "last": "The last name is",
     "before": "The name directly before {other} is",

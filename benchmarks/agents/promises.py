@@ -1,0 +1,90 @@
+"""Many short chains that calibration never saw, at every level, nothing healed; and the noise floor beside them."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator, Sequence
+from itertools import chain as joined
+
+from benchmarks.agents.measuring import Place, floor_turn, full_turn
+from benchmarks.agents.old_text import OldText
+from benchmarks.agents.plan import LEVEL, LISTS
+from benchmarks.agents.run import AgentRun, emptied, engine_on
+from benchmarks.workloads.agent_chains import EDITS, Chain, ChainTurn, chains
+from benchmarks.workloads.agent_steps import Ask
+from benchmarks.workloads.ordered_lists import LINE, OrderedList, ordered_lists
+from benchmarks.workloads.ordered_lists import Place as ListPlace
+from benchmarks.workloads.passages import cut_to_tokens
+from semshare_core.budget.levels import BOUNDS
+
+PART = "promises"
+SEED = "promises"
+WITHOUT = f"{LEVEL}, calibration=None"
+_EVERY = 5
+_BEFORE_TOKENS = 300
+_LIST_SEED = 1000
+"""Others try lists out with smaller ones."""
+
+
+def promises(run: AgentRun) -> None:
+    """Every level has a namespace of its own, and the chains are the same for all."""
+    engine, plan = run.engine, run.plan
+    rounded = copy.deepcopy(engine.model).bfloat16()
+    bare = engine_on(engine.model, engine.tokenizer)
+    for number, chain in enumerate(run.take(PART, short_chains(run, plan.chains, SEED))):
+        old = OldText()
+        with emptied(engine, bare):
+            for turn, asked in enumerate(chain.turns, 1):
+                full = full_turn(engine, asked.prompt, asked.ask)
+                place = Place(PART, chain.id, chain.edit, turn)
+                for level in BOUNDS:
+                    run.serve(engine, full, level, place, old)
+                if number % plan.without == 0:
+                    run.serve(bare, full, LEVEL, place, old, system=WITHOUT)
+                if asked.ask.kind != "say":
+                    run.keep(floor_turn(engine, rounded, full, place))
+                old.add(full.base.ids[0].numpy())
+
+
+def short_chains(run: AgentRun, count: int, seed: str) -> list[Chain]:
+    """``count`` chains, every fifth a list whose order changes; the others under the edits in turn."""
+    lists = -(-count // _EVERY)
+    edits = [edit for edit in EDITS if edit != "stable"]
+    agents = chains(run.material, run.count_tokens, edits, count=count - lists, turns=run.plan.turns, seed=seed)
+    return list(_interleaved(agents, list_chains(run, lists, seed)))
+
+
+def list_chains(run: AgentRun, count: int, seed: str) -> list[Chain]:
+    """Half of them behind a text, as a list in a document stands."""
+    before = cut_to_tokens(
+        run.material.results[0] + "\n" + run.material.sources[0].text, _BEFORE_TOKENS, run.count_tokens
+    )
+    kinds = tuple(LINE)
+    places: tuple[ListPlace, ...] = ("first", "last")
+    number = f"{seed}-lists"
+    made = [
+        each
+        for place in range(count)
+        for each in ordered_lists(
+            count=1,
+            turns=run.plan.turns,
+            kinds=[kinds[place % len(kinds)] if place % 2 else "residents"],
+            places=[places[place // 2 % 2]],
+            before=before if place % 2 else "",
+            seed=_LIST_SEED + place,
+        )
+    ]
+    return [_chain(each, number) for each in made]
+
+
+def _chain(made: OrderedList, seed: str) -> Chain:
+    turns = [
+        ChainTurn(turn.prompt, Ask("place", f" {turn.gold}", f" {turn.old}" if turn.old else "")) for turn in made.turns
+    ]
+    return Chain(f"{seed}-{made.id}", LISTS, tuple(turns))
+
+
+def _interleaved(agents: Sequence[Chain], lists: Sequence[Chain]) -> Iterator[Chain]:
+    """A list first, then four of the others, and so on: a run that ends early has seen some of each."""
+    groups = [(each, *agents[4 * place : 4 * place + 4]) for place, each in enumerate(lists)]
+    yield from joined.from_iterable(groups)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from statistics import mean, median
 
 from benchmarks.agents import anchor, promises, turns, uncalibrated
@@ -40,6 +40,11 @@ def part_of(items: Sequence[TurnItem], part: str, **fields: object) -> list[Turn
         for item in items
         if item.part == part and all(getattr(item, name) == value for name, value in fields.items())
     ]
+
+
+def beyond(level: str) -> Callable[[TurnItem], bool]:
+    """Whether a call lies farther from the full prefill than the level's bound."""
+    return lambda item: item.promised_kl > BOUNDS[level].kl
 
 
 def by_edit(items: Sequence[TurnItem]) -> dict[str, list[TurnItem]]:
@@ -81,19 +86,19 @@ def _back_to_back(items: Sequence[TurnItem]) -> Iterator[Figure]:
 
 
 def _old_text(items: Sequence[TurnItem]) -> Iterator[Figure]:
-    found = [
-        item
-        for item in items
-        if item.part in (turns.PART, promises.PART) and item.system in BOUNDS and item.turn > 1 and item.old_tokens
-    ]
-    if found:
-        most = max(found, key=lambda item: item.old_share)
-        over = sum(item.old_share > OLD_SHARE for item in found)
-        where = f"{most.edit}, turn {most.turn}, {most.system}, {most.mode}"
-        told = f"{most.old_share:.0%} ({where}); {over} of {len(found)} turns over"
-        yield Figure(
-            "old text that a turn computes again, at most", told, f"<= {OLD_SHARE:.0%}", most.old_share <= OLD_SHARE
-        )
+    """Judged on the long chains. Short prompts are computed where reuse would save next to nothing."""
+    for part, name, judged in ((turns.PART, "long chains", True), (promises.PART, "short chains", False)):
+        found = [item for item in part_of(items, part) if item.system in BOUNDS and item.turn > 1 and item.old_tokens]
+        if found:
+            most = max(found, key=lambda item: item.old_share)
+            over = sum(item.old_share > OLD_SHARE for item in found)
+            where = f"{most.edit}, turn {most.turn}, {most.system}, {most.mode}"
+            yield Figure(
+                f"old text that a turn computes again, at most, {name}",
+                f"{most.old_share:.0%} ({where}); {over} of {len(found)} turns over {OLD_SHARE:.0%}",
+                f"<= {OLD_SHARE:.0%}" if judged else "",
+                most.old_share <= OLD_SHARE if judged else None,
+            )
 
 
 def _beyond(items: Sequence[TurnItem]) -> Iterator[Figure]:
@@ -105,16 +110,12 @@ def _beyond(items: Sequence[TurnItem]) -> Iterator[Figure]:
             continue
         allowed = bound.share + ALLOWED_MORE
         chains = len({item.chain for item in part_of(items, promises.PART, system=level)})
-
-        def beyond(item: TurnItem, kl: float = bound.kl) -> bool:
-            return item.promised_kl > kl
-
-        whole = share(calls, beyond)
+        whole = share(calls, beyond(level))
         met = whole.value <= allowed if chains >= CHAINS or whole.value > allowed else None
         name = f"{level}: approximate calls beyond KL {bound.kl:g}"
         yield Figure(name, f"{whole.told()}; {chains} chains", f"<= {allowed:.0%} of {CHAINS} chains", met)
         for turn in sorted({item.turn for item in calls}):
-            at = share([item for item in calls if item.turn == turn], beyond)
+            at = share([item for item in calls if item.turn == turn], beyond(level))
             met = True if at.value <= allowed else (False if at.low > allowed else None)
             yield Figure(f"{name}, turn {turn}", at.told(), f"<= {allowed:.0%}", met)
 
@@ -145,7 +146,7 @@ def _uncalibrated(items: Sequence[TurnItem]) -> Iterator[Figure]:
     for name in (promises.WITHOUT, uncalibrated.NOISY):
         found = [item for item in items if item.system == name and item.approximate]
         if found:
-            at = share(found, lambda item: item.promised_kl > bound.kl)
+            at = share(found, beyond(LEVEL))
             says = all(item.calibration == UNCALIBRATED for item in found)
             told = f"{at.told()}; {'every' if says else 'not every'} report says so"
             yield Figure(

@@ -6,10 +6,12 @@ import copy
 from collections.abc import Iterator, Sequence
 from itertools import chain as joined
 
+import numpy as np
+
 from benchmarks.agents.measuring import Place, floor_turn, full_turn
 from benchmarks.agents.old_text import OldText
 from benchmarks.agents.plan import LEVEL, LISTS
-from benchmarks.agents.run import AgentRun, emptied, engine_on
+from benchmarks.agents.run import SHARED, AgentRun, emptied, engine_on
 from benchmarks.workloads.agent_chains import EDITS, Chain, ChainTurn, chains
 from benchmarks.workloads.agent_steps import Ask
 from benchmarks.workloads.ordered_lists import LINE, OrderedList, ordered_lists
@@ -27,20 +29,24 @@ _LIST_SEED = 1000
 
 
 def promises(run: AgentRun) -> None:
-    """Every level has a namespace of its own, and the chains are the same for all."""
+    """The first turn is computed in full once, for all. Behind it every level has a namespace of its own."""
     engine, plan = run.engine, run.plan
     rounded = copy.deepcopy(engine.model).bfloat16()
     bare = engine_on(engine.model, engine.tokenizer)
     for number, chain in enumerate(run.take(PART, short_chains(run, plan.chains, SEED))):
-        old = OldText()
+        without = [bare] if number % plan.without == 0 else []
         with emptied(engine, bare):
-            for turn, asked in enumerate(chain.turns, 1):
+            first, old = chain.turns[0].prompt, OldText()
+            for each in (engine, *without):
+                each.warm([first], namespace=SHARED)
+            old.add(np.asarray(engine.token_ids(first)))
+            for turn, asked in enumerate(chain.turns[1:], 2):
                 full = full_turn(engine, asked.prompt, asked.ask)
                 place = Place(PART, chain.id, chain.edit, turn)
                 for level in BOUNDS:
                     run.serve(engine, full, level, place, old)
-                if number % plan.without == 0:
-                    run.serve(bare, full, LEVEL, place, old, system=WITHOUT)
+                for each in without:
+                    run.serve(each, full, LEVEL, place, old, system=WITHOUT)
                 if asked.ask.kind != "say":
                     run.keep(floor_turn(engine, rounded, full, place))
                 old.add(full.base.ids[0].numpy())

@@ -22,6 +22,8 @@ from semshare_core import PoolConfig, SemShareEngine
 from semshare_core.budget.calibration import Calibration
 
 POOL_BYTES = 4 * 2**30
+SHARED = "shared"
+"""The namespace of what is computed in full once and serves several chains."""
 T = TypeVar("T")
 
 
@@ -33,7 +35,7 @@ def can_heal() -> bool:
 def pool_config(*, heal: bool) -> PoolConfig:
     """The switch is set explicitly, whatever the default is."""
     settings: dict[str, Any] = {"heal": heal} if can_heal() else {}
-    return PoolConfig(max_bytes=POOL_BYTES, **settings)
+    return PoolConfig(max_bytes=POOL_BYTES, public_namespace=SHARED, **settings)
 
 
 def engine_on(

@@ -63,7 +63,9 @@ def late(items: Sequence[TurnItem]) -> list[TurnItem]:
 def speeds_told(items: Sequence[TurnItem]) -> str:
     speeds = [item.speed for item in items]
     kl = [item.promised_kl for item in items]
-    return f"median {median(speeds):.1f}×, slowest {min(speeds):.1f}×, KL {mean(kl):.3f}, largest {max(kl):.3f}"
+    by_cpu = [item.cpu_speed for item in items]
+    told = f"median {median(speeds):.1f}×, slowest {min(speeds):.1f}×, KL {mean(kl):.3f}, largest {max(kl):.3f}"
+    return f"{told}; by processor time {median(by_cpu):.1f}× and {min(by_cpu):.1f}×"
 
 
 def _idle(items: Sequence[TurnItem]) -> Iterator[Figure]:

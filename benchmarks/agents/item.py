@@ -25,6 +25,8 @@ class TurnItem:
         mode: ``back to back``, or the idle time before this turn in full prefills of the turn before it.
         tokens: of the prompt.
         full_ms: of the full prefill of this prompt in the same run.
+        cpu_ms, full_cpu_ms: processor time of the calling thread, for the whole call (with what is stored) and for the
+            full prefill. With one thread they do not depend on what else the machine does.
         kl, agree: before each token of the full prefill's greedy answer.
         old_tokens: those that stand in runs of earlier prompts of the chain; ``old_computed``: of these computed again.
         ask: what was asked; see ``workloads/agent_steps.py``.
@@ -44,6 +46,8 @@ class TurnItem:
     tokens: int
     ttft_ms: float
     full_ms: float
+    cpu_ms: float
+    full_cpu_ms: float
     kl: list[float]
     agree: list[int]
     recompute_ratio: float
@@ -62,6 +66,11 @@ class TurnItem:
     def speed(self) -> float:
         """How many times shorter than the full prefill's the TTFT is."""
         return self.full_ms / self.ttft_ms
+
+    @property
+    def cpu_speed(self) -> float:
+        """The same by processor time."""
+        return self.full_cpu_ms / self.cpu_ms
 
     @property
     def promised_kl(self) -> float:

@@ -51,12 +51,14 @@ class FullTurn:
 
     Attributes:
         held: whether its own answer holds.
+        cpu_seconds: processor time of the thread that computed it.
     """
 
     prompt: Prompt
     ask: Ask
     base: Baseline
     held: bool | None
+    cpu_seconds: float
 
 
 def full_turn(engine: SemShareEngine, prompt: Prompt, ask: Ask) -> FullTurn:
@@ -64,13 +66,15 @@ def full_turn(engine: SemShareEngine, prompt: Prompt, ask: Ask) -> FullTurn:
     model, tokens = engine.model, CALL_TOKENS if ask.kind == "call" else MEASURED_TOKENS
     with own_passes(model):
         ids = torch.tensor([engine.token_ids(prompt)], device=model.device)
+        began = time.thread_time()
         seconds, logits, cache = full_prefill(model, ids)
+        cpu_seconds = time.thread_time() - began
         spare = copy.deepcopy(cache) if ask.kind in ("copy", "gone", "place") else None
         continuation, log_probs = Continuation(model, cache).greedy(logits, tokens)
         held = True if ask.kind == "call" else None
         if spare is not None:
             held = answer_holds(model, engine.tokenizer, ask, spare, logits, continuation.tolist())
-    return FullTurn(prompt, ask, Baseline(ids, seconds, continuation, log_probs), held)
+    return FullTurn(prompt, ask, Baseline(ids, seconds, continuation, log_probs), held, cpu_seconds)
 
 
 def served_turn(
@@ -85,7 +89,9 @@ def served_turn(
     store: bool = True,
 ) -> TurnItem:
     """Call the engine and compare what it made with the full prefill."""
+    began = time.thread_time()
     made = engine.prefill(full.prompt, reuse=reuse, namespace=namespace, store=store)
+    cpu_seconds = time.thread_time() - began
     report = made.report
     kl, agree, held = _compared(engine.model, engine, full, made.cache, made.logits)
     marks = old.marks(full.base.ids[0].numpy())
@@ -95,7 +101,7 @@ def served_turn(
         full,
         system or (reuse if isinstance(reuse, str) else "custom"),
         (kl, agree, held),
-        ttft_ms=report.ttft_ms,
+        times=(report.ttft_ms / 1e3, cpu_seconds),
         old=(int(marks.sum()), int((marks & computed).sum())),
         report=report,
     )
@@ -104,9 +110,11 @@ def served_turn(
 def floor_turn(engine: SemShareEngine, other: PreTrainedModel, full: FullTurn, place: Place) -> TurnItem:
     """The full prefill by ``other``, the same model in other numerics: what even no reuse at all loses."""
     with own_passes(other):
+        began = time.thread_time()
         seconds, logits, cache = full_prefill(other, full.base.ids)
+        cpu_seconds = time.thread_time() - began
     compared = _compared(other, engine, full, cache, logits)
-    return _item(place, full, NOISE_FLOOR, compared, ttft_ms=1e3 * seconds, old=(0, 0), report=None)
+    return _item(place, full, NOISE_FLOOR, compared, times=(seconds, cpu_seconds), old=(0, 0), report=None)
 
 
 def wait(seconds: float, since: float) -> None:
@@ -138,7 +146,7 @@ def _item(
     system: str,
     compared: tuple[list[float], list[int], bool | None],
     *,
-    ttft_ms: float,
+    times: tuple[float, float],
     old: tuple[int, int],
     report: ReuseReport | None,
 ) -> TurnItem:
@@ -151,8 +159,10 @@ def _item(
         system=system,
         mode=place.mode,
         tokens=full.base.ids.shape[1],
-        ttft_ms=round(ttft_ms, 2),
+        ttft_ms=round(1e3 * times[0], 2),
         full_ms=round(1e3 * full.base.seconds, 2),
+        cpu_ms=round(1e3 * times[1], 2),
+        full_cpu_ms=round(1e3 * full.cpu_seconds, 2),
         kl=[round(value, 5) for value in kl],
         agree=agree,
         recompute_ratio=1.0 if report is None else round(report.recompute_ratio, 4),

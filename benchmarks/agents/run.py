@@ -91,7 +91,8 @@ class AgentRun:
         self.record.add(item)
         if isinstance(item, TurnItem):
             name = f"{item.part}, {item.edit} turn {item.turn}, {item.system}, {item.mode}"
-            told = f"{item.outcome}, {item.speed:.1f}×, KL {item.promised_kl:.4f}, old text {item.old_share:.0%}"
+            speed = f"{item.speed:.1f}× ({item.cpu_speed:.1f}× by processor time)"
+            told = f"{item.outcome}, {speed}, KL {item.promised_kl:.4f}, old text {item.old_share:.0%}"
             held = {None: "", True: f", {item.ask} held", False: f", {item.ask} not held"}[item.held]
             self.say(f"{name}: {told}{held}")
         elif isinstance(item, FactItem):

@@ -162,7 +162,9 @@ class _Session:
         if self._wants("clock"):
             self._clock += timedelta(seconds=rng.randint(20, 4000))
         if self._wants("tools reordered"):
-            rng.shuffle(self._tools)
+            before = list(self._tools)
+            while self._tools == before:
+                rng.shuffle(self._tools)
         if self._wants("tool added"):
             known = {tool.name for tool in self._tools}
             fresh = rng.choice([tool for tool in self._material.tools if tool.name not in known])

@@ -28,6 +28,8 @@ _RESULT_SHARE = 0.3
 _SHORT = 120
 _LEAST = 40
 _TASK_TOKENS = 60
+_TELLING = 12
+"""Characters of a line that tells one result from others."""
 
 
 @dataclass(frozen=True)
@@ -60,6 +62,11 @@ class Step:
     ask: Ask
     is_source: bool
     cleared: bool = False
+
+    @property
+    def first_line(self) -> str:
+        """Of the result, whether it was cleared or not."""
+        return self.result.split("\n")[0].strip()
 
     @property
     def shown(self) -> str:
@@ -163,17 +170,19 @@ class StepMaker:
         return True
 
     def _gone(self, step: Step, before: Sequence[Step]) -> bool:
-        """Asks for a cleared result. False: none was cleared."""
-        cleared = [each for each in before if each.cleared]
+        """Asks for a cleared result. False: none was cleared whose first line stands nowhere else."""
+        told = "\n".join(f"{each.shown}\n{each.answer}" for each in (*before, step))
+        cleared = [each for each in before if each.cleared and len(each.first_line) >= _TELLING]
+        cleared = [each for each in cleared if each.first_line not in told]
         if not cleared:
             return False
         asked = self._rng.choice(cleared)
         step.task = f"What did {asked.label} say? Repeat its first line."
         step.answer = GONE
-        step.ask = Ask("gone", expected=GONE, stale=asked.result.split("\n")[0].strip())
+        step.ask = Ask("gone", expected=GONE, stale=asked.first_line)
         return True
 
     def _say(self, step: Step) -> None:
         step.task = self._rng.choice(SAY)
-        step.answer = f"It begins with {step.result.split(chr(10))[0].strip()!r}."
+        step.answer = f"It begins with {step.first_line!r}."
         step.ask = Ask("say")

@@ -164,7 +164,7 @@ class Request:
         return RequestPlan(nothing, Decision(None, reason, bypassed=True), movable, reserve)
 
     def _with_better_rows(self, lookup: Lookup, decision: Decision) -> tuple[Lookup, Decision]:
-        """Look for a plan that keeps the bound: recompute parts of an approximate prefix, or take lossless rows only."""
+        """Look for a plan that keeps the bound: repair an approximate prefix, or draw on lossless rows alone."""
         for attempt in (lookup.repairable, partial(self.look_up, LOSSLESS)):
             better = attempt()
             decided = self._decide(better)

@@ -54,14 +54,14 @@ def find_runs(
     grams: NDArray[np.uint64] | None = None,
     lossless: Sequence[int] | None = None,
 ) -> list[Run]:
-    """Disjoint runs of at least ``k`` identical tokens covering ``target[start:]``: originals first, then the longest.
+    """Disjoint runs of ``k`` or more identical tokens in ``target[start:]``: originals first, then the longest.
 
     The result depends on the references' ids and texts, not on their order. Sorted by target position.
 
     Args:
         grams: the :func:`kgram_hashes` of ``target``, where the caller has them already.
-        lossless: how many leading rows of each reference are lossless; None: all. Lossless originals of a text go before
-            approximate copies of it, unless their context matches much worse.
+        lossless: how many leading rows of each reference are lossless; None: all. Lossless originals of a text go
+            before approximate copies of it, unless their context matches much worse.
     """
     wanted = kgram_hashes(target[start:], k) if grams is None else grams[start:]
     found = [

@@ -205,7 +205,7 @@ class Entries:
 
 
 def _covers(longer: Entry, shorter: Entry) -> bool:
-    """True if ``longer`` begins with ``shorter``'s tokens, in rows that are as good: as lossless, of no larger account."""
+    """Whether ``longer`` begins with the tokens of ``shorter``, in rows as lossless and of no larger account."""
     n = len(shorter)
     return (
         len(longer) >= n

@@ -26,8 +26,9 @@ class Entry:
             read it, so all rows behind the first approximate one are approximate.
         embedding: float32 [m, dim], unit rows, one for each part of the text that was embedded; without rows: the entry
             is not found by its likeness.
-        account: in nats, an upper quantile of how far answers from the approximate rows are believed to lie from the
-            full prefill's (``semshare_core.budget.account``). 0 if and only if no row is approximate; infinite: not known.
+        account: in nats, an upper quantile of how far answers from the approximate rows are believed to lie from
+            the full prefill's (``semshare_core.budget.account``). 0 if and only if no row is approximate; infinite: not
+            known.
         pinned: never evicted.
         created: seconds of Unix time.
         expires: when it is no longer used, likewise; None: never.
@@ -97,7 +98,7 @@ class Entry:
         return min(common_prefix(self.tokens, tokens), self.usable(most), limit)
 
     def usable(self, most: float) -> int:
-        """Number of leading rows that may serve: all if the account is at most ``most`` nats, else the lossless ones."""
+        """Leading rows that may serve: all if the account is at most ``most`` nats, or else the lossless ones."""
         return len(self) if self.account <= most else int(self.approximate.argmax())
 
 

@@ -33,7 +33,7 @@ def entry(
     account: float = 0.05,
     pinned: bool = False,
 ) -> Entry:
-    """An entry whose keys are its tokens and whose values are its positions; ``account`` is that of approximate rows."""
+    """An entry whose keys are its tokens and whose values are its positions. ``account``: of approximate rows."""
     ids = np.array(list(tokens), np.int64)
     keys, values = torch.as_tensor(ids).float(), torch.arange(len(ids)).float()
     rows = [(keys[None, None, :, None].clone(), values[None, None, :, None].clone())]

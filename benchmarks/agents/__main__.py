@@ -19,12 +19,14 @@ import torch
 from rich.console import Console
 
 from benchmarks.agents.anchor import anchor
+from benchmarks.agents.arrivals import arrivals
 from benchmarks.agents.facts import facts
 from benchmarks.agents.figures import must_hold
+from benchmarks.agents.healing import pool_config
 from benchmarks.agents.item import AgentItem
 from benchmarks.agents.plan import ABOUT, Plan
 from benchmarks.agents.promises import promises
-from benchmarks.agents.run import AgentRun, pool_config
+from benchmarks.agents.run import AgentRun
 from benchmarks.agents.turns import turns
 from benchmarks.agents.uncalibrated import uncalibrated
 from benchmarks.bench.record import Record
@@ -41,6 +43,7 @@ PARTS: dict[str, Callable[[AgentRun], None]] = {
     "facts": facts,
     "anchor": anchor,
     "uncalibrated": uncalibrated,
+    "arrivals": arrivals,
 }
 OUT = Path("out/agents.json")
 TURNS = range(2, 21)

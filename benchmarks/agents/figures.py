@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from statistics import mean, median
 
-from benchmarks.agents import anchor, promises, turns, uncalibrated
+import numpy as np
+
+from benchmarks.agents import anchor, arrivals, promises, turns, uncalibrated
 from benchmarks.agents.estimates import compared, share
 from benchmarks.agents.item import BACK_TO_BACK, NOISE_FLOOR, AgentItem, FactItem, TurnItem
 from benchmarks.agents.plan import IDLE, LEVEL
@@ -21,6 +23,7 @@ ALLOWED_MORE = 0.02
 CHAINS = 40
 JUDGED_DISTANCES = (0, 250)
 RIGHT = 100
+WAIT_MS = 100.0
 UNCALIBRATED = "default"
 ASKED = {"call": "same tool call", "copy": "verbatim copies", "gone": "that content is gone"}
 
@@ -29,7 +32,7 @@ def must_hold(items: Sequence[AgentItem]) -> list[Figure]:
     """Every line that the items say something about."""
     found = [item for item in items if isinstance(item, TurnItem)]
     asked = [item for item in items if isinstance(item, FactItem)]
-    parts = (_idle, _back_to_back, _old_text, _beyond, _held, _uncalibrated, _anchor)
+    parts = (_idle, _back_to_back, _old_text, _beyond, _held, _uncalibrated, _arrivals, _anchor)
     return [*(figure for part in parts for figure in part(found)), *_facts(asked)]
 
 
@@ -157,6 +160,21 @@ def _uncalibrated(items: Sequence[TurnItem]) -> Iterator[Figure]:
                 f"<= {allowed:.0%}",
                 at.value <= allowed and says,
             )
+
+
+def _arrivals(items: Sequence[TurnItem]) -> Iterator[Figure]:
+    """By the wait for the model, in which a call finds out that the engine heals."""
+    waits = {
+        mode: [item.queue_ms for item in part_of(items, arrivals.PART, mode=mode)]
+        for mode in (arrivals.DURING, arrivals.ELSE)
+    }
+    during, others = waits.values()
+    if during:
+        more = median(during) - (median(others) if others else 0.0)
+        told = (
+            f"{more:.0f} ms more at the median, p99 {float(np.quantile(during, 0.99)):.0f} ms, of {len(during)} calls"
+        )
+        yield Figure("wait of a call that arrives during healing", told, f"<= {WAIT_MS:g} ms more", more <= WAIT_MS)
 
 
 def _anchor(items: Sequence[TurnItem]) -> Iterator[Figure]:

@@ -22,7 +22,8 @@ class TurnItem:
         edit: of the chain.
         turn: counted from 1.
         system: a level, or what else answered.
-        mode: ``back to back``, or the idle time before this turn in full prefills of the turn before it.
+        mode: ``back to back``, the idle time before this turn in full prefills of the turn before it, or what the
+            engine was doing when the call came.
         tokens: of the prompt.
         full_ms: of the full prefill of this prompt in the same run.
         cpu_ms, full_cpu_ms: processor time of the calling thread, for the whole call (with what is stored) and for the
@@ -30,11 +31,12 @@ class TurnItem:
         kl, agree: before each token of the full prefill's greedy answer.
         old_tokens: those that stand in runs of earlier prompts of the chain; ``old_computed``: of these computed again.
         ask: what was asked; see ``workloads/agent_steps.py``.
+        queue_ms: how long the call waited for the model.
         held: ``call``: the same tool call as the full prefill's · ``copy``: the lines, word by word · ``gone``: that
             the content is gone is likelier than its first line · ``place``: the name is likelier than the one that
             stood there before; None where any answer will do.
         full_held: the same of the full prefill.
-        account: of this call's rows; None where reports have none.
+        account: of this call's rows; None where the engine did not answer.
     """
 
     part: str
@@ -48,6 +50,7 @@ class TurnItem:
     full_ms: float
     cpu_ms: float
     full_cpu_ms: float
+    queue_ms: float
     kl: list[float]
     agree: list[int]
     recompute_ratio: float
@@ -85,7 +88,7 @@ class TurnItem:
     @property
     def approximate(self) -> bool:
         """Whether the answer may differ from the full prefill's."""
-        return self.outcome == "semantic" or (self.outcome == "prefix" and bool(self.account))
+        return self.outcome == "semantic" or (self.outcome == "prefix" and self.account != 0)
 
     def to_json(self) -> dict[str, Any]:
         return {"type": "turn", **asdict(self)}

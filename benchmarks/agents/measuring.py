@@ -117,11 +117,6 @@ def floor_turn(engine: SemShareEngine, other: PreTrainedModel, full: FullTurn, p
     return _item(place, full, NOISE_FLOOR, compared, times=(seconds, cpu_seconds), old=(0, 0), report=None)
 
 
-def wait(seconds: float, since: float) -> None:
-    """Idle until ``seconds`` after ``since`` (of ``time.perf_counter``): engines may work in the background."""
-    time.sleep(max(0.0, since + seconds - time.perf_counter()))
-
-
 def _compared(
     model: PreTrainedModel, engine: SemShareEngine, full: FullTurn, cache: Cache, logits: Tensor
 ) -> tuple[list[float], list[int], bool | None]:
@@ -163,6 +158,7 @@ def _item(
         full_ms=round(1e3 * full.base.seconds, 2),
         cpu_ms=round(1e3 * times[1], 2),
         full_cpu_ms=round(1e3 * full.cpu_seconds, 2),
+        queue_ms=0.0 if report is None else round(report.queue_ms, 2),
         kl=[round(value, 5) for value in kl],
         agree=agree,
         recompute_ratio=1.0 if report is None else round(report.recompute_ratio, 4),
@@ -175,5 +171,5 @@ def _item(
         reason="" if report is None else report.reason,
         calibration=None if report is None else report.calibration,
         expected_kl=None if report is None else report.expected_kl,
-        account=None if report is None else getattr(report, "account", None),  # reports of the engine before accounts
+        account=None if report is None else report.account,
     )

@@ -17,6 +17,7 @@ ABOUT = {
     "facts": "answers that unchanged text derives from an edited fact",
     "anchor": "compaction by EPIC-128 and ours, behind a turn that was computed in full",
     "uncalibrated": "short chains on demo weights with noise, which no calibration knows",
+    "arrivals": "calls that come while the engine heals",
 }
 LISTS = "lists"
 LEVEL = "balanced"
@@ -35,7 +36,7 @@ class Plan:
         short_idle: edits that are also measured with :data:`SHORT_IDLE`.
         chains: of ``promises``; every fifth is a list.
         without: every so many of them is also measured with ``calibration=None``.
-        noisy: chains of ``uncalibrated``.
+        noisy: chains of ``uncalibrated``; ``arriving``: of ``arrivals``.
         right: so many questions that the full prefill answers are wanted at each distance.
         documents: at most so many at each distance.
         minutes: of each part, at most.
@@ -48,11 +49,19 @@ class Plan:
     chains: int = 40
     without: int = 4
     noisy: int = 6
+    arriving: int = 12
     right: int = 100
     documents: int = 60
     distances: tuple[int, ...] = DISTANCES
     minutes: dict[str, float] = field(
-        default_factory=lambda: {"turns": 42, "promises": 30, "facts": 12, "anchor": 2.5, "uncalibrated": 3}
+        default_factory=lambda: {
+            "turns": 40,
+            "promises": 29,
+            "facts": 11,
+            "anchor": 2.5,
+            "uncalibrated": 3,
+            "arrivals": 3,
+        }
     )
 
     def shortened(self) -> Plan:
@@ -65,9 +74,10 @@ class Plan:
             chains=2,
             without=1,
             noisy=1,
+            arriving=1,
             right=3,
             documents=2,
-            minutes={"turns": 5.5, "promises": 1.5, "facts": 1, "anchor": 1, "uncalibrated": 0.7},
+            minutes={"turns": 5, "promises": 1.5, "facts": 1, "anchor": 1, "uncalibrated": 0.7, "arrivals": 0.5},
         )
 
     def even(self) -> Plan:

@@ -8,10 +8,11 @@ from itertools import chain as joined
 
 import numpy as np
 
+from benchmarks.agents.healing import SHARED
 from benchmarks.agents.measuring import Place, floor_turn, full_turn
 from benchmarks.agents.old_text import OldText
 from benchmarks.agents.plan import LEVEL, LISTS
-from benchmarks.agents.run import SHARED, AgentRun, emptied, engine_on
+from benchmarks.agents.run import AgentRun, emptied, engine_on
 from benchmarks.workloads.agent_chains import EDITS, Chain, ChainTurn, chains
 from benchmarks.workloads.agent_steps import Ask
 from benchmarks.workloads.ordered_lists import LINE, OrderedList, ordered_lists

@@ -7,10 +7,11 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, Literal, TypeVar
+from typing import Literal, TypeVar
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from benchmarks.agents.healing import can_heal, pool_config
 from benchmarks.agents.item import AgentItem, FactItem, TurnItem
 from benchmarks.agents.measuring import FullTurn, Place, served_turn
 from benchmarks.agents.old_text import OldText
@@ -18,24 +19,10 @@ from benchmarks.agents.plan import Plan
 from benchmarks.bench.budget import Budget
 from benchmarks.bench.record import Record
 from benchmarks.corpora.agent_material import AgentMaterial
-from semshare_core import PoolConfig, SemShareEngine
+from semshare_core import SemShareEngine
 from semshare_core.budget.calibration import Calibration
 
-POOL_BYTES = 4 * 2**30
-SHARED = "shared"
-"""The namespace of what is computed in full once and serves several chains."""
 T = TypeVar("T")
-
-
-def can_heal() -> bool:
-    """Whether this version of the engine computes approximate entries afresh while no call waits."""
-    return "heal" in PoolConfig.model_fields
-
-
-def pool_config(*, heal: bool) -> PoolConfig:
-    """The switch is set explicitly, whatever the default is."""
-    settings: dict[str, Any] = {"heal": heal} if can_heal() else {}
-    return PoolConfig(max_bytes=POOL_BYTES, public_namespace=SHARED, **settings)
 
 
 def engine_on(

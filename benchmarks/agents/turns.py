@@ -5,8 +5,9 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 
-from benchmarks.agents.item import BACK_TO_BACK
-from benchmarks.agents.measuring import FullTurn, Place, full_turn, wait
+from benchmarks.agents.healing import healed_rows, idle
+from benchmarks.agents.item import BACK_TO_BACK, TurnItem
+from benchmarks.agents.measuring import FullTurn, Place, full_turn
 from benchmarks.agents.old_text import OldText
 from benchmarks.agents.plan import IDLE, LEVEL, SHORT_IDLE
 from benchmarks.agents.run import AgentRun, emptied
@@ -28,12 +29,18 @@ def turns(run: AgentRun) -> None:
         if engine is None:
             continue
         # nothing of a stable history is approximate: there is nothing to heal, and idle time changes nothing
-        modes = [] if edit == STABLE else [IDLE, *([SHORT_IDLE] if edit in plan.short_idle else [])]
-        for idle in modes:
+        times = [] if edit == STABLE else [IDLE, *([SHORT_IDLE] if edit in plan.short_idle else [])]
+        for factor in times:
             with emptied(engine):
-                _with_idle_time(run, engine, chain, fulls, idle)
+                _with_idle_time(run, engine, chain, fulls, factor)
     if run.healing is None:
         run.note(f"{PART}: this version does not heal, so nothing was measured with idle time")
+    else:
+        served = sum(item.tokens for item in run.record.items if isinstance(item, TurnItem) and _had_time(item))
+        rows = healed_rows(run.healing)
+        run.note(
+            f"{PART}: healing computed {rows:,} rows for {served:,} served ones ({rows / max(served, 1):.2f} each)"
+        )
 
 
 def _back_to_back(run: AgentRun, chain: Chain) -> list[FullTurn]:
@@ -47,18 +54,22 @@ def _back_to_back(run: AgentRun, chain: Chain) -> list[FullTurn]:
 
 
 def _with_idle_time(
-    run: AgentRun, engine: SemShareEngine, chain: Chain, fulls: Sequence[FullTurn], idle: float
+    run: AgentRun, engine: SemShareEngine, chain: Chain, fulls: Sequence[FullTurn], factor: float
 ) -> None:
     old = OldText()
     for number, full in enumerate(fulls, 1):
-        place = Place(PART, chain.id, chain.edit, number, idle_mode(idle))
+        place = Place(PART, chain.id, chain.edit, number, idle_mode(factor))
         run.serve(engine, full, LEVEL, place, old)
         called = time.perf_counter()  # comparing the answer took a moment, during which the engine could not heal
         old.add(full.base.ids[0].numpy())
         if number < len(fulls):
-            wait(idle * full.base.seconds, since=called)
+            idle(engine, factor * full.base.seconds, since=called)
 
 
-def idle_mode(idle: float) -> str:
+def idle_mode(factor: float) -> str:
     """The name of an idle time, as in items and tables."""
-    return f"idle {idle:g}"
+    return f"idle {factor:g}"
+
+
+def _had_time(item: TurnItem) -> bool:
+    return item.part == PART and item.mode != BACK_TO_BACK

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from agent_items import made_fact, made_turn
+from benchmarks.agents.arrivals import DURING, ELSE
 from benchmarks.agents.estimates import compared, share
 from benchmarks.agents.figures import must_hold
 from benchmarks.agents.item import BACK_TO_BACK, NOISE_FLOOR, AgentItem, TurnItem, agent_item
@@ -124,6 +125,15 @@ def test_derived_facts_may_be_no_staler_than_the_full_prefill() -> None:
     assert _met([*right, ours], name) is False
     assert _met([*right[1:], both], name) is None  # 99 right answers are too few
     assert _met([made_fact(distance=1500, margin=-1.0)], "derived facts, 1500 tokens") is None
+
+
+def test_a_call_may_wait_a_tenth_of_a_second_more_during_healing() -> None:
+    def waiting(during: float) -> list[AgentItem]:
+        others: list[AgentItem] = [made_turn(part="arrivals", mode=ELSE, queue_ms=5.0)]
+        return others + [made_turn(part="arrivals", mode=DURING, queue_ms=wait) for wait in (0.0, during, 9e9)]
+
+    assert _met(waiting(105.0), "wait of a call") is True
+    assert _met(waiting(106.0), "wait of a call") is False
 
 
 def test_shares_resample_whole_chains() -> None:

@@ -19,13 +19,15 @@ from benchmarks.agents import __main__ as command
 from benchmarks.agents import page
 from benchmarks.agents import run as running
 from benchmarks.agents.anchor import EPIC, anchor
+from benchmarks.agents.arrivals import DURING, ELSE, arrivals
 from benchmarks.agents.facts import facts
+from benchmarks.agents.healing import pool_config
 from benchmarks.agents.held import answer_holds, expected_tokens, same_call, tool_call
 from benchmarks.agents.item import BACK_TO_BACK, NOISE_FLOOR, AgentItem, FactItem, TurnItem, agent_item
 from benchmarks.agents.old_text import OldText
 from benchmarks.agents.plan import Plan
 from benchmarks.agents.promises import WITHOUT, promises
-from benchmarks.agents.run import AgentRun, pool_config
+from benchmarks.agents.run import AgentRun
 from benchmarks.agents.turns import turns
 from benchmarks.agents.uncalibrated import NOISY, noisy_copy, uncalibrated
 from benchmarks.bench.record import Record, read_items
@@ -47,6 +49,7 @@ PLAN = Plan(
     chains=2,
     without=1,
     noisy=1,
+    arriving=1,
     right=2,
     documents=1,
     distances=(0, 250),
@@ -88,7 +91,7 @@ def test_turns_are_measured_edit_by_edit_and_leave_an_empty_pool(agents: AgentRu
 def test_idle_time_is_measured_where_the_engine_heals(agents: AgentRun, monkeypatch: pytest.MonkeyPatch) -> None:
     """With any second engine: that it heals is not tested here."""
     waited: list[float] = []
-    monkeypatch.setattr("benchmarks.agents.turns.wait", lambda seconds, since: waited.append(seconds))
+    monkeypatch.setattr("benchmarks.agents.turns.idle", lambda engine, seconds, since: waited.append(seconds))
     second = SemShareEngine(agents.engine.model, agents.engine.tokenizer, pool=pool_config(heal=True))
     monkeypatch.setattr(AgentRun, "healing", second)
     agents.plan = replace(PLAN, short_idle=("clock",))
@@ -163,6 +166,16 @@ def test_noisy_weights_have_no_calibration(agents: AgentRun) -> None:
             assert float((other - weights).std() / weights.std()) == pytest.approx(0.02, rel=0.1)
         else:
             assert torch.equal(other, weights)
+
+
+def test_arrivals_tell_what_the_engine_was_doing(agents: AgentRun, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("benchmarks.agents.arrivals.time.sleep", lambda seconds: None)
+    moments = iter([False, True, True])
+    monkeypatch.setattr("benchmarks.agents.arrivals.is_healing", lambda engine: next(moments))
+    monkeypatch.setattr(AgentRun, "healing", agents.engine)
+    arrivals(agents)
+    assert [(item.turn, item.mode) for item in _turns(agents)] == [(1, ELSE), (2, DURING), (3, DURING)]
+    assert all(item.queue_ms >= 0 for item in _turns(agents))
 
 
 def test_minutes_that_are_used_up_end_a_part(agents: AgentRun) -> None:

@@ -21,6 +21,7 @@ def made_turn(**changes: Any) -> TurnItem:
         "full_ms": 100.0,
         "cpu_ms": 20.0,
         "full_cpu_ms": 100.0,
+        "queue_ms": 0.0,
         "kl": [0.01] * 4,
         "agree": [1, 1, 1, 0],
         "recompute_ratio": 0.1,
@@ -33,7 +34,7 @@ def made_turn(**changes: Any) -> TurnItem:
         "reason": "",
         "calibration": "demo",
         "expected_kl": 0.01,
-        "account": None,
+        "account": 0.01,
     }
     return TurnItem(**(settings | changes))
 

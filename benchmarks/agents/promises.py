@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterator, Sequence
 from itertools import chain as joined
+from typing import get_args
 
 import numpy as np
 
@@ -15,7 +16,7 @@ from benchmarks.agents.plan import LEVEL, LISTS
 from benchmarks.agents.run import AgentRun, emptied, engine_on
 from benchmarks.workloads.agent_chains import EDITS, Chain, ChainTurn, chains
 from benchmarks.workloads.agent_steps import Ask
-from benchmarks.workloads.ordered_lists import LINE, OrderedList, ordered_lists
+from benchmarks.workloads.ordered_lists import LINE, Order, OrderedList, ordered_lists
 from benchmarks.workloads.ordered_lists import Place as ListPlace
 from benchmarks.workloads.passages import cut_to_tokens
 from semshare_core.budget.levels import BOUNDS
@@ -24,7 +25,7 @@ PART = "promises"
 SEED = "promises"
 WITHOUT = f"{LEVEL}, calibration=None"
 _EVERY = 5
-_BEFORE_TOKENS = 300
+_AROUND_TOKENS = 300
 _LIST_SEED = 1000
 """Others try lists out with smaller ones."""
 
@@ -62,26 +63,25 @@ def short_chains(run: AgentRun, count: int, seed: str) -> list[Chain]:
 
 
 def list_chains(run: AgentRun, count: int, seed: str) -> list[Chain]:
-    """Half of them behind a text, as a list in a document stands."""
-    before = cut_to_tokens(
-        run.material.results[0] + "\n" + run.material.sources[0].text, _BEFORE_TOKENS, run.count_tokens
-    )
-    kinds = tuple(LINE)
-    places: tuple[ListPlace, ...] = ("first", "last")
-    number = f"{seed}-lists"
+    """Lists as they stand in documents, with texts around them."""
+    results, source = run.material.results, run.material.sources[0].text
+    before, after = (cut_to_tokens(text, _AROUND_TOKENS, run.count_tokens) for text in ("\n\n".join(results), source))
+    kinds, places, orders = tuple(LINE), get_args(ListPlace), get_args(Order)
     made = [
         each
-        for place in range(count)
+        for number in range(count)
         for each in ordered_lists(
             count=1,
             turns=run.plan.turns,
-            kinds=[kinds[place % len(kinds)] if place % 2 else "residents"],
-            places=[places[place // 2 % 2]],
-            before=before if place % 2 else "",
-            seed=_LIST_SEED + place,
+            kinds=[kinds[number // 2 % len(kinds)] if number % 2 else kinds[0]],
+            places=[places[number // 2 % 2]],
+            orders=[orders[number % len(orders)]],
+            before=before if number % 2 else "",
+            after=after,
+            seed=_LIST_SEED + number,
         )
     ]
-    return [_chain(each, number) for each in made]
+    return [_chain(each, f"{seed}-lists") for each in made]
 
 
 def _chain(made: OrderedList, seed: str) -> Chain:

@@ -15,8 +15,11 @@ from benchmarks.workloads.ask import ask
 
 Kind = Literal["residents", "ranking", "table", "log", "steps"]
 Place = Literal["first", "last", "before", "after"]
+Order = Literal["shuffled", "rotated", "few moved"]
+"""How a list differs from the one before: any order, the end comes first, three lines stand elsewhere."""
 
 LINES = 20
+_FEW = 3
 _NAMES = (
     "Alice Arthur Bella Boris Clara Conrad Diana Dennis Emma Edgar Fiona Felix Grace George Hanna Henry Irene Isaac "
     "Julia Jacob Karen Kevin Laura Louis Maria Martin Nora Nathan Olga Oscar Paula Peter Rosa Robert Sarah Simon "
@@ -87,13 +90,15 @@ def ordered_lists(
     turns: int = 2,
     kinds: Sequence[Kind] = ("residents",),
     places: Sequence[Place] = ("first", "last"),
+    orders: Sequence[Order] = ("shuffled",),
     lines: int = LINES,
     before: str = "",
+    after: str = "",
     seed: int = 0,
 ) -> list[OrderedList]:
-    """``count`` lists, each in ``turns`` orders that are drawn anew; kinds and places take turns.
+    """``count`` lists, each in ``turns`` orders; kinds, places and ways to reorder take turns.
 
-    All turns of a list ask for the same place. ``before`` is a text that stands before every list.
+    All turns of a list ask for the same place. ``before`` and ``after`` are texts around every list.
 
     Raises:
         ValueError: there are not so many names.
@@ -105,9 +110,10 @@ def ordered_lists(
             f"ordered-lists-{seed}-{number}",
             kinds[number % len(kinds)],
             places[(number // len(kinds)) % len(places)],
+            orders[number % len(orders)],
             turns,
             lines,
-            before,
+            (before, after),
         )
         for number in range(count)
     ]
@@ -128,7 +134,9 @@ def ordered_list_cases(made: Sequence[OrderedList]) -> list[Case]:
     ]
 
 
-def _list(name: str, kind: Kind, place: Place, turns: int, lines: int, before: str) -> OrderedList:
+def _list(
+    name: str, kind: Kind, place: Place, how: Order, turns: int, lines: int, around: tuple[str, str]
+) -> OrderedList:
     rng = random.Random(name)
     people = [
         (person, city, rng.randint(10, 99))
@@ -136,23 +144,39 @@ def _list(name: str, kind: Kind, place: Place, turns: int, lines: int, before: s
     ]
     other = rng.choice(people)[0] if place in ("before", "after") else ""
     made: list[Asked] = []
+    order = _order(people, other, place, "shuffled", rng)
+    before, after = ([text] if text else [] for text in around)
     for _ in range(turns):
-        order = _order(people, other, place, rng)
+        order = _order(order, other, place, how, rng) if made else order
         gold = _at([person for person, _, _ in order], place, other)
         old = made[-1].gold if made and made[-1].gold != gold else ""
-        text = "\n".join((*([before, ""] if before else []), HEADING[kind], *_rows(kind, order)))
+        listed = "\n".join((HEADING[kind], *_rows(kind, order)))
+        text = "\n\n".join((*before, listed, *after))
         made.append(Asked(ask(text, QUESTION[place].format(other=other), CUE[place].format(other=other)), gold, old))
     return OrderedList(name, tuple(made))
 
 
 def _order(
-    people: Sequence[tuple[str, str, int]], other: str, place: Place, rng: random.Random
+    people: Sequence[tuple[str, str, int]], other: str, place: Place, how: Order, rng: random.Random
 ) -> list[tuple[str, str, int]]:
-    """Any order in which somebody stands at the place that is asked for."""
+    """Another order, in which somebody stands at the place that is asked for."""
     end = {"before": 0, "after": -1}.get(place)
-    order = rng.sample(people, len(people))
-    while end is not None and order[end][0] == other:
-        order = rng.sample(people, len(people))
+    while True:
+        order = _reordered(people, how, rng)
+        if order != list(people) and (end is None or order[end][0] != other):
+            return order
+
+
+def _reordered(people: Sequence[tuple[str, str, int]], how: Order, rng: random.Random) -> list[tuple[str, str, int]]:
+    order = list(people)
+    if how == "shuffled":
+        rng.shuffle(order)
+    elif how == "rotated":
+        at = rng.randrange(1, len(order))
+        order = order[at:] + order[:at]
+    else:
+        for _ in range(_FEW):
+            order.insert(rng.randrange(len(order)), order.pop(rng.randrange(len(order))))
     return order
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from itertools import pairwise
 
 import pytest
 
@@ -52,12 +53,23 @@ def test_same_seed_same_lists_and_other_seeds_other_ones() -> None:
 
 
 def test_cases_ask_the_last_order() -> None:
-    made = ordered_lists(count=4, turns=3, before="A letter of the office.")
+    made = ordered_lists(count=4, turns=3, before="A letter of the office.", after="Yours, N.")
     for each, case in zip(made, ordered_list_cases(made), strict=True):
         assert case.target == each.turns[-1].prompt
         assert len(case.references) == 2
         assert case.target.startswith("A letter of the office.\n\nThe list:")
+        assert "\n\nYours, N.\n\nAnswer" in case.target
         assert case.gold == (each.turns[-1].gold,)
+
+
+def test_ways_to_reorder() -> None:
+    for order in ("shuffled", "rotated", "few moved"):
+        for made in ordered_lists(count=5, turns=3, orders=[order]):  # type: ignore[list-item]
+            for earlier, later in pairwise(made.turns):
+                before, after = _names(earlier.prompt), _names(later.prompt)
+                assert before != after
+                kept = sum(first in pairwise(before) for first in pairwise(after))
+                assert {"rotated": kept == 18, "few moved": kept >= 10, "shuffled": kept < 10}[order]
 
 
 def test_more_lines_than_names_are_refused() -> None:

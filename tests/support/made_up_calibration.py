@@ -50,6 +50,7 @@ def observations(count: int, noise: float = 0.3, scale: float = 0.2) -> list[Obs
                 prompts=str(number),
                 kind="ab"[number % 2],
                 features=plan,
+                ratios=measured_ratios(plan),
                 kl=[scale * factor * (1 - ratio) ** 4 for ratio in measured_ratios(plan)],
                 seconds=[0.02 + 2e-3 * plan.computed(ratio) + 1e-5 * plan.tokens for ratio in measured_ratios(plan)],
                 full_seconds=2e-3 * plan.tokens,

@@ -17,8 +17,8 @@ from semshare_core.budget.cost import CostModel
 from semshare_core.budget.features import FEATURES
 from semshare_core.budget.forecast import Forecast, log_kl
 from semshare_core.budget.spread import Spread
-from semshare_core.calibrate.fitting import cross_fitted
 from semshare_core.calibrate.clustered_test import binomial_tail
+from semshare_core.calibrate.fitting import cross_fitted
 from semshare_core.calibrate.risk import MARGIN_RISK, margin_for
 
 # --- the forecast ---

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import pytest
 
 from semshare_core.calibrate.chains import CHANGES, Chain, Message, as_text, draw_chains
@@ -54,13 +56,13 @@ def test_a_prompt_is_a_conversation_with_the_answers_and_ends_with_the_user(kind
 
 def test_the_history_that_only_grows_is_a_prefix_of_the_next_prompt() -> None:
     prompts = chain_of("unchanged")
-    assert all(after[: len(before)] == before for before, after in zip(prompts, prompts[1:], strict=False))
+    assert all(after[: len(before)] == before for before, after in pairwise(prompts))
 
 
 @pytest.mark.parametrize("kind", ["clock", "tools", "tool", "memories", "system"])
 def test_a_change_at_the_head_leaves_the_history_as_it_is(kind: str) -> None:
     prompts = chain_of(kind)
-    for before, after in zip(prompts, prompts[1:], strict=False):
+    for before, after in pairwise(prompts):
         assert after[0] != before[0]
         assert after[1 : len(before)] == before[1:]
 
@@ -97,7 +99,4 @@ def test_only_the_last_turn_shows_its_thinking() -> None:
 
 def test_several_changes_come_at_once() -> None:
     prompts = chain_of("several")
-    assert any(
-        after[0] != before[0] and after[1 : len(before)] != before[1:]
-        for before, after in zip(prompts, prompts[1:], strict=False)
-    )
+    assert any(after[0] != before[0] and after[1 : len(before)] != before[1:] for before, after in pairwise(prompts))

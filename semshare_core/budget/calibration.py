@@ -29,9 +29,6 @@ _LEAST_COMPUTED = 0.15  # chosen by cross-validation: from 0.12 to 0.25 levels s
 _LEAST_ACCOUNT = 1e-6  # nats: approximate rows never have an account of 0
 _TOLERANCE = 0.05  # a share may exceed the largest measured share by this much of the prompt
 
-_ACCOUNT_MARGIN_BEFORE_10 = 1.28
-"""Older files have none: that of errors with a normal distribution."""
-
 _NAMES_SINCE_9 = {"window": "suffix", "exact": "moved", "estranged": "mismatch"}
 
 
@@ -81,7 +78,6 @@ class Calibration(BaseModel):
         ratios: the recompute ratios. Not every pair has all of them.
         margins: by level, in usual errors of the forecast, for example ``{"balanced": 1.5}``. None: no margin keeps the
             promise, and the level reuses only prefixes.
-        account_margin: how many usual errors above the forecast an account lies.
         spread: the forecast's usual errors.
         account_margin: in usual errors, how far above its forecast a call's account lies. Nine of ten calls lie
             below it.
@@ -96,7 +92,6 @@ class Calibration(BaseModel):
     prompts: str
     ratios: list[float]
     margins: dict[str, float | None]
-    account_margin: float
     spread: Spread
     account_margin: float = 1.3
     cost: CostModel
@@ -114,7 +109,7 @@ class Calibration(BaseModel):
             if features is not None:
                 item["features"] = {_NAMES_SINCE_9.get(name, name): value for name, value in features.items()}
             item["ratios"] = data["ratios"][: len(item["kl"])]
-        return data | {"format": 10, "observations": items, "account_margin": _ACCOUNT_MARGIN_BEFORE_10}
+        return data | {"format": 10, "observations": items}
 
     @functools.cached_property
     def forecast(self) -> Forecast:

@@ -13,7 +13,6 @@ from hashlib import blake2b
 
 from semshare_core.budget.calibration import Observation, choices, measured_ratios
 from semshare_core.budget.features import PlanFeatures
-from semshare_core.budget.levels import MEASURED_TOKENS
 from semshare_core.calibrate.chains import Chain, as_text
 from semshare_core.calibrate.full_answer import NAMESPACE, FullAnswer
 from semshare_core.calibrate.journal import Journal
@@ -22,6 +21,7 @@ from semshare_core.engine import SemShareEngine
 from semshare_core.errors import PromptError
 from semshare_core.prompt.encode import Prompt
 
+_ANSWER_TOKENS = 16
 _TURNS_PER_GRID = 4  # each turn measures every fourth ratio, and the smallest
 
 
@@ -44,9 +44,7 @@ def measure_chain(engine: SemShareEngine, chain: Chain, log: Callable[[str], Non
             prompt = form(messages)
             try:
                 item = _measure_turn(engine, chain, turn, prompt, digest) if turn > 1 else None
-                served = engine.generate(
-                    prompt, reuse=chain.policy, namespace=NAMESPACE, max_new_tokens=MEASURED_TOKENS
-                )
+                served = engine.generate(prompt, reuse=chain.policy, namespace=NAMESPACE, max_new_tokens=_ANSWER_TOKENS)
             except PromptError as error:
                 log(f"{chain.id}: ends before turn {turn}: {error}")
                 break
@@ -93,10 +91,12 @@ def chain_digest(chain: Chain) -> str:
 def thrifty_ratios(features: PlanFeatures, turn: int) -> list[float]:
     """The ratios, ascending, that are measured at a turn: the smallest that a level may take, and every fourth other.
 
-    Four turns measure all of them. If too little is left to reuse, the largest is measured.
+    Four turns measure all of them. Of ratios that compute the same rows, one is measured. If too little is left to
+    reuse, the largest ratio is.
     """
     offered = choices(features) or measured_ratios(features)[-1:]
-    return offered[:1] + offered[1:][turn % _TURNS_PER_GRID :: _TURNS_PER_GRID]
+    different = list({features.computed(ratio): ratio for ratio in reversed(offered)}.values())[::-1]
+    return different[:1] + different[1:][turn % _TURNS_PER_GRID :: _TURNS_PER_GRID]
 
 
 def _measure_turn(engine: SemShareEngine, chain: Chain, turn: int, prompt: Prompt, digest: str) -> Observation | None:

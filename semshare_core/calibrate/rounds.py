@@ -8,9 +8,10 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 from semshare_core.budget.calibration import RATIOS, Calibration, Observation
-from semshare_core.calibrate.chains import Chain, draw_chains
+from semshare_core.calibrate.chains import draw_chains
 from semshare_core.calibrate.fitting import fit_calibration
 from semshare_core.calibrate.journal import Journal, read_journal
 from semshare_core.calibrate.measuring import measure_pairs, pair_digest
@@ -19,6 +20,8 @@ from semshare_core.calibrate.prompts import CalibrationPair
 from semshare_core.engine import SemShareEngine
 from semshare_core.errors import ConfigError
 from semshare_core.quality.calibration_files import read_calibration
+
+T = TypeVar("T")
 
 ROUNDS = 2
 """So many times chains are measured and the fit is made again."""
@@ -43,12 +46,8 @@ class Part:
             raise ConfigError(f"--part={text} is no part: the first of two is 1/2, the second is 2/2.")
         return cls(int(number), int(of))
 
-    def pairs(self, items: Sequence[CalibrationPair]) -> Sequence[CalibrationPair]:
-        """This part of the pairs."""
-        return items[self.number - 1 :: self.of]
-
-    def chains(self, items: Sequence[Chain]) -> Sequence[Chain]:
-        """This part of the chains."""
+    def of_these(self, items: Sequence[T]) -> Sequence[T]:
+        """This part's pairs or chains."""
         return items[self.number - 1 :: self.of]
 
 
@@ -134,9 +133,9 @@ def measure_part(
     """
     if chains and base is None:
         raise ConfigError("Chains are measured under a calibration: pass --extend CALIBRATION, or --chains 0.")
-    measure_pairs(engine, part.pairs(pairs), log, journal=journal)
+    measure_pairs(engine, part.of_these(pairs), log, journal=journal)
     if base is not None:
-        drawn = part.chains(draw_chains(chains, seed))
+        drawn = part.of_these(draw_chains(chains, seed))
         measure_chains(under(engine, base), drawn, log, journal=journal)
 
 

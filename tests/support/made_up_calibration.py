@@ -59,6 +59,18 @@ def observations(count: int, noise: float = 0.3, scale: float = 0.2) -> list[Obs
     return made
 
 
+def chains_of(count: int, turns: int, level: str = "balanced") -> list[Observation]:
+    """Chains whose turns err alike: what one turn does not explain, the others do not either."""
+    several = observations(count + 1000, noise=0.4)[1000:]
+    return [
+        item.model_copy(
+            update={"id": f"{level}-{item.id}-{turn}", "chain": f"{level}-{item.id}", "turn": turn, "level": level}
+        )
+        for item in several
+        for turn in range(1, turns + 1)
+    ]
+
+
 def made(count: int = 120, noise: float = 0.3, scale: float = 0.2) -> Calibration:
     return fit_calibration(observations(count, noise, scale), PARTS, "made up", RATIOS)
 

@@ -96,8 +96,9 @@ def test_chains_at_a_fixed_ratio_are_not_what_a_level_promises() -> None:
 
 def test_calls_of_one_chain_prove_less_than_as_many_pairs() -> None:
     rng = np.random.default_rng(0)
-    forecast = np.tile(np.linspace(0, -5, 6), (420, 1))
-    measured = forecast + np.repeat(rng.normal(0, 1, 60), 7)[:, None]  # a chain's turns err alike
+    forecast = np.tile(np.linspace(0, -6, 61), (420, 1))
+    # a chain's turns err alike
+    measured = forecast + (np.repeat(rng.normal(0, 0.7, 60), 7) + rng.normal(0, 0.7, 420))[:, None]
     kinds, usual = ["one"] * 420, np.ones(420)
     alone = margin_for(forecast, usual, measured, -1.0, 0.05, kinds)
     chained = margin_for(forecast, usual, measured, -1.0, 0.05, kinds, np.repeat(np.arange(60), 7))

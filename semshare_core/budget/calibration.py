@@ -63,7 +63,7 @@ class Observation(BaseModel):
 
     @property
     def unit(self) -> str:
-        """The name of what is independent of all else: the chain, or the pair."""
+        """A name of the chain or pair. Units do not depend on each other, but the turns of a chain do."""
         return self.chain or f"{self.id} {self.prompts}"
 
 

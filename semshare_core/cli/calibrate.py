@@ -90,7 +90,23 @@ def calibrate(
     write_calibration(made, place)
     journal.remove()
     Console().print(_table(made))
+    if any(item.level for item in made.observations):
+        Console().print(_served_table(made))
     console.print(f"Calibration {made.name} ({made.prompts}): {place}")
+
+
+def _served_table(made: Calibration) -> Table:
+    """How far the chains were off as they were served, under the fits before they were measured."""
+    table = Table(title="Chains as they were served, under earlier fits")
+    for column in ("level", "bound (KL)", "chains", "turns", "mean KL", "beyond the bound"):
+        table.add_column(column)
+    for level, bound in BOUNDS.items():
+        items = [item for item in made.observations if item.level == level]
+        kl = np.array([item.served_kl for item in items])
+        if len(kl):
+            chains, broken = len({item.unit for item in items}), (kl > bound.kl).mean()
+            table.add_row(level, str(bound.kl), str(chains), str(len(kl)), f"{kl.mean():.4f}", f"{broken:.1%}")
+    return table
 
 
 def _table(made: Calibration) -> Table:

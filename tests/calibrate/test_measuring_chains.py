@@ -11,6 +11,7 @@ import pytest
 from made_up_calibration import PARTS, chains_of, made, made_features, observations
 from semshare_core import SemShareEngine
 from semshare_core.budget.calibration import RATIOS, choices
+from semshare_core.calibrate import rounds
 from semshare_core.calibrate.chains import Chain
 from semshare_core.calibrate.fitting import fit_calibration, folds, promised
 from semshare_core.calibrate.journal import Journal
@@ -18,9 +19,10 @@ from semshare_core.calibrate.measuring import pair_digest
 from semshare_core.calibrate.measuring_chains import measure_chain, measure_chains, thrifty_ratios
 from semshare_core.calibrate.prompts import default_pairs
 from semshare_core.calibrate.risk import beyond, margin_for
-from semshare_core.calibrate.rounds import Part, earlier_observations, measure_part, merged, missing
+from semshare_core.calibrate.rounds import Part, earlier_observations, measure_all, measure_part, merged, missing
+from semshare_core.cli.main import main
 from semshare_core.errors import ConfigError
-from semshare_core.quality.calibration_files import identity, write_calibration
+from semshare_core.quality.calibration_files import identity, read_calibration, write_calibration
 from tiny_models import tiny_model, tiny_tokenizer
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -156,3 +158,54 @@ def test_chains_need_a_calibration_to_serve_them(tmp_path: Path, engine: SemShar
     journal = Journal(tmp_path / "one.jsonl", PARTS)
     with pytest.raises(ConfigError, match="--extend CALIBRATION"):
         measure_part(engine, Part(1, 2), [], 4, None, journal, lambda _: None)
+
+
+def test_each_round_of_chains_is_served_under_the_fit_so_far(
+    engine: SemShareEngine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert engine.calibration is not None
+    drawn: list[tuple[int, int]] = []
+
+    def draw(count: int, seed: int, number: int) -> list[Chain]:
+        drawn.append((seed, number))
+        return [replace(chain(turns=2), id=f"round-{number}")]
+
+    monkeypatch.setattr(rounds, "draw_chains", draw)
+    parts, told = engine.calibration.fingerprint, list[str]()
+    journal = Journal(tmp_path / "one.jsonl", parts)
+    made = measure_all(engine, [], 1, observations(60), journal, told.append, fingerprint=parts, source="these", seed=3)
+    assert drawn == [(3, 1), (3, 2)]
+    assert [item.chain for item in made.observations[60:]] == ["round-1", "round-2"]
+    assert made.prompts == "60 pairs of these and 2 chains"
+    names = [line.split()[-1] for line in told if line.startswith("round ") and "under calibration" in line]
+    assert len(names) == 2
+    assert len({*names, made.name}) == 3, "each fit has seen more"
+    again = measure_all(
+        engine, [], 1, observations(60), journal, told.append, fingerprint=parts, source="these", seed=3
+    )
+    assert again == made, "a run that was broken off goes on with what it had measured"
+
+
+def test_the_command_measures_a_part_and_keeps_its_journal(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(rounds, "draw_chains", lambda count, seed: [chain(turns=2), chain("tools", turns=2)])
+    model, tokenizer, folder = tiny_model("llama"), tiny_tokenizer(), tmp_path / "model"
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    parts, base = identity(model, tokenizer), tmp_path / "base.json"
+    write_calibration(fit_calibration(observations(60), parts, "made up", RATIOS), base)
+    asked = ["calibrate", str(folder), "--extend", str(base), "--pairs", "0", "--device", "cpu"]
+    for part in ("1/2", "2/2"):
+        with pytest.raises(SystemExit) as ended:
+            main([*asked, "--chains", "2", "--part", part, "--out", str(tmp_path / f"{part[0]}.json")])
+        assert not ended.value.code, capsys.readouterr().out
+    journals = [tmp_path / f"{number}.observations.jsonl" for number in (1, 2)]
+    extended = [option for path in journals for option in ("--extend", str(path))]
+    with pytest.raises(SystemExit) as ended:
+        main([*asked, *extended, "--chains", "0", "--out", str(tmp_path / "new.json")])
+    told = capsys.readouterr().out
+    assert not ended.value.code, told
+    found = read_calibration(tmp_path / "new.json")
+    assert {item.chain for item in found.observations} == {"", "clock-test", "tools-test"}
+    assert found.prompts == "60 pairs of the built-in prompts and 2 chains"

@@ -13,6 +13,7 @@ from hashlib import blake2b
 
 from semshare_core.budget.calibration import Observation, choices, measured_ratios
 from semshare_core.budget.features import PlanFeatures
+from semshare_core.budget.governor import MIN_SAVED_TOKENS
 from semshare_core.calibrate.chains import Chain, as_text
 from semshare_core.calibrate.full_answer import NAMESPACE, FullAnswer
 from semshare_core.calibrate.journal import Journal
@@ -26,7 +27,7 @@ _TURNS_PER_GRID = 4  # each turn measures every fourth ratio, and the smallest
 
 
 def measure_chain(engine: SemShareEngine, chain: Chain, log: Callable[[str], None]) -> list[Observation]:
-    """Measure one chain in an extra namespace. A turn that could reuse nothing gives no observation.
+    """Measure one chain in an extra namespace. A turn that no level serves approximately gives no observation.
 
     If a prompt is too long for the model, the chain ends before it.
 
@@ -100,9 +101,9 @@ def thrifty_ratios(features: PlanFeatures, turn: int) -> list[float]:
 
 
 def _measure_turn(engine: SemShareEngine, chain: Chain, turn: int, prompt: Prompt, digest: str) -> Observation | None:
-    """Measure a turn, and leave the pool as it was. Returns None if it can reuse nothing."""
+    """Measure a turn, and leave the pool as it was. Returns None if levels would serve it without approximation."""
     features = engine.plan_features(prompt, namespace=NAMESPACE, reuse=chain.policy)
-    if features is None:
+    if features is None or not (features.approximate or features.suffix - features.must >= MIN_SAVED_TOKENS):
         return None
     name = f"{chain.id}, turn {turn}"
     full = FullAnswer.to(engine, prompt)

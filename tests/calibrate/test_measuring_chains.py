@@ -11,7 +11,7 @@ import pytest
 from made_up_calibration import PARTS, chains_of, made, made_features, observations
 from semshare_core import SemShareEngine
 from semshare_core.budget.calibration import RATIOS, choices
-from semshare_core.calibrate import rounds
+from semshare_core.calibrate import chains, rounds
 from semshare_core.calibrate.chains import Chain
 from semshare_core.calibrate.fitting import fit_calibration, folds, promised
 from semshare_core.calibrate.journal import Journal
@@ -30,6 +30,13 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 
 def chain(kind: str = "clock", **changes: object) -> Chain:
     return replace(Chain(f"{kind}-test", kind, None, 0.25, 3), **changes)  # type: ignore[arg-type]
+
+
+@pytest.fixture(autouse=True)
+def _short(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The tiny tokenizer spells most words letter by letter."""
+    for name in ("_FIRST_WORDS", "_LAST_WORDS", "_LONG"):
+        monkeypatch.setattr(chains, name, (90, 100))
 
 
 @pytest.fixture(scope="module")
@@ -123,10 +130,10 @@ def test_the_account_lies_above_nine_of_ten_unseen_calls() -> None:
 
 
 def test_parts_share_the_work() -> None:
-    pairs, chains = list(range(7)), list(range(5))
+    pairs, several = list(range(7)), list(range(5))
     parts = [Part.parse(text) for text in ("1/2", "2/2")]
     assert [part.of_these(pairs) for part in parts] == [[0, 2, 4, 6], [1, 3, 5]]
-    assert sorted(item for part in parts for item in part.of_these(chains)) == chains
+    assert sorted(item for part in parts for item in part.of_these(several)) == several
 
 
 @pytest.mark.parametrize("text", ["", "1", "0/2", "3/2", "a/b", "1/2/3"])
@@ -168,14 +175,14 @@ def test_each_round_of_chains_is_served_under_the_fit_so_far(
 
     def draw(count: int, seed: int, number: int) -> list[Chain]:
         drawn.append((seed, number))
-        return [replace(chain(turns=2), id=f"round-{number}")]
+        return [chain(("clock", "tools")[number - 1], turns=2)]
 
     monkeypatch.setattr(rounds, "draw_chains", draw)
     parts, told = engine.calibration.fingerprint, list[str]()
     journal = Journal(tmp_path / "one.jsonl", parts)
     made = measure_all(engine, [], 1, observations(60), journal, told.append, fingerprint=parts, source="these", seed=3)
     assert drawn == [(3, 1), (3, 2)]
-    assert [item.chain for item in made.observations[60:]] == ["round-1", "round-2"]
+    assert [item.chain for item in made.observations[60:]] == ["clock-test", "tools-test"]
     assert made.prompts == "60 pairs of these and 2 chains"
     names = [line.split()[-1] for line in told if line.startswith("round ") and "under calibration" in line]
     assert len(names) == 2

@@ -50,6 +50,13 @@ def test_chains_that_break_as_a_whole_say_less_than_single_calls() -> None:
     assert chance_of_so_few(calls, calls, SHARE) == 1.0
 
 
+def test_a_few_chains_do_not_outvote_many_pairs() -> None:
+    calls = np.array([1] * 280 + [6])
+    broken = np.zeros(281, np.int64)
+    broken[:4] = 1
+    assert chance_of_so_few(broken, calls, SHARE) <= RISK
+
+
 def test_single_calls_have_the_exact_test() -> None:
     broken = np.array([1] * 3 + [0] * 117)
     assert chance_of_so_few(broken, np.ones(120, np.int64), SHARE) == binomial_tail(3, 120, SHARE)

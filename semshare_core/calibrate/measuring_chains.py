@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Sequence
 from hashlib import blake2b
 
 from semshare_core.budget.calibration import Observation, choices, measured_ratios
@@ -59,7 +59,7 @@ def measure_chain(engine: SemShareEngine, chain: Chain, log: Callable[[str], Non
 
 
 def measure_chains(
-    engine: SemShareEngine, chains: Iterable[Chain], log: Callable[[str], None], *, journal: Journal
+    engine: SemShareEngine, chains: Sequence[Chain], log: Callable[[str], None], *, journal: Journal
 ) -> list[Observation]:
     """Measure ``chains`` one after the other under the engine's calibration.
 
@@ -71,13 +71,13 @@ def measure_chains(
     for item in journal.read():
         done.setdefault(item.prompts, []).append(item)
     observations = []
-    for chain in chains:
+    for number, chain in enumerate(chains, 1):
         items = done.get(chain_digest(chain))
         if items is None:
             items = measure_chain(engine, chain, log)
             if items:
                 journal.append(items)
-        log(_told(chain, items))
+        log(f"{number}/{len(chains)} {_told(chain, items)}")
         observations += items
     return observations
 

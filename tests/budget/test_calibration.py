@@ -12,6 +12,7 @@ import pytest
 from decided import decided
 from made_up_calibration import PARTS, made, made_features, observations, plan_of
 from semshare_core import Retention, ReusePolicy
+from semshare_core.budget.account import Limits
 from semshare_core.budget.calibration import RATIOS, Calibration
 from semshare_core.budget.cost import CostModel
 from semshare_core.budget.goal import Goal
@@ -197,3 +198,15 @@ def test_a_fixed_ratio_needs_no_calibration() -> None:
     assert decision.calibration is None
     assert decision.budget is not None
     assert decision.budget.ratio == 0.2
+
+
+def test_a_level_with_a_fixed_ratio_promises_nothing_but_has_the_levels_plan() -> None:
+    level, both, ratio = (
+        Goal(ReusePolicy(level="high")),
+        Goal(ReusePolicy(level="high", recompute_ratio=0.1)),
+        Goal(ReusePolicy(recompute_ratio=0.1)),
+    )
+    assert level.promised
+    assert not both.promised
+    assert Limits.of(both) == Limits.of(level)
+    assert math.isinf(ratio.bound)

@@ -60,7 +60,7 @@ def measure_pair(
         engine.pool.clear(_NAMESPACE)
     return Observation(
         id=pair.id,
-        prompts=_digest(pair),
+        prompts=pair_digest(pair),
         kind=pair.kind,
         features=features,
         kl=kl,
@@ -86,7 +86,7 @@ def measure_pairs(
     observations = []
     engine.prefill("The first call of a process is slower than those that follow.", reuse="off", store=False)
     for pair in pairs:
-        item = done.get(_digest(pair))
+        item = done.get(pair_digest(pair))
         if item is None:
             try:
                 item = measure_pair(engine, pair)
@@ -103,5 +103,6 @@ def measure_pairs(
     return observations
 
 
-def _digest(pair: CalibrationPair) -> str:
+def pair_digest(pair: CalibrationPair) -> str:
+    """A digest of the pair's texts."""
     return blake2b(json.dumps([pair.references, pair.target]).encode(), digest_size=8).hexdigest()

@@ -16,6 +16,7 @@ from semshare_core.lookup.search import Query, search
 from semshare_core.match.facts import FactTokens
 from semshare_core.match.matcher import build_plan
 from semshare_core.match.plan import ReusePlan, Source
+from semshare_core.match.repetition import repeated
 from semshare_core.match.runs import kgram_hashes
 from semshare_core.match.token_table import TokenTable
 from semshare_core.pool.entry import View
@@ -124,7 +125,7 @@ def find(pool: ReferencePool, query: Query, goal: Goal, table: TokenTable, embed
         similarity=similarity or 0.0,
         grams=grams,
     )
-    plan = replace(plan, stale=facts.changed(plan, tokens, views, policy.halo))
+    plan = replace(plan, stale=facts.changed(plan, tokens, views, policy.halo), repeated=repeated(tokens))
     return Lookup(
         plan,
         views,

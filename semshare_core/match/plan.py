@@ -46,6 +46,7 @@ class ReusePlan:
         reference_ids: the references the plan draws on.
         similarity: of the best reference to the target, in [0, 1].
         stale: bool, tokens whose number, code or name differs from that of the row that serves them; None: not known.
+        repeated: bool, tokens of the prompt whose wording stands there several times; None: not known.
     """
 
     source: NDArray[np.int8]
@@ -54,6 +55,7 @@ class ReusePlan:
     reference_ids: tuple[str, ...]
     similarity: float = 0.0
     stale: NDArray[np.bool_] | None = None
+    repeated: NDArray[np.bool_] | None = None
 
     @classmethod
     def empty(cls, n: int, references: Sequence[ReferenceTokens] = (), similarity: float = 0.0) -> ReusePlan:

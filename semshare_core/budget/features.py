@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from semshare_core.budget.needs import Needs
-from semshare_core.match.context import context_mismatch, short_matches
+from semshare_core.match.context import context_mismatch
 from semshare_core.match.plan import ReusePlan, Source
 from semshare_core.select.base import changed
 
@@ -28,12 +28,10 @@ FEATURES = (
     "share of that which is neither new nor the question",
     "share of the context that reused rows have not read, or read elsewhere",
     "share of the begins of runs",
-    "share of that context, of rows in short passages",
     "share of that context, of rows in wording that repeats",
 )
 """The names of the entries of :meth:`PlanFeatures.vector`."""
 
-_SHORT_TOKENS = 64  # lines of a list have fewer tokens; retrieved passages and tools have more
 _LEAST_CHOSEN = 0.02  # of the prompt: keeps the logarithm finite if no row is chosen
 
 
@@ -55,7 +53,6 @@ class PlanFeatures:
         mismatch: sum of the moved rows' context changes. A row whose whole context has changed adds 1.
         begins: sum of 1 / place in the run over the moved rows. A run of three tokens adds 1 + 1/2 + 1/3. Both sums are
             explained in ``semshare_core.match.context``.
-        short: the part of ``mismatch`` that is of rows in passages of fewer than 64 tokens, as lines of a list are.
         repeated: the part of ``mismatch`` that is of rows in wording that stands in the prompt several times
             (``semshare_core.match.repetition``). Where such wording only shifts, as behind a new date, it adds nothing.
     """
@@ -74,7 +71,6 @@ class PlanFeatures:
     similarity: float
     mismatch: float
     begins: float
-    short: float = 0.0
     repeated: float = 0.0
 
     @classmethod
@@ -100,7 +96,6 @@ class PlanFeatures:
             similarity=float(plan.similarity),
             mismatch=float(context[moved].sum()),
             begins=float(shallow[moved].sum()),
-            short=float(context[moved & short_matches(plan, _SHORT_TOKENS)].sum()),
             repeated=0.0 if plan.repeated is None else float(context[moved & plan.repeated].sum()),
         )
 
@@ -137,7 +132,6 @@ class PlanFeatures:
                 max(0, self.must - self.new - self.question) / n,
                 self.mismatch / n,
                 self.begins / n,
-                self.short / n,
                 self.repeated / n,
             ]
         )

@@ -44,15 +44,15 @@ def context_mismatch(plan: ReusePlan) -> tuple[NDArray[np.float64], NDArray[np.f
     return changed, shallow
 
 
-def short_matches(plan: ReusePlan, tokens: int = _SHORT_TOKENS) -> NDArray[np.bool_]:
-    """Bool [n]: moved tokens in a passage of fewer than ``tokens`` identical ones.
+def short_matches(plan: ReusePlan) -> NDArray[np.bool_]:
+    """Bool [n]: moved tokens in a passage of fewer than 24.
 
-    A passage reaches from one seam to the next. So few equal words as 24 are a quotation or chance. Their rows are full
-    of another text, and to compute them costs little.
+    A passage reaches from one seam to the next. So few equal words are a quotation or chance. Their rows are full of
+    another text, and to compute them costs little.
     """
     identical = plan.source >= Source.MOVED
     passage = np.cumsum(plan.seams())
-    short = np.bincount(passage, weights=identical) < tokens
+    short = np.bincount(passage, weights=identical) < _SHORT_TOKENS
     short[0] = False  # before the first seam all stands where it stood
     return identical & short[passage]
 

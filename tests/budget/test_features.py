@@ -1,4 +1,4 @@
-"""What the forecast is told of lists: short passages, and wording that repeats, in another context."""
+"""What the forecast is told of lists: wording that repeats, in another context."""
 
 from __future__ import annotations
 
@@ -17,7 +17,6 @@ from semshare_core.match.plan import ReusePlan, Source
 
 LINES, TOKENS = 8, 30
 REPEATS = "share of that context, of rows in wording that repeats"
-SHORT = "share of that context, of rows in short passages"
 
 
 def lines_in(order: list[int], tokens: int = TOKENS) -> ReusePlan:
@@ -35,33 +34,28 @@ def features_of(plan: ReusePlan) -> PlanFeatures:
     return found
 
 
-def test_lines_in_another_order_are_short_passages_in_another_context() -> None:
+def test_repeated_wording_counts_by_how_much_its_context_has_changed() -> None:
     plan = lines_in(list(range(LINES))[::-1])
     found = features_of(plan)
-    assert found.short == pytest.approx(found.mismatch)
     assert found.mismatch > 0.5 * found.moved
     assert found.repeated == pytest.approx(context_mismatch(plan)[0][10:-20][::2].sum())
 
 
-def test_long_passages_and_lines_in_their_place_are_not_short() -> None:
-    assert features_of(lines_in([1, 0], tokens=64)).short == 0
-    assert features_of(lines_in([1, 0], tokens=63)).short > 0
+def test_repeated_wording_that_only_shifts_adds_nothing() -> None:
     shifted = lines_in(list(range(LINES)))
     shifted.position[shifted.source == Source.MOVED] += 2  # two tokens of the reference are gone, as of an old date
     found = features_of(shifted)
     assert found.moved == LINES * TOKENS
-    assert found.short == 0
-    assert found.repeated < 0.1 * found.moved, "wording that only shifts"
+    assert found.repeated < 0.1 * found.moved
 
 
 def test_where_nothing_is_known_of_the_wording_nothing_repeats() -> None:
     assert features_of(replace(lines_in([1, 0, 2]), repeated=None)).repeated == 0
 
 
-def test_features_of_earlier_versions_are_read_with_none_of_both() -> None:
-    before = {name: value for name, value in asdict(made_features(1)).items() if name not in ("short", "repeated")}
+def test_features_of_earlier_versions_are_read_without_it() -> None:
+    before = {name: value for name, value in asdict(made_features(1)).items() if name != "repeated"}
     vector = PlanFeatures(**before).vector(0.2)
-    assert vector[FEATURES.index(SHORT)] == vector[FEATURES.index(REPEATS)] == 0
-    known = made_features(1, short=30.0, repeated=60.0)
-    assert known.vector(0.2)[FEATURES.index(SHORT)] == pytest.approx(30 / known.tokens)
+    assert vector[FEATURES.index(REPEATS)] == 0
+    known = made_features(1, repeated=60.0)
     assert known.vector(0.2)[FEATURES.index(REPEATS)] == pytest.approx(60 / known.tokens)

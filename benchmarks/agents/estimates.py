@@ -33,8 +33,8 @@ class Share:
 def share(items: Sequence[TurnItem], hit: Callable[[TurnItem], bool]) -> Share:
     """The share of ``items`` that are hits, with a 95 % interval by resampling chains (cluster bootstrap).
 
-    Where nothing was hit, resampling shows no width: the upper end is then what one hit fewer than 1 in 20 times would
-    need, 1 - 0.05 ** (1 / chains), as if every chain were one call.
+    Where nothing was hit, resampling shows no width. The upper end is then the largest share of chains at which so many
+    chains would show no hit in 1 of 20 cases: 1 - 0.05 ** (1 / chains).
     """
     groups = _by_chain(items)
     counts = np.array([[sum(map(hit, group)), len(group)] for group in groups.values()], np.float64).reshape(-1, 2)

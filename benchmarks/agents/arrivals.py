@@ -6,14 +6,12 @@ import random
 import time
 
 from benchmarks.agents.healing import is_healing
-from benchmarks.agents.measuring import Place, full_turn
-from benchmarks.agents.old_text import OldText
+from benchmarks.agents.item import ArrivalItem
 from benchmarks.agents.plan import LEVEL
 from benchmarks.agents.promises import short_chains
 from benchmarks.agents.run import AgentRun, emptied
 
 PART = "arrivals"
-DURING, ELSE = "during healing", "nothing to heal"
 
 
 def arrivals(run: AgentRun) -> None:
@@ -24,11 +22,13 @@ def arrivals(run: AgentRun) -> None:
         return
     rng = random.Random(PART)
     for chain in run.take(PART, short_chains(run, run.plan.arriving, PART)):
-        old = OldText()
-        fulls = [full_turn(run.engine, turn.prompt, turn.ask) for turn in chain.turns]
         with emptied(engine):
-            for number, full in enumerate(fulls, 1):
-                mode = DURING if is_healing(engine) else ELSE
-                run.serve(engine, full, LEVEL, Place(PART, chain.id, chain.edit, number, mode), old)
-                old.add(full.base.ids[0].numpy())
-                time.sleep(rng.random() * full.base.seconds)
+            seconds_per_token = 0.0
+            for number, turn in enumerate(chain.turns, 1):
+                healing = is_healing(engine)
+                report = engine.prefill(turn.prompt, reuse=LEVEL, namespace=chain.id).report
+                if number == 1:  # computed in full
+                    seconds_per_token = report.prefill_ms / 1e3 / report.prompt_tokens
+                waited = round(report.queue_ms, 2)
+                run.keep(ArrivalItem(chain.id, number, report.prompt_tokens, report.outcome, healing, waited))
+                time.sleep(rng.random() * seconds_per_token * report.prompt_tokens)

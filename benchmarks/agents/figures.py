@@ -7,9 +7,9 @@ from statistics import mean, median
 
 import numpy as np
 
-from benchmarks.agents import anchor, arrivals, promises, turns, uncalibrated
+from benchmarks.agents import anchor, promises, turns, uncalibrated
 from benchmarks.agents.estimates import compared, share
-from benchmarks.agents.item import BACK_TO_BACK, NOISE_FLOOR, AgentItem, FactItem, TurnItem
+from benchmarks.agents.item import BACK_TO_BACK, NOISE_FLOOR, AgentItem, ArrivalItem, FactItem, TurnItem
 from benchmarks.agents.plan import IDLE, LEVEL
 from benchmarks.agents.turns import STABLE, idle_mode
 from benchmarks.sections.figure import Figure
@@ -32,8 +32,9 @@ def must_hold(items: Sequence[AgentItem]) -> list[Figure]:
     """Every line that the items say something about."""
     found = [item for item in items if isinstance(item, TurnItem)]
     asked = [item for item in items if isinstance(item, FactItem)]
-    parts = (_idle, _back_to_back, _old_text, _beyond, _held, _uncalibrated, _arrivals, _anchor)
-    return [*(figure for part in parts for figure in part(found)), *_facts(asked)]
+    came = [item for item in items if isinstance(item, ArrivalItem)]
+    parts = (_idle, _back_to_back, _old_text, _beyond, _held, _uncalibrated, _anchor)
+    return [*(figure for part in parts for figure in part(found)), *_facts(asked), *_arrivals(came)]
 
 
 def part_of(items: Sequence[TurnItem], part: str, **fields: object) -> list[TurnItem]:
@@ -162,13 +163,9 @@ def _uncalibrated(items: Sequence[TurnItem]) -> Iterator[Figure]:
             )
 
 
-def _arrivals(items: Sequence[TurnItem]) -> Iterator[Figure]:
+def _arrivals(items: Sequence[ArrivalItem]) -> Iterator[Figure]:
     """By the wait for the model, in which a call finds out that the engine heals."""
-    waits = {
-        mode: [item.queue_ms for item in part_of(items, arrivals.PART, mode=mode)]
-        for mode in (arrivals.DURING, arrivals.ELSE)
-    }
-    during, others = waits.values()
+    during, others = ([item.queue_ms for item in items if item.healing is healing] for healing in (True, False))
     if during:
         more = median(during) - (median(others) if others else 0.0)
         late_wait = float(np.quantile(during, 0.99))

@@ -1,4 +1,4 @@
-"""What is kept of a measured turn and of a derived fact: all that figures and tables are made of."""
+"""What is kept of a measured turn, a derived fact and an arrival: all that figures and tables are made of."""
 
 from __future__ import annotations
 
@@ -22,8 +22,7 @@ class TurnItem:
         edit: of the chain.
         turn: counted from 1.
         system: a level, or what else answered.
-        mode: ``back to back``, the idle time before this turn in full prefills of the turn before it, or what the
-            engine was doing when the call came.
+        mode: ``back to back``, or the idle time before this turn in full prefills of the turn before it.
         tokens: of the prompt.
         full_ms: of the full prefill of this prompt in the same run.
         cpu_ms, full_cpu_ms: processor time of the calling thread, for the whole call (with what is stored) and for the
@@ -31,7 +30,6 @@ class TurnItem:
         kl, agree: before each token of the full prefill's greedy answer.
         old_tokens: those that stand in runs of earlier prompts of the chain; ``old_computed``: of these computed again.
         ask: what was asked; see ``workloads/agent_steps.py``.
-        queue_ms: how long the call waited for the model.
         held: ``call``: the same tool call as the full prefill's · ``copy``: the lines, word by word · ``gone``: that
             the content is gone is likelier than its first line · ``place``: the name is likelier than the one that
             stood there before; None where any answer will do.
@@ -50,7 +48,6 @@ class TurnItem:
     full_ms: float
     cpu_ms: float
     full_cpu_ms: float
-    queue_ms: float
     kl: list[float]
     agree: list[int]
     recompute_ratio: float
@@ -127,11 +124,31 @@ class FactItem:
         return {"type": "fact", **asdict(self)}
 
 
-AgentItem = TurnItem | FactItem
+@dataclass(frozen=True)
+class ArrivalItem:
+    """A call that came at a random moment.
+
+    Attributes:
+        healing: whether something was left to be healed when it came.
+        queue_ms: how long it waited for the model.
+    """
+
+    chain: str
+    turn: int
+    tokens: int
+    outcome: str
+    healing: bool
+    queue_ms: float
+
+    def to_json(self) -> dict[str, Any]:
+        return {"type": "arrival", **asdict(self)}
+
+
+AgentItem = TurnItem | FactItem | ArrivalItem
+_TYPES: dict[str, type[AgentItem]] = {"turn": TurnItem, "fact": FactItem, "arrival": ArrivalItem}
 
 
 def agent_item(told: Mapping[str, Any]) -> AgentItem:
     """What :meth:`to_json` gave. Other objects raise `KeyError` or `TypeError`."""
     fields = dict(told)
-    made: type[AgentItem] = {"turn": TurnItem, "fact": FactItem}[fields.pop("type")]
-    return made(**fields)
+    return _TYPES[fields.pop("type")](**fields)

@@ -158,7 +158,6 @@ def _item(
         full_ms=round(1e3 * full.base.seconds, 2),
         cpu_ms=round(1e3 * times[1], 2),
         full_cpu_ms=round(1e3 * full.cpu_seconds, 2),
-        queue_ms=0.0 if report is None else round(report.queue_ms, 2),
         kl=[round(value, 5) for value in kl],
         agree=agree,
         recompute_ratio=1.0 if report is None else round(report.recompute_ratio, 4),

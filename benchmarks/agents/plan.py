@@ -45,22 +45,22 @@ class Plan:
     turns: int = 8
     sizes: Sizes = field(default_factory=Sizes)
     edits: tuple[str, ...] = tuple(EDITS)
-    short_idle: tuple[str, ...] = ("clock", "all")
+    short_idle: tuple[str, ...] = ("all",)
     chains: int = 40
     without: int = 4
-    noisy: int = 6
-    arriving: int = 12
+    noisy: int = 4
+    arriving: int = 8
     right: int = 100
     documents: int = 60
     distances: tuple[int, ...] = DISTANCES
     minutes: dict[str, float] = field(
         default_factory=lambda: {
-            "turns": 40,
-            "promises": 29,
-            "facts": 11,
-            "anchor": 2.5,
-            "uncalibrated": 3,
-            "arrivals": 3,
+            "turns": 46,
+            "promises": 28,
+            "facts": 9,
+            "anchor": 2,
+            "uncalibrated": 2,
+            "arrivals": 1.5,
         }
     )
 

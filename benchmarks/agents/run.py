@@ -84,6 +84,9 @@ class AgentRun:
             self.say(f"{name}: {told}{held}")
         elif isinstance(item, FactItem):
             self.say(f"facts, {item.question}: {item.outcome}, margin {item.margin:.2f}, full {item.full_margin:.2f}")
+        else:
+            during = " during healing" * item.healing
+            self.say(f"arrivals, {item.chain} turn {item.turn}: waited {item.queue_ms:.0f} ms{during}")
 
     def note(self, told: str) -> None:
         """What could not be measured, and why."""

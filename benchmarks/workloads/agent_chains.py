@@ -47,7 +47,7 @@ RULES = (
     "If something is unclear, say so in one sentence.",
     "Prefer the newest result where two of them differ.",
 )
-LENGTHS = (900, 500, 1300, 700)
+LENGTHS = (800, 500, 1100, 650)
 """Tokens at the end of the shorter chains."""
 _CLEARED_RULE = "If you are asked for a result that was cleared, answer: That content is gone."
 _MESSAGE_TOKENS = 5

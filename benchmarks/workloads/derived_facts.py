@@ -16,12 +16,14 @@ from benchmarks.workloads.passages import CountTokens
 
 DISTANCES = (0, 250, 1500)
 """Tokens between an edited fact and the text that depends on it."""
-FACTS = (3, 2, 1)
+FACTS = (6, 3, 2, 1)
 """Facts of a document: fewer make it shorter, for a model that mixes them up."""
 _INTRODUCTION = "Notes of the facility office:"
 _BASE = "The {base} is in {city}."
 _DEPENDENT = "The {dependent} is in the same city as the {base}."
 _BETWEEN_TOKENS = 20
+_LINE_TOKENS = 10
+"""Of a fact or a dependent sentence: so much of the distance is other ones."""
 
 
 @dataclass(frozen=True)
@@ -71,8 +73,8 @@ def derived_document(
     rooms, cities = rng.sample(ROOMS, 2 * facts), rng.sample(CITIES, 2 * facts)
     made = [_Fact(rooms[place], rooms[facts + place], cities[place], cities[facts + place]) for place in range(facts)]
     if distance:
-        between, far = [filler.of(_BETWEEN_TOKENS) for _ in made], filler.of(distance - _BETWEEN_TOKENS)
-        new, old = (_far(made, between, far, edited) for edited in (True, False))
+        lead, far = filler.of(_BETWEEN_TOKENS), filler.of(distance - facts * _LINE_TOKENS)
+        new, old = (_far(made, lead, far, edited) for edited in (True, False))
     else:
         between = [filler.of(_BETWEEN_TOKENS) for _ in made]
         new, old = (_near(made, between, edited) for edited in (True, False))
@@ -102,11 +104,11 @@ def _near(facts: Sequence[_Fact], between: Sequence[str], edited: bool) -> str:
     return "\n\n".join(parts)
 
 
-def _far(facts: Sequence[_Fact], between: Sequence[str], far: str, edited: bool) -> str:
-    parts = [_INTRODUCTION]
-    for fact, filler in zip(facts, between, strict=True):
-        parts += [filler, _base(fact, edited)]
-    return "\n\n".join([*parts, far, "\n".join(_dependent(fact) for fact in facts)])
+def _far(facts: Sequence[_Fact], lead: str, far: str, edited: bool) -> str:
+    bases, dependents = (
+        "\n".join(lines) for lines in zip(*((_base(f, edited), _dependent(f)) for f in facts), strict=True)
+    )
+    return "\n\n".join((_INTRODUCTION, lead, bases, far, dependents))
 
 
 def _base(fact: _Fact, edited: bool) -> str:

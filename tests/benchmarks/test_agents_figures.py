@@ -7,10 +7,9 @@ from typing import Any
 import pytest
 
 from agent_items import made_fact, made_turn
-from benchmarks.agents.arrivals import DURING, ELSE
 from benchmarks.agents.estimates import compared, share
 from benchmarks.agents.figures import must_hold
-from benchmarks.agents.item import BACK_TO_BACK, NOISE_FLOOR, AgentItem, TurnItem, agent_item
+from benchmarks.agents.item import BACK_TO_BACK, NOISE_FLOOR, AgentItem, ArrivalItem, TurnItem, agent_item
 from benchmarks.agents.promises import WITHOUT
 from benchmarks.agents.uncalibrated import NOISY
 
@@ -129,8 +128,8 @@ def test_derived_facts_may_be_no_staler_than_the_full_prefill() -> None:
 
 def test_a_call_may_wait_a_tenth_of_a_second_more_during_healing() -> None:
     def waiting(during: float) -> list[AgentItem]:
-        others: list[AgentItem] = [made_turn(part="arrivals", mode=ELSE, queue_ms=5.0)]
-        return others + [made_turn(part="arrivals", mode=DURING, queue_ms=wait) for wait in (0.0, during, 9e9)]
+        others: list[AgentItem] = [ArrivalItem("a", 1, 100, "miss", False, 5.0)]
+        return others + [ArrivalItem("a", 2, 100, "semantic", True, wait) for wait in (0.0, during, 9e9)]
 
     assert _met(waiting(105.0), "wait of a call") is True
     assert _met(waiting(106.0), "wait of a call") is False
@@ -157,7 +156,7 @@ def test_nothing_compared_is_open() -> None:
 
 
 def test_items_survive_the_file() -> None:
-    for item in (made_turn(held=True), made_fact()):
+    for item in (made_turn(held=True), made_fact(), ArrivalItem("a", 1, 100, "miss", False, 5.0)):
         assert agent_item(item.to_json()) == item
     with pytest.raises(KeyError):
         agent_item({"type": "other"})

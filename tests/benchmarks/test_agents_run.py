@@ -19,11 +19,11 @@ from benchmarks.agents import __main__ as command
 from benchmarks.agents import page
 from benchmarks.agents import run as running
 from benchmarks.agents.anchor import EPIC, anchor
-from benchmarks.agents.arrivals import DURING, ELSE, arrivals
+from benchmarks.agents.arrivals import arrivals
 from benchmarks.agents.facts import facts
 from benchmarks.agents.healing import pool_config
 from benchmarks.agents.held import answer_holds, expected_tokens, same_call, tool_call
-from benchmarks.agents.item import BACK_TO_BACK, NOISE_FLOOR, AgentItem, FactItem, TurnItem, agent_item
+from benchmarks.agents.item import BACK_TO_BACK, NOISE_FLOOR, AgentItem, ArrivalItem, FactItem, TurnItem, agent_item
 from benchmarks.agents.old_text import OldText
 from benchmarks.agents.plan import Plan
 from benchmarks.agents.promises import WITHOUT, promises
@@ -174,8 +174,9 @@ def test_arrivals_tell_what_the_engine_was_doing(agents: AgentRun, monkeypatch: 
     monkeypatch.setattr("benchmarks.agents.arrivals.is_healing", lambda engine: next(moments))
     monkeypatch.setattr(AgentRun, "healing", agents.engine)
     arrivals(agents)
-    assert [(item.turn, item.mode) for item in _turns(agents)] == [(1, ELSE), (2, DURING), (3, DURING)]
-    assert all(item.queue_ms >= 0 for item in _turns(agents))
+    found = [item for item in agents.record.items if isinstance(item, ArrivalItem)]
+    assert [(item.turn, item.healing) for item in found] == [(1, False), (2, True), (3, True)]
+    assert all(item.queue_ms >= 0 for item in found)
 
 
 def test_minutes_that_are_used_up_end_a_part(agents: AgentRun) -> None:

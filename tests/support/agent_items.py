@@ -21,7 +21,6 @@ def made_turn(**changes: Any) -> TurnItem:
         "full_ms": 100.0,
         "cpu_ms": 20.0,
         "full_cpu_ms": 100.0,
-        "queue_ms": 0.0,
         "kl": [0.01] * 4,
         "agree": [1, 1, 1, 0],
         "recompute_ratio": 0.1,

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from semshare_core.budget.goal import Goal
 from semshare_core.embed.encoder import Embed
 from semshare_core.lookup.choice import Choice, choose, choose_nearest, one_partner, usable_rows
+from semshare_core.lookup.nearby import nearby, sharing_most
 from semshare_core.lookup.search import Query, search
 from semshare_core.match.facts import FactTokens
 from semshare_core.match.matcher import build_plan
@@ -20,6 +21,7 @@ from semshare_core.match.runs import kgram_hashes
 from semshare_core.match.token_table import TokenTable
 from semshare_core.pool.entry import View
 from semshare_core.pool.pool import ReferencePool
+from semshare_core.tokens import Tokens
 
 
 @dataclass(frozen=True)
@@ -30,6 +32,7 @@ class Lookup:
         entries: the references that the plan may name.
         similarity: of the nearest entry, in [0, 1]. None without a search, or with an empty pool.
         lookup_ms: the time of search and choice; ``match_ms``: of matching.
+        nearby: the tokens of earlier prompts of the request's own namespace that resemble it, int64 [m] each.
         blocked_coverage: the coverage lost to rows that may not serve, as a share of the suffix. Example: the best
             prompt would cover 90 % with all of its rows; the best usable rows cover 70 %; 20 % is blocked.
     """
@@ -40,6 +43,7 @@ class Lookup:
     lookup_ms: float
     match_ms: float
     blocked_coverage: float = 0.0
+    nearby: tuple[Tokens, ...] = ()
 
     @property
     def used(self) -> list[View]:
@@ -112,6 +116,10 @@ def find(pool: ReferencePool, query: Query, goal: Goal, table: TokenTable, embed
         else:
             grams = kgram_hashes(tokens, policy.min_run)
             choice = choose(tokens, grams, prefix, candidates, goal)
+        found = [*candidates.sharing, *(entry for entry, _ in candidates.similar)]
+    else:
+        found = sharing_most(pool, query)
+    around = nearby(pool, query, [*choice.entries, *found])
     looked_up = time.perf_counter()
     views = [View(entry, usable_rows(entry, goal)) for entry in choice.entries]
     plan = build_plan(
@@ -132,4 +140,5 @@ def find(pool: ReferencePool, query: Query, goal: Goal, table: TokenTable, embed
         lookup_ms=1e3 * (looked_up - started),
         match_ms=1e3 * (time.perf_counter() - looked_up),
         blocked_coverage=choice.blocked,
+        nearby=around,
     )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from pathlib import Path
 from typing import Annotated
 
@@ -15,6 +14,7 @@ from rich.table import Table
 from semshare_core.budget.calibration import RATIOS, Calibration, chosen, kl_table
 from semshare_core.budget.forecast import log_kl
 from semshare_core.budget.levels import BOUNDS
+from semshare_core.calibrate import fitting
 from semshare_core.calibrate.fitting import check_enough, cross_fitted, fit_calibration
 from semshare_core.calibrate.prompts import default_pairs, read_pairs
 from semshare_core.calibrate.risk import beyond
@@ -43,7 +43,8 @@ def calibrate(
     three hours for the demo model on one thread of a busy CPU. A run that is broken off goes on where it stopped.
     """
     from semshare_core.calibrate.journal import Journal
-    from semshare_core.calibrate.measuring import measure_pairs
+    from semshare_core.calibrate.progress import HEAD, Progress
+    from semshare_core.calibrate.substitutes import Substitutes, fitting_pairs, measure_enough
     from semshare_core.config import PoolConfig
     from semshare_core.engine import SemShareEngine
 
@@ -59,16 +60,18 @@ def calibrate(
     parts = identity(engine.model, engine.tokenizer)
     place = out or calibration_file(parts)
     journal = Journal(place.with_suffix(".observations.jsonl"), parts)
-    started = time.perf_counter()
-    count = 0
-
-    def tell(line: str) -> None:
-        nonlocal count
-        count += 1
-        console.print(f"[{count}/{len(brought)}, {time.perf_counter() - started:.0f} s] {line}")
-
-    observations = measure_pairs(engine, brought, tell, journal=journal)
-    source = f"{len(observations)} pairs of {prompts.name if prompts is not None else 'the built-in prompts'}"
+    wanted = len(brought) if prompts is None else fitting.LEAST_PAIRS  # your own prompts are not diluted
+    spare = Substitutes(engine)
+    brought = fitting_pairs(brought, wanted, spare, console.print)
+    progress = Progress(brought, known=len(journal.read()))
+    console.print(HEAD)
+    observations = measure_enough(
+        engine, brought, wanted, spare, lambda line: console.print(progress.line(line)), journal=journal
+    )
+    own = "the built-in prompts" if prompts is None else prompts.name
+    source = f"{len(observations)} pairs of {own}"
+    if prompts is not None and spare.used:
+        source = f"{len(observations)} pairs: of {prompts.name}, and {spare.used} built-in ones"
     made = fit_calibration(observations, parts, source, RATIOS)
     write_calibration(made, place)
     journal.remove()

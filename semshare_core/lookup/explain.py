@@ -12,7 +12,8 @@ from semshare_core.lookup.find import Lookup
 from semshare_core.lookup.search import Query
 from semshare_core.model.attention.bit_blocks import whole_blocks
 from semshare_core.pool.pool import ReferencePool
-from semshare_core.report.reasons import Reason, ReasonText
+from semshare_core.report.reasons import NO_REASON, Reason, ReasonText
+from semshare_core.tokens import common_prefix
 
 
 def explain(
@@ -25,28 +26,44 @@ def explain(
         requested: the goal that the caller requested; ``goal``: the one that serves.
         query: what was looked up in ``pool``.
     """
-    if not lookup.plan.served.any():
-        reason = _nothing_found(goal, pool, query)
-    elif goal.mode is Mode.LOSSLESS:
-        reason = Reason.LOSSLESS_PREFIX.text(prefix=lookup.plan.prefix_tokens, tokens=len(lookup.plan))
-    else:
+    if goal.mode is Mode.LOSSLESS:
+        reason = _lossless(lookup.plan.prefix_tokens, pool, query)
+    elif lookup.plan.served.any():
         reason = decision.reason
+    else:
+        reason = _empty(pool, query) or Reason.NOTHING_TO_REUSE.text()
     if requested.level != goal.level:
         return Reason.STRICTER_LEVEL.text(level=requested.level, served=goal.level, rest=reason)
     return reason
 
 
-def _nothing_found(goal: Goal, pool: ReferencePool, query: Query) -> ReasonText:
-    tokens, config = len(query.tokens), pool.config
-    if tokens < config.min_tokens:
-        return Reason.TOO_SHORT.text(tokens=tokens, least=config.min_tokens)
-    if not pool.holds(query.namespace, weights=query.weights):
-        others = pool.holds(query.namespace)
-        return (Reason.OTHER_WEIGHTS if others else Reason.EMPTY_POOL).text()
-    if goal.mode is not Mode.LOSSLESS:
-        return Reason.NOTHING_TO_REUSE.text()
+def _lossless(prefix: int, pool: ReferencePool, query: Query) -> ReasonText:
+    """Why ``exact`` reuses ``prefix`` tokens."""
+    tokens = len(query.tokens)
+    alike = _longest_common_begin(pool, query)
+    if prefix and prefix >= alike:
+        return Reason.LOSSLESS_PREFIX.text(prefix=prefix, tokens=tokens)
     if not whole_blocks(tokens, query.block):
-        return Reason.NO_WHOLE_BLOCK.text(block=query.block, tokens=tokens)
-    if pool.beginning_alike(query.namespace, query.tokens, 1, weights=query.weights):
-        return Reason.NO_LOSSLESS_ROWS.text()
-    return Reason.NO_COMMON_BEGIN.text(least=config.block_tokens)
+        return _empty(pool, query) or Reason.NO_WHOLE_BLOCK.text(block=query.block, tokens=tokens)
+    if alike:
+        return Reason.LOSSLESS_ROWS.text(alike=alike, prefix=prefix, tokens=tokens)
+    return _empty(pool, query) or Reason.NO_COMMON_BEGIN.text(least=pool.config.block_tokens)
+
+
+def _longest_common_begin(pool: ReferencePool, query: Query) -> int:
+    """The length of the longest common beginning with a pooled prompt, of whatever rows; the last token never counts.
+
+    0 if it is shorter than a block of the prefix index.
+    """
+    entries = pool.beginning_alike(query.namespace, query.tokens[:-1], 1, weights=query.weights)
+    return max((common_prefix(entry.tokens, query.tokens[:-1]) for entry in entries), default=0)
+
+
+def _empty(pool: ReferencePool, query: Query) -> ReasonText:
+    """Why the pool can have nothing for the query; no reason if it could."""
+    tokens, least = len(query.tokens), pool.config.min_tokens
+    if tokens < least:
+        return Reason.TOO_SHORT.text(tokens=tokens, least=least)
+    if pool.holds(query.namespace, weights=query.weights):
+        return NO_REASON
+    return (Reason.OTHER_WEIGHTS if pool.holds(query.namespace) else Reason.EMPTY_POOL).text()

@@ -27,10 +27,10 @@ def warn_once(model: PreTrainedModel, level: str) -> None:
     rule, bound = LEVEL_RULES[level], BOUNDS[level]
     warnings.warn(
         f"the model {name!r} is not calibrated: nobody measured how far its reused answers lie from the full "
-        f"prefill's. So level {level!r} computes {rule.least:.0%} to {rule.ceiling:.0%} of each prompt: often more than "
-        f"necessary, sometimes too little. Its bound, a KL of {bound.kl} that {1 - bound.share:.0%} of calls keep, is no "
-        "promise. Calibrate the model once with `semshare calibrate MODEL`, or use the level 'exact', which needs no "
-        "calibration.",
+        f"prefill's. So level {level!r} computes {rule.least:.0%} to {rule.ceiling:.0%} of each prompt. That is often "
+        f"more than necessary, and sometimes too little. The bound (at most {bound.share:.0%} of calls beyond a KL of "
+        f"{bound.kl}) is no promise. Calibrate the model once with `semshare calibrate MODEL`, or use the level "
+        "'exact', which needs no calibration.",
         QualityWarning,
         stacklevel=2,
     )

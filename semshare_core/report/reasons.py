@@ -26,12 +26,15 @@ class Reason(Enum):
     OTHER_WEIGHTS = "the pool holds only prompts that other weights, adapters or numerics computed"
     TOO_SHORT = "a prompt of {tokens} tokens is too short: the pool keeps prompts of {least} tokens or more"
     NO_COMMON_BEGIN = "no earlier prompt has the same first {least} tokens, and 'exact' reuses nothing else"
-    NO_LOSSLESS_ROWS = "an earlier prompt begins like this one, but its rows are not lossless, as 'exact' demands"
     NO_WHOLE_BLOCK = "in this precision 'exact' reuses whole blocks of {block} tokens, and the prompt has {tokens}"
     NOTHING_TO_REUSE = "nothing to reuse: no earlier prompt of this namespace shares a passage with this one"
     ONLY_THE_QUESTION = "only words of the question were read before, and the question is computed in any case"
     # a prefix was found
     LOSSLESS_PREFIX = "the first {prefix} of {tokens} tokens are an earlier prompt's, which is all that 'exact' reuses"
+    LOSSLESS_ROWS = (
+        "the first {alike} of {tokens} tokens are an earlier prompt's; 'exact' reuses only those whose rows are a full "
+        "prefill's: {prefix}"
+    )
     ONLY_THE_PREFIX = (
         "the first {prefix} of {tokens} tokens are an earlier prompt's; nothing behind them was read before"
     )

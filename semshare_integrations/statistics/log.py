@@ -81,7 +81,7 @@ class ReuseLog:
         """The totals in words, a table with a line for each call, and why each was served so."""
         reports = self.reports
         head = ReuseTotals.of(reports).summary()
-        whys = (f"{number}: {_why(report)}" for number, report in enumerate(reports, start=1))
+        whys = (f"{number}: {why}" for number, report in enumerate(reports, start=1) if (why := _why(report)))
         return "\n".join((head, *_aligned(_table(reports)), *whys)) if reports else head
 
     def _repr_html_(self) -> str:

@@ -41,7 +41,8 @@ def no_ratio(features: PlanFeatures, level: str, calibration: Calibration) -> Re
     saving = [computed for computed in choices if suffix - computed >= MIN_SAVED_TOKENS]
     if not saving:  # whatever the forecast of the others
         return Reason.TOO_LITTLE_SAVED.text(saved=suffix - min(choices), tokens=suffix)
-    return Reason.BEYOND_BOUND.text(computed=max(saving), tokens=suffix, level=level, bound=bound)
+    reason = Reason.BEYOND_BOUND_WITH_APPROXIMATE_ROWS if features.inherited else Reason.BEYOND_BOUND
+    return reason.text(computed=max(saving), tokens=suffix, level=level, bound=bound)
 
 
 def within_bound(features: PlanFeatures, ratio: float, level: str) -> ReasonText:

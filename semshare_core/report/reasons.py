@@ -43,9 +43,6 @@ class Reason(Enum):
     )
     BEHIND_PREFIX = "the first {prefix} of {tokens} tokens are an earlier prompt's; the rest: {rest}"
     # more was found, and is not worth it
-    APPROXIMATE_REFERENCE = (
-        "the prompt that shares {share:.0%} more than any other has approximate rows, which may not serve"
-    )
     UNLIKE_CALIBRATION = "too different: share {feature} {share:.0%}, at most {highest:.0%} when calibrated"
     TOO_FUZZY = "too different: {share:.0%} of the tokens have no identical run"
     TOO_MUCH_CHANGED = "too much has changed: {must} of {tokens} tokens must be computed in any case"
@@ -53,6 +50,14 @@ class Reason(Enum):
     BEYOND_BOUND = (
         "to compute {computed} of {tokens} tokens is not expected to keep the KL of {level!r} within {bound}, and to "
         "compute more saves too little"
+    )
+    BEYOND_BOUND_WITH_APPROXIMATE_ROWS = (
+        "to compute {computed} of {tokens} tokens is not expected to keep the KL of {level!r} within {bound}: the "
+        "earlier prompt's own rows are approximate"
+    )
+    APPROXIMATE_ROWS = (
+        "the earlier prompt's own rows are approximate, and a fixed share is not expected to keep the KL of {level!r} "
+        "within {bound}"
     )
     TOO_LITTLE_SAVED = "only {saved} of {tokens} tokens would be saved"
     SLOWER = "to save {saved} of {tokens} tokens would take longer"

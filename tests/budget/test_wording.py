@@ -14,7 +14,8 @@ from decided import decided
 from made_up_calibration import made, made_features
 from semshare_core.budget.calibration import Calibration
 from semshare_core.budget.features import PlanFeatures
-from semshare_core.budget.governor import LEVEL_RULES, _by_rule
+from semshare_core.budget.goal import Goal
+from semshare_core.budget.governor import _by_rule
 from semshare_core.budget.wording import MIN_SAVED_TOKENS, no_ratio
 from semshare_core.config import ReusePolicy
 from semshare_core.match.plan import ReusePlan, Source
@@ -44,7 +45,9 @@ def plans(draw: st.DrawFn) -> tuple[ReusePlan, int]:
     source = np.resize(source, n).astype(np.int8) if len(source) else np.zeros(1, np.int8)
     served = source != Source.NEW
     position = np.where(source == Source.PREFIX, np.arange(n), np.where(served, np.arange(n) + 7, -1))
-    plan = ReusePlan(source, np.where(served, 0, -1), position, ("a",), similarity=0.9)
+    account = draw(st.sampled_from([None, 0.001, 1.0]))
+    accounts = None if account is None else np.where(served, account, 0.0)
+    plan = ReusePlan(source, np.where(served, 0, -1), position, ("a",), similarity=0.9, account=accounts)
     return plan, draw(st.integers(0, n))
 
 
@@ -84,7 +87,7 @@ def test_a_fixed_share_never_computes_more_than_stands_behind_the_prefix(
         fuzzy=0,
         new=0,
     )
-    reason = _by_rule(features, LEVEL_RULES[level]).reason
+    reason = _by_rule(features, Goal(ReusePolicy(level=level))).reason  # type: ignore[arg-type]
     found = re.fullmatch(r"only (-?\d+) of (\d+) tokens would be saved", reason)
     if found is not None:
         assert 0 <= int(found[1]) <= int(found[2]) == suffix

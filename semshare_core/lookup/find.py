@@ -14,7 +14,7 @@ from semshare_core.budget.account import Limits
 from semshare_core.budget.goal import Goal
 from semshare_core.embed.encoder import Embed
 from semshare_core.lookup.choice import Choice, choose, choose_nearest, one_partner
-from semshare_core.lookup.nearby import nearby, sharing_most
+from semshare_core.lookup.nearby import nearby
 from semshare_core.lookup.search import Query, search
 from semshare_core.match.facts import FactTokens
 from semshare_core.match.matcher import build_plan
@@ -103,7 +103,7 @@ def find(
     tokens, policy, limits = query.tokens, goal.policy, limits or Limits.of(goal)
     prefix = query.prefix_in(pool, goal, limits.prefix)
     grams: NDArray[np.uint64] | None = None
-    similarity = None
+    similarity = candidates = None
     choice = Choice(prefix, [prefix[0]] if prefix else [], [])
     if goal.approximates:
         nearest_alone = one_partner(goal)
@@ -115,10 +115,7 @@ def find(
         else:
             grams = kgram_hashes(tokens, policy.min_run)
             choice = choose(tokens, grams, prefix, candidates, policy, limits)
-        found = [*candidates.sharing, *(entry for entry, _ in candidates.similar)]
-    else:
-        found = sharing_most(pool, query)
-    around = nearby(pool, query, [*choice.entries, *found])
+    around = nearby(pool, query, choice.entries, candidates)
     looked_up = time.perf_counter()
     views = [View(entry, entry.usable(limits.moved)) for entry in choice.entries]
     plan = build_plan(

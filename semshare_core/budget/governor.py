@@ -109,9 +109,10 @@ def reusable(plan: ReusePlan, needs: Needs, fresh_from: int) -> bool:
 
 
 def plan_features(plan: ReusePlan, goal: Goal, fresh_from: int) -> PlanFeatures | None:
-    """The plan's features; None if it is not :func:`reusable`."""
+    """The plan's features; None if it is not :func:`reusable` and draws on no approximate row."""
     needs = Needs.of(plan, selection_for(goal.policy), fresh_from)
-    return PlanFeatures.of(plan, needs, fresh_from) if reusable(plan, needs, fresh_from) else None
+    lossless = plan.account is None and not reusable(plan, needs, fresh_from)
+    return None if lossless else PlanFeatures.of(plan, needs, fresh_from)
 
 
 def _for_ratio(features: PlanFeatures, goal: Goal, ratio: float, calibration: Calibration | None) -> Decision:

@@ -95,8 +95,8 @@ def measure_all(
     *,
     fingerprint: Mapping[str, str],
     source: str,
-    spare: Substitutes,
-    wanted: int,
+    spare: Substitutes | None = None,
+    wanted: int = 0,
     seed: int = 0,
 ) -> Calibration:
     """Measure pairs and :data:`ROUNDS` rounds of chains, each under the fit so far. Returns the last fit.
@@ -109,6 +109,7 @@ def measure_all(
         spare: gives pairs in the place of those that could reuse nothing, until ``wanted`` are measured.
         seed: of the chains.
     """
+    spare = spare or Substitutes(engine)
     found = merged(known, measure_enough(engine, pairs, wanted, spare, log, journal=journal))
     if spare.used:
         source = f"{source}, {spare.used} of them built-in substitutes"

@@ -14,12 +14,13 @@ if TYPE_CHECKING:
     from semshare_core.engine import Prefill, SemShareEngine
     from semshare_core.errors import SemShareError
     from semshare_core.prompt.encode import Chat
-    from semshare_core.report import Canary, ReuseReport
+    from semshare_core.report import Canary, FirstDifference, ReuseReport
     from semshare_core.streaming import Generation, Piece
 
 __all__ = [
     "Canary",
     "Chat",
+    "FirstDifference",
     "Generation",
     "Piece",
     "PoolConfig",
@@ -35,6 +36,7 @@ __all__ = [
 _DEFINED_IN = {
     "Canary": "report",
     "Chat": "prompt.encode",
+    "FirstDifference": "report",
     "Generation": "streaming",
     "Piece": "streaming",
     "PoolConfig": "config",

@@ -16,11 +16,13 @@ from transformers.cache_utils import Cache
 from semshare_core.compress.live.compressed import CompressedCache, compressed, compressor_for
 from semshare_core.embed.prompt_vectors import NO_VECTORS
 from semshare_core.errors import CallCancelledError, CallTimeoutError
+from semshare_core.match.difference import first_difference
 from semshare_core.match.plan import Source
 from semshare_core.pool import Entry
 from semshare_core.prefill.cache import kv_bytes, to_torch
 from semshare_core.prefilled import PrefilledRequest
 from semshare_core.process.interrupt import NEVER
+from semshare_core.prompt.own_tokenizer import decode_ids
 from semshare_core.prompt.retokenize import retokenized
 from semshare_core.quality.replay import Replay
 from semshare_core.report import ReuseReport
@@ -74,6 +76,7 @@ def report_of(prefilled: PrefilledRequest, first_token_at: float, generated: int
     plan, recomputed = lookup.plan, prefilled.whole.recomputed
     n, n_layers = len(plan), len(prefilled.whole.cache.layers)
     bytes_full = kv_bytes(prefilled.whole.cache.rows(n - 1))
+    text_of = partial(decode_ids, request.runtime.tokenizer, special=True)
     return ReuseReport(
         arrived_at=request.arrived_at,
         outcome=prefilled.outcome,
@@ -100,6 +103,7 @@ def report_of(prefilled: PrefilledRequest, first_token_at: float, generated: int
         account=None if math.isinf(prefilled.account) else prefilled.account,
         calibration=decision.calibration,
         expected_kl=prefilled.expected_kl,
+        first_difference=first_difference(request.tokens, lookup.nearby, text_of),
         generated_tokens=generated,
         token_sources=plan.source.tolist(),
         token_recomputed=recomputed.astype(int).tolist(),

@@ -78,10 +78,11 @@ class ReuseLog:
         return ReuseTotals.of(self.reports)
 
     def summary(self) -> str:
-        """The totals in words, and a table with a line for each call."""
+        """The totals in words, a table with a line for each call, and why each was served so."""
         reports = self.reports
         head = ReuseTotals.of(reports).summary()
-        return "\n".join((head, *_aligned(_table(reports)))) if reports else head
+        whys = (f"{number}: {why}" for number, report in enumerate(reports, start=1) if (why := _why(report)))
+        return "\n".join((head, *_aligned(_table(reports)), *whys)) if reports else head
 
     def _repr_html_(self) -> str:
         """For notebooks: totals, table, and, with matplotlib, charts."""
@@ -90,8 +91,8 @@ class ReuseLog:
         if not reports:
             return head
         columns, *cells = _table(reports)
-        rows = "".join(_row("td", line) for line in cells)
-        table = f"<table><thead>{_row('th', columns)}</thead><tbody>{rows}</tbody></table>"
+        rows = "".join(_row("td", (*line, _why(report))) for line, report in zip(cells, reports, strict=True))
+        table = f"<table><thead>{_row('th', (*columns, 'why'))}</thead><tbody>{rows}</tbody></table>"
         return f'{head}<div style="overflow-x:auto">{table}</div>{_charts(reports)}'
 
 
@@ -125,6 +126,13 @@ def _cells(reports: Iterable[ReuseReport]) -> list[tuple[str, ...]]:
         )
         for number, report in enumerate(reports, start=1)
     ]
+
+
+def _why(report: ReuseReport) -> str:
+    """The reason and the first difference's place and kind. Quotes no prompt."""
+    difference = report.first_difference
+    said = [report.reason] if report.reason else []
+    return "; ".join([*said, f"first difference at {difference.summary()}"] if difference else said)
 
 
 def _divergence(canary: Canary | None) -> str:

@@ -102,6 +102,9 @@ class Telemetry:
             attributes["semshare.account"] = report.account
         if report.similarity is not None:
             attributes["semshare.similarity"] = report.similarity
+        if report.first_difference is not None:
+            attributes["semshare.first_difference.index"] = report.first_difference.index
+            attributes["semshare.first_difference.kind"] = report.first_difference.kind
         seconds = (report.ttft_ms + report.decode_ms) / 1e3
         span = self._tracer.start_span(
             f"{operation} {model}",

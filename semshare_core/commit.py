@@ -119,9 +119,9 @@ def store_rows(prefilled: PrefilledRequest, generated: list[int], *, copy: bool 
         return False
     cache = prefilled.whole.cache
     tokens = request.tokens[: cache.layers[0].length] if prefilled.compressed else _with_answer(prefilled, generated)
-    rows = prefilled.approximate_rows[: len(tokens)]
-    answer = np.full(len(tokens) - len(rows), bool(rows[-1]))  # it has read the prompt
-    approximate = np.concatenate((rows, answer))
+    prompt = prefilled.approximate_rows[: len(tokens)]
+    approximate = np.full(len(tokens), bool(prompt.any()))  # the answer has read the prompt
+    approximate[: len(prompt)] = prompt
     entry = Entry.of_rows(
         request.namespace,
         tokens,

@@ -9,7 +9,7 @@ from semshare_core.process.lazy_import import import_alone
 
 if TYPE_CHECKING:
     from semshare_core.baselines.semsharekv import Retention
-    from semshare_core.config import PoolConfig, ReusePolicy
+    from semshare_core.config import Heal, PoolConfig, ReusePolicy
     from semshare_core.decode.sampling import SamplingParams
     from semshare_core.engine import Prefill, SemShareEngine
     from semshare_core.errors import SemShareError
@@ -21,6 +21,7 @@ __all__ = [
     "Canary",
     "Chat",
     "Generation",
+    "Heal",
     "Piece",
     "PoolConfig",
     "Prefill",
@@ -36,6 +37,7 @@ _DEFINED_IN = {
     "Canary": "report",
     "Chat": "prompt.encode",
     "Generation": "streaming",
+    "Heal": "config",
     "Piece": "streaming",
     "PoolConfig": "config",
     "Prefill": "engine",

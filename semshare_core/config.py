@@ -53,6 +53,18 @@ def _mistake(item: Any) -> str:
     )
 
 
+class Heal(Settings):
+    """How much time healing takes: it computes approximate rows of the pool afresh, in the background.
+
+    Attributes:
+        share: at most this share of the idle time is spent on it; the rest leaves the processor to other programs.
+        max_tokens: longer prompts are not healed.
+    """
+
+    share: float = Field(default=0.9, gt=0, le=1)
+    max_tokens: int = Field(default=32_768, ge=1)
+
+
 class PoolConfig(Settings):
     """How many bytes of reference prompts are kept, where and for how long, and how candidates are found.
 
@@ -73,6 +85,8 @@ class PoolConfig(Settings):
         min_tokens: shorter prompts are not stored; below a few dozen tokens a lookup costs more than it saves.
         block_tokens: tokens per hashed block of the prefix index.
         candidates: how many semantic neighbours FAISS returns for one lookup.
+        heal: compute approximate rows afresh while no call waits, so that the prompts they belong to become lossless.
+            ``True`` or ``Heal(...)``: it is done · ``False`` or ``None``: it is not.
     """
 
     max_bytes: int = Field(default=2 * 2**30, ge=0)
@@ -87,6 +101,12 @@ class PoolConfig(Settings):
     min_tokens: int = Field(default=32, ge=1)
     block_tokens: int = Field(default=16, ge=1)
     candidates: int = Field(default=8, ge=1)
+    heal: Heal | None = Heal()
+
+    @field_validator("heal", mode="before")
+    @classmethod
+    def _a_switch_too(cls, heal: Any) -> Any:
+        return (Heal() if heal else None) if isinstance(heal, bool) else heal
 
     @field_validator("path", mode="before")
     @classmethod

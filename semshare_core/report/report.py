@@ -81,6 +81,8 @@ class ReuseReport(BaseModel):
         depth: approximate reuses behind the rows of this request. 0: they are a full prefill's (a compressor may
             drop some); 1: some were computed from rows of a reference.
         stored: the prompt's rows were kept in the pool, for later calls.
+        healed_tokens: so many of these rows were approximate, and were computed afresh in the background. It is 0 at
+            first, and the engine completes it in this very object.
         token_sources: per prompt token 0 new, 1 fuzzy, 2 moved, 3 prefix. What messages carry (:meth:`brief`) has
             ``token_runs`` instead.
         token_recomputed: per prompt token 1 if its final row was computed.
@@ -118,6 +120,7 @@ class ReuseReport(BaseModel):
     expected_kl: float | None = None
     generated_tokens: int = 0
     stored: bool = False
+    healed_tokens: int = 0
     token_sources: list[int] = Field(default=[], repr=False)
     token_recomputed: list[int] = Field(default=[], repr=False)
     canary: Canary | None = None

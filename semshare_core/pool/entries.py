@@ -43,6 +43,7 @@ class Entries:
         self.namespaces: dict[str, NamespaceStore] = {}
         self.counts: defaultdict[str, Counts] = defaultdict(Counts)
         self._forget: weakref.WeakMethod[Forget] | None = None
+        self._give_up: weakref.WeakMethod[Callable[[Entry], None]] | None = None
         self._config = config
         self._policy = policy
         self._pinned: set[Entry] = set()
@@ -56,6 +57,10 @@ class Entries:
     def on_leaving(self, forget: Forget | None) -> None:
         """What is told of every entry that leaves, with the segments on disk that nobody holds any more."""
         self._forget = None if forget is None else weakref.WeakMethod(forget)
+
+    def on_removal(self, give_up: Callable[[Entry], None]) -> None:
+        """Call ``give_up`` with every entry that is removed."""
+        self._give_up = weakref.WeakMethod(give_up)
 
     def get(self, namespace: str, name: str) -> Entry | None:
         store = self.namespaces.get(namespace)
@@ -86,6 +91,9 @@ class Entries:
         store = self.namespaces[entry.namespace]
         store.remove(entry)
         self._pinned.discard(entry)
+        give_up = self._give_up() if self._give_up is not None else None
+        if give_up is not None:
+            give_up(entry)
         released = self._release(entry, entry.segments)
         if not store.entries:
             del self.namespaces[entry.namespace]

@@ -73,7 +73,6 @@ class ReferencePool(Search):
         self._tiers = Tiers(config, self._lock, policy, self._entries.evict, folder=folder, devices=self._devices)
         self._entries.attach(self._tiers)
         self._copies = SecondCopies(self._entries, self._tiers, self._lock)
-        self._tiers.on_need(self._copies.give_up_all)
         self._worker = Worker("semshare-pool", finishes=True, idle=partial(_drop_expired, weakref.ref(self)))
         if self._tiers.writes and folder is not None:
             self._writer = DiskWriter(folder, self._tiers, self._worker, self._lock)

@@ -55,6 +55,8 @@ class SecondCopies:
         self._tiers = tiers
         self._lock = lock
         self._copies: list[SecondCopy] = []
+        tiers.on_need(self.give_up_all)
+        entries.on_removal(self.give_up_of)
 
     def begin(self, entry: Entry, tokens: int, make_room: MakeRoom) -> SecondCopy | None:
         """Room for ``tokens`` rows beside those of ``entry``; None if the budget has none, or the entry has left.
@@ -90,6 +92,11 @@ class SecondCopies:
                 self._tiers.used["device"] -= copy.n_bytes
                 copy.store.n_bytes -= copy.n_bytes
                 self._copies.remove(copy)
+
+    def give_up_of(self, entry: Entry) -> None:
+        """An entry has left the pool, and what was computed for it leaves memory with it."""
+        for copy in [copy for copy in self._copies if copy.entry() is entry]:
+            self.give_up(copy)
 
     def give_up_all(self) -> bool:
         """Free the room of all copies; whether there were any. Needs the lock."""

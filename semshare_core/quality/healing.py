@@ -36,11 +36,8 @@ from semshare_core.process.interrupt import Interrupt
 from semshare_core.process.worker import Worker
 from semshare_core.quality.fresh_rows import CopyLost, FreshRows, NoRoom
 from semshare_core.quality.healing_order import Candidate, HealingOrder
-from semshare_core.quality.late_results import LateResults
+from semshare_core.quality.late_results import HEALED
 from semshare_core.report import ReuseReport
-
-HEALED: LateResults[int] = LateResults()
-"""How many rows were computed afresh for the entry of a call, by the id of the call's report."""
 
 _REMEMBERED_ERRORS = 20
 
@@ -210,6 +207,8 @@ class Healing:
         with self._lock:
             self._prune()
             settings = {candidate.autocast for candidate in self._order.open}
+        if self._prefill.model.training:  # somebody trains it, in whose way an evaluating pass would be
+            return None
         present = {of_call: self._identity(of_call) for of_call in settings}
 
         def fits(candidate: Candidate) -> bool:
@@ -255,8 +254,9 @@ class Healing:
 
     def complete(self, candidate: Candidate) -> None:
         """Let the rows, which are all there, replace the entry's, and tell its call's report."""
-        fresh = self._fresh[candidate]
-        if not fresh.replace():
+        fresh, entry = self._fresh[candidate], candidate.entry()
+        unchanged = entry is not None and entry.weights == self._identity(candidate.autocast)
+        if not (unchanged and fresh.replace()):
             self._leave(candidate, "gone")
             return
         rows = len(fresh.ids) - fresh.start

@@ -189,8 +189,8 @@ class Healing:
                 fresh = self.rows_of(candidate, interrupt)
                 if not fresh.complete:
                     fresh.advance(len(fresh.ids), interrupt)
-                if fresh.complete:
-                    self.complete(candidate)
+            if fresh.complete and self._turn() is candidate:  # nothing has changed while the last pass ran
+                self.complete(candidate)
         except CallWaits:
             raise
         except CopyLost:
@@ -254,9 +254,10 @@ class Healing:
 
     def complete(self, candidate: Candidate) -> None:
         """Let the rows, which are all there, replace the entry's, and tell its call's report."""
-        fresh, entry = self._fresh[candidate], candidate.entry()
-        unchanged = entry is not None and entry.weights == self._identity(candidate.autocast)
-        if not (unchanged and fresh.replace()):
+        fresh = self._fresh[candidate]
+        with computing(self._prefill.model, candidate.autocast):
+            replaced = fresh.replace()
+        if not replaced:
             self._leave(candidate, "gone")
             return
         rows = len(fresh.ids) - fresh.start

@@ -33,32 +33,42 @@ class Claim:
 
         ``pass_context`` makes the context of each pass. None: the pool has no room for them, or the engine is gone.
         """
+        cache = None
         try:
-            while True:
+            while cache is None:
                 with suppress(CallWaits), pass_context() as interrupt:
-                    healing = self._living()
-                    with healing.numerics(self._candidate.autocast):
-                        fresh = healing.rows_of(self._candidate, interrupt, from_scratch=True, capacity=end + room)
-                        if fresh.done >= end:
-                            return fresh.read_from(end)
-                        fresh.advance(end, interrupt)
+                    cache = self._begin(end, room, interrupt)
         except (CopyLost, NoRoom, torch.OutOfMemoryError):
             self.release()
-            return None
+        return cache
 
     def complete(self, pass_context: PassContext) -> None:
         """Compute the other rows of the entry, the answer's, and let all of them replace the entry's."""
-        with suppress(CopyLost, NoRoom, torch.OutOfMemoryError):
-            while True:
+        healed = False
+        with suppress(CopyLost, torch.OutOfMemoryError):
+            while not healed:
                 with suppress(CallWaits), pass_context() as interrupt:
-                    healing = self._living()
-                    with healing.numerics(self._candidate.autocast):
-                        fresh = healing.rows_of(self._candidate, interrupt, from_scratch=True)
-                        if not fresh.complete:
-                            fresh.advance(len(fresh.ids), interrupt)
-                        if fresh.complete:
-                            healing.complete(self._candidate)
-                            return
+                    healed = self._finish(interrupt)
+
+    def _begin(self, end: int, room: int, interrupt: Interrupt) -> MergedCache | None:
+        """One pass; the cache if it has the first ``end`` rows by now."""
+        healing, candidate = self._living(), self._candidate
+        with healing.numerics(candidate.autocast):
+            fresh = healing.rows_of(candidate, interrupt, from_scratch=True, capacity=end + room)
+            if fresh.done < end:
+                fresh.advance(end, interrupt)
+            return fresh.read_from(end) if fresh.done >= end else None
+
+    def _finish(self, interrupt: Interrupt) -> bool:
+        """One pass, or the last step behind them; whether it was that. The pass context has looked at the weights."""
+        healing, candidate = self._living(), self._candidate
+        with healing.numerics(candidate.autocast):
+            fresh = healing.rows_of(candidate, interrupt, from_scratch=True)
+            if not fresh.complete:
+                fresh.advance(len(fresh.ids), interrupt)
+                return False
+        healing.complete(candidate)
+        return True
 
     def release(self) -> None:
         """Leave the entry to the healing, if it is not healed yet."""

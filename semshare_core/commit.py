@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 import weakref
 from collections.abc import Callable
@@ -111,9 +112,9 @@ def report_of(prefilled: PrefilledRequest, first_token_at: float, generated: int
         decode_ms=1e3 * (time.perf_counter() - first_token_at),
         kv_bytes=prefilled.cache.prompt_bytes if isinstance(prefilled.cache, CompressedCache) else bytes_full,
         kv_bytes_full=bytes_full,
-        depth=int(prefilled.depths.max(initial=0)),
+        account=None if math.isinf(prefilled.account) else prefilled.account,
         calibration=decision.calibration,
-        expected_kl=decision.expected_kl,
+        expected_kl=prefilled.expected_kl,
         generated_tokens=generated,
         token_sources=plan.source.tolist(),
         token_recomputed=recomputed.astype(int).tolist(),
@@ -123,24 +124,23 @@ def report_of(prefilled: PrefilledRequest, first_token_at: float, generated: int
 def store_rows(prefilled: PrefilledRequest, generated: list[int], *, copy: bool = False) -> bool:
     """Store the rows of the prompt and of the answer without its last token. Returns whether the pool took them."""
     request, runtime = prefilled.request, prefilled.request.runtime
-    deepest = prefilled.depths.max(initial=0)
-    if not prefilled.planned.movable or deepest > request.goal.policy.max_depth:
+    if not prefilled.planned.movable:
         return False
     if runtime.weights.identity() != request.computed_by:  # another thread changed the weights meanwhile
         return False
     cache = prefilled.whole.cache
     tokens = request.tokens[: cache.layers[0].length] if prefilled.compressed else _with_answer(prefilled, generated)
-    depth = np.full(len(tokens), deepest, np.uint8)
-    count = min(len(prefilled.depths), len(tokens))
-    depth[:count] = prefilled.depths[:count]
+    rows = prefilled.approximate_rows[: len(tokens)]
+    answer = np.full(len(tokens) - len(rows), bool(rows[-1]))  # it has read the prompt
+    approximate = np.concatenate((rows, answer))
     entry = Entry.of_rows(
         request.namespace,
         tokens,
         cache.rows(len(tokens)),
-        depth,
+        approximate,
         # a user's encoder runs later, when the model's lock is free
         NO_VECTORS if runtime.vectors.foreign else runtime.vectors.of(tokens),
-        kl_bound=prefilled.kl_bound,
+        account=prefilled.account if approximate.any() else 0.0,
         pinned=request.pinned,
         weights=request.computed_by,
         steady=prefilled.steady,

@@ -161,7 +161,6 @@ class ReusePolicy(Settings):
         seam_halo: tokens recomputed after each seam, a place where the text continues but its source does not.
         fresh_tail: at least so many last prompt tokens are always computed.
         max_references: references that may serve one prompt.
-        max_depth: how many approximate reuses may lie behind a row (0: only lossless rows are produced and used).
         compress: what is kept of the rows for decoding: ``None``: all · ``"retention"`` or ``Retention(...)``:
             SemShareKV's · or a compressor that you registered.
         canary: share of calls that are compared with a full prefill afterwards, in the background; what is found is in
@@ -181,7 +180,6 @@ class ReusePolicy(Settings):
     seam_halo: int = Field(default=4, ge=0)
     fresh_tail: int = Field(default=16, ge=1)
     max_references: int = Field(default=8, ge=1)
-    max_depth: int = Field(default=1, ge=0, le=254)  # depths are stored in a byte, and one more must fit
     compress: Settings | None = None
     canary: float = Field(default=0.0, ge=0, le=1)
     seed: int = 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -43,17 +44,13 @@ class RequestPlan:
     reserve: int
 
     def prefix_only(self) -> RequestPlan:
-        """The same plan without moved and fuzzy tokens. The request computes everything after its prefix.
-
-        If the decision is ``lossless``, the prefix ends at its first approximate row.
-        """
+        """The same plan without moved and fuzzy tokens. The request computes everything after its prefix."""
         plan = self.lookup.plan
-        approximate = (plan.source == Source.MOVED) | (plan.source == Source.FUZZY)
-        if self.decision.lossless:
-            approximate |= self.lookup.depths(recomputed=np.zeros(len(plan), bool)) > 0
+        behind = plan.source != Source.PREFIX
         source, reference, position = plan.source.copy(), plan.reference.copy(), plan.position.copy()
-        source[approximate], reference[approximate], position[approximate] = Source.NEW, -1, -1
-        prefix = ReusePlan(source, reference, position, plan.reference_ids, plan.similarity)
+        source[behind], reference[behind], position[behind] = Source.NEW, -1, -1
+        account = None if plan.account is None else np.where(behind, 0.0, plan.account)
+        prefix = ReusePlan(source, reference, position, plan.reference_ids, plan.similarity, account=account)
         return replace(self, lookup=replace(self.lookup, plan=prefix))
 
 
@@ -77,9 +74,9 @@ class PrefilledRequest:
     started: float
 
     @cached_property
-    def depths(self) -> NDArray[np.uint8]:
-        """The depth of each row [n]; see :meth:`semshare_core.lookup.find.Lookup.depths`."""
-        return self.planned.lookup.depths(self.whole.recomputed)
+    def approximate_rows(self) -> NDArray[np.bool_]:
+        """Bool [n]; see :meth:`semshare_core.lookup.find.Lookup.approximate`."""
+        return self.planned.lookup.approximate(self.whole.recomputed)
 
     @property
     def pending(self) -> int:
@@ -94,7 +91,7 @@ class PrefilledRequest:
     @property
     def approximate(self) -> bool:
         """Whether decoding reads approximate rows, or only some of the rows."""
-        return self.compressed or self.planned.decision.budget is not None or bool(self.depths.any())
+        return self.compressed or self.planned.decision.budget is not None or bool(self.approximate_rows.any())
 
     @property
     def room(self) -> int:
@@ -111,10 +108,24 @@ class PrefilledRequest:
         return "bypass" if self.planned.decision.bypassed else "miss"
 
     @property
-    def kl_bound(self) -> float:
-        """The largest KL bound of its approximate rows, in nats: the goal's bound, or that of the rows it reused."""
-        own = 0.0 if self.planned.decision.budget is None else self.request.goal.bound
-        return max(own, self.planned.lookup.kl_bound)
+    def account(self) -> float:
+        """The account of its rows, in nats: 0 if all are lossless. A prefix alone has that of the rows it reused."""
+        if not self.approximate_rows.any():
+            return 0.0
+        if self.planned.decision.budget is not None:
+            return self.planned.decision.account
+        reused = self.planned.lookup.plan.account
+        assert reused is not None, "some row is approximate"
+        return float(reused.max())
+
+    @property
+    def expected_kl(self) -> float | None:
+        """The forecast KL in nats. A prefix alone is expected to be as far off as its rows' account says."""
+        if not self.approximate:
+            return 0.0
+        if self.planned.decision.budget is not None:
+            return self.planned.decision.expected_kl
+        return None if self.compressed or math.isinf(self.account) else self.account
 
     @property
     def steady(self) -> int | None:

@@ -12,12 +12,14 @@ import warnings
 import weakref
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from functools import partial
 from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
+from semshare_core.budget.account import LOSSLESS, Limits
 from semshare_core.budget.features import PlanFeatures
 from semshare_core.budget.goal import Goal, Mode
 from semshare_core.budget.governor import UNCALIBRATED, Decision, decide, plan_features
@@ -104,7 +106,7 @@ class Request:
     def hold_model(self, reserve: int) -> Iterator[None]:
         """Hold the model's lock. A user's encoder embeds the prompt before the wait for the lock."""
         self.interrupt.check()
-        if self.runtime.vectors.foreign and (self.warming or (self._movable(reserve) and self.goal.searches)):
+        if self.runtime.vectors.foreign and (self.warming or (self._movable(reserve) and self.goal.approximates)):
             self._embed(self.tokens)
         waiting_since = time.perf_counter()
         with self.runtime.lock.hold(self.interrupt):
@@ -152,19 +154,34 @@ class Request:
         movable = self._movable(reserve)
         if movable and self.goal.mode is not Mode.OFF:
             lookup = self.look_up()
-            return RequestPlan(lookup, self._decide(lookup), movable, reserve)
+            decision = self._decide(lookup)
+            if decision.bypassed and lookup.plan.account is not None:
+                lookup, decision = self._with_better_rows(lookup, decision)
+            return RequestPlan(lookup, decision, movable, reserve)
         off, limit = self.goal.mode is Mode.OFF, self.runtime.movable_tokens
         reason = Reason.REUSE_OFF.text() if off else Reason.BEYOND_ROTARY_LIMIT.text(limit=limit)
         nothing = Lookup(ReusePlan.empty(len(self.tokens)), [], None, 0.0, 0.0)
         return RequestPlan(nothing, Decision(None, reason, bypassed=True), movable, reserve)
 
-    def look_up(self) -> Lookup:
-        """Find references for the prompt whose rows the present weights computed. Needs the model's lock."""
+    def _with_better_rows(self, lookup: Lookup, decision: Decision) -> tuple[Lookup, Decision]:
+        """Look for a plan that keeps the bound: repair an approximate prefix, or draw on lossless rows alone."""
+        for attempt in (lookup.repairable, partial(self.look_up, LOSSLESS)):
+            better = attempt()
+            decided = self._decide(better)
+            if decided.budget is not None:
+                return better, decided
+        return lookup, decision
+
+    def look_up(self, limits: Limits | None = None) -> Lookup:
+        """Find references for the prompt whose rows the present weights computed. Needs the model's lock.
+
+        ``limits`` says which approximate rows may serve; default: those of the goal.
+        """
         runtime = self.runtime
         self.computed_by = self.computed_by or runtime.identify()
         query = Query(self.namespace, self.tokens, self.computed_by, block_of(runtime.model))
         with autocast.OFF.applied():
-            return find(runtime.pool, query, self.goal, runtime.table, self._embed, runtime.facts)
+            return find(runtime.pool, query, self.goal, runtime.table, self._embed, runtime.facts, limits)
 
     def features(self) -> PlanFeatures | None:
         """The plan's features; None if there is nothing to reuse. Needs the model's lock."""
@@ -178,7 +195,6 @@ class Request:
             self.goal,
             self._fresh_from,
             layers=self.runtime.prefill.layers,
-            blocked_coverage=lookup.blocked_coverage,
             calibration=self.runtime.calibration,
         )
         if decision.calibration == UNCALIBRATED and self.runtime.calibration is None:

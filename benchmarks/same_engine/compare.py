@@ -17,7 +17,6 @@ FLOATS = 1e-9
 
 RENAMED = {
     "report: exact_tokens": "report: moved_tokens",
-    "found: barred": "found: blocked_coverage",
 }
 """Values of the old record by the names that they have now."""
 

@@ -137,9 +137,6 @@ def _watch_before(probe: Probe) -> None:
 
     def decided(args: tuple[Any, ...], kwargs: dict[str, Any], decision: Any) -> None:
         probe.add_plan("found", args[0])
-        probe.add_value(
-            "found: barred", float(kwargs["blocked_coverage" if "blocked_coverage" in kwargs else "barred"])
-        )
         budget = decision.budget
         probe.add_decision(
             {

@@ -66,7 +66,7 @@ def _opening(run: Run, place: str, model: Fingerprint) -> Figure:
                     namespace="default",
                     id=str(number),
                     tokens=dice.integers(0, 50_000, ENTRY_TOKENS),
-                    depth=np.zeros(ENTRY_TOKENS, np.uint8),
+                    approximate=np.zeros(ENTRY_TOKENS, bool),
                     embedding=dice.standard_normal((1, 576), np.float32),
                     segments=(SegmentRef(SEGMENT, ENTRY_TOKENS, 8 * ENTRY_TOKENS),),
                     created=0.0,

@@ -15,7 +15,7 @@ from semshare_core import ReusePolicy
 CHAPTERS, TURNS = 4, 20
 FACTOR = 1.25
 EARLY, LATE = slice(1, 6), slice(15, 20)  # turns 2 to 6, and the last five
-POLICIES = {"default": ReusePolicy(level="balanced"), "max_depth 3": ReusePolicy(level="balanced", max_depth=3)}
+POLICIES = {"default": ReusePolicy(level="balanced"), "fixed ratio 0.15": ReusePolicy(recompute_ratio=0.15)}
 
 
 def drift(run: Run) -> Iterator[Figure]:
@@ -34,7 +34,7 @@ def drift(run: Run) -> Iterator[Figure]:
                 turns[name][number].append(measured)
                 report = measured.report
                 run.say(
-                    f"{chain.id}, turn {number + 1}, {name}: KL {measured.kl:.4f}, depth {report.depth}, "
+                    f"{chain.id}, turn {number + 1}, {name}: KL {measured.kl:.4f}, account {report.account:.4f}, "
                     f"{report.outcome}, ratio {report.recompute_ratio:.2f}"
                 )
     for name, found in turns.items():
@@ -43,7 +43,7 @@ def drift(run: Run) -> Iterator[Figure]:
 
 def _figures(name: str, found: Sequence[Sequence[Measured]]) -> Iterator[Figure]:
     curve = [mean(m.kl for m in several) for several in found]
-    depths = [max(m.report.depth for m in several) for several in found]
+    accounts = [mean(m.report.account or 0.0 for m in several) for several in found]
     early, late = mean(curve[EARLY]), mean(curve[LATE])
     items: list[Any] = [
         {"turn": number + 1} | item(f"chain {chain}", measured)
@@ -66,7 +66,7 @@ def _figures(name: str, found: Sequence[Sequence[Measured]]) -> Iterator[Figure]
         last <= FACTOR * second if promised else None,
     )
     yield Figure(f"drift, {name}: KL by turn", " ".join(f"{kl:.3f}" for kl in curve), items=curve)
-    yield Figure(f"drift, {name}: depth by turn", " ".join(map(str, depths)), items=depths)
+    yield Figure(f"drift, {name}: account by turn", " ".join(f"{account:.3f}" for account in accounts), items=accounts)
     reused = [mean(m.report.outcome in ("semantic", "prefix") for m in several) for several in found]
     ratios = [mean(m.report.recompute_ratio for m in several) for several in found]
     told = f"{mean(reused):.2f} of the calls reused, mean ratio {mean(ratios):.2f}"

@@ -267,11 +267,12 @@ def _record(key: Key, version: int) -> Record:
         namespace=key[0],
         id=str(key[1]),
         tokens=dice.integers(0, 50_000, n),
-        depth=dice.integers(0, 2, n, np.uint8),
+        approximate=(approximate := dice.integers(0, 2, n).astype(bool)),
         embedding=dice.standard_normal((1, 64), np.float32),
         segments=segments,
         created=float(version),
         uses=version,
+        account=0.01 * bool(approximate.any()),
     )
 
 

@@ -112,9 +112,9 @@ def _bytes(pool: ReferencePool) -> dict[str, int]:
     assert indexes is not None
     return {
         "tokens": sum(entry.tokens.nbytes for entry in entries),
-        "depths": sum(entry.depth.nbytes for entry in entries),
+        "approximate": sum(entry.approximate.nbytes for entry in entries),
         "prefixes": indexes.prefix.n_bytes,
-        "runs": indexes.runs.n_bytes,
+        "runs": indexes.runs.n_bytes + indexes.approximate_runs.n_bytes,
         "embeddings": indexes.semantic.n_bytes,
     }
 

@@ -26,6 +26,7 @@ RATIOS = (0.05, 0.065, 0.085, 0.11, 0.14, 0.18, 0.25, 0.35, 0.5, 0.58, 0.68, 0.8
 _HALF = 0.5
 _ALIKE = 0.8  # share of the suffix in identical runs from which a prompt counts as alike
 _LEAST_COMPUTED = 0.15  # chosen by cross-validation: from 0.12 to 0.25 levels spend the same
+_LEAST_ACCOUNT = 1e-6  # nats: approximate rows never have an account of 0
 _TOLERANCE = 0.05  # a share may exceed the largest measured share by this much of the prompt
 
 _NAMES_SINCE_9 = {"window": "suffix", "exact": "moved", "estranged": "mismatch"}
@@ -64,6 +65,8 @@ class Calibration(BaseModel):
         margins: by level, in usual errors of the forecast, for example ``{"balanced": 1.5}``. None: no margin keeps the
             promise, and the level reuses only prefixes.
         spread: the forecast's usual errors.
+        account_margin: in usual errors, how far above its forecast a call's account lies. Nine of ten calls lie
+            below it.
         cost: predicts the time of a prefill.
         observations: all measurements. The forecast is fitted to them.
     """
@@ -76,6 +79,7 @@ class Calibration(BaseModel):
     ratios: list[float]
     margins: dict[str, float | None]
     spread: Spread
+    account_margin: float = 1.3
     cost: CostModel
     observations: list[Observation] = Field(repr=False)
 
@@ -108,7 +112,7 @@ class Calibration(BaseModel):
         ratios = self.choices(features)
         if margin is None or not ratios:
             return None
-        expected = self.forecast.log_kl(feature_matrix([features], ratios))
+        expected = self._log_kl(features, ratios)[None]
         index = chosen(expected, self.spread.of(np.array([features.tokens])), float(log_kl(BOUNDS[level].kl)), margin)
         return ratios[index[0]] if index[0] >= 0 else None
 
@@ -118,7 +122,25 @@ class Calibration(BaseModel):
 
     def expected_kl(self, features: PlanFeatures, ratio: float) -> float:
         """The forecast KL in nats. It is a median: half of such calls have a larger KL."""
-        return max(0.0, float(np.exp(self.forecast.log_kl(features.vector(ratio))) - KL_FLOOR))
+        return _in_nats(self._log_kl(features, [ratio])[0])
+
+    def account(self, features: PlanFeatures, ratio: float) -> float:
+        """The account of a call's rows, in nats: nine of ten such calls have a smaller KL."""
+        usual = self.spread.of(float(features.tokens))
+        return max(_LEAST_ACCOUNT, _in_nats(self._log_kl(features, [ratio])[0] + self.account_margin * usual))
+
+    def _log_kl(self, features: PlanFeatures, ratios: Sequence[float]) -> NDArray[np.float64]:
+        """The forecast log KL [ratios]."""
+        expected: NDArray[np.float64] = self.forecast.log_kl(feature_matrix([features], ratios))[0]
+        if not features.inherited or self._knows_accounts:
+            return expected
+        # measured on lossless references alone: the errors may point the same way, and computed rows inherit less
+        left = features.inherited * (1 - np.array([features.computed(ratio) for ratio in ratios]) / features.tokens)
+        return log_kl((np.sqrt(np.maximum(np.exp(expected) - KL_FLOOR, 0.0)) + np.sqrt(left)) ** 2)
+
+    @functools.cached_property
+    def _knows_accounts(self) -> bool:
+        return any(item.features.inherited > 0 for item in self.observations)
 
     def difference(self, features: PlanFeatures) -> ReasonText:
         """How a prompt differs from all calibration prompts; no reason if it does not differ too much."""
@@ -188,6 +210,10 @@ def chosen(
     """
     within = forecast + margin * spread[:, None] <= limit
     return np.where(within.any(axis=1), within.argmax(axis=1), -1)
+
+
+def _in_nats(log: float) -> float:
+    return max(0.0, float(np.exp(log)) - KL_FLOOR)
 
 
 def kl_table(observations: Sequence[Observation], ratios: Sequence[float]) -> NDArray[np.float64]:

@@ -28,9 +28,12 @@ FEATURES = (
     "share of that which is neither new nor the question",
     "share of the context that reused rows have not read, or read elsewhere",
     "share of the begins of runs",
+    "log of the account drawn on",
+    "share served by approximate rows",
 )
 """The names of the entries of :meth:`PlanFeatures.vector`."""
 
+_ACCOUNT_FLOOR = 3e-3  # nats: differences between smaller accounts do not matter
 _LEAST_CHOSEN = 0.02  # of the prompt: keeps the logarithm finite if no row is chosen
 
 
@@ -52,6 +55,9 @@ class PlanFeatures:
         mismatch: sum of the moved rows' context changes. A row whose whole context has changed adds 1.
         begins: sum of 1 / place in the run over the moved rows. A run of three tokens adds 1 + 1/2 + 1/3. Both sums are
             explained in ``semshare_core.match.context``.
+        approximate: tokens of the whole prompt that approximate rows serve.
+        inherited: in nats, the mean over the prompt's tokens of the account of the approximate row that serves them; 0
+            for lossless rows and new tokens.
     """
 
     tokens: int
@@ -68,6 +74,8 @@ class PlanFeatures:
     similarity: float
     mismatch: float
     begins: float
+    approximate: int = 0
+    inherited: float = 0.0
 
     @classmethod
     def of(cls, plan: ReusePlan, needs: Needs, fresh_from: int) -> PlanFeatures:
@@ -92,6 +100,8 @@ class PlanFeatures:
             similarity=float(plan.similarity),
             mismatch=float(context[moved].sum()),
             begins=float(shallow[moved].sum()),
+            approximate=int(plan.approximate.sum()),
+            inherited=0.0 if plan.account is None else float(plan.account.mean()),
         )
 
     @property
@@ -127,6 +137,8 @@ class PlanFeatures:
                 max(0, self.must - self.new - self.question) / n,
                 self.mismatch / n,
                 self.begins / n,
+                np.log1p(self.inherited / _ACCOUNT_FLOOR),
+                self.approximate / n,
             ]
         )
 

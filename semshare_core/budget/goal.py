@@ -53,11 +53,6 @@ class Goal:
         return self.mode in (Mode.BOUNDED, Mode.FIXED)
 
     @property
-    def searches(self) -> bool:
-        """Whether the lookup searches for similar prompts and identical runs. Otherwise it searches only a prefix."""
-        return self.approximates and self.policy.max_depth > 0
-
-    @property
     def promised(self) -> bool:
         """Whether a level's promise applies to the answer."""
         return self.mode is Mode.BOUNDED

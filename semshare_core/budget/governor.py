@@ -7,8 +7,10 @@ fixed share is safe for every model.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field, replace
 
+from semshare_core.budget.account import assumed_account
 from semshare_core.budget.calibration import Calibration
 from semshare_core.budget.features import PlanFeatures
 from semshare_core.budget.goal import Goal
@@ -32,18 +34,12 @@ class LevelRule:
             question reads.
         max_fuzzy: the largest share of the suffix that may be served by fuzzy rows.
         min_saving: the smallest share of the suffix that reuse must save.
-        max_blocked_coverage: the largest share of the suffix that may be lost to rows that may not serve. Example: one
-            pooled prompt covers 90 % of the suffix, but its rows are approximate. The best prompt with usable rows
-            covers 70 %. The blocked coverage is 20 %. Above the limit the prompt is computed in full and can then serve
-            later prompts. Without the limit the error of a chain of rewrites grows (``python -m benchmarks.pool
-            drift``).
     """
 
     ceiling: float
     least: float
     max_fuzzy: float
     min_saving: float = 0.3
-    max_blocked_coverage: float = 0.1
 
 
 LEVEL_RULES = {
@@ -63,18 +59,18 @@ class Decision:
     Attributes:
         budget: of a selective prefill. None: compute the whole suffix.
         bypassed: reuse was possible, but not worth it.
-        lossless: the prefix must not have approximate rows, so that the prompt can serve others.
         calibration: name of the calibration that decided. None: no level had to choose.
         expected_kl: the forecast in nats. None: there was no forecast.
+        account: of the call's approximate rows, in nats; infinite: not known.
         recompute: how the budget is spent. None: there is no budget.
     """
 
     budget: Budget | None
     reason: ReasonText = NO_REASON
     bypassed: bool = False
-    lossless: bool = False
     calibration: str | None = None
     expected_kl: float | None = None
+    account: float = math.inf
     recompute: RecomputePlan | None = field(default=None, compare=False)
 
 
@@ -84,7 +80,6 @@ def decide(
     fresh_from: int,
     *,
     layers: Layers,
-    blocked_coverage: float = 0.0,
     calibration: Calibration | None = None,
 ) -> Decision:
     """Decide how much of a plan is recomputed. The goal must allow approximate reuse.
@@ -92,17 +87,17 @@ def decide(
     Args:
         fresh_from: the question's first token.
         layers: the model's layers.
-        blocked_coverage: see :class:`LevelRule`.
         calibration: the model's calibration, if it has one.
     """
     selection = selection_for(goal.policy)
     needs = Needs.of(plan, selection, fresh_from)
     if not reusable(plan, needs, fresh_from):
         return Decision(None, (Reason.ONLY_THE_PREFIX if plan.prefix_tokens else Reason.NOTHING_TO_REUSE).text())
+    features = PlanFeatures.of(plan, needs, fresh_from)
     if goal.ratio is not None:
-        decision = Decision(Budget(goal.ratio, fill=True))
+        decision = _for_ratio(features, goal, goal.ratio, calibration)
     else:
-        decision = _for_level(PlanFeatures.of(plan, needs, fresh_from), goal, blocked_coverage, calibration)
+        decision = _for_level(features, goal, calibration)
     if decision.budget is None:
         return decision
     return replace(decision, recompute=plan_recompute(plan, needs, selection, goal.policy, decision.budget, layers))
@@ -119,15 +114,26 @@ def plan_features(plan: ReusePlan, goal: Goal, fresh_from: int) -> PlanFeatures 
     return PlanFeatures.of(plan, needs, fresh_from) if reusable(plan, needs, fresh_from) else None
 
 
-def _for_level(
-    features: PlanFeatures, goal: Goal, blocked_coverage: float, calibration: Calibration | None
-) -> Decision:
-    if blocked_coverage > LEVEL_RULES[goal.level].max_blocked_coverage:
-        # a chain of rewrites has moved away from its last lossless prompt: this prompt becomes the next one
-        reason = Reason.APPROXIMATE_REFERENCE.text(share=blocked_coverage)
-        return Decision(None, reason, bypassed=True, lossless=True)
+def _for_ratio(features: PlanFeatures, goal: Goal, ratio: float, calibration: Calibration | None) -> Decision:
+    budget = Budget(ratio, fill=True)
+    if goal.method:  # nothing is known of other methods
+        return Decision(budget)
+    if calibration is not None:
+        return Decision(
+            budget,
+            expected_kl=calibration.expected_kl(features, ratio),
+            account=calibration.account(features, ratio),
+        )
+    level = next((name for name, rule in LEVEL_RULES.items() if rule.least <= ratio), None)
+    if level is None:
+        return Decision(budget)
+    account = assumed_account(level, features.inherited, features.computed(ratio) / features.tokens)
+    return Decision(budget, expected_kl=account, account=account)
+
+
+def _for_level(features: PlanFeatures, goal: Goal, calibration: Calibration | None) -> Decision:
     if calibration is None or goal.method:
-        decision = _by_rule(features, LEVEL_RULES[goal.level])
+        decision = _by_rule(features, goal)
         why = Reason.NOT_CALIBRATED if calibration is None else Reason.OTHER_METHOD
         return replace(decision, reason=decision.reason or why.text(), calibration=UNCALIBRATED)
     return replace(_by_calibration(features, goal.level, calibration), calibration=calibration.name)
@@ -147,10 +153,15 @@ def _by_calibration(features: PlanFeatures, level: str, calibration: Calibration
         return Decision(None, Reason.TOO_LITTLE_SAVED.text(saved=saved, tokens=features.suffix), bypassed=True)
     if not calibration.pays(features, ratio):
         return Decision(None, Reason.SLOWER.text(saved=saved, tokens=features.suffix), bypassed=True)
-    return Decision(Budget(ratio, fill=True), expected_kl=calibration.expected_kl(features, ratio))
+    return Decision(
+        Budget(ratio, fill=True),
+        expected_kl=calibration.expected_kl(features, ratio),
+        account=calibration.account(features, ratio),
+    )
 
 
-def _by_rule(features: PlanFeatures, rule: LevelRule) -> Decision:
+def _by_rule(features: PlanFeatures, goal: Goal) -> Decision:
+    rule = LEVEL_RULES[goal.level]
     fuzzy = features.fuzzy / features.free
     if fuzzy > rule.max_fuzzy:
         return _too_different(features, Reason.TOO_FUZZY.text(share=fuzzy))
@@ -159,7 +170,14 @@ def _by_rule(features: PlanFeatures, rule: LevelRule) -> Decision:
     saved = suffix - computed
     if saved < _MIN_SAVED_TOKENS or saved < rule.min_saving * suffix:
         return Decision(None, Reason.TOO_LITTLE_SAVED.text(saved=saved, tokens=suffix), bypassed=True)
-    return Decision(Budget(rule.ceiling, fill=False, least=rule.least))
+    budget = Budget(rule.ceiling, fill=False, least=rule.least)
+    if goal.method:
+        return Decision(budget)
+    account, bound = assumed_account(goal.level, features.inherited, computed / n), BOUNDS[goal.level].kl
+    if account > bound:
+        reason = Reason.BEYOND_BOUND.text(share=computed / n, level=goal.level, bound=bound)
+        return Decision(None, reason, bypassed=True)
+    return Decision(budget, expected_kl=account, account=account)
 
 
 def _too_different(features: PlanFeatures, reason: ReasonText) -> Decision:

@@ -6,7 +6,7 @@ from semshare_core.config import ReusePolicy
 
 _SETTINGS = (
     *("schedule", "selection", "matching", "min_similarity", "min_run", "halo", "seam_halo"),
-    *("fresh_tail", "max_references", "max_depth", "compress"),
+    *("fresh_tail", "max_references", "compress"),
 )
 
 

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
 
+from semshare_core.budget.account import Limits
 from semshare_core.budget.goal import Goal
 from semshare_core.embed.encoder import Embed
-from semshare_core.lookup.choice import Choice, choose, choose_nearest, one_partner, usable_rows
+from semshare_core.lookup.choice import Choice, choose, choose_nearest, one_partner
 from semshare_core.lookup.search import Query, search
 from semshare_core.match.facts import FactTokens
 from semshare_core.match.matcher import build_plan
@@ -30,8 +32,6 @@ class Lookup:
         entries: the references that the plan may name.
         similarity: of the nearest entry, in [0, 1]. None without a search, or with an empty pool.
         lookup_ms: the time of search and choice; ``match_ms``: of matching.
-        blocked_coverage: the coverage lost to rows that may not serve, as a share of the suffix. Example: the best
-            prompt would cover 90 % with all of its rows; the best usable rows cover 70 %; 20 % is blocked.
     """
 
     plan: ReusePlan
@@ -39,7 +39,6 @@ class Lookup:
     similarity: float | None
     lookup_ms: float
     match_ms: float
-    blocked_coverage: float = 0.0
 
     @property
     def used(self) -> list[View]:
@@ -56,37 +55,36 @@ class Lookup:
         steady = self._by_id[self.plan.reference_ids[self.plan.reference[0]]].steady
         return prefix if steady is None else min(prefix, steady)
 
-    @property
-    def kl_bound(self) -> float:
-        """The largest KL bound, in nats, of the approximate rows that serve; 0 if there are none."""
-        bound = 0.0
-        for number, name in enumerate(self.plan.reference_ids):
-            rows = self.plan.position[self.plan.served & (self.plan.reference == number)]
-            if self._by_id[name].depth[rows].any():
-                bound = max(bound, self._by_id[name].kl_bound)
-        return bound
+    def approximate(self, recomputed: NDArray[np.bool_]) -> NDArray[np.bool_]:
+        """Bool [n]: the rows that are not a full prefill's, if ``recomputed`` [n] are computed afresh.
 
-    def depths(self, recomputed: NDArray[np.bool_]) -> NDArray[np.uint8]:
-        """The depth of each row [n]: how many approximate reuses led to it. ``recomputed`` rows are fresh.
-
-        A row that is computed after an approximate row has read it. So the depth never falls along the prompt.
+        A row that is computed after an approximate row has read it. So all rows behind the first one are approximate.
         """
         plan = self.plan
-        depth = np.zeros(len(plan), np.uint8)
-        for number, name in enumerate(plan.reference_ids):
-            stored = self._by_id[name].depth
-            prefix = (plan.source == Source.PREFIX) & (plan.reference == number)
-            depth[prefix] = stored[plan.position[prefix]]
-            approximate = plan.served & ~prefix & ~recomputed & (plan.reference == number)
-            depth[approximate] = stored[plan.position[approximate]] + 1
-        return np.maximum.accumulate(depth)
+        prefix = plan.source == Source.PREFIX
+        rows = (prefix & plan.approximate) | (plan.served & ~prefix & ~recomputed)
+        return np.logical_or.accumulate(rows)
+
+    def repairable(self) -> Lookup:
+        """The same rows, but those of the prefix from the first approximate one on may be recomputed."""
+        plan = self.plan
+        source = np.where((plan.source == Source.PREFIX) & plan.approximate, np.int8(Source.MOVED), plan.source)
+        return replace(self, plan=replace(plan, source=source))
 
     @cached_property
     def _by_id(self) -> dict[str, View]:
         return {view.id: view for view in self.entries}
 
 
-def find(pool: ReferencePool, query: Query, goal: Goal, table: TokenTable, embed: Embed, facts: FactTokens) -> Lookup:
+def find(
+    pool: ReferencePool,
+    query: Query,
+    goal: Goal,
+    table: TokenTable,
+    embed: Embed,
+    facts: FactTokens,
+    limits: Limits | None = None,
+) -> Lookup:
     """Look up a prompt in one namespace and plan its reuse. The last token is never part of the prefix.
 
     Args:
@@ -95,25 +93,26 @@ def find(pool: ReferencePool, query: Query, goal: Goal, table: TokenTable, embed
         table: the model's token embeddings.
         embed: embeds the prompt.
         facts: knows which tokens are parts of numbers and names.
+        limits: which approximate rows may serve; default: those of the goal.
     """
     started = time.perf_counter()
-    tokens, policy = query.tokens, goal.policy
-    prefix = query.prefix_in(pool, goal)
+    tokens, policy, limits = query.tokens, goal.policy, limits or Limits.of(goal)
+    prefix = query.prefix_in(pool, goal, limits.prefix)
     grams: NDArray[np.uint64] | None = None
     similarity = None
     choice = Choice(prefix, [prefix[0]] if prefix else [], [])
-    if goal.searches:
+    if goal.approximates:
         nearest_alone = one_partner(goal)
         count = 0 if nearest_alone else policy.max_references
         candidates = search(pool, query, embed, prefix_length=prefix[1] if prefix else 0, count=count)
         similarity = candidates.similarity
         if nearest_alone:
-            choice = choose_nearest(tokens, prefix, candidates, goal)
+            choice = choose_nearest(tokens, prefix, candidates, policy, limits)
         else:
             grams = kgram_hashes(tokens, policy.min_run)
-            choice = choose(tokens, grams, prefix, candidates, goal)
+            choice = choose(tokens, grams, prefix, candidates, policy, limits)
     looked_up = time.perf_counter()
-    views = [View(entry, usable_rows(entry, goal)) for entry in choice.entries]
+    views = [View(entry, entry.usable(limits.moved)) for entry in choice.entries]
     plan = build_plan(
         tokens,
         views,
@@ -123,13 +122,25 @@ def find(pool: ReferencePool, query: Query, goal: Goal, table: TokenTable, embed
         fuzzy=[entry.id for entry in choice.partners],
         similarity=similarity or 0.0,
         grams=grams,
+        lossless={entry.id: entry.usable(0.0) for entry in choice.entries},
     )
-    plan = replace(plan, stale=facts.changed(plan, tokens, views, policy.halo))
+    plan = replace(plan, stale=facts.changed(plan, tokens, views, policy.halo), account=_accounts(plan, views))
     return Lookup(
         plan,
         views,
         similarity,
         lookup_ms=1e3 * (looked_up - started),
         match_ms=1e3 * (time.perf_counter() - looked_up),
-        blocked_coverage=choice.blocked,
     )
+
+
+def _accounts(plan: ReusePlan, views: Sequence[View]) -> NDArray[np.float64] | None:
+    """For each token the account of the approximate row that serves it; 0 for other tokens."""
+    account = np.zeros(len(plan))
+    by_id = {view.id: view for view in views}
+    for number, name in enumerate(plan.reference_ids):
+        view = by_id[name]
+        if view.account:
+            rows = np.flatnonzero(plan.served & (plan.reference == number))
+            account[rows[view.approximate[plan.position[rows]]]] = view.account
+    return account if account.any() else None

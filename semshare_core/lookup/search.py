@@ -32,16 +32,16 @@ class Query:
     weights: str = ""
     block: int = 1
 
-    def prefix_in(self, pool: ReferencePool, goal: Goal) -> tuple[Entry, int] | None:
+    def prefix_in(self, pool: ReferencePool, goal: Goal, most: float) -> tuple[Entry, int] | None:
         """The entry with the longest usable common prefix, and the prefix's length. The last token never counts.
 
-        A lossless prefix ends before the last block, because that block's bits depend on where a prompt ends.
+        ``most`` is the largest account, in nats, of rows that may serve as they are. The prefix of a lossless goal ends
+        before the last block, because that block's bits depend on where a prompt ends.
         """
         end = len(self.tokens) - 1
         if goal.mode is Mode.LOSSLESS:
             end = min(end, whole_blocks(len(self.tokens), self.block))
-        depth = goal.policy.max_depth if goal.approximates else 0
-        return pool.longest_prefix(self.namespace, self.tokens[:end], depth, goal.bound, weights=self.weights)
+        return pool.longest_prefix(self.namespace, self.tokens[:end], most, weights=self.weights)
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,6 +25,7 @@ def build_plan(
     fuzzy: Sequence[str] = (),
     similarity: float = 0.0,
     grams: NDArray[np.uint64] | None = None,
+    lossless: Mapping[str, int] | None = None,
 ) -> ReusePlan:
     """Serve every target token that can be served, best source first.
 
@@ -37,6 +38,7 @@ def build_plan(
         fuzzy: ids of the references that may serve fuzzy tokens, best first; the matcher says how many it takes.
         similarity: prompt similarity of the best reference, carried into the plan.
         grams: hashes of the target's k-grams, k = ``policy.min_run``, where the caller has them already.
+        lossless: how many leading rows of each reference are lossless, by id; None: all.
     """
     references = sorted(references, key=lambda reference: reference.id)
     index = {reference.id: number for number, reference in enumerate(references)}
@@ -47,7 +49,8 @@ def build_plan(
         plan.serve(0, start, Source.PREFIX, index[prefix[0]], 0)
     matcher = matcher_for(policy, table)
     if matcher.after_runs:
-        for run in find_runs(target, references, policy.min_run, start, grams):
+        originals = None if lossless is None else [lossless[reference.id] for reference in references]
+        for run in find_runs(target, references, policy.min_run, start, grams, originals):
             plan.serve(run.start, run.start + run.length, Source.MOVED, run.reference, run.position)
     _serve_fuzzy(plan, target, references, [index[name] for name in fuzzy[: matcher.max_partners]], matcher)
     return plan

@@ -46,6 +46,8 @@ class ReusePlan:
         reference_ids: the references the plan draws on.
         similarity: of the best reference to the target, in [0, 1].
         stale: bool, tokens whose number, code or name differs from that of the row that serves them; None: not known.
+        account: float64, in nats, the account of the entry whose approximate row serves the token; 0 for lossless rows
+            and new tokens. None: all rows that serve are lossless.
     """
 
     source: NDArray[np.int8]
@@ -54,6 +56,7 @@ class ReusePlan:
     reference_ids: tuple[str, ...]
     similarity: float = 0.0
     stale: NDArray[np.bool_] | None = None
+    account: NDArray[np.float64] | None = None
 
     @classmethod
     def empty(cls, n: int, references: Sequence[ReferenceTokens] = (), similarity: float = 0.0) -> ReusePlan:
@@ -80,6 +83,11 @@ class ReusePlan:
     def served(self) -> NDArray[np.bool_]:
         """True where some reference row exists for the token."""
         return self.source != Source.NEW
+
+    @property
+    def approximate(self) -> NDArray[np.bool_]:
+        """True where an approximate row serves the token."""
+        return np.zeros(len(self), bool) if self.account is None else self.account > 0
 
     @property
     def drawn_on(self) -> list[str]:

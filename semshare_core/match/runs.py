@@ -19,6 +19,8 @@ from semshare_core.match.plan import ReferenceTokens
 from semshare_core.tokens import Positions, Tokens
 
 _MULTIPLIER = np.uint64(0x9E3779B97F4A7C15)
+_ORIGINAL_TOKENS = 24  # a shorter match is a quotation or chance, and no original of the text
+_WORSE_CONTEXT = 0.25  # of the tokens before: so many fewer may an original have read than an approximate copy
 _MAX_PLACES = 16  # a k-gram that stands in more places than this (tables, refrains) is followed in the first ones only
 
 
@@ -50,20 +52,64 @@ def find_runs(
     k: int,
     start: int = 0,
     grams: NDArray[np.uint64] | None = None,
+    lossless: Sequence[int] | None = None,
 ) -> list[Run]:
-    """Disjoint runs of at least ``k`` identical tokens covering ``target[start:]``, chosen longest first.
+    """Disjoint runs of ``k`` or more identical tokens in ``target[start:]``: originals first, then the longest.
 
     The result depends on the references' ids and texts, not on their order. Sorted by target position.
 
     Args:
         grams: the :func:`kgram_hashes` of ``target``, where the caller has them already.
+        lossless: how many leading rows of each reference are lossless; None: all. Lossless originals of a text go
+            before approximate copies of it, unless their context matches much worse.
     """
-    maximal: list[tuple[int, int, str, int, int]] = []  # (-length, start, reference id, position, reference)
     wanted = kgram_hashes(target[start:], k) if grams is None else grams[start:]
-    for index, reference in enumerate(references):
-        for t, r, length in _maximal_runs(target[start:], wanted, reference.tokens, k):
-            maximal.append((-length, t + start, reference.id, r, index))
+    found = [
+        Run(t + start, length, index, r)
+        for index, reference in enumerate(references)
+        for t, r, length in _maximal_runs(target[start:], wanted, reference.tokens, k)
+    ]
+    if lossless is None or all(run.position + run.length <= lossless[run.reference] for run in found):
+        ranked = [(1, run) for run in found]
+    else:
+        ranked = _originals_first(found, lossless, len(target))
+    maximal = [
+        (rank, -run.length, run.start, references[run.reference].id, run.position, run.reference)
+        for rank, run in ranked
+    ]
     return _longest_first(maximal, len(target), k)
+
+
+def _originals_first(runs: Sequence[Run], lossless: Sequence[int], n: int) -> list[tuple[int, Run]]:
+    """The runs with their ranks: 0 for an original whose context is not much worse than an approximate copy's, else 1.
+
+    A run is divided where the lossless rows of its reference end. An original's context matches about as well as a
+    copy's if its reference has nearly as many of the tokens before it.
+    """
+    has = np.zeros((len(lossless), n + 1), np.int64)
+    for run in runs:
+        has[run.reference, run.start + 1 : run.start + run.length + 1] = 1
+    before = has.cumsum(axis=1)  # [references, n + 1], tokens before each one that stand in the reference, too
+    copied = np.zeros(n + 1, np.int64)  # the most that an approximate copy of the token has of those before it
+    for run in runs:
+        begin = run.start + max(0, lossless[run.reference] - run.position)
+        stretch = slice(begin, run.start + run.length)
+        copied[stretch] = np.maximum(copied[stretch], before[run.reference, stretch])
+    ranked = []
+    for run in runs:
+        original = min(run.length, max(0, lossless[run.reference] - run.position))
+        if original < _ORIGINAL_TOKENS:
+            ranked.append((1, run))
+            continue
+        stretch = slice(run.start, run.start + original)
+        place = np.arange(run.start, run.start + original)
+        lost = ((copied[stretch] - before[run.reference, stretch]) / (place + _ORIGINAL_TOKENS)).mean()
+        first = Run(run.start, original, run.reference, run.position)
+        ranked.append((int(lost > _WORSE_CONTEXT), first))
+        if original < run.length:
+            rest = (run.start + original, run.length - original, run.reference, run.position + original)
+            ranked.append((1, Run(*rest)))
+    return ranked
 
 
 def _maximal_runs(target: Tokens, wanted: NDArray[np.uint64], reference: Tokens, k: int) -> list[tuple[int, int, int]]:
@@ -92,13 +138,13 @@ def _maximal_runs(target: Tokens, wanted: NDArray[np.uint64], reference: Tokens,
     return [(int(t[b]), int(r[b]), int(n)) for b, n in zip(begins, lengths, strict=True)]
 
 
-def _longest_first(maximal: list[tuple[int, int, str, int, int]], n: int, k: int) -> list[Run]:
-    """Take runs greedily by length; what a longer run covers is cut off the shorter one."""
+def _longest_first(maximal: list[tuple[int, int, int, str, int, int]], n: int, k: int) -> list[Run]:
+    """Take runs greedily by rank and length; what a longer run covers is cut off the shorter one."""
     taken = np.zeros(n, bool)
     heapq.heapify(maximal)
     chosen: list[Run] = []
     while maximal:
-        negative, start, name, position, reference = heapq.heappop(maximal)
+        rank, negative, start, name, position, reference = heapq.heappop(maximal)
         free = ~taken[start : start - negative]
         if free.all():
             taken[start : start - negative] = True
@@ -106,7 +152,7 @@ def _longest_first(maximal: list[tuple[int, int, str, int, int]], n: int, k: int
             continue
         for begin, end in _stretches(free):
             if end - begin >= k:
-                heapq.heappush(maximal, (begin - end, start + begin, name, position + begin, reference))
+                heapq.heappush(maximal, (rank, begin - end, start + begin, name, position + begin, reference))
     return sorted(chosen)
 
 

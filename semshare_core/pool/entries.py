@@ -243,12 +243,12 @@ class Entries:
 
 
 def _covers(longer: Entry, shorter: Entry) -> bool:
-    """True if ``longer`` begins with ``shorter``'s tokens, no row being deeper or made under a laxer bound."""
+    """Whether ``longer`` begins with the tokens of ``shorter``, in rows as lossless and of no larger account."""
     n = len(shorter)
     return (
         len(longer) >= n
         and common_prefix(longer.tokens, shorter.tokens) == n
-        and bool((longer.depth[:n] <= shorter.depth).all())
-        and (longer.kl_bound <= shorter.kl_bound or not longer.depth[:n].any())
+        and bool((longer.approximate[:n] <= shorter.approximate).all())
+        and (longer.account <= shorter.account or not longer.approximate[:n].any())
         and (longer.steady is None or longer.steady >= min(n, shorter.steady or 0))
     )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import math
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -23,10 +22,13 @@ class Entry:
         namespace: whose it is; nobody else ever sees it.
         tokens: int64 [n], prompt and generated tokens.
         segments: rows of all tokens, in text order. Replaced as a whole.
-        depth: uint8 [n], approximate reuses behind each row; 0: what a full prefill computes.
+        approximate: bool [n], False where the row is what a full prefill computes. A row behind an approximate one has
+            read it, so all rows behind the first approximate one are approximate.
         embedding: float32 [m, dim], unit rows, one for each part of the text that was embedded; without rows: the entry
             is not found by its likeness.
-        kl_bound: in nats, the laxest bound that rows of a depth above 0 were made under; infinite: under none.
+        account: in nats, an upper quantile of how far answers from the approximate rows are believed to lie from
+            the full prefill's (``semshare_core.budget.account``). 0 if and only if no row is approximate; infinite: not
+            known.
         pinned: never evicted.
         created: seconds of Unix time.
         expires: when it is no longer used, likewise; None: never.
@@ -38,9 +40,9 @@ class Entry:
     namespace: str
     tokens: Tokens
     segments: tuple[Segment, ...]
-    depth: NDArray[np.uint8]
+    approximate: NDArray[np.bool_]
     embedding: NDArray[np.float32]
-    kl_bound: float = math.inf
+    account: float = 0.0
     pinned: bool = False
     created: float = field(default_factory=time.time)
     expires: float | None = None
@@ -51,6 +53,7 @@ class Entry:
     def __post_init__(self) -> None:
         self.id = entry_id(self.namespace, self.tokens, self.weights)
         self.embedding = np.atleast_2d(self.embedding)
+        assert (self.account > 0) == bool(self.approximate.any()), "an account is that of approximate rows"
 
     @classmethod
     def of_rows(
@@ -58,10 +61,10 @@ class Entry:
         namespace: str,
         tokens: Tokens,
         rows: Sequence[Pair],
-        depth: NDArray[np.uint8],
+        approximate: NDArray[np.bool_],
         embedding: NDArray[np.float32],
         *,
-        kl_bound: float = math.inf,
+        account: float = 0.0,
         pinned: bool = False,
         weights: str = "",
         steady: int | None = None,
@@ -69,7 +72,9 @@ class Entry:
         """An entry that is not in a pool yet, from per-layer keys and values [1, kv_heads, n, head_dim]."""
         in_memory = MemoryRows(rows)
         segment = Segment(namespace, 0, len(tokens), in_memory, in_memory.n_bytes)
-        return cls(namespace, tokens, (segment,), depth, embedding, kl_bound, pinned, weights=weights, steady=steady)
+        return cls(
+            namespace, tokens, (segment,), approximate, embedding, account, pinned, weights=weights, steady=steady
+        )
 
     def __len__(self) -> int:
         return len(self.tokens)
@@ -82,7 +87,7 @@ class Entry:
     @property
     def lossless(self) -> Tokens:
         """The leading tokens whose rows are those of a full prefill."""
-        return self.tokens[: self.usable(0)]
+        return self.tokens[: self.usable(0.0)]
 
     @property
     def approximates(self) -> bool:
@@ -101,15 +106,14 @@ class Entry:
     def expired(self, now: float) -> bool:
         return self.expires is not None and now >= self.expires
 
-    def usable_prefix(self, tokens: Tokens, max_depth: int, kl_bound: float = math.inf) -> int:
-        """Length of the common prefix with ``tokens`` whose rows are :meth:`usable`; steady ones for a depth of 0."""
-        limit = len(self) if max_depth or self.steady is None else self.steady
-        return min(common_prefix(self.tokens, tokens), self.usable(max_depth, kl_bound), limit)
+    def usable_prefix(self, tokens: Tokens, most: float) -> int:
+        """Length of the common prefix with ``tokens`` whose rows are :meth:`usable`; steady ones if ``most`` is 0."""
+        limit = len(self) if most or self.steady is None else self.steady
+        return min(common_prefix(self.tokens, tokens), self.usable(most), limit)
 
-    def usable(self, max_depth: int, kl_bound: float = math.inf) -> int:
-        """Number of leading rows that are no deeper than ``max_depth``; of depth 0, if the others' bound is laxer."""
-        deeper = np.flatnonzero(self.depth > (max_depth if self.kl_bound <= kl_bound else 0))
-        return int(deeper[0]) if deeper.size else len(self.tokens)
+    def usable(self, most: float) -> int:
+        """Leading rows that may serve: all if the account is at most ``most`` nats, or else the lossless ones."""
+        return len(self) if self.account <= most else int(self.approximate.argmax())
 
 
 def entry_id(namespace: str, tokens: Tokens, weights: str = "") -> str:
@@ -141,8 +145,8 @@ class View:
         self.id = entry.id
         self.namespace = entry.namespace
         self.tokens: Tokens = entry.tokens[:length]
-        self.depth = entry.depth
-        self.kl_bound = entry.kl_bound
+        self.approximate = entry.approximate
+        self.account = entry.account
         self.steady = entry.steady
         self.spans = [RowSpan(segment.start, segment.length, segment.rows) for segment in entry.segments]
         self.stored = not all(span.rows.in_memory for span in self.spans)

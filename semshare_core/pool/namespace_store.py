@@ -13,13 +13,17 @@ from semshare_core.pool.indexes.semantic_index import SemanticIndex
 class Indexes:
     """The indexes of one namespace's entries of the same weights, so that no query can find rows that others computed.
 
-    ``entries`` and the two indexes of tokens are read without a lock; the third has a lock of its own.
+    ``entries`` and the indexes of tokens are read without a lock; that of embeddings has a lock of its own.
+
+    Attributes:
+        runs: of lossless rows; ``approximate_runs``: of whole entries that have approximate rows.
     """
 
     def __init__(self, config: PoolConfig) -> None:
         self.entries: dict[str, Entry] = {}
         self.prefix = PrefixIndex(config.block_tokens)
         self.runs = RunIndex()
+        self.approximate_runs = RunIndex()
         self.semantic = SemanticIndex()
 
     def add(self, entry: Entry) -> None:
@@ -27,6 +31,8 @@ class Indexes:
         self.entries[entry.id] = entry
         self.prefix.add(entry.id, entry.tokens)
         self.runs.add(entry.id, entry.lossless)
+        if entry.account:
+            self.approximate_runs.add(entry.id, entry.tokens)
         if len(entry.embedding):
             self.semantic.add(entry.id, entry.embedding)
 
@@ -34,6 +40,8 @@ class Indexes:
         del self.entries[entry.id]
         self.prefix.remove(entry.id)
         self.runs.remove(entry.id)
+        if entry.account:
+            self.approximate_runs.remove(entry.id)
         if len(entry.embedding):
             self.semantic.remove(entry.id)
 

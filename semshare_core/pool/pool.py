@@ -96,8 +96,8 @@ class ReferencePool(Search):
         """Keep ``entry``, made by :meth:`Entry.of_rows`; False if it is too short, too large or already covered.
 
         What it begins with, if another entry holds the same lossless rows, is shared; of the rest a copy is kept if
-        ``copy`` says so or its rows are views of a larger buffer. An entry that this one continues, at no greater
-        depth and under no laxer bound, is covered and leaves: the longer one serves for both.
+        ``copy`` says so or its rows are views of a larger buffer. An entry that this one continues, with rows
+        that are as good, is covered and leaves: the longer one serves for both.
         """
         try:
             return self._add(entry, copy=copy)
@@ -155,7 +155,7 @@ class ReferencePool(Search):
         """Segments of other entries that hold the lossless beginning of ``entry``, divided where it parts from them."""
         store = self._entries.namespaces.get(entry.namespace)
         indexes = store.of(entry.weights) if store is not None else None
-        partner = self._longest_prefix([indexes], entry.lossless, 0) if indexes is not None else None
+        partner = self._longest_prefix([indexes], entry.lossless, 0.0) if indexes is not None else None
         if partner is None:
             return []
         whole, crossing = reaching(*partner)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Iterable, Iterator
 
@@ -22,28 +21,29 @@ class Search:
     _entries: Entries
 
     def longest_prefix(
-        self, namespace: str, tokens: Tokens, max_depth: int, kl_bound: float = math.inf, *, weights: str = ""
+        self, namespace: str, tokens: Tokens, most: float, *, weights: str = ""
     ) -> tuple[Entry, int] | None:
         """The entry with the longest common prefix that is :meth:`Entry.usable`, and its length; None if none is.
 
+        Args:
+            most: the largest account, in nats, of rows that may serve; 0: only lossless rows.
+
         Like every look-up it finds only what the ``weights`` that are named computed.
         """
-        return self._longest_prefix(self._readable(namespace, weights), tokens, max_depth, kl_bound)
+        return self._longest_prefix(self._readable(namespace, weights), tokens, most)
 
-    def _longest_prefix(
-        self, indexes: Iterable[Indexes], tokens: Tokens, max_depth: int, kl_bound: float = math.inf
-    ) -> tuple[Entry, int] | None:
+    def _longest_prefix(self, indexes: Iterable[Indexes], tokens: Tokens, most: float) -> tuple[Entry, int] | None:
         best: tuple[int, float, str, Entry] | None = None  # of equally long ones the least approximate
         for each in indexes:
-            # longest agreement first; its rows may be too deep to use, so go on until no shorter one can serve more
+            # longest agreement first; its rows may not be usable, so go on until no shorter one can serve more
             for name, blocks in each.prefix.agreeing(tokens).items():
                 if best is not None and -best[0] >= (blocks + 1) * self.config.block_tokens:
                     break
                 entry = self._live(each, name)
-                length = entry.usable_prefix(tokens, max_depth, kl_bound) if entry is not None else 0
+                length = entry.usable_prefix(tokens, most) if entry is not None else 0
                 if entry is None or length == 0:
                     continue
-                key = (-length, entry.kl_bound if length > entry.usable(0) else 0.0, entry.id)
+                key = (-length, entry.account if length > entry.usable(0.0) else 0.0, entry.id)
                 if best is None or key < best[:3]:
                     best = (*key, entry)
         return (best[3], -best[0]) if best else None
@@ -57,10 +57,11 @@ class Search:
         return sorted(found, key=lambda item: (-item[1], item[0].id))[: self.config.candidates]
 
     def sharing(self, namespace: str, tokens: Tokens, count: int, *, weights: str = "") -> list[Entry]:
-        """Entries, at most ``count`` of each namespace, that hold most runs of ``tokens`` in rows of depth 0."""
+        """Entries, at most ``count`` of each namespace, that hold most runs of ``tokens`` in lossless rows, and as many
+        that hold most of them in any rows, if some are approximate."""
         found = []
         for each in self._readable(namespace, weights):
-            names = each.runs.best(tokens, count)
+            names = dict.fromkeys(each.runs.best(tokens, count) + each.approximate_runs.best(tokens, count))
             found += [entry for name in names if (entry := self._live(each, name)) is not None]
         return found
 

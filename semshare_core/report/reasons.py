@@ -22,9 +22,6 @@ class Reason(Enum):
     NOTHING_TO_REUSE = "nothing to reuse"
     ONLY_THE_PREFIX = "no reference shares more than the prefix"
     BEYOND_ROTARY_LIMIT = "the rotary frequencies change beyond {limit} tokens, so rows cannot be moved"
-    APPROXIMATE_REFERENCE = (
-        "the prompt that shares {share:.0%} more than any other has approximate rows, which may not serve"
-    )
     UNLIKE_CALIBRATION = "too different: share {feature} {share:.0%}, at most {highest:.0%} when calibrated"
     TOO_FUZZY = "too different: {share:.0%} of the tokens have no identical run"
     BEYOND_BOUND = "to recompute {share:.0%} is not expected to keep the KL of {level!r} within {bound}"

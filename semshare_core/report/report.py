@@ -63,7 +63,7 @@ class ReuseReport(BaseModel):
         id: names the call, in every copy of the report.
         arrived_at: when the prompt arrived, in seconds of Unix time.
         outcome: ``miss``: nothing worth reusing in the pool · ``prefix``: nothing but the rows of a common prefix, as
-            they are (lossless if ``depth`` is 0 and no compressor drops rows) · ``semantic``: approximate reuse ·
+            they are (lossless if ``account`` is 0 and no compressor drops rows) · ``semantic``: approximate reuse ·
             ``bypass``: reuse was switched off, or would not have paid or been good enough.
         reason: why, in words; ``docs/why.md`` explains each :class:`semshare_core.report.reasons.Reason`.
         level: the requested level, or ``custom`` for a policy with its own ratio.
@@ -77,9 +77,11 @@ class ReuseReport(BaseModel):
         calibration: the calibration that chose how much is recomputed; ``default``: a fixed share, because the model
             has no calibration, or one for another method than the policy's; None: no level had to choose.
         expected_kl: the KL to the full prefill that it forecast, in nats: the median, so half of such requests lie
-            beyond it. None: there was no forecast.
-        depth: approximate reuses behind the rows of this request. 0: they are a full prefill's (a compressor may
-            drop some); 1: some were computed from rows of a reference.
+            beyond it. For a prefix of approximate rows it is their account. 0 for lossless requests. None: nothing is
+            known.
+        account: in nats, an upper quantile of how far answers from this request's rows are believed to lie from the
+            full prefill's. 0: all rows are a full prefill's (a compressor may drop some). None: nothing is known of it,
+            because the policy's method is not calibrated.
         stored: the prompt's rows were kept in the pool, for later calls.
         healed_tokens: so many of these rows were approximate, and were computed afresh in the background. It is 0 at
             first, and the engine completes it in this very object.
@@ -115,7 +117,7 @@ class ReuseReport(BaseModel):
     decode_ms: float = 0.0
     kv_bytes: int = 0
     kv_bytes_full: int = 0
-    depth: int = 0
+    account: float | None = 0.0
     calibration: str | None = None
     expected_kl: float | None = None
     generated_tokens: int = 0

@@ -95,12 +95,13 @@ class Telemetry:
             "semshare.reason": report.reason,
             "semshare.level": report.level,
             "semshare.served_level": report.served_level,
-            "semshare.approximate": report.outcome == "semantic" or report.depth > 0,
-            "semshare.depth": report.depth,
+            "semshare.approximate": report.outcome == "semantic" or report.account != 0,
             "semshare.recompute_ratio": report.recompute_ratio,
             "semshare.kv_bytes": report.kv_bytes,
             **{f"semshare.{source}_tokens": count for source, count in by_source.items()},
         }
+        if report.account is not None:
+            attributes["semshare.account"] = report.account
         if report.similarity is not None:
             attributes["semshare.similarity"] = report.similarity
         seconds = (report.ttft_ms + report.decode_ms) / 1e3

@@ -214,7 +214,6 @@ def test_what_was_warmed_before_a_bad_prompt_stays() -> None:
         (lambda: ReusePolicy(min_run=1), "min_run=1"),
         (lambda: ReusePolicy(selection="best"), "selection='best'"),
         (lambda: ReusePolicy(schedule="rising"), "schedule"),
-        (lambda: ReusePolicy(max_depth=-1), "max_depth"),
         (lambda: ReusePolicy.paper(recompute_ratio=INF), "recompute_ratio=inf"),
         (lambda: ReusePolicy.cacheblend(2), "recompute_ratio=2"),
         (lambda: Retention(first=0), "first=0"),

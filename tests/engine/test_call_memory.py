@@ -118,7 +118,7 @@ WAYS_IN = [
     looked_at,
     without_numbers,
 ]
-REUSE = ["off", "exact", ReusePolicy(recompute_ratio=0.5, max_depth=2), ReusePolicy.paper(recompute_ratio=0.5)]
+REUSE = ["off", "exact", ReusePolicy(recompute_ratio=0.5), ReusePolicy.paper(recompute_ratio=0.5)]
 
 
 @pytest.mark.parametrize("way", WAYS_IN)

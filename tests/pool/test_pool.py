@@ -133,7 +133,7 @@ def test_covered_entries_are_as_if_just_used() -> None:
 
 def test_an_approximate_entry_does_not_replace_an_exact_one() -> None:
     pool = pool_of()
-    exact, approximate = entry(text(0)[:36]), entry(text(0), depth=[0] * 20 + [1] * 20)
+    exact, approximate = entry(text(0)[:36]), entry(text(0), approximate=[0] * 20 + [1] * 20)
     pool.add(exact)
     pool.add(approximate)
     assert holds(pool, approximate)
@@ -142,58 +142,62 @@ def test_an_approximate_entry_does_not_replace_an_exact_one() -> None:
     assert (found[0], found[1]) == (exact, 36)
 
 
-def test_of_two_approximate_entries_the_one_made_under_the_stricter_bound_stays() -> None:
+def test_of_two_approximate_entries_the_one_of_the_smaller_account_stays() -> None:
     pool = pool_of()
-    lax, strict, longer = (entry(text(0)[:n], depth=1, kl_bound=kl) for n, kl in ((36, 0.15), (36, 0.02), (40, 0.15)))
+    lax, strict, longer = (
+        entry(text(0)[:n], approximate=True, account=account) for n, account in ((36, 0.15), (36, 0.02), (40, 0.15))
+    )
     assert pool.add(lax)
     assert pool.add(strict), "the same text in better rows"
     assert not pool.add(lax)
     assert pool.add(longer)
     assert pool.stats().entries == 2, "it covers what the longer one adds to, and is not covered by it"
     tokens = np.array(text(0))
-    assert pool.longest_prefix("here", tokens, 1) == (longer, 40)
-    assert pool.longest_prefix("here", tokens, 1, 0.15) == (longer, 40)
-    assert pool.longest_prefix("here", tokens, 1, 0.05) == (strict, 36)
-    assert pool.longest_prefix("here", tokens, 1, 0.01) is None
-    assert pool.add(entry(text(0), depth=1, kl_bound=0.02))
+    assert pool.longest_prefix("here", tokens, np.inf) == (longer, 40)
+    assert pool.longest_prefix("here", tokens, 0.15) == (longer, 40)
+    assert pool.longest_prefix("here", tokens, 0.05) == (strict, 36)
+    assert pool.longest_prefix("here", tokens, 0.01) is None
+    assert pool.add(entry(text(0), approximate=True, account=0.02))
     assert pool.stats().entries == 1
 
 
-def test_a_bound_says_nothing_of_lossless_rows() -> None:
+def test_an_account_says_nothing_of_lossless_rows() -> None:
     pool = pool_of(min_tokens=1)
-    half = entry(text(0), depth=[0] * 20 + [1] * 20, kl_bound=0.15)
+    half = entry(text(0), approximate=[0] * 20 + [1] * 20, account=0.15)
     pool.add(half)
-    assert pool.longest_prefix("here", np.array(text(0)), 1, 0.02) == (half, 20)
-    assert not pool.add(entry(text(0)[:20], kl_bound=0.0)), "lossless either way"
+    assert pool.longest_prefix("here", np.array(text(0)), 0.02) == (half, 20)
+    assert not pool.add(entry(text(0)[:20])), "lossless either way"
 
 
 def test_of_equally_long_prefixes_the_least_approximate_serves() -> None:
     for order in (1, -1):
         pool = pool_of()
         begun = text(0)
-        for end, depth, kl in [(1, 1, 0.15), (2, 1, 0.02), (3, 0, 1.0), (4, 1, 0.05)][::order]:
-            pool.add(entry([*begun, *text(end)], depth=depth, kl_bound=kl))
-        found = pool.longest_prefix("here", np.array(begun), 1)
+        for end, account in [(1, 0.15), (2, 0.02), (3, 0.0), (4, 0.05)][::order]:
+            pool.add(entry([*begun, *text(end)], approximate=account > 0, account=account))
+        found = pool.longest_prefix("here", np.array(begun), 1.0)
         assert found is not None
-        assert (found[1], found[0].usable(0)) == (40, 80)
+        assert (found[1], found[0].usable(0.0)) == (40, 80)
 
 
 def test_an_exact_entry_replaces_an_approximate_one() -> None:
     pool = pool_of()
-    pool.add(entry(text(0)[:36], depth=1))
+    pool.add(entry(text(0)[:36], approximate=True))
     exact = entry(text(0))
     pool.add(exact)
     assert holds(pool, exact)
     assert pool.stats().entries == 1
 
 
-@pytest.mark.parametrize("depths", [(0, 0), ([0, 0, 2, 2], [0, 1, 1, 1])], ids=["same", "neither is better"])
+@pytest.mark.parametrize("begins", [(4, 4), ((2, 0.05), (1, 0.02))], ids=["same", "neither is better"])
 @pytest.mark.parametrize("n", [12, 40], ids=["less than a block", "blocks"])
-def test_the_same_tokens_are_one_entry(depths: tuple, n: int) -> None:
+def test_the_same_tokens_are_one_entry(begins: tuple, n: int) -> None:
     """The books must balance: what is counted is what is held, and clearing leaves an empty pool."""
     pool = pool_of(min_tokens=1, block_tokens=16)
-    for seed, depth in enumerate(depths):
-        pool.add(entry(text(0, n), depth=depth if isinstance(depth, int) else np.repeat(depth, n // 4), seed=seed))
+    for seed, begin in enumerate(begins):
+        quarter, account = begin if isinstance(begin, tuple) else (begin, 0.0)
+        approximate = np.arange(n) >= quarter * (n // 4)
+        pool.add(entry(text(0, n), approximate=approximate, account=account, seed=seed))
     assert pool.stats().bytes == n * BYTES_PER_TOKEN
     assert books_balance(pool)
     assert len(pool.similar("here", direction(0))) == 1
@@ -227,33 +231,33 @@ TRUNK = np.arange(20) % 3
 @given(st.lists(st.tuples(branches(), st.integers(0, 24)), max_size=6), branches(), st.integers(1, 4))
 @settings(deadline=None)
 def test_longest_prefix_is_the_longest(kept: list[tuple[np.ndarray, int]], query: np.ndarray, block: int) -> None:
-    """Against brute force, with rows too deep to use; a prefix of less than one block need not be found."""
+    """Against brute force, with rows that may not serve; a prefix of less than one block need not be found."""
     pool = pool_of(min_tokens=1, block_tokens=block)
-    entries = [entry(body, depth=(np.arange(len(body)) >= deep).tolist()) for body, deep in kept]
+    entries = [entry(body, approximate=np.arange(len(body)) >= deep) for body, deep in kept]
     for each in entries:
         pool.add(each)
-    for depth in (0, 1):
-        best = max((min(common_prefix(each.tokens, query), each.usable(depth)) for each in entries), default=0)
-        found = pool.longest_prefix("here", query, depth)
+    for most in (0.0, 0.05):
+        best = max((min(common_prefix(each.tokens, query), each.usable(most)) for each in entries), default=0)
+        found = pool.longest_prefix("here", query, most)
         length = found[1] if found else 0
         assert length <= best
         assert length == best or best < block
         if found:
             assert found[0].tokens[:length].tolist() == query[:length].tolist()
-            assert (found[0].depth[:length] <= depth).all()
+            assert most or not found[0].approximate[:length].any()
 
 
-def test_deep_rows_do_not_hide_shallow_ones() -> None:
-    """The entry that agrees longest may be too deep to use; a shorter one that is not must be found."""
+def test_approximate_rows_do_not_hide_lossless_ones() -> None:
+    """The rows of the entry that agrees longest may not serve; a shorter one that is not must be found."""
     pool = pool_of()
     shared = text(0, 64)
-    deep = entry(shared + text(1), depth=[0] * 16 + [1] * 88)
-    shallow = entry(shared[:48] + text(2))
-    pool.add(deep)
-    pool.add(shallow)
+    copy = entry(shared + text(1), approximate=[0] * 16 + [1] * 88)
+    original = entry(shared[:48] + text(2))
+    pool.add(copy)
+    pool.add(original)
     found = pool.longest_prefix("here", np.array(shared + text(3)), 0)
     assert found is not None
-    assert (found[0], found[1]) == (shallow, 48)
+    assert (found[0], found[1]) == (original, 48)
 
 
 def test_colliding_hashes_serve_no_other_text(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -222,7 +222,7 @@ def test_known_damage(whole: Path, kind: str, damage: Damage) -> None:
     [
         "tokens = x'00'",
         "tokens = 'text'",
-        "depth = x'0000'",
+        "approximate = x'0000'",
         "embedding = x'0000c07f0000c07f'",
         "vectors = 3",
         "uses = -1",

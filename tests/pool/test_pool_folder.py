@@ -99,21 +99,21 @@ def test_rows_of_other_shapes_are_refused(tmp_path: Path, rows: list[Any]) -> No
     "change",
     [
         {"tokens": np.zeros(3, np.int32)},
-        {"depth": np.zeros(2, np.uint8)},
+        {"approximate": np.zeros(2, bool)},
         {"embedding": np.full((1, 2), np.nan, np.float32)},
         {"segments": refs((("a", 2),))},
         {"segments": refs((("a", 3), ("b", 0)))},
         {"segments": (("../../a", 3, 3),)},
         {"created": float("nan")},
         {"expires": float("inf")},
-        {"kl_bound": float("nan")},
-        {"kl_bound": -0.1},
+        {"account": float("nan")},
         {"account": -0.1},
+        {"account": 1.0},
     ],
     ids=lambda change: next(iter(change)),
 )
 def test_a_record_that_does_not_add_up_is_refused(change: dict[str, Any]) -> None:
-    whole = vars(make_record("one", (("a", 3),)))
+    whole = vars(make_record("one", (("a", 3),))) | {"approximate": np.zeros(3, bool), "account": 0.0}
     if "segments" in change:
         change = {"segments": tuple(SegmentRef(*segment) for segment in change["segments"])}
     with pytest.raises(ValueError, match=next(iter(change))):

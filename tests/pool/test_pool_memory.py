@@ -62,8 +62,8 @@ def evicted(pool: ReferencePool) -> None:
 
 
 def replaced_by_better_rows(pool: ReferencePool) -> None:
-    for depth in range(5, -1, -1):
-        assert pool.add(entry(text(0), depth=depth))
+    for account in (0.05, 0.04, 0.03, 0.02, 0.01, 0.0):
+        assert pool.add(entry(text(0), approximate=account > 0, account=account))
     assert pool.stats().entries == 1
 
 
@@ -358,7 +358,7 @@ def test_any_history(folder: bool, live: Live, tmp_path: Path) -> None:
         namespace = str(dice.randrange(2))
         kind = dice.random()
         if kind < 0.7:
-            pool.add(entry(tokens, namespace, depth=int(dice.random() < 0.2)), copy=dice.random() < 0.5)
+            pool.add(entry(tokens, namespace, approximate=dice.random() < 0.2), copy=dice.random() < 0.5)
         elif kind < 0.9:
             found = pool.longest_prefix(namespace, entry(tokens).tokens, 0)
             pool.touch([found[0]] if found else [])

@@ -57,7 +57,10 @@ def test_approximate_rows_are_not_shared() -> None:
     """Rows of the same tokens differ where they are approximate: each entry keeps its own."""
     pool = pool_of()
     shared = text(0, 64)
-    one, other = entry(shared + text(1), depth=[0] * 20 + [1] * 84), entry(shared + text(2), depth=[0] * 30 + [1] * 74)
+    one, other = (
+        entry(shared + text(1), approximate=[0] * 20 + [1] * 84),
+        entry(shared + text(2), approximate=[0] * 30 + [1] * 74),
+    )
     exact = entry(shared + text(3))
     for each in (one, other, exact):
         pool.add(each)
@@ -116,7 +119,7 @@ def test_any_family_of_prompts(texts: list[list[int]], data: st.DataObject) -> N
     pool = pool_of(min_tokens=1, block_tokens=1)
     for number, tokens in enumerate(texts):
         deep = data.draw(st.integers(0, len(tokens)))
-        pool.add(entry(tokens, depth=(np.arange(len(tokens)) >= deep).astype(int), seed=number))
+        pool.add(entry(tokens, approximate=np.arange(len(tokens)) >= deep, seed=number))
         assert books_balance(pool)
         if data.draw(st.booleans()):
             living = list(pool._entries.chosen(None))

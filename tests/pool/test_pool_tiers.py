@@ -27,7 +27,7 @@ def tiers(each: Entry) -> set[str | None]:
 
 
 def found(pool: ReferencePool, tokens: list[int], namespace: str = "here") -> Entry | None:
-    prefix = pool.longest_prefix(namespace, np.array(tokens), 255)
+    prefix = pool.longest_prefix(namespace, np.array(tokens), np.inf)
     return prefix[0] if prefix is not None and prefix[1] == len(tokens) else None
 
 
@@ -136,7 +136,7 @@ def test_everything_comes_back(tmp_path: Path) -> None:
     pool = pool_at(tmp_path, ttl_seconds=1000)
     system = text(0, 64)
     kept = [entry(system + text(seed), "a", seed=seed) for seed in range(1, 4)]
-    kept.append(entry(text(9), "b", depth=[0] * 30 + [1] * 10, seed=9, pinned=True))
+    kept.append(entry(text(9), "b", approximate=[0] * 30 + [1] * 10, seed=9, pinned=True))
     for each in kept:
         pool.add(each)
     before = pool.stats()
@@ -151,7 +151,7 @@ def test_everything_comes_back(tmp_path: Path) -> None:
         assert right(back)
         assert back is not None
         assert (back.id, back.pinned, back.expires) == (each.id, each.pinned, each.expires)
-        assert back.depth.tolist() == each.depth.tolist()
+        assert back.approximate.tolist() == each.approximate.tolist()
         assert back.embedding.tolist() == each.embedding.tolist()
         assert [(s.id, s.length) for s in back.segments] == [(s.id, s.length) for s in each.segments]
     shared = {found(again, each.tokens.tolist(), "a").segments[0] for each in kept[:3]}  # type: ignore[union-attr]
@@ -163,13 +163,13 @@ def test_everything_comes_back(tmp_path: Path) -> None:
 
 def test_the_bound_of_approximate_rows_comes_back(tmp_path: Path) -> None:
     pool = pool_at(tmp_path)
-    pool.add(entry(text(0), depth=1, kl_bound=0.02))
+    pool.add(entry(text(0), approximate=True, account=0.02))
     pool.close()
     again = pool_at(tmp_path)
-    assert again.longest_prefix("here", np.array(text(0)), 1, 0.01) is None
-    prefix = again.longest_prefix("here", np.array(text(0)), 1, 0.02)
+    assert again.longest_prefix("here", np.array(text(0)), 0.01) is None
+    prefix = again.longest_prefix("here", np.array(text(0)), 0.02)
     assert prefix is not None
-    assert (prefix[0].kl_bound, prefix[1]) == (0.02, 40)
+    assert (prefix[0].account, prefix[1]) == (0.02, 40)
     again.close()
 
 

@@ -89,13 +89,25 @@ def test_pieces_of_many_entries() -> None:
     assert pool.sharing("here", np.concatenate(pieces), 8) == []
 
 
-def test_only_lossless_rows_are_found() -> None:
-    """Rows behind an approximate one serve nobody at the default depth, and must not crowd out those that do."""
+def test_approximate_copies_do_not_crowd_out_originals() -> None:
+    """Of one text many approximate copies are pooled, each longer than the original."""
+    pool = pool_of(10_000)
+    original = entry(text(1, 100))
+    pool.add(original)
+    for seed in range(2, 12):
+        pool.add(entry([*text(seed, 30), *text(1, 100), *text(100, 30)], approximate=True))
+    found = pool.sharing("here", np.array([*text(1, 100), *text(100, 30)]), 2)
+    assert original in found
+    assert any(each.account for each in found), "what only the copies have is found, too"
+
+
+def test_approximate_rows_are_found() -> None:
+    """Whether they may serve is for the forecast to say."""
     pool = pool_of(10_000)
     first, second = text(1, 100), text(2, 100)
-    pool.add(entry(np.concatenate((first, second)), depth=[0] * 100 + [1] * 100))
+    pool.add(entry(np.concatenate((first, second)), approximate=[0] * 100 + [1] * 100))
     assert len(pool.sharing("here", first, 4)) == 1
-    assert pool.sharing("here", second, 4) == []
+    assert len(pool.sharing("here", second, 4)) == 1
 
 
 def test_a_prompt_made_of_pieces_of_unlike_prompts() -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import assume, example, given
@@ -9,6 +11,8 @@ from hypothesis import strategies as st
 
 from decided import decided
 from semshare_core import ReusePolicy
+from semshare_core.budget.governor import Decision
+from semshare_core.budget.levels import BOUNDS
 from semshare_core.budget.needs import Needs
 from semshare_core.budget.recompute import Budget, Layers, plan_recompute
 from semshare_core.budget.schedule import rows_per_layer
@@ -258,17 +262,28 @@ def test_a_faster_level_spends_no_more() -> None:
 
 
 @pytest.mark.parametrize("level", ["high", "balanced", "fast"])
-def test_levels_compute_in_full_what_stands_in_rows_too_deep(level: str) -> None:
-    """The little that may stand there changes nothing, and whoever names a ratio gets it."""
-    few, many = (
-        decided(plan_from(GOOD), ReusePolicy(level=level), len(GOOD) - 16, blocked_coverage=b) for b in (0.01, 0.3)
+def test_a_model_without_calibration_draws_on_approximate_rows_as_long_as_the_bound_allows(level: str) -> None:
+    plan = plan_from(GOOD)
+
+    def drawing_on(account: float) -> Decision:
+        drawn = replace(plan, account=np.where(plan.served, account, 0.0))
+        return decided(drawn, ReusePolicy(level=level), len(GOOD) - 16)
+
+    bound = BOUNDS[level].kl
+    lossless, little, much = (
+        decided(plan, ReusePolicy(level=level), len(GOOD) - 16),
+        drawing_on(bound / 9),
+        drawing_on(4 * bound),
     )
-    assert few == decided(plan_from(GOOD), ReusePolicy(level=level), len(GOOD) - 16)
-    assert many.budget is None
-    assert many.bypassed
-    assert "approximate rows, which may not serve" in many.reason
-    ratio = decided(plan_from(GOOD), ReusePolicy(recompute_ratio=0.3), len(GOOD) - 16, blocked_coverage=0.3)
-    assert ratio.budget is not None
+    assert lossless.budget is not None
+    assert lossless.budget == little.budget
+    assert lossless.account < little.account <= bound
+    assert much.budget is None
+    assert much.bypassed
+    fixed = replace(plan, account=np.full(len(plan), np.inf))
+    assert decided(fixed, ReusePolicy(recompute_ratio=0.3), len(GOOD) - 16).budget is not None, (
+        "whoever names a ratio gets it"
+    )
 
 
 @pytest.mark.parametrize("level", ["high", "balanced", "fast"])

@@ -27,18 +27,20 @@ def direction(seed: int) -> np.ndarray:
 def entry(
     tokens: Iterable[int],
     namespace: str = "here",
-    depth: Iterable[int] | int = 0,
+    approximate: Iterable[bool] | bool = False,
     seed: int = 0,
     *,
-    kl_bound: float = math.inf,
+    account: float = 0.05,
     pinned: bool = False,
 ) -> Entry:
-    """An entry whose keys are its tokens and whose values are its positions."""
+    """An entry whose keys are its tokens and whose values are its positions. ``account``: of approximate rows."""
     ids = np.array(list(tokens), np.int64)
     keys, values = torch.as_tensor(ids).float(), torch.arange(len(ids)).float()
     rows = [(keys[None, None, :, None].clone(), values[None, None, :, None].clone())]
-    depths = np.full(len(ids), depth, np.uint8) if isinstance(depth, int) else np.array(list(depth), np.uint8)
-    return Entry.of_rows(namespace, ids, rows, depths, direction(seed), kl_bound=kl_bound, pinned=pinned)
+    which = [approximate] * len(ids) if isinstance(approximate, bool | int) else list(approximate)
+    flags = np.array(which, bool)
+    account = account if flags.any() else 0.0
+    return Entry.of_rows(namespace, ids, rows, flags, direction(seed), account=account, pinned=pinned)
 
 
 def text(seed: int, n: int = 40) -> list[int]:
@@ -64,7 +66,7 @@ def rows_of(kept: Entry) -> list[tuple[Tensor, Tensor]]:
 
 def holds(pool: ReferencePool, kept: Entry) -> bool:
     """True if the pool finds ``kept`` and its rows are those of its tokens."""
-    found = pool.longest_prefix(kept.namespace, kept.tokens, 255)
+    found = pool.longest_prefix(kept.namespace, kept.tokens, math.inf)
     if found is None or found[0] is not kept or found[1] != len(kept):
         return False
     ((keys, values),) = rows_of(kept)

@@ -52,15 +52,14 @@ def make_record(entry: str, segments: Segments, namespace: str = "default", mode
         namespace=namespace,
         id=entry,
         tokens=random.integers(0, 2**40, n),
-        depth=random.integers(0, 3, n, np.uint8),
+        approximate=(approximate := random.integers(0, 2, n).astype(bool)),
         embedding=random.standard_normal((2, 5), np.float32),
         segments=refs(segments, namespace),
         created=1.0e9 + random.random(),
         expires=None if random.random() < 0.5 else 2.0e9,
-        kl_bound=float(random.choice([0.0, 0.05, np.inf])),
+        account=float(random.choice([0.01, 0.05, np.inf])) if approximate.any() else 0.0,
         pinned=bool(random.random() < 0.5),
         uses=int(random.integers(0, 100)),
-        account=None if random.random() < 0.5 else float(random.random()),
     )
 
 
@@ -82,7 +81,7 @@ def keep(folder: PoolFolder, entry: str, segments: Segments, namespace: str = "d
 
 def same_record(a: Record, b: Record) -> bool:
     names = [field.name for field in dataclasses.fields(Record)]
-    arrays = ("tokens", "depth", "embedding")
+    arrays = ("tokens", "approximate", "embedding")
     return all(
         np.array_equal(getattr(a, name), getattr(b, name)) and getattr(a, name).dtype == getattr(b, name).dtype
         for name in arrays

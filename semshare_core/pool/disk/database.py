@@ -39,9 +39,9 @@ def _create(database: sqlite3.Connection) -> None:
     database.execute(
         """CREATE TABLE entries (
             key INTEGER PRIMARY KEY, model TEXT NOT NULL, namespace TEXT NOT NULL, id TEXT NOT NULL,
-            created REAL NOT NULL, expires REAL, kl_bound REAL NOT NULL, pinned INTEGER NOT NULL,
-            uses INTEGER NOT NULL, weights TEXT NOT NULL, steady INTEGER, account REAL, checksum TEXT NOT NULL,
-            vectors INTEGER NOT NULL, tokens BLOB NOT NULL, depth BLOB NOT NULL, embedding BLOB NOT NULL,
+            created REAL NOT NULL, expires REAL, account REAL NOT NULL, pinned INTEGER NOT NULL,
+            uses INTEGER NOT NULL, weights TEXT NOT NULL, steady INTEGER, checksum TEXT NOT NULL,
+            vectors INTEGER NOT NULL, tokens BLOB NOT NULL, approximate BLOB NOT NULL, embedding BLOB NOT NULL,
             UNIQUE (model, namespace, id))"""
     )
     database.execute(

@@ -19,9 +19,9 @@ from semshare_core.fingerprint import Fingerprint
 
 SEGMENT_ID = re.compile(r"[0-9a-f]{32}")
 
-_ARRAYS: dict[str, Any] = {"tokens": np.int64, "depth": np.uint8, "embedding": np.float32}
-_OF_ENTRY = ("namespace", "created", "expires", "kl_bound", "pinned", "weights", "steady")
-_PLAIN = ("model", "id", "uses", "account", *_OF_ENTRY)
+_ARRAYS: dict[str, Any] = {"tokens": np.int64, "approximate": np.bool_, "embedding": np.float32}
+_OF_ENTRY = ("namespace", "created", "expires", "account", "pinned", "weights", "steady")
+_PLAIN = ("model", "id", "uses", *_OF_ENTRY)
 ENTRY_FIELDS = (*_ARRAYS, *_OF_ENTRY)
 """What a record takes over from an entry as it is, and an entry from its record."""
 
@@ -54,7 +54,6 @@ class Record:
         model: digest of the :class:`Fingerprint` of whose model computed the rows.
         segments: those of its rows, in the order of the text.
         uses: how often it served a prompt.
-        account: in nats, how far the rows are believed to be from a full prefill's; None: not known.
 
     Raises:
         ValueError: the fields do not fit together.
@@ -64,17 +63,16 @@ class Record:
     namespace: str
     id: str
     tokens: NDArray[np.int64]
-    depth: NDArray[np.uint8]
+    approximate: NDArray[np.bool_]
     embedding: NDArray[np.float32]
     segments: tuple[SegmentRef, ...]
     created: float
     expires: float | None = None
-    kl_bound: float = math.inf
+    account: float = 0.0
     pinned: bool = False
     uses: int = 0
     weights: str = ""
     steady: int | None = None
-    account: float | None = None
 
     def __post_init__(self) -> None:
         n = len(self.tokens)
@@ -90,9 +88,11 @@ class Record:
             raise ValueError(f"segments {self.segments} are none.")
         if not (math.isfinite(self.created) and math.isfinite(self.expires or 0)):
             raise ValueError("created and expires are not finite.")
-        for name in ("uses", "kl_bound", "steady", "account"):
+        for name in ("uses", "account", "steady"):
             if not (getattr(self, name) or 0) >= 0:
                 raise ValueError(f"{name} is {getattr(self, name)}.")
+        if (self.account > 0) != bool(self.approximate.any()):
+            raise ValueError(f"the account is {self.account}, of {self.approximate.sum()} approximate rows.")
 
     def write(self, database: sqlite3.Connection) -> None:
         """Keep the record, instead of one with the same model, namespace and id."""

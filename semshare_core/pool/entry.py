@@ -101,7 +101,7 @@ class Entry:
         takes approximate rows for lossless ones.
         """
         self.segments = segments
-        self.depth, self.kl_bound, self.steady = np.zeros_like(self.depth), math.inf, steady
+        self.approximate, self.account, self.steady = np.zeros_like(self.approximate), 0.0, steady
 
     def expired(self, now: float) -> bool:
         return self.expires is not None and now >= self.expires

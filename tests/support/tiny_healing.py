@@ -15,8 +15,9 @@ from pooled import rows_of
 from semshare_core import PoolConfig, ReusePolicy, ReuseReport, SemShareEngine
 from semshare_core.pool import Entry
 from semshare_core.quality.fresh_rows import FreshRows
-from tiny_canary import TEXT, reordered
+from tiny_canary import TEXT
 from tiny_models import tiny_model, tiny_tokenizer
+from tiny_reuse import PARAGRAPHS
 
 WAIT = 60.0
 POLICY = ReusePolicy(recompute_ratio=0.3)
@@ -24,38 +25,41 @@ POLICY = ReusePolicy(recompute_ratio=0.3)
 
 def healing_engine(model: str = "llama", *, policy: ReusePolicy = POLICY, **pool: Any) -> SemShareEngine:
     """With ``TEXT`` in its pool."""
-    engine = SemShareEngine(
-        tiny_model(model), tiny_tokenizer(), policy=policy, pool=PoolConfig(**{"heal": True, **pool})
-    )
+    config = PoolConfig(**{"heal": True, **pool})
+    engine = SemShareEngine(tiny_model(model), tiny_tokenizer(), policy=policy, pool=config)
     engine.warm([TEXT])
     return engine
 
 
-def ask(engine: SemShareEngine, question: str = "What is it about?", **settings: Any) -> ReuseReport:
+def prompt(number: int = 0, question: str = "What is it about?") -> str:
+    """The paragraphs of ``TEXT`` in another order, each number with another one at the beginning."""
+    order = ((2, 0, 1), (3, 1, 0), (1, 3, 2))[number]
+    return "\n\n".join([*(PARAGRAPHS[each] for each in order), question])
+
+
+def ask(engine: SemShareEngine, number: int = 0, question: str = "What is it about?", **settings: Any) -> ReuseReport:
     """A call that stores approximate rows."""
-    report = engine.generate(reordered(question), max_new_tokens=4, **settings).report
+    report = engine.generate(prompt(number, question), max_new_tokens=4, **settings).report
     assert report.outcome == "semantic"
     assert report.stored
     return report
 
 
-def entry_of(engine: SemShareEngine, question: str = "What is it about?", namespace: str = "default") -> Entry:
+def entry_of(engine: SemShareEngine, number: int = 0, namespace: str = "default") -> Entry:
     """The entry that :func:`ask` stored."""
-    ids = engine.token_ids(reordered(question))
+    ids = engine.token_ids(prompt(number))
     [found] = [each for each in engine.pool._entries.chosen(namespace) if each.tokens[: len(ids)].tolist() == ids]
     return found
 
 
-@torch.no_grad()
 def full_rows(engine: SemShareEngine, entry: Entry) -> list[tuple[Tensor, Tensor]]:
     """The rows of an entry's tokens by one pass of the model alone."""
-    cache = (
-        SemShareEngine(engine.model, engine.tokenizer).prefill(entry.tokens.tolist(), reuse="off", store=False).cache
-    )
-    n = len(entry)
+    alone = SemShareEngine(engine.model, engine.tokenizer, pool=PoolConfig(heal=False))
+    cache, n = alone.prefill(entry.tokens.tolist(), reuse="off", store=False).cache, len(entry)
     return [(layer.keys[:, :, :n], layer.values[:, :, :n]) for layer in cache.layers]
 
 
+@torch.no_grad()
 def largest_error(engine: SemShareEngine, entry: Entry) -> float:
     """Of an entry's rows, against the full prefill's."""
     pairs = zip(rows_of(entry), full_rows(engine, entry), strict=True)
@@ -63,7 +67,9 @@ def largest_error(engine: SemShareEngine, entry: Entry) -> float:
 
 
 @contextmanager
-def before_pass(patch: pytest.MonkeyPatch, number: int, act: Callable[[FreshRows], None]) -> Iterator[threading.Event]:
+def before_pass(
+    patch: pytest.MonkeyPatch, number: int, act: Callable[[FreshRows], object]
+) -> Iterator[threading.Event]:
     """Call ``act`` before the ``number``-th pass of healing, in its thread; the event is set then."""
     acted, passes, advance = threading.Event(), [0], FreshRows.advance
 

@@ -64,8 +64,8 @@ def test_exact_takes_healed_rows_and_answers_as_the_model_alone() -> None:
     engine = healing_engine()
     ask(engine)
     assert engine.healing.wait(WAIT)
-    turn = engine.tokenizer.decode(entry_of(engine).tokens) + " And why?"
-    answer = engine.generate(turn, max_new_tokens=8, reuse="exact")
+    turn = [*entry_of(engine).tokens.tolist(), *engine.token_ids(" And why?")]
+    answer = engine.generate(turn, max_new_tokens=8, reuse="exact", store=False)
     assert answer.report.prefix_tokens == len(entry_of(engine))
     assert answer.token_ids == greedy(engine, turn, 8)
 
@@ -123,13 +123,17 @@ def test_what_another_entry_has_lossless_is_not_computed_again() -> None:
     """Two conversations part behind an approximate beginning: healing one spares the other that beginning."""
     engine = healing_engine()
     with busy(engine):
-        first = ask(engine, 0, "Who wrote it? And when was that?")
-        branch = engine.generate(prompt(0, "Who wrote it? Or was it nobody at all?"), max_new_tokens=4).report
-        assert branch.stored
+        reports = [ask(engine, 0, "Who wrote it? And when was that?")]
+        for question in ("Who wrote it? Or was it nobody at all?", "Who wrote it? I am asking for a friend."):
+            reports.append(engine.generate(prompt(0, question), max_new_tokens=4).report)
     assert engine.healing.wait(WAIT)
-    counts = engine.healing.counts()
-    assert counts.healed == 2
-    assert counts.rows < 0.7 * (first.healed_tokens + branch.healed_tokens)
+    assert [bool(report.healed_tokens) for report in reports] == [False, False, True], "the others are behind it"
+    for candidate in engine.healing._order.every:
+        candidate.continued = 0
+    engine.healing.ask()
+    assert engine.healing.wait(WAIT)
+    assert all(report.healed_tokens for report in reports)
+    assert engine.healing.counts().rows < 0.5 * sum(report.healed_tokens for report in reports)
 
 
 def test_pin_uses_creation_and_expiry_are_kept() -> None:
@@ -412,7 +416,7 @@ def test_a_new_entry_that_finds_no_other_room_has_that_of_the_copy(monkeypatch: 
         with engine.pool._lock:
             for each in engine.pool._entries.chosen(None):
                 engine.pool._entries.pin(each)
-        assert engine.pool.stats().bytes + fresh.copy.n_bytes > 3 * one
+        assert engine.pool.stats().bytes + fresh.copy.n_bytes > 2.4 * one
         caller.start()
         while engine._lock._calls == 0:
             time.sleep(0.001)
@@ -428,7 +432,6 @@ def test_a_new_entry_that_finds_no_other_room_has_that_of_the_copy(monkeypatch: 
     assert reports[0].stored
     assert engine.healing.wait(WAIT)
     assert engine.healing.counts().wasted_rows > 0
-    assert engine.healing.counts().refused == 1, "there was no room for a second try"
     assert engine.pool._tiers.used["device"] <= 3.3 * one
     assert books_balance(engine.pool)
 
@@ -571,13 +574,13 @@ def test_no_thread_keeps_an_engine_alive() -> None:
 
 def test_an_engine_that_is_dropped_in_the_middle_of_a_pass_is_gone_behind_it(monkeypatch: pytest.MonkeyPatch) -> None:
     engine = healing_engine()
-    go_on = threading.Event()
-    with before_pass(monkeypatch, 1, lambda fresh: go_on.wait(WAIT)) as acted:
+    begun, go_on = threading.Event(), threading.Event()
+    with before_pass(monkeypatch, 1, lambda fresh: begun.set() or go_on.wait(WAIT)):
         ask(engine)
         pool, thread = weakref.ref(engine.pool), engine.healing._worker._jobs.thread
+        assert begun.wait(WAIT)
         del engine
         go_on.set()
-        assert acted.wait(WAIT)
         assert thread is not None
         thread.join(WAIT)
         assert not thread.is_alive()

@@ -11,6 +11,7 @@ from pydantic import (
     ConfigDict,
     Field,
     SerializationInfo,
+    StrictBool,
     ValidationError,
     field_serializer,
     field_validator,
@@ -86,7 +87,7 @@ class PoolConfig(Settings):
         block_tokens: tokens per hashed block of the prefix index.
         candidates: how many semantic neighbours FAISS returns for one lookup.
         heal: compute approximate rows afresh while no call waits, so that the prompts they belong to become lossless.
-            ``True`` or ``Heal(...)``: it is done · ``False`` or ``None``: it is not.
+            ``True`` or ``Heal(...)``: it is done · ``False``: it is not.
     """
 
     max_bytes: int = Field(default=2 * 2**30, ge=0)
@@ -101,12 +102,14 @@ class PoolConfig(Settings):
     min_tokens: int = Field(default=32, ge=1)
     block_tokens: int = Field(default=16, ge=1)
     candidates: int = Field(default=8, ge=1)
-    heal: Heal | None = Heal()
+    heal: Heal | StrictBool = True
 
-    @field_validator("heal", mode="before")
-    @classmethod
-    def _a_switch_too(cls, heal: Any) -> Any:
-        return (Heal() if heal else None) if isinstance(heal, bool) else heal
+    @property
+    def healing(self) -> Heal | None:
+        """What ``heal`` says, as settings; None: nothing is healed."""
+        if isinstance(self.heal, bool):
+            return Heal() if self.heal else None
+        return self.heal
 
     @field_validator("path", mode="before")
     @classmethod

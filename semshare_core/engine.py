@@ -132,7 +132,7 @@ class SemShareEngine:
         embed = OFF.applied()(prompt_embedding(embedding, tokenizer, table))
         vectors = PromptVectors(embed, foreign=embedding is not None)
         self.pool = open_pool(pool, model, tokenizer, spec.devices, embedding, vectors.of, self.weights)
-        self.healing = Healing(pool.heal, self._lock, self.pool, self._prefill, self.weights)
+        self.healing = Healing(pool.healing, self._lock, self.pool, self._prefill, self.weights)
         self._runtime = Runtime(
             model=model,
             tokenizer=tokenizer,

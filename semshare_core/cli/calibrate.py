@@ -54,7 +54,7 @@ def calibrate(
     brought = read_pairs(prompts) if prompts is not None else default_pairs(pairs)
     check_enough(len(brought))
     engine = SemShareEngine.from_pretrained(
-        model, dtype=dtype, device=device, pool=PoolConfig(max_bytes=_POOL_BYTES), calibration=None
+        model, dtype=dtype, device=device, pool=PoolConfig(max_bytes=_POOL_BYTES, heal=False), calibration=None
     )
     parts = identity(engine.model, engine.tokenizer)
     place = out or calibration_file(parts)

@@ -18,7 +18,7 @@ from semshare_core.prefill.cache import MergedCache, to_torch
 from semshare_core.prefill.selective import SelectivePrefill
 from semshare_core.process.interrupt import NEVER, Interrupt
 
-PASS_ROWS = 256
+PASS_ROWS = 128
 """Rows per pass. A call that arrives waits for one layer of a pass, and a pass that it interrupts is done again."""
 
 

@@ -6,7 +6,7 @@ Nothing here but public names, so that the file stays as it is whatever moves in
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from importlib import import_module
 from importlib.util import find_spec

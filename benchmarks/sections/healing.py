@@ -61,11 +61,8 @@ def _waits(run: Run) -> Iterator[Figure]:
                 number += 1
                 engine.pool.clear()
                 engine.warm([f"It is {number} o'clock.\n\n{text}"])
-                made = engine.generate(
-                    f"It is half past {number}.\n\n{text}\n\nIn short:",
-                    max_new_tokens=4,
-                    reuse=ReusePolicy(recompute_ratio=0.05),
-                )
+                later = f"It is half past {number}.\n\n{text}\n\nIn short:"
+                made = engine.generate(later, max_new_tokens=4, reuse=ReusePolicy(recompute_ratio=0.05))
                 assert made.report.outcome == "semantic"
             time.sleep(dice.uniform(0.1, 1.2) if heals else 0.1)
             if heals and not engine.healing.counts().waiting:
@@ -81,7 +78,7 @@ def _waits(run: Run) -> Iterator[Figure]:
     extra = sorted(each - alone for each in found[True])
     told = f"median {median(extra):.0f} ms, p99 {_p99(extra):.0f} ms, longest {extra[-1]:.0f} ms"
     yield Figure(
-        f"{arrivals} calls that arrive while a prompt of {PROMPT_TOKENS} tokens is healed: extra time to the first token",
+        f"{arrivals} calls that arrive while {PROMPT_TOKENS} tokens are healed: extra time to the first token",
         f"{told} (alone: median {alone:.0f}, p99 {_p99(found[False]):.0f} ms)",
         f"median <= {BOUND_MS:.0f} ms",
         median(extra) <= BOUND_MS,
@@ -144,8 +141,8 @@ def _random_life(run: Run) -> Iterator[Figure]:
     )
     healed, wasted = last.counts["rows"], last.counts["wasted_rows"]
     told = (
-        f"{(healed + wasted) / max(1, last.served):.2f} ({healed:.0f} and {wasted:.0f} in vain, for {last.served} served; "
-        f"calls computed {last.computed})"
+        f"{(healed + wasted) / max(1, last.served):.2f} ({healed:.0f} healed and {wasted:.0f} computed in vain for "
+        f"{last.served} served; the calls computed {last.computed})"
     )
     yield Figure("rows healed per row served", told, items=[last.counts])
 

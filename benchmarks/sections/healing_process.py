@@ -75,10 +75,8 @@ def live(
     say("begun", None)
     stop = threading.Event()
     workers = [
-        threading.Thread(
-            target=_work, args=(engine, life, random.Random(f"{number} {each}"), f"{number}.{each}", stop, say)
-        )
-        for each in range(THREADS)
+        threading.Thread(target=_work, args=(engine, life, random.Random(name), name, stop, say))
+        for name in (f"{number}.{each}" for each in range(THREADS))
     ]
     for worker in workers:
         worker.start()

@@ -474,15 +474,16 @@ def test_a_small_share_of_the_time_is_kept_to(monkeypatch: pytest.MonkeyPatch) -
 
 
 def test_the_switch() -> None:
-    assert PoolConfig().heal == Heal(), "on by default"
-    assert PoolConfig(heal=True).heal == Heal()
-    assert PoolConfig(heal=False).heal is None
+    assert PoolConfig().healing == Heal(), "on by default"
+    assert PoolConfig(heal=True).healing == Heal()
+    assert PoolConfig(heal=False).healing is None
+    assert PoolConfig(heal=Heal(share=0.5)).healing == PoolConfig(heal={"share": 0.5}).healing == Heal(share=0.5)
     engine = healing_engine(heal=False)
     ask(engine)
     assert engine.healing.wait(0)
     assert entry_of(engine).approximates
     assert engine.healing._worker._jobs.thread is None
-    for wrong in ("yes", 0.5, Heal):
+    for wrong in ("yes", 0.5, None):
         with pytest.raises(ConfigError, match="heal"):
             PoolConfig(heal=wrong)
     for wrong in ({"share": 0}, {"share": 1.1}, {"max_tokens": 0}):

@@ -57,7 +57,7 @@ def _waits(run: Run) -> Iterator[Figure]:
         text = _text(run)
         number = 0
         while len(found[heals]) < arrivals:
-            if not heals or not engine.healing.counts().waiting:
+            if number == 0 or (heals and not engine.healing.counts().waiting):
                 number += 1
                 engine.pool.clear()
                 engine.warm([f"It is {number} o'clock.\n\n{text}"])

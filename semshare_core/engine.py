@@ -313,9 +313,14 @@ class SemShareEngine:
         return Prefill(logits, prefilled.cache, report)
 
     @keeps_no_rows
-    def plan_features(self, prompt: Prompt, *, namespace: str | None = None) -> PlanFeatures | None:
-        """Look up and match a prompt, and return the plan's features. None: there is nothing to reuse."""
-        request = self._request(prompt, "balanced", namespace)
+    def plan_features(
+        self, prompt: Prompt, *, namespace: str | None = None, reuse: str | ReusePolicy = "balanced"
+    ) -> PlanFeatures | None:
+        """Look up and match a prompt, and return the features of the plan that ``reuse`` makes.
+
+        None: there is nothing to reuse.
+        """
+        request = self._request(prompt, reuse, namespace)
         with self._lock, computing(self.model):  # another call's hooks would look like a change of the model
             return request.features()
 

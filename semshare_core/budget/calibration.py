@@ -33,13 +33,17 @@ _NAMES_SINCE_9 = {"window": "suffix", "exact": "moved", "estranged": "mismatch"}
 
 
 class Observation(BaseModel):
-    """The measurements of one pair of prompts.
+    """The measurements of one prompt: the target of a pair, or a turn of a chain.
 
     Attributes:
-        id: name of the pair; ``prompts``: a digest of its texts; ``kind``: the kind of work.
+        id: name of the pair or turn; ``prompts``: a digest of its texts; ``kind``: the kind of work.
         features: the plan's features.
+        ratios: the measured ratios, ascending.
         kl: KL(full prefill || reuse) in nats at each measured ratio, mean over the first 32 tokens of the answer.
         seconds: TTFT at each measured ratio; ``full_seconds``: TTFT of the full prefill.
+        chain: the chain's name; empty for a pair. ``turn``: the turn's number, from 1 on; 0 for a pair.
+        level: the level that served the chain; empty if a fixed ratio served it, and for a pair.
+        served_kl: the KL in nats of the turn as it was served; None for a pair.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, ser_json_inf_nan="constants")
@@ -48,9 +52,19 @@ class Observation(BaseModel):
     prompts: str
     kind: str
     features: PlanFeatures
+    ratios: list[float]
     kl: list[float]
     seconds: list[float]
     full_seconds: float
+    chain: str = ""
+    turn: int = 0
+    level: str = ""
+    served_kl: float | None = None
+
+    @property
+    def unit(self) -> str:
+        """A name of the chain or pair. Units do not depend on each other, but the turns of a chain do."""
+        return self.chain or f"{self.id} {self.prompts}"
 
 
 class Calibration(BaseModel):
@@ -73,7 +87,7 @@ class Calibration(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    format: Literal[9] = 9
+    format: Literal[10] = 10
     fingerprint: dict[str, str]
     prompts: str
     ratios: list[float]
@@ -85,15 +99,17 @@ class Calibration(BaseModel):
 
     @model_validator(mode="before")
     @classmethod
-    def _from_format_8(cls, data: Any) -> Any:
-        """Rename the fields of format 8."""
-        if isinstance(data, dict) and data.get("format") == 8:
-            items = [dict(item) for item in data["observations"]]
-            for item in items:
-                features = item.pop("situation")
+    def _from_older_format(cls, data: Any) -> Any:
+        """Format 8 has other names. Formats 8 and 9 have no chains, and measured the first ratios of the list."""
+        if not isinstance(data, dict) or data.get("format") not in (8, 9):
+            return data
+        items = [dict(item) for item in data["observations"]]
+        for item in items:
+            features = item.pop("situation", None)
+            if features is not None:
                 item["features"] = {_NAMES_SINCE_9.get(name, name): value for name, value in features.items()}
-            return data | {"format": 9, "observations": items}
-        return data
+            item["ratios"] = data["ratios"][: len(item["kl"])]
+        return data | {"format": 10, "observations": items}
 
     @functools.cached_property
     def forecast(self) -> Forecast:
@@ -223,16 +239,17 @@ def kl_table(observations: Sequence[Observation], ratios: Sequence[float]) -> ND
         ConfigError: an observation has other ratios, or a value that is not a number.
     """
     for item in observations:
-        if not len(item.kl) == len(item.seconds) == len(measured_ratios(item.features, ratios)):
-            raise ConfigError(f"Pair {item.id} was measured at other ratios. Measure it again.")
+        if not len(item.ratios) == len(item.kl) == len(item.seconds) or not set(item.ratios) <= set(ratios):
+            raise ConfigError(f"{item.id} was measured at other ratios. Measure it again.")
         if not np.isfinite([*item.kl, *item.seconds]).all():
-            raise ConfigError(f"A measurement of pair {item.id} is not a number. Leave it out, or use another dtype.")
-    return padded([item.kl for item in observations], len(ratios))
+            raise ConfigError(f"A measurement of {item.id} is not a number. Leave it out, or use another dtype.")
+    return by_ratio([(item.ratios, item.kl) for item in observations], ratios)
 
 
-def padded(rows: Sequence[Sequence[float]], width: int) -> NDArray[np.float64]:
-    """The rows as a table [rows, width], filled up with NaN."""
-    table = np.full((len(rows), width), np.nan)
-    for line, row in zip(table, rows, strict=True):
-        line[: len(row)] = row
+def by_ratio(rows: Sequence[tuple[Sequence[float], Sequence[float]]], ratios: Sequence[float]) -> NDArray[np.float64]:
+    """Values measured at some ratios, as a table [rows, ratios]; NaN where a ratio was not measured."""
+    column = {ratio: number for number, ratio in enumerate(ratios)}
+    table = np.full((len(rows), len(ratios)), np.nan)
+    for line, (measured, values) in zip(table, rows, strict=True):
+        line[[column[ratio] for ratio in measured]] = values
     return table

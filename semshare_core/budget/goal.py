@@ -64,8 +64,11 @@ class Goal:
 
     @cached_property
     def bound(self) -> float:
-        """The largest KL in nats that the level promises; infinite without a level, or with another method."""
-        return BOUNDS[self.level].kl if self.promised and not self.method else math.inf
+        """The largest KL in nats that the level promises; infinite without a level, or with another method.
+
+        A level with a fixed ratio promises nothing, but has the level's plan.
+        """
+        return BOUNDS[self.level].kl if self.level in BOUNDS and not self.method else math.inf
 
 
 def _published_ratio(policy: ReusePolicy, share: float = 0.4, layers: int = 30) -> float:

@@ -21,7 +21,8 @@ from semshare_core.match.plan import ReusePlan
 from semshare_core.report.reasons import NO_REASON, Reason, ReasonText
 from semshare_core.select import selection_for
 
-_MIN_SAVED_TOKENS = 64  # fewer cost more in matching and rearranging than they save
+MIN_SAVED_TOKENS = 64
+"""Fewer saved tokens cost more in matching and rearranging than they save."""
 
 
 @dataclass(frozen=True)
@@ -109,9 +110,10 @@ def reusable(plan: ReusePlan, needs: Needs, fresh_from: int) -> bool:
 
 
 def plan_features(plan: ReusePlan, goal: Goal, fresh_from: int) -> PlanFeatures | None:
-    """The plan's features; None if it is not :func:`reusable`."""
+    """The plan's features; None if it is not :func:`reusable` and draws on no approximate row."""
     needs = Needs.of(plan, selection_for(goal.policy), fresh_from)
-    return PlanFeatures.of(plan, needs, fresh_from) if reusable(plan, needs, fresh_from) else None
+    lossless = plan.account is None and not reusable(plan, needs, fresh_from)
+    return None if lossless else PlanFeatures.of(plan, needs, fresh_from)
 
 
 def _for_ratio(features: PlanFeatures, goal: Goal, ratio: float, calibration: Calibration | None) -> Decision:
@@ -149,7 +151,7 @@ def _by_calibration(features: PlanFeatures, level: str, calibration: Calibration
         reason = Reason.BEYOND_BOUND.text(share=share, level=level, bound=BOUNDS[level].kl)
         return Decision(None, reason, bypassed=True)
     saved = features.suffix - features.computed(ratio)
-    if saved < _MIN_SAVED_TOKENS:
+    if saved < MIN_SAVED_TOKENS:
         return Decision(None, Reason.TOO_LITTLE_SAVED.text(saved=saved, tokens=features.suffix), bypassed=True)
     if not calibration.pays(features, ratio):
         return Decision(None, Reason.SLOWER.text(saved=saved, tokens=features.suffix), bypassed=True)
@@ -168,7 +170,7 @@ def _by_rule(features: PlanFeatures, goal: Goal) -> Decision:
     n, suffix = features.tokens, features.suffix
     computed = max(features.must, min(max(features.worth, int(rule.least * n)), int(rule.ceiling * n)))
     saved = suffix - computed
-    if saved < _MIN_SAVED_TOKENS or saved < rule.min_saving * suffix:
+    if saved < MIN_SAVED_TOKENS or saved < rule.min_saving * suffix:
         return Decision(None, Reason.TOO_LITTLE_SAVED.text(saved=saved, tokens=suffix), bypassed=True)
     budget = Budget(rule.ceiling, fill=False, least=rule.least)
     if goal.method:
@@ -182,4 +184,4 @@ def _by_rule(features: PlanFeatures, goal: Goal) -> Decision:
 
 def _too_different(features: PlanFeatures, reason: ReasonText) -> Decision:
     # any two texts share a few common words; to ignore those is no bypass
-    return Decision(None, reason, bypassed=features.moved >= _MIN_SAVED_TOKENS)
+    return Decision(None, reason, bypassed=features.moved >= MIN_SAVED_TOKENS)

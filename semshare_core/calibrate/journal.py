@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 
@@ -23,14 +23,16 @@ class Journal:
         path: the file. A missing file is created.
         fingerprint: of the model, as in its calibration.
 
+    Attributes:
+        path: the file.
+
     Raises:
         ConfigError: the file belongs to another model or version, or cannot be read or written.
     """
 
     def __init__(self, path: Path, fingerprint: Mapping[str, str]) -> None:
-        self._path = path
-        version = {"format": Calibration.model_fields["format"].default, "ratios": RATIOS}
-        head = f"{json.dumps(version | {'fingerprint': dict(fingerprint)})}\n".encode()
+        self.path = path
+        head = _head(fingerprint)
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             path.touch()
@@ -48,22 +50,46 @@ class Journal:
 
     def read(self) -> list[Observation]:
         """All observations. Damaged lines are skipped."""
-        observations = []
-        for line in self._path.read_bytes().splitlines()[1:]:
-            with suppress(ValidationError):
-                observations.append(Observation.model_validate_json(line))
-        return observations
+        return _observations(self.path.read_bytes())
 
-    def append(self, item: Observation) -> None:
-        """Write an observation. It survives the process."""
-        self._write(f"{item.model_dump_json()}\n".encode())
+    def append(self, items: Sequence[Observation]) -> None:
+        """Write observations that belong together, such as a chain's. They survive the process."""
+        self._write("".join(f"{item.model_dump_json()}\n" for item in items).encode())
 
     def remove(self) -> None:
         """Delete the file, once the calibration has all observations."""
-        self._path.unlink()
+        self.path.unlink()
 
     def _write(self, data: bytes) -> None:
-        with self._path.open("ab") as file:
+        with self.path.open("ab") as file:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
+
+
+def read_journal(path: Path, fingerprint: Mapping[str, str]) -> list[Observation]:
+    """The observations of a journal that another run wrote, or still writes. Damaged lines are skipped.
+
+    Raises:
+        ConfigError: the file belongs to another model or version, or cannot be read.
+    """
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise ConfigError(f"the measurements {path} cannot be read: {error}.") from error
+    if not content.startswith(_head(fingerprint)):
+        raise ConfigError(f"{path} has no measurements of this model, dtype and version of SemShare.")
+    return _observations(content)
+
+
+def _head(fingerprint: Mapping[str, str]) -> bytes:
+    version = {"format": Calibration.model_fields["format"].default, "ratios": RATIOS}
+    return f"{json.dumps(version | {'fingerprint': dict(fingerprint)})}\n".encode()
+
+
+def _observations(content: bytes) -> list[Observation]:
+    observations = []
+    for line in content.splitlines()[1:]:
+        with suppress(ValidationError):
+            observations.append(Observation.model_validate_json(line))
+    return observations

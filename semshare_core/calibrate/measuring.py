@@ -6,21 +6,16 @@ Each pair is prefilled in full and at each ratio. Each cache then reads the full
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Callable, Iterable, Sequence
 from hashlib import blake2b
 
 from semshare_core.budget.calibration import Observation, measured_ratios
-from semshare_core.budget.levels import MEASURED_TOKENS
+from semshare_core.calibrate.full_answer import NAMESPACE, FullAnswer
 from semshare_core.calibrate.journal import Journal
 from semshare_core.calibrate.prompts import CalibrationPair
 from semshare_core.config import ReusePolicy
 from semshare_core.engine import SemShareEngine
-from semshare_core.errors import NumericalError, PromptError
-from semshare_core.model.computing import computing
-from semshare_core.quality.divergence import Continuation, Divergence
-
-_NAMESPACE = "calibration"
+from semshare_core.errors import PromptError
 
 
 def measure_pair(
@@ -35,37 +30,31 @@ def measure_pair(
         PromptError: a prompt is empty, or too long for the model.
         NumericalError: the model's logits are not numbers.
     """
-    engine.pool.clear(_NAMESPACE)
+    engine.pool.clear(NAMESPACE)
     try:
-        engine.warm(pair.references, namespace=_NAMESPACE)
-        features = engine.plan_features(pair.target, namespace=_NAMESPACE)
+        engine.warm(pair.references, namespace=NAMESPACE)
+        features = engine.plan_features(pair.target, namespace=NAMESPACE)
         if features is None:
             return None
-        room = engine.context - features.tokens
-        full = engine.prefill(pair.target, reuse="off", store=False, namespace=_NAMESPACE)
-        with computing(engine.model):
-            answer, expected = Continuation(engine.model, full.cache).greedy(full.logits, min(MEASURED_TOKENS, room))
+        measured = measured_ratios(features) if ratios is None else list(ratios)
+        full = FullAnswer.to(engine, pair.target)
         kl, seconds = [], []
-        for ratio in measured_ratios(features) if ratios is None else ratios:
-            reused = engine.prefill(
-                pair.target, reuse=ReusePolicy(recompute_ratio=ratio), store=False, namespace=_NAMESPACE
-            )
-            with computing(engine.model):
-                actual = Continuation(engine.model, reused.cache).follow(reused.logits, answer)
-            kl.append(float(Divergence.between(expected, actual).kl.mean()))
-            if not math.isfinite(kl[-1]):
-                raise NumericalError(f"{pair.id} at a ratio of {ratio}: the KL is {kl[-1]}. Use another dtype.")
+        for ratio in measured:
+            policy = ReusePolicy(recompute_ratio=ratio)
+            reused = engine.prefill(pair.target, reuse=policy, store=False, namespace=NAMESPACE)
+            kl.append(full.kl(engine, reused, f"{pair.id} at a ratio of {ratio}"))
             seconds.append(reused.report.ttft_ms / 1e3)
     finally:
-        engine.pool.clear(_NAMESPACE)
+        engine.pool.clear(NAMESPACE)
     return Observation(
         id=pair.id,
-        prompts=_digest(pair),
+        prompts=pair_digest(pair),
         kind=pair.kind,
         features=features,
+        ratios=measured,
         kl=kl,
         seconds=seconds,
-        full_seconds=full.report.ttft_ms / 1e3,
+        full_seconds=full.seconds,
     )
 
 
@@ -86,7 +75,7 @@ def measure_pairs(
     observations = []
     engine.prefill("The first call of a process is slower than those that follow.", reuse="off", store=False)
     for pair in pairs:
-        item = done.get(_digest(pair))
+        item = done.get(pair_digest(pair))
         if item is None:
             try:
                 item = measure_pair(engine, pair)
@@ -97,11 +86,12 @@ def measure_pairs(
                 log(f"{pair.id}: left out: nothing of it could be reused")
                 continue
             if journal:
-                journal.append(item)
+                journal.append([item])
         log(f"{pair.id}: {item.features.tokens} tokens, KL {' '.join(f'{value:.3f}' for value in item.kl)}")
         observations.append(item)
     return observations
 
 
-def _digest(pair: CalibrationPair) -> str:
+def pair_digest(pair: CalibrationPair) -> str:
+    """A digest of the pair's texts, by which a later run knows it again."""
     return blake2b(json.dumps([pair.references, pair.target]).encode(), digest_size=8).hexdigest()

@@ -2,21 +2,20 @@
 Jordan and Lei, arXiv 2110.01052).
 
 A margin counts usual errors of the forecast. A call adds it to the forecast and takes the smallest ratio that is then
-within the bound. We test the margins from the largest down. Each test is an exact binomial test of the hypothesis "more
-than the promised share of calls break the bound". We stop at the first margin for which the test does not reject the
-hypothesis, and take the margin before it. Tests in a fixed order need no correction for their number. So the promise
-holds for similar calls with a probability of at least ``1 - MARGIN_RISK`` over the calibration prompts.
+within the bound. We test the margins from the largest down. Each test is of the hypothesis "more than the promised
+share of calls break the bound" (:mod:`semshare_core.calibrate.clustered_test`). We stop at the first margin for which
+the test does not reject the hypothesis, and take the margin before it. Tests in a fixed order need no correction for
+their number. So the promise holds for similar calls with a probability of at least ``1 - MARGIN_RISK`` over the
+calibration prompts.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import numpy as np
-from numpy.typing import NDArray
-from scipy.special import bdtr
+from numpy.typing import ArrayLike, NDArray
 
 from semshare_core.budget.calibration import chosen
+from semshare_core.calibrate.clustered_test import binomial_tail, chance_of_so_few
 
 MARGIN_RISK = 0.1
 """The probability, over the calibration prompts, that the chosen margin does not keep the promise."""
@@ -29,10 +28,15 @@ MARGINS = np.arange(10.0, -1.01, -0.05)
 
 
 def beyond(measured: NDArray[np.float64], index: NDArray[np.int64], limit: float) -> NDArray[np.bool_]:
-    """Whether ``measured`` [calls, ratios] exceeds ``limit`` at the ratio ``index`` [calls]; False where it is -1."""
-    return np.asarray(
-        (index >= 0) & (np.take_along_axis(measured, np.maximum(index, 0)[:, None], axis=1)[:, 0] > limit)
-    )
+    """Whether ``measured`` [calls, ratios] exceeds ``limit`` at the ratio ``index`` [calls]; False where it is -1.
+
+    A chain's turn is measured at some ratios only. Between them, the next smaller measured ratio counts, whose KL is
+    the larger one as a rule.
+    """
+    at = np.where(np.isnan(measured), 0, np.arange(measured.shape[1]))
+    at = np.maximum.accumulate(at, axis=1)  # the last measured ratio up to each
+    taken = np.take_along_axis(at, np.maximum(index, 0)[:, None], axis=1)
+    return np.asarray((index >= 0) & (np.take_along_axis(measured, taken, axis=1)[:, 0] > limit))
 
 
 def margin_for(
@@ -41,34 +45,42 @@ def margin_for(
     measured: NDArray[np.float64],
     limit: float,
     share: float,
-    kinds: Sequence[str],
+    kinds: ArrayLike,
+    units: ArrayLike | None = None,
 ) -> float | None:
     """The smallest margin that keeps the promise; None if no margin does.
 
     Args:
         forecast: [calls, ratios], log KL. The forecast has not seen the call.
         spread: [calls], the forecast's usual error.
-        measured: [calls, ratios], log KL.
+        measured: [calls, ratios], log KL; NaN where a ratio was not measured.
         limit: the promised log KL.
         share: the share of calls that may exceed it.
-        kinds: the kind of work of each call. No kind may exceed the limit more often than chance explains.
+        kinds: [calls], the kind of work. No kind may exceed the limit more often than chance explains.
+        units: [calls]: calls of one chain depend on each other. None: each call is its own unit.
     """
     best = None
-    groups = [np.array(kinds) == kind for kind in sorted(set(kinds))]
+    groups = [np.asarray(kinds) == kind for kind in np.unique(kinds)]
+    unit = np.arange(len(measured)) if units is None else np.unique(units, return_inverse=True)[1]
     for margin in MARGINS:
         index = chosen(forecast, spread, limit, float(margin))
         broken = beyond(measured, index, limit)
-        uneven = any(_too_many(int(broken[group].sum()), int(group.sum()), share) for group in groups)
-        if uneven or binomial_tail(int(broken.sum()), len(broken), share) > MARGIN_RISK:
+        uneven = any(_too_many(broken[group], unit[group], share) for group in groups)
+        if uneven or chance_of_so_few(*_by_unit(broken, unit), share) > MARGIN_RISK:
             break
         best = float(margin)
     return best
 
 
-def _too_many(broken: int, calls: int, share: float) -> bool:
-    return broken > 0 and 1.0 - binomial_tail(broken - 1, calls, share) <= _KIND_RISK
+def _too_many(broken: NDArray[np.bool_], unit: NDArray[np.int64], share: float) -> bool:
+    """Whether chance hardly explains so many broken units; a chain counts as its broken share."""
+    count, calls = _by_unit(broken, unit)
+    units = int((count / calls).sum() + 1e-9)
+    return units > 0 and 1.0 - binomial_tail(units - 1, len(calls), share) <= _KIND_RISK
 
 
-def binomial_tail(broken: int, calls: int, share: float) -> float:
-    """The probability that at most ``broken`` of ``calls`` calls break if each breaks with probability ``share``."""
-    return float(bdtr(broken, calls, share))
+def _by_unit(broken: NDArray[np.bool_], unit: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """The broken calls and all calls of each unit."""
+    calls = np.bincount(unit)
+    there = calls > 0
+    return np.bincount(unit, broken).astype(np.int64)[there], calls[there]

@@ -12,10 +12,10 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from semshare_core.budget.calibration import RATIOS, Calibration, chosen, kl_table
+from semshare_core.budget.calibration import Calibration, chosen, kl_table
 from semshare_core.budget.forecast import log_kl
 from semshare_core.budget.levels import BOUNDS
-from semshare_core.calibrate.fitting import check_enough, cross_fitted, fit_calibration
+from semshare_core.calibrate.fitting import check_enough, cross_fitted, promised
 from semshare_core.calibrate.prompts import default_pairs, read_pairs
 from semshare_core.calibrate.risk import beyond
 from semshare_core.errors import ConfigError
@@ -31,19 +31,32 @@ def calibrate(
         Path | None,
         typer.Option(help="JSONL of your own pairs: 'reference' (a text or several), 'target', 'question', 'kind'."),
     ] = None,
-    pairs: Annotated[int, typer.Option(help="How many of the built-in pairs, without --prompts.")] = 280,
+    pairs: Annotated[int, typer.Option(help="How many of the built-in pairs, without --prompts.")] = 320,
+    chains: Annotated[int, typer.Option(help="How many built-in chains of turns in each of two rounds.", min=0)] = 44,
     dtype: Annotated[str, typer.Option(help="As the engine will load it: auto, float32, bfloat16, float16.")] = "auto",
     device: Annotated[str | None, typer.Option(help="cpu, cuda, ...", show_default=False)] = None,
     threads: Annotated[int | None, typer.Option(help="Of torch.", min=1, show_default=False)] = None,
     out: Annotated[Path | None, typer.Option(help="Not the file in the cache, but this.", show_default=False)] = None,
+    extend: Annotated[
+        list[Path] | None,
+        typer.Option(help="Begin with what this calibration or journal has. May be given several times."),
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Another seed draws other chains.")] = 0,
+    part: Annotated[
+        str | None,
+        typer.Option(
+            help="Measure one part of one round, for example 1/2, and keep the journal for --extend.",
+            show_default=False,
+        ),
+    ] = None,
 ) -> None:
     """Measure how far reused answers lie from the full prefill's, and what each level has to recompute for its promise.
 
-    Takes five to eight full prefills per pair: with the built-in ones, 40 turns of seven kinds of work, some
-    three hours for the demo model on one thread of a busy CPU. A run that is broken off goes on where it stopped.
+    Takes five to eight full prefills per pair and twenty per chain: with the built-in ones some five hours for the demo
+    model on one thread of a busy CPU. A run that is broken off goes on where it stopped.
     """
     from semshare_core.calibrate.journal import Journal
-    from semshare_core.calibrate.measuring import measure_pairs
+    from semshare_core.calibrate.rounds import Part, earlier_observations, measure_all, measure_part, missing
     from semshare_core.config import PoolConfig
     from semshare_core.engine import SemShareEngine
 
@@ -51,29 +64,49 @@ def calibrate(
         torch.set_num_threads(threads)
     if out is not None and out.is_dir():  # said before hours of measuring, not after
         raise ConfigError(f"--out={out} is a folder: name a file, such as {out / 'calibration.json'}.")
+    share = Part.parse(part) if part is not None else None
     brought = read_pairs(prompts) if prompts is not None else default_pairs(pairs)
-    check_enough(len(brought))
+    if not extend:
+        check_enough(len(brought))
     engine = SemShareEngine.from_pretrained(
         model, dtype=dtype, device=device, pool=PoolConfig(max_bytes=_POOL_BYTES, heal=False), calibration=None
     )
     parts = identity(engine.model, engine.tokenizer)
+    known, base = earlier_observations(extend or [], parts)
+    brought = missing(brought, known)
     place = out or calibration_file(parts)
     journal = Journal(place.with_suffix(".observations.jsonl"), parts)
     started = time.perf_counter()
-    count = 0
 
     def tell(line: str) -> None:
-        nonlocal count
-        count += 1
-        console.print(f"[{count}/{len(brought)}, {time.perf_counter() - started:.0f} s] {line}")
+        console.print(f"[{time.perf_counter() - started:.0f} s] {line}")
 
-    observations = measure_pairs(engine, brought, tell, journal=journal)
-    source = f"{len(observations)} pairs of {prompts.name if prompts is not None else 'the built-in prompts'}"
-    made = fit_calibration(observations, parts, source, RATIOS)
+    if share is not None:
+        measure_part(engine, share, brought, chains, base, journal, tell, seed=seed)
+        console.print(f"Part {part} is in {journal.path}: pass it to --extend, after the calibration it extends.")
+        return
+    source = prompts.name if prompts is not None else "the built-in prompts"
+    made = measure_all(engine, brought, chains, known, journal, tell, fingerprint=parts, source=source, seed=seed)
     write_calibration(made, place)
     journal.remove()
     Console().print(_table(made))
+    if any(item.level for item in made.observations):
+        Console().print(_served_table(made))
     console.print(f"Calibration {made.name} ({made.prompts}): {place}")
+
+
+def _served_table(made: Calibration) -> Table:
+    """How far the chains were off as they were served, under the fits before they were measured."""
+    table = Table(title="Chains as they were served, under earlier fits")
+    for column in ("level", "bound (KL)", "chains", "turns", "mean KL", "beyond the bound"):
+        table.add_column(column)
+    for level, bound in BOUNDS.items():
+        items = [item for item in made.observations if item.level == level]
+        kl = np.array([item.served_kl for item in items])
+        if len(kl):
+            chains, broken = len({item.unit for item in items}), (kl > bound.kl).mean()
+            table.add_row(level, str(bound.kl), str(chains), str(len(kl)), f"{kl.mean():.4f}", f"{broken:.1%}")
+    return table
 
 
 def _table(made: Calibration) -> Table:
@@ -81,9 +114,10 @@ def _table(made: Calibration) -> Table:
     table = Table(title="What each level recomputes of calibration prompts that its forecast has not seen")
     for column in ("level", "bound (KL)", "margin", "mean ratio", "computed in full", "beyond the bound"):
         table.add_column(column)
-    plans = [item.features for item in made.observations]
     kl = kl_table(made.observations, made.ratios)
-    forecast, spread, _ = cross_fitted(plans, kl, made.ratios)
+    plans, units = [item.features for item in made.observations], [item.unit for item in made.observations]
+    at = promised(made.observations)
+    forecast, spread, kl = (each[at] for each in (*cross_fitted(plans, kl, made.ratios, units)[:2], kl))
     for level, bound in BOUNDS.items():
         margin = made.margins[level]
         if margin is None:

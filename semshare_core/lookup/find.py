@@ -18,6 +18,7 @@ from semshare_core.lookup.search import Query, search
 from semshare_core.match.facts import FactTokens
 from semshare_core.match.matcher import build_plan
 from semshare_core.match.plan import ReusePlan, Source
+from semshare_core.match.repetition import repeated
 from semshare_core.match.runs import kgram_hashes
 from semshare_core.match.token_table import TokenTable
 from semshare_core.pool.entry import View
@@ -124,7 +125,12 @@ def find(
         grams=grams,
         lossless={entry.id: entry.usable(0.0) for entry in choice.entries},
     )
-    plan = replace(plan, stale=facts.changed(plan, tokens, views, policy.halo), account=_accounts(plan, views))
+    plan = replace(
+        plan,
+        stale=facts.changed(plan, tokens, views, policy.halo),
+        account=_accounts(plan, views),
+        repeated=repeated(tokens),
+    )
     return Lookup(
         plan,
         views,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from dataclasses import replace
 from pathlib import Path
@@ -11,7 +12,8 @@ import pytest
 from decided import decided
 from made_up_calibration import PARTS, made, made_features, observations, plan_of
 from semshare_core import Retention, ReusePolicy
-from semshare_core.budget.calibration import RATIOS
+from semshare_core.budget.account import Limits
+from semshare_core.budget.calibration import RATIOS, Calibration
 from semshare_core.budget.cost import CostModel
 from semshare_core.budget.goal import Goal
 from semshare_core.budget.governor import UNCALIBRATED, plan_features
@@ -67,29 +69,42 @@ def test_what_is_no_calibration_is_said_to_be_none(tmp_path: Path, text: str) ->
 def test_what_was_measured_at_other_ratios_or_is_no_number_is_refused() -> None:
     known = observations(60)
     known[7] = known[7].model_copy(update={"kl": known[7].kl[:4], "seconds": known[7].seconds[:4]})
-    with pytest.raises(ConfigError, match="Pair 7 was measured at other ratios"):
+    with pytest.raises(ConfigError, match="7 was measured at other ratios"):
         fit_calibration(known, PARTS, "made up", RATIOS)
     known[7] = known[8].model_copy(update={"kl": [math.nan] * len(known[8].kl)})
-    with pytest.raises(ConfigError, match="pair 8 is not a number"):
+    with pytest.raises(ConfigError, match="of 8 is not a number"):
         fit_calibration(known, PARTS, "made up", RATIOS)
 
 
 def test_margins_chosen_by_another_forecast_are_not_read(tmp_path: Path) -> None:
     path = tmp_path / "old.json"
     text = made(60).to_json()
-    assert '"format": 9' in text
-    path.write_text(text.replace('"format": 9', '"format": 7'))
+    assert '"format": 10' in text
+    path.write_text(text.replace('"format": 10', '"format": 7'))
     with pytest.raises(ConfigError, match="Make it again"):
         calibration_files.read_calibration(path)
 
 
-def test_a_calibration_of_the_format_before_is_read_under_the_new_names(tmp_path: Path) -> None:
+def _older(found: Calibration, version: int) -> str:
+    """The file that an earlier version would have written: without chains, and in format 8 with other names."""
+    data = json.loads(found.to_json()) | {"format": version}
+    del data["account_margin"]
+    for item in data["observations"]:
+        for name in ("ratios", "chain", "turn", "level", "served_kl"):
+            del item[name]
+        if version == 8:
+            names = {"suffix": "window", "moved": "exact", "mismatch": "estranged"}
+            item["situation"] = {names.get(name, name): value for name, value in item.pop("features").items()}
+    return json.dumps(data)
+
+
+@pytest.mark.parametrize("version", [8, 9])
+def test_a_calibration_of_an_earlier_format_is_read(tmp_path: Path, version: int) -> None:
     path, now = tmp_path / "old.json", made(60)
-    text = now.to_json().replace('"format": 9', '"format": 8').replace('"features"', '"situation"')
-    for name, before in (("suffix", "window"), ("moved", "exact"), ("mismatch", "estranged")):
-        text = text.replace(f'"{name}"', f'"{before}"')
-    path.write_text(text)
-    assert calibration_files.read_calibration(path) == now
+    path.write_text(_older(now, version))
+    found = calibration_files.read_calibration(path)
+    assert found.account_margin == Calibration.model_fields["account_margin"].default
+    assert found == now.model_copy(update={"account_margin": found.account_margin})
 
 
 def test_a_folder_that_cannot_be_written_is_said(tmp_path: Path) -> None:
@@ -183,3 +198,15 @@ def test_a_fixed_ratio_needs_no_calibration() -> None:
     assert decision.calibration is None
     assert decision.budget is not None
     assert decision.budget.ratio == 0.2
+
+
+def test_a_level_with_a_fixed_ratio_promises_nothing_but_has_the_levels_plan() -> None:
+    level, both, ratio = (
+        Goal(ReusePolicy(level="high")),
+        Goal(ReusePolicy(level="high", recompute_ratio=0.1)),
+        Goal(ReusePolicy(recompute_ratio=0.1)),
+    )
+    assert level.promised
+    assert not both.promised
+    assert Limits.of(both) == Limits.of(level)
+    assert math.isinf(ratio.bound)

@@ -17,8 +17,9 @@ from semshare_core.budget.cost import CostModel
 from semshare_core.budget.features import FEATURES
 from semshare_core.budget.forecast import Forecast, log_kl
 from semshare_core.budget.spread import Spread
+from semshare_core.calibrate.clustered_test import binomial_tail
 from semshare_core.calibrate.fitting import cross_fitted
-from semshare_core.calibrate.risk import MARGIN_RISK, binomial_tail, margin_for
+from semshare_core.calibrate.risk import MARGIN_RISK, margin_for
 
 # --- the forecast ---
 
@@ -61,7 +62,8 @@ def test_a_ratio_that_was_not_tried_is_not_forecast_from_and_not_chosen() -> Non
     fewer = Forecast(features[:, :2], kl[:, :2]).log_kl(asked)
     assert Forecast(features, untried).log_kl(asked) == pytest.approx(fewer)
     forecast, spread, errors = cross_fitted([made_features(seed) for seed in range(30)], untried, (0.1, 0.3, 0.6))
-    assert np.isinf(forecast[:, 2]).all()
+    largest = [0.6 in choices(made_features(seed), (0.1, 0.3, 0.6)) for seed in range(30)]
+    assert np.isfinite(forecast[:, 2]).tolist() == largest, "it counts as the largest that was tried"
     assert np.isnan(errors[:, 2]).all()
     assert np.isfinite(errors[:, :2]).all()
     assert np.isfinite(spread).all()
@@ -70,6 +72,9 @@ def test_a_ratio_that_was_not_tried_is_not_forecast_from_and_not_chosen() -> Non
     firsts = [(0.1, 0.3).index(ratios[0]) for ratios in offered]
     assert chosen(forecast, spread, 1e3, 0.0).tolist() == firsts
     assert set(firsts) == {0, 1}, "some may not take the smallest"
+    untried[:, 0] = np.nan
+    forecast, *_ = cross_fitted(plans, untried, (0.1, 0.3, 0.6))
+    assert np.isinf(forecast[:, 0]).all(), "below all that were tried nothing is known"
 
 
 def test_large_ratios_are_tried_where_much_differs() -> None:

@@ -99,14 +99,15 @@ def test_a_run_goes_on_where_it_was_broken_off(tmp_path: Path, monkeypatch: pyte
 # --- prompts to calibrate on ---
 
 
-def test_built_in_pairs_are_the_same_every_time_and_of_seven_kinds() -> None:
-    pairs = default_pairs(42)
-    assert pairs == default_pairs(42)
-    assert pairs[:7] == default_pairs(7)
-    assert pairs != default_pairs(42, seed=1)
-    assert {each.kind for each in pairs[:7]} == {"order", "sources", "edition", "rewrite", "window", "facts", "overlap"}
-    assert len({each.id for each in pairs}) == 42
-    words = [len(str(each.target).split()) for each in pairs if each.kind != "sources"]
+def test_built_in_pairs_are_the_same_every_time_and_of_eight_kinds() -> None:
+    pairs = default_pairs(48)
+    assert pairs == default_pairs(48)
+    assert pairs[:8] == default_pairs(8)
+    assert pairs != default_pairs(48, seed=1)
+    kinds = {"order", "sources", "edition", "rewrite", "window", "facts", "overlap", "lists"}
+    assert {each.kind for each in pairs[:8]} == kinds
+    assert len({each.id for each in pairs}) == 48
+    words = [len(str(each.target).split()) for each in pairs if each.kind not in ("sources", "lists")]
     assert min(words[24:30]) > 1000 > max(words[:24]), "one round of kinds in five is long"
 
 
@@ -221,7 +222,7 @@ def test_the_command_calibrates_a_model(
     rows = [{"reference": pair(n).references[0], "target": pair(n).target, "kind": "turned"} for n in range(6)]
     prompts.write_text("\n".join(json.dumps(row) for row in rows))
     with pytest.raises(SystemExit) as ended:
-        main(["calibrate", str(folder), "--prompts", str(prompts), "--device", "cpu"])
+        main(["calibrate", str(folder), "--prompts", str(prompts), "--chains", "0", "--device", "cpu"])
     told = capsys.readouterr().out
     assert not ended.value.code, told
     engine = SemShareEngine.from_pretrained(str(folder), device="cpu")

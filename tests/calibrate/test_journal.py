@@ -9,7 +9,7 @@ import pytest
 
 from made_up_calibration import PARTS, observations
 from semshare_core.calibrate import journal
-from semshare_core.calibrate.journal import Journal
+from semshare_core.calibrate.journal import Journal, read_journal
 from semshare_core.errors import ConfigError
 
 
@@ -18,7 +18,7 @@ def path(tmp_path: Path) -> Path:
     path = tmp_path / "deep" / "one.jsonl"
     kept = Journal(path, PARTS)
     for item in observations(3):
-        kept.append(item)
+        kept.append([item])
     return path
 
 
@@ -61,14 +61,14 @@ def test_a_file_that_does_not_tell_whose_it_is_stays_as_it_is(tmp_path: Path, he
 def test_a_line_that_was_broken_off_does_not_spoil_the_next(path: Path, gone: int) -> None:
     path.write_bytes(path.read_bytes()[:-gone])
     again = Journal(path, PARTS)
-    again.append(observations(3)[2])
+    again.append(observations(3)[2:])
     assert Journal(path, PARTS).read() == observations(3)
 
 
 @pytest.mark.parametrize("length", [0, 30])
 def test_a_first_line_that_was_broken_off_is_begun_anew(path: Path, length: int) -> None:
     path.write_bytes(path.read_bytes()[:length])
-    Journal(path, PARTS).append(observations(1)[0])
+    Journal(path, PARTS).append(observations(1))
     assert Journal(path, PARTS).read() == observations(1)
 
 
@@ -76,3 +76,14 @@ def test_a_folder_that_cannot_be_written_is_said_before_anything_is_measured(tmp
     (tmp_path / "file").write_text("")
     with pytest.raises(ConfigError, match="Pass another --out"):
         Journal(tmp_path / "file" / "one.jsonl", PARTS)
+
+
+def test_another_process_reads_a_journal_that_is_still_written(path: Path) -> None:
+    whole = path.read_bytes()
+    path.write_bytes(whole[:-9])
+    assert read_journal(path, PARTS) == observations(3)[:2]
+    assert path.read_bytes() == whole[:-9], "its writer goes on with that line"
+    with pytest.raises(ConfigError, match="no measurements of this model"):
+        read_journal(path, PARTS | {"weights": "another"})
+    with pytest.raises(ConfigError, match="cannot be read"):
+        read_journal(path.with_name("nowhere"), PARTS)

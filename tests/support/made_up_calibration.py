@@ -50,12 +50,25 @@ def observations(count: int, noise: float = 0.3, scale: float = 0.2) -> list[Obs
                 prompts=str(number),
                 kind="ab"[number % 2],
                 features=plan,
+                ratios=measured_ratios(plan),
                 kl=[scale * factor * (1 - ratio) ** 4 for ratio in measured_ratios(plan)],
                 seconds=[0.02 + 2e-3 * plan.computed(ratio) + 1e-5 * plan.tokens for ratio in measured_ratios(plan)],
                 full_seconds=2e-3 * plan.tokens,
             )
         )
     return made
+
+
+def chains_of(count: int, turns: int, level: str = "balanced") -> list[Observation]:
+    """Chains whose turns err alike: what one turn does not explain, the others do not either."""
+    several = observations(count + 1000, noise=0.4)[1000:]
+    return [
+        item.model_copy(
+            update={"id": f"{level}-{item.id}-{turn}", "chain": f"{level}-{item.id}", "turn": turn, "level": level}
+        )
+        for item in several
+        for turn in range(1, turns + 1)
+    ]
 
 
 def made(count: int = 120, noise: float = 0.3, scale: float = 0.2) -> Calibration:

@@ -9,7 +9,7 @@ from semshare_core.process.lazy_import import import_alone
 
 if TYPE_CHECKING:
     from semshare_core.baselines.semsharekv import Retention
-    from semshare_core.config import PoolConfig, ReusePolicy
+    from semshare_core.config import Heal, PoolConfig, ReusePolicy
     from semshare_core.decode.sampling import SamplingParams
     from semshare_core.engine import Prefill, SemShareEngine
     from semshare_core.errors import SemShareError
@@ -22,6 +22,7 @@ __all__ = [
     "Chat",
     "FirstDifference",
     "Generation",
+    "Heal",
     "Piece",
     "PoolConfig",
     "Prefill",
@@ -38,6 +39,7 @@ _DEFINED_IN = {
     "Chat": "prompt.encode",
     "FirstDifference": "report",
     "Generation": "streaming",
+    "Heal": "config",
     "Piece": "streaming",
     "PoolConfig": "config",
     "Prefill": "engine",

@@ -24,6 +24,7 @@ from semshare_core.prefilled import PrefilledRequest
 from semshare_core.process.interrupt import NEVER
 from semshare_core.prompt.own_tokenizer import decode_ids
 from semshare_core.prompt.retokenize import retokenized
+from semshare_core.quality.healing_claim import Claim
 from semshare_core.quality.replay import Replay
 from semshare_core.report import ReuseReport
 from semshare_core.tokens import Tokens, common_prefix
@@ -53,11 +54,25 @@ def commit(
     report = report_of(prefilled, first_token_at, len(generated))
     if store:
         report = report.model_copy(update={"stored": store_rows(prefilled, generated, copy=copy)})
+    if report.stored:
+        _heal(prefilled, report, replay)
     if not chosen:
         return report, lambda: None
     if prefilled.approximate:
         return report, partial(canary.check, report, request.requested, replay)
     return report, partial(canary.count_lossless, report, request.requested)
+
+
+def _heal(prefilled: PrefilledRequest, report: ReuseReport, replay: Replay | None) -> None:
+    """Have the stored rows healed, by the check if there is one: it computes the prompt's rows in any case."""
+    request, healing = prefilled.request, prefilled.request.runtime.healing
+    entry = request.entry() if request.entry is not None else None
+    if entry is None:
+        return
+    checked = replay is not None and common_prefix(entry.tokens, request.tokens) >= len(request.tokens) - 1
+    candidate = healing.consider(entry, report, prefilled.planned.lookup.plan.taken, claimed=checked)
+    if replay is not None and checked and candidate is not None:
+        replay.claim = Claim(healing, candidate)
 
 
 def _began_with(prefilled: PrefilledRequest) -> Cache:

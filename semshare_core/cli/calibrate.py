@@ -71,7 +71,7 @@ def calibrate(
     if not extend:
         check_enough(len(brought))
     engine = SemShareEngine.from_pretrained(
-        model, dtype=dtype, device=device, pool=PoolConfig(max_bytes=_POOL_BYTES), calibration=None
+        model, dtype=dtype, device=device, pool=PoolConfig(max_bytes=_POOL_BYTES, heal=False), calibration=None
     )
     parts = identity(engine.model, engine.tokenizer)
     known, base = earlier_observations(extend or [], parts)

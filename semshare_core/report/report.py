@@ -87,6 +87,8 @@ class ReuseReport(BaseModel):
         first_difference: where the prompt first departs from the nearest earlier prompt of its own namespace. None:
             there is no such prompt, or it begins with the whole prompt, or nothing was looked up (``reuse="off"``).
         stored: the prompt's rows were kept in the pool, for later calls.
+        healed_tokens: so many of these rows were approximate, and were computed afresh in the background. It is 0 at
+            first, and the engine completes it in this very object.
         token_sources: per prompt token 0 new, 1 fuzzy, 2 moved, 3 prefix. What messages carry (:meth:`brief`) has
             ``token_runs`` instead.
         token_recomputed: per prompt token 1 if its final row was computed.
@@ -125,6 +127,7 @@ class ReuseReport(BaseModel):
     first_difference: FirstDifference | None = None
     generated_tokens: int = 0
     stored: bool = False
+    healed_tokens: int = 0
     token_sources: list[int] = Field(default=[], repr=False)
     token_recomputed: list[int] = Field(default=[], repr=False)
     canary: Canary | None = None

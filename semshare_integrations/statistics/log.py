@@ -12,6 +12,7 @@ from semshare_core import Canary, ReuseReport
 from semshare_core.errors import ConfigError, MissingDependencyError
 from semshare_core.process import forking
 from semshare_core.quality.canary_registry import REGISTRY
+from semshare_core.quality.late_results import HEALED
 from semshare_integrations.statistics.totals import ReuseTotals
 
 _COLUMNS = ("call", "outcome", "prompt", "prefix", "moved", "fuzzy", "new", "ratio", "TTFT ms", "KL")
@@ -20,7 +21,7 @@ _COLUMNS = ("call", "outcome", "prompt", "prefix", "moved", "fuzzy", "new", "rat
 class ReuseLog:
     """Reports of calls, in the order in which the answers were completed. Thread-safe.
 
-    When the canary has checked a call, the call's report here gets the result.
+    When the canary has checked a call, or its stored rows have been healed, the call's report here gets the result.
 
     >>> log.reports[-1].outcome, log.totals().hit_rate
     >>> print(log.summary())
@@ -60,6 +61,7 @@ class ReuseLog:
         for report in reports:
             if report.canary is not None:
                 REGISTRY.when_done(report.canary, partial(self._checked, report))
+            HEALED.when_done(report.id, partial(_healed, report))
 
     def on_canary(self, report: ReuseReport) -> None:
         """A hook for subclasses: called in a background thread when ``report.canary`` is finished."""
@@ -94,6 +96,10 @@ class ReuseLog:
         rows = "".join(_row("td", (*line, _why(report))) for line, report in zip(cells, reports, strict=True))
         table = f"<table><thead>{_row('th', (*columns, 'why'))}</thead><tbody>{rows}</tbody></table>"
         return f'{head}<div style="overflow-x:auto">{table}</div>{_charts(reports)}'
+
+
+def _healed(report: ReuseReport, tokens: int) -> None:
+    report.healed_tokens = tokens
 
 
 def _charts(reports: Sequence[ReuseReport]) -> str:

@@ -10,7 +10,7 @@ PROCESSES ?= 2
 PIP    := $(BIN)/python -m pip --disable-pip-version-check
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-slow notebooks docs lint lines types format bench bench-peers bench-quick bench-prefill bench-pool clean
+.PHONY: help install demo test test-slow notebooks docs lint lines types format bench bench-peers bench-quick bench-prefill bench-pool agents agents-quick clean
 
 help: ## Say what the targets do
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -50,6 +50,13 @@ format: $(STAMP) ## Put the code into ruff's form
 bench: $(STAMP) ## Everything against everyone: out/bench.json, docs/benchmarks.md, plots; at most 75 minutes; peers where `make bench-peers` installed them
 	$(BIN)/python -m benchmarks.bench
 	$(BIN)/python -m benchmarks.report out/bench.json
+
+agents: $(STAMP) ## Agents turn after turn: out/agents.json, docs/agents-table.md; at most 90 minutes on one thread
+	$(BIN)/python -m benchmarks.agents
+	$(BIN)/python -m benchmarks.agents.page out/agents.json
+
+agents-quick: $(STAMP) ## The same with short prompts and a chain or two, into out/agents-quick.json alone; at most 10 minutes
+	$(BIN)/python -m benchmarks.agents --quick --out out/agents-quick.json
 
 bench-peers: $(STAMP) ## Other projects for `make bench`, each in an environment of its own
 	$(BIN)/python -m benchmarks.peers install

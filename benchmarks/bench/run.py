@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 import torch
 
 from benchmarks.bench.budget import Budget
-from benchmarks.bench.item import make_item
+from benchmarks.bench.item import Item, make_item
 from benchmarks.bench.metrics import KL, SPEED
 from benchmarks.bench.plan import Part
 from benchmarks.bench.record import Record
@@ -63,7 +63,7 @@ class Runner:
     """Runs parts on one engine; every item goes to the record as soon as it is measured."""
 
     engine: SemShareEngine
-    record: Record
+    record: Record[Item]
     say: Callable[[str], None]
 
     def __post_init__(self) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from matplotlib.figure import Figure
 
+from benchmarks.bench.item import Item
 from benchmarks.bench.record import Record, read_record
 from benchmarks.bench.workloads import ABOUT
 from benchmarks.report.drawing import save
@@ -38,7 +39,7 @@ def main() -> int:
     return 0
 
 
-def write_report(record: Record, docs: Path, suffix: str = "svg") -> None:
+def write_report(record: Record[Item], docs: Path, suffix: str = "svg") -> None:
     """The run's part of the page and its plots; plots of an earlier run that this one has nothing for are removed.
 
     What stands around the part is left as it is. A page without marks raises `ValueError`, and nothing is written.
@@ -56,7 +57,7 @@ def write_report(record: Record, docs: Path, suffix: str = "svg") -> None:
     path.write_text(with_new_part(whole, page(record, titles)), encoding="utf-8")
 
 
-def _plots(record: Record) -> Iterator[tuple[str, str, Figure]]:
+def _plots(record: Record[Item]) -> Iterator[tuple[str, str, Figure]]:
     items = record.items
     made: list[tuple[str, str, Figure | None]] = [
         ("lengths", "Speed against prompt length", lengths(items)),

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from benchmarks.bench.figures import is_peer, must_hold
+from benchmarks.bench.item import Item
 from benchmarks.bench.metrics import CLEAR_LEAD, RESAMPLES, by_system, common_cases, grouped, same_cases
 from benchmarks.bench.plan import PEERS_PART
 from benchmarks.bench.record import Record
@@ -83,7 +84,7 @@ def with_new_part(whole: str, part: str) -> str:
     return f"{before}{marked}{after}"
 
 
-def page(record: Record, plots: Plots) -> str:
+def page(record: Record[Item], plots: Plots) -> str:
     """The part's Markdown; ``plots`` are those that exist in ``plots/``."""
     parts = [HEAD.format(resamples=f"{RESAMPLES:,}", lead=CLEAR_LEAD)]
     if not record.items:
@@ -100,7 +101,7 @@ def page(record: Record, plots: Plots) -> str:
     return "\n".join(parts)
 
 
-def _measured_on(record: Record) -> str:
+def _measured_on(record: Record[Item]) -> str:
     machine, versions, settings = (record.about.get(key, {}) for key in ("machine", "versions", "settings"))
     told = {
         "command": f"`{record.about.get('command', '')}`".replace("``", ""),
@@ -111,7 +112,7 @@ def _measured_on(record: Record) -> str:
     return "\n".join(f"- {name}: {value}" for name, value in told.items() if value) + "\n"
 
 
-def _levels(record: Record) -> list[str]:
+def _levels(record: Record[Item]) -> list[str]:
     found = [item for item in record.items if item.system in OURS_BESIDE_PEERS[:3] and item.kl]
     if not found:
         return []
@@ -122,7 +123,7 @@ def _levels(record: Record) -> list[str]:
     return ["## The levels' promises\n", about, levels_table(found), ""]
 
 
-def _peers(record: Record) -> list[str]:
+def _peers(record: Record[Item]) -> list[str]:
     told: list[str] = []
     for workload in PEERS_PART.workloads:
         groups = by_system(record.items, workload)
@@ -133,7 +134,7 @@ def _peers(record: Record) -> list[str]:
     return ["## Peers\n", PEERS_HEAD, "", *told] if told else []
 
 
-def _workload(record: Record, workload: str) -> list[str]:
+def _workload(record: Record[Item], workload: str) -> list[str]:
     items = [item for item in record.items if item.workload == workload and not is_peer(item.system)]
     if not items:
         return []

@@ -28,7 +28,7 @@ from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerF
 from transformers.cache_utils import Cache
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
 
-from semshare_core import ReusePolicy, SemShareEngine
+from semshare_core import PoolConfig, ReusePolicy, SemShareEngine
 from semshare_core.errors import SemShareError
 from semshare_core.match.plan import Source
 from semshare_core.model.cache_argument import with_cache
@@ -91,7 +91,7 @@ def judge(config: type[PreTrainedConfig], architecture: type[PreTrainedModel]) -
     if model is None:
         return Verdict(name, "not tried", "its tiny form is not tiny")
     try:
-        engine = SemShareEngine(model, _tokenizer())
+        engine = SemShareEngine(model, _tokenizer(), pool=PoolConfig(heal=False))
     except SemShareError as error:
         return Verdict(name, "refused", str(error))
     return Verdict(name, *_compared(engine))

@@ -12,6 +12,7 @@ from benchmarks.runner import Sections, run_sections
 from benchmarks.sections.chunks import chunks
 from benchmarks.sections.disk import disk
 from benchmarks.sections.drift import drift
+from benchmarks.sections.healing import healing
 from benchmarks.sections.kill import kill
 from benchmarks.sections.memory import memory
 from benchmarks.sections.scale import scale
@@ -29,7 +30,8 @@ SECTIONS: Sections = {
     "memory": (memory, "what a call holds in memory at most; 2 min"),
     "tenants": (tenants, "two namespaces, 500 prompts each; 3 min"),
     "soak": (soak, "eight threads for half an hour (--minutes); only when it is asked for"),
+    "healing": (healing, "calls, clears and kills while prompts are healed (--minutes); only when it is asked for"),
 }
 
 if __name__ == "__main__":
-    run_sections("benchmarks.pool", __doc__, SECTIONS, Path("out/pool.json"), asked=["soak"])
+    run_sections("benchmarks.pool", __doc__, SECTIONS, Path("out/pool.json"), asked=["soak", "healing"])

@@ -17,7 +17,7 @@ extensions = [
 ]
 html_theme = "furo"
 html_title = "SemShare"
-exclude_patterns = ["_build", "agents-table.md"]  # the tables stand in another page
+exclude_patterns = ["_build", "agents-table.md"]  # included in agents.md
 
 myst_fence_as_directive = ["mermaid"]
 myst_heading_anchors = 3

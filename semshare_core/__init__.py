@@ -9,18 +9,20 @@ from semshare_core.process.lazy_import import import_alone
 
 if TYPE_CHECKING:
     from semshare_core.baselines.semsharekv import Retention
-    from semshare_core.config import PoolConfig, ReusePolicy
+    from semshare_core.config import Heal, PoolConfig, ReusePolicy
     from semshare_core.decode.sampling import SamplingParams
     from semshare_core.engine import Prefill, SemShareEngine
     from semshare_core.errors import SemShareError
     from semshare_core.prompt.encode import Chat
-    from semshare_core.report import Canary, ReuseReport
+    from semshare_core.report import Canary, FirstDifference, ReuseReport
     from semshare_core.streaming import Generation, Piece
 
 __all__ = [
     "Canary",
     "Chat",
+    "FirstDifference",
     "Generation",
+    "Heal",
     "Piece",
     "PoolConfig",
     "Prefill",
@@ -35,7 +37,9 @@ __all__ = [
 _DEFINED_IN = {
     "Canary": "report",
     "Chat": "prompt.encode",
+    "FirstDifference": "report",
     "Generation": "streaming",
+    "Heal": "config",
     "Piece": "streaming",
     "PoolConfig": "config",
     "Prefill": "engine",

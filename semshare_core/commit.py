@@ -16,12 +16,15 @@ from transformers.cache_utils import Cache
 from semshare_core.compress.live.compressed import CompressedCache, compressed, compressor_for
 from semshare_core.embed.prompt_vectors import NO_VECTORS
 from semshare_core.errors import CallCancelledError, CallTimeoutError
+from semshare_core.match.difference import first_difference
 from semshare_core.match.plan import Source
 from semshare_core.pool import Entry
 from semshare_core.prefill.cache import kv_bytes, to_torch
 from semshare_core.prefilled import PrefilledRequest
 from semshare_core.process.interrupt import NEVER
+from semshare_core.prompt.own_tokenizer import decode_ids
 from semshare_core.prompt.retokenize import retokenized
+from semshare_core.quality.healing_claim import Claim
 from semshare_core.quality.replay import Replay
 from semshare_core.report import ReuseReport
 from semshare_core.tokens import Tokens, common_prefix
@@ -51,11 +54,25 @@ def commit(
     report = report_of(prefilled, first_token_at, len(generated))
     if store:
         report = report.model_copy(update={"stored": store_rows(prefilled, generated, copy=copy)})
+    if report.stored:
+        _heal(prefilled, report, replay)
     if not chosen:
         return report, lambda: None
     if prefilled.approximate:
         return report, partial(canary.check, report, request.requested, replay)
     return report, partial(canary.count_lossless, report, request.requested)
+
+
+def _heal(prefilled: PrefilledRequest, report: ReuseReport, replay: Replay | None) -> None:
+    """Have the stored rows healed, by the check if there is one: it computes the prompt's rows in any case."""
+    request, healing = prefilled.request, prefilled.request.runtime.healing
+    entry = request.entry() if request.entry is not None else None
+    if entry is None:
+        return
+    checked = replay is not None and common_prefix(entry.tokens, request.tokens) >= len(request.tokens) - 1
+    candidate = healing.consider(entry, report, prefilled.planned.lookup.plan.taken, claimed=checked)
+    if replay is not None and checked and candidate is not None:
+        replay.claim = Claim(healing, candidate)
 
 
 def _began_with(prefilled: PrefilledRequest) -> Cache:
@@ -74,6 +91,7 @@ def report_of(prefilled: PrefilledRequest, first_token_at: float, generated: int
     plan, recomputed = lookup.plan, prefilled.whole.recomputed
     n, n_layers = len(plan), len(prefilled.whole.cache.layers)
     bytes_full = kv_bytes(prefilled.whole.cache.rows(n - 1))
+    text_of = partial(decode_ids, request.runtime.tokenizer, special=True)
     return ReuseReport(
         arrived_at=request.arrived_at,
         outcome=prefilled.outcome,
@@ -100,6 +118,7 @@ def report_of(prefilled: PrefilledRequest, first_token_at: float, generated: int
         account=None if math.isinf(prefilled.account) else prefilled.account,
         calibration=decision.calibration,
         expected_kl=prefilled.expected_kl,
+        first_difference=first_difference(request.tokens, lookup.nearby, text_of),
         generated_tokens=generated,
         token_sources=plan.source.tolist(),
         token_recomputed=recomputed.astype(int).tolist(),
@@ -115,9 +134,9 @@ def store_rows(prefilled: PrefilledRequest, generated: list[int], *, copy: bool 
         return False
     cache = prefilled.whole.cache
     tokens = request.tokens[: cache.layers[0].length] if prefilled.compressed else _with_answer(prefilled, generated)
-    rows = prefilled.approximate_rows[: len(tokens)]
-    answer = np.full(len(tokens) - len(rows), bool(rows[-1]))  # it has read the prompt
-    approximate = np.concatenate((rows, answer))
+    prompt = prefilled.approximate_rows[: len(tokens)]
+    approximate = np.full(len(tokens), bool(prompt.any()))  # the answer has read the prompt
+    approximate[: len(prompt)] = prompt
     entry = Entry.of_rows(
         request.namespace,
         tokens,

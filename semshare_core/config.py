@@ -11,6 +11,7 @@ from pydantic import (
     ConfigDict,
     Field,
     SerializationInfo,
+    StrictBool,
     ValidationError,
     field_serializer,
     field_validator,
@@ -53,6 +54,18 @@ def _mistake(item: Any) -> str:
     )
 
 
+class Heal(Settings):
+    """How much time healing takes: it computes approximate rows of the pool afresh, in the background.
+
+    Attributes:
+        share: at most this share of the idle time is spent on it; the rest leaves the processor to other programs.
+        max_tokens: longer prompts are not healed.
+    """
+
+    share: float = Field(default=0.9, gt=0, le=1)
+    max_tokens: int = Field(default=32_768, ge=1)
+
+
 class PoolConfig(Settings):
     """How many bytes of reference prompts are kept, where and for how long, and how candidates are found.
 
@@ -73,6 +86,8 @@ class PoolConfig(Settings):
         min_tokens: shorter prompts are not stored; below a few dozen tokens a lookup costs more than it saves.
         block_tokens: tokens per hashed block of the prefix index.
         candidates: how many semantic neighbours FAISS returns for one lookup.
+        heal: compute approximate rows afresh while no call waits, so that the prompts they belong to become lossless.
+            ``True`` or ``Heal(...)``: it is done · ``False``: it is not.
     """
 
     max_bytes: int = Field(default=2 * 2**30, ge=0)
@@ -87,6 +102,14 @@ class PoolConfig(Settings):
     min_tokens: int = Field(default=32, ge=1)
     block_tokens: int = Field(default=16, ge=1)
     candidates: int = Field(default=8, ge=1)
+    heal: Heal | StrictBool = True
+
+    @property
+    def healing(self) -> Heal | None:
+        """What ``heal`` says, as settings; None: nothing is healed."""
+        if isinstance(self.heal, bool):
+            return Heal() if self.heal else None
+        return self.heal
 
     @field_validator("path", mode="before")
     @classmethod

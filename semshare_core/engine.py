@@ -43,6 +43,7 @@ from semshare_core.process.kept_errors import keeps_no_rows
 from semshare_core.prompt.encode import Chat, Prompt
 from semshare_core.quality.calibration_files import calibration_for
 from semshare_core.quality.canary import CanaryWatch
+from semshare_core.quality.healing import Healing
 from semshare_core.report import ReuseReport
 from semshare_core.request import Request
 from semshare_core.runtime import Runtime
@@ -69,8 +70,9 @@ class SemShareEngine:
     """Serves one model and reuses the keys and values of earlier prompts. Thread-safe: calls run one at a time.
 
     ``pool`` stores the earlier prompts. ``canary`` (:class:`~semshare_core.quality.canary.CanaryWatch`) has the results
-    of background checks. ``weights`` (:class:`~semshare_core.model.weights.Weights`) identifies the present weights,
-    adapters and numerics. Rows that others computed never serve.
+    of background checks. ``healing`` (:class:`~semshare_core.quality.healing.Healing`) computes approximate rows of the
+    pool afresh while no call waits. ``weights`` (:class:`~semshare_core.model.weights.Weights`) identifies the present
+    weights, adapters and numerics. Rows that others computed never serve.
 
     Args:
         model: a decoder-only transformers model whose cache has one row per token. For PEFT's ``PeftModel`` and
@@ -130,6 +132,7 @@ class SemShareEngine:
         embed = OFF.applied()(prompt_embedding(embedding, tokenizer, table))
         vectors = PromptVectors(embed, foreign=embedding is not None)
         self.pool = open_pool(pool, model, tokenizer, spec.devices, embedding, vectors.of, self.weights)
+        self.healing = Healing(pool.healing, self._lock, self.pool, self._prefill, self.weights)
         self._runtime = Runtime(
             model=model,
             tokenizer=tokenizer,
@@ -143,6 +146,7 @@ class SemShareEngine:
             weights=self.weights,
             calibration=self.calibration,
             canary=self.canary,
+            healing=self.healing,
         )
         self._unusable: str | None = None
         forking.renewed(self._after_fork)

@@ -12,6 +12,7 @@ import warnings
 import weakref
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import replace
 from functools import partial
 from typing import TypeVar
 
@@ -30,6 +31,7 @@ from semshare_core.decode.generate import Decoded, check_logits, decode
 from semshare_core.decode.sampling import SamplingParams
 from semshare_core.embed.prompt_vectors import NO_VECTORS
 from semshare_core.errors import ConfigError, DamagedFileError, PoolWarning
+from semshare_core.lookup.explain import explain
 from semshare_core.lookup.find import Lookup, find
 from semshare_core.lookup.search import Query
 from semshare_core.match.plan import ReusePlan
@@ -45,7 +47,7 @@ from semshare_core.process.interrupt import NEVER, Interrupt
 from semshare_core.prompt.encode import EncodedPrompt, Prompt, encode
 from semshare_core.quality.uncalibrated import warn_once
 from semshare_core.report import ReuseReport
-from semshare_core.report.reasons import NO_REASON, Reason
+from semshare_core.report.reasons import Reason
 from semshare_core.runtime import Runtime
 from semshare_core.select import selection_for
 from semshare_core.tokens import Tokens
@@ -179,7 +181,7 @@ class Request:
         """
         runtime = self.runtime
         self.computed_by = self.computed_by or runtime.identify()
-        query = Query(self.namespace, self.tokens, self.computed_by, block_of(runtime.model))
+        query = self._query  # of the caller's autocast
         with autocast.OFF.applied():
             return find(runtime.pool, query, self.goal, runtime.table, self._embed, runtime.facts, limits)
 
@@ -188,8 +190,11 @@ class Request:
         return plan_features(self.look_up().plan, self.goal, self._fresh_from)
 
     def _decide(self, lookup: Lookup) -> Decision:
-        if self.goal.mode is Mode.LOSSLESS:
-            return Decision(None, NO_REASON if lookup.plan.prefix_tokens else Reason.NOTHING_TO_REUSE.text())
+        decision = Decision(None) if self.goal.mode is Mode.LOSSLESS else self._decide_approximate(lookup)
+        reason = explain(decision, lookup, self.requested, self.goal, self.runtime.pool, self._query)
+        return replace(decision, reason=reason)
+
+    def _decide_approximate(self, lookup: Lookup) -> Decision:
         decision = decide(
             lookup.plan,
             self.goal,
@@ -200,6 +205,10 @@ class Request:
         if decision.calibration == UNCALIBRATED and self.runtime.calibration is None:
             warn_once(self.runtime.model, self.goal.level)
         return decision
+
+    @property
+    def _query(self) -> Query:
+        return Query(self.namespace, self.tokens, self.computed_by, block_of(self.runtime.model))
 
     @property
     def _fresh_from(self) -> int:

@@ -16,6 +16,7 @@ from semshare_core.model.weights import Weights
 from semshare_core.pool import ReferencePool
 from semshare_core.prefill.selective import SelectivePrefill
 from semshare_core.quality.canary import CanaryWatch
+from semshare_core.quality.healing import Healing
 
 
 @dataclass(frozen=True)
@@ -32,6 +33,7 @@ class Runtime:
         weights: identifies the present weights.
         calibration: the model's calibration; None if it has none.
         canary: checks some answers afterwards.
+        healing: computes approximate rows afresh afterwards.
     """
 
     model: PreTrainedModel
@@ -46,6 +48,7 @@ class Runtime:
     weights: Weights
     calibration: Calibration | None
     canary: CanaryWatch
+    healing: Healing
 
     def identify(self) -> str:
         """The identity of the present weights. Examines the model again if it has changed. Needs the model's lock."""

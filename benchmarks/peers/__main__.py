@@ -17,6 +17,7 @@ from benchmarks.measure import Baseline, baseline, full_prefill
 from benchmarks.peers import PEERS, PeerFailed, PeerItem, PeerResult, PeerUnavailable, item_of
 from benchmarks.peers.catalogue import ENVIRONMENTS
 from benchmarks.peers.item import divergence_of
+from benchmarks.runner import POOL
 from benchmarks.workloads.shuffled_edits import TAIL, shuffled_edits
 from semshare_core import SemShareEngine
 
@@ -75,7 +76,7 @@ def _list() -> int:
 
 def _try(name: str, threads: int, tokens: int) -> int:
     torch.set_num_threads(threads)
-    engine = SemShareEngine.from_pretrained("demo", dtype=torch.float32)
+    engine = SemShareEngine.from_pretrained("demo", dtype=torch.float32, pool=POOL)
     full_prefill(engine.model, torch.ones((1, 256), dtype=torch.long))
     try:
         cases = _cases(engine, tokens)

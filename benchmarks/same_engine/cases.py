@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from importlib import import_module
 from importlib.util import find_spec
 from typing import Any
@@ -86,7 +87,7 @@ class Scenario:
     fills: Sequence[Fill] = ()
     calibrated: bool = False
     reopened: bool = False
-    pool: PoolConfig = field(default_factory=PoolConfig)
+    pool: PoolConfig = field(default_factory=partial(PoolConfig, heal=False))
 
 
 def ratio(share: float = 0.3, **settings: Any) -> ReusePolicy:
@@ -191,7 +192,7 @@ CHAIN = Scenario(
 NAMESPACES = Scenario(
     "namespaces",
     "llama",
-    pool=PoolConfig(public_namespace="everybody"),
+    pool=PoolConfig(public_namespace="everybody", heal=False),
     fills=(Fill(ISLAND, "alice"), Fill(TOWN, "everybody"), Fill(prompt(GARDEN, HARBOUR, WHO_KEEPS), "bob")),
     asks=(
         Ask("her own", "semantic", MOVED, "fast", namespace="alice"),

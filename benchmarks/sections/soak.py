@@ -215,7 +215,9 @@ def soak(run: Run) -> Iterator[Figure]:
 
 def _soaked(run: Run, folder: Path, before: set[threading.Thread]) -> Iterator[Figure]:
     entry = (ENTRY_TOKENS + NEW_TOKENS) * BYTES_PER_TOKEN
-    config = PoolConfig(max_bytes=KEPT * entry, path=folder, disk_bytes=2 * KEPT * entry, ttl_seconds=LIFETIME)
+    config = PoolConfig(
+        max_bytes=KEPT * entry, path=folder, disk_bytes=2 * KEPT * entry, ttl_seconds=LIFETIME, heal=True
+    )
     ground = _ground(tiny_engine(run.engine.tokenizer, config))
     watch = _Watch(ground.engine)
     stop = threading.Event()
@@ -236,6 +238,7 @@ def _soaked(run: Run, folder: Path, before: set[threading.Thread]) -> Iterator[F
     stats = ground.engine.pool.stats()
     ground.engine.pool.close()
     ground.engine.canary.close()
+    ground.engine.healing.close()
     left = _left(before)
     calls, kinds = ground.done.total(), ", ".join(f"{name} {count}" for name, count in ground.done.most_common())
     made = f"{THREADS} threads, {run.minutes:g} min"

@@ -31,16 +31,16 @@ def tenants(run: Run) -> Iterator[Figure]:
     prompts = _prompts(run, count)
     room = 2 * count * 2 * TOKENS * BYTES_PER_TOKEN
     with TemporaryDirectory() as folder:
-        config = PoolConfig(max_bytes=room, disk_bytes=2 * room, path=Path(folder))
+        config = PoolConfig(max_bytes=room, disk_bytes=2 * room, path=Path(folder), heal=False)
         engine = tiny_engine(run.engine.tokenizer, config)
         yield _asked(engine, "room for all", prompts, owned, threads=1)
         engine.pool.close()
         engine = tiny_engine(run.engine.tokenizer, config.model_copy(update={"max_bytes": room // 8}))
         yield _asked(engine, "after a restart, one eighth in memory", prompts, owned, threads=1)
         engine.pool.close()
-    engine = tiny_engine(run.engine.tokenizer, PoolConfig(max_bytes=room // 20))
+    engine = tiny_engine(run.engine.tokenizer, PoolConfig(max_bytes=room // 20, heal=False))
     yield _asked(engine, "under eviction", prompts, owned, threads=1)
-    engine = tiny_engine(run.engine.tokenizer, PoolConfig(max_bytes=room // 4))
+    engine = tiny_engine(run.engine.tokenizer, PoolConfig(max_bytes=room // 4, heal=False))
     yield _asked(engine, f"{THREADS} threads", prompts, owned, threads=THREADS)
 
 

@@ -32,7 +32,7 @@ def threads(run: Run) -> Iterator[Figure]:
 
 def _measured(run: Run, name: str, path: Path | None) -> Iterator[Figure]:
     entry = ENTRY_TOKENS * BYTES_PER_TOKEN
-    config = PoolConfig(max_bytes=KEPT * entry, path=path, disk_bytes=2 * KEPT * entry)
+    config = PoolConfig(max_bytes=KEPT * entry, path=path, disk_bytes=2 * KEPT * entry, heal=False)
     engine = tiny_engine(run.engine.tokenizer, config)
     prompts = _prompts(engine)
     alone = [engine.generate(p, max_new_tokens=NEW_TOKENS, reuse="off", store=False).token_ids for p in prompts]

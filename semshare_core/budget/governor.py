@@ -17,12 +17,10 @@ from semshare_core.budget.goal import Goal
 from semshare_core.budget.levels import BOUNDS
 from semshare_core.budget.needs import Needs
 from semshare_core.budget.recompute import Budget, Layers, RecomputePlan, plan_recompute
+from semshare_core.budget.wording import MIN_SAVED_TOKENS, behind_prefix, no_ratio, nothing_reusable, within_bound
 from semshare_core.match.plan import ReusePlan
 from semshare_core.report.reasons import NO_REASON, Reason, ReasonText
 from semshare_core.select import selection_for
-
-MIN_SAVED_TOKENS = 64
-"""Fewer saved tokens cost more in matching and rearranging than they save."""
 
 
 @dataclass(frozen=True)
@@ -93,14 +91,15 @@ def decide(
     selection = selection_for(goal.policy)
     needs = Needs.of(plan, selection, fresh_from)
     if not reusable(plan, needs, fresh_from):
-        return Decision(None, (Reason.ONLY_THE_PREFIX if plan.prefix_tokens else Reason.NOTHING_TO_REUSE).text())
+        return Decision(None, nothing_reusable(plan, fresh_from))
     features = PlanFeatures.of(plan, needs, fresh_from)
     if goal.ratio is not None:
         decision = _for_ratio(features, goal, goal.ratio, calibration)
+        decision = replace(decision, reason=Reason.FIXED_RATIO.text(ratio=goal.ratio))
     else:
         decision = _for_level(features, goal, calibration)
     if decision.budget is None:
-        return decision
+        return replace(decision, reason=behind_prefix(decision.reason, plan))
     return replace(decision, recompute=plan_recompute(plan, needs, selection, goal.policy, decision.budget, layers))
 
 
@@ -146,10 +145,7 @@ def _by_calibration(features: PlanFeatures, level: str, calibration: Calibration
         return _too_different(features, difference)
     ratio = calibration.ratio_for(level, features)
     if ratio is None:
-        most = max(map(features.computed, calibration.choices(features)), default=features.must)
-        share = most / features.tokens
-        reason = Reason.BEYOND_BOUND.text(share=share, level=level, bound=BOUNDS[level].kl)
-        return Decision(None, reason, bypassed=True)
+        return Decision(None, no_ratio(features, level, calibration), bypassed=True)
     saved = features.suffix - features.computed(ratio)
     if saved < MIN_SAVED_TOKENS:
         return Decision(None, Reason.TOO_LITTLE_SAVED.text(saved=saved, tokens=features.suffix), bypassed=True)
@@ -157,6 +153,7 @@ def _by_calibration(features: PlanFeatures, level: str, calibration: Calibration
         return Decision(None, Reason.SLOWER.text(saved=saved, tokens=features.suffix), bypassed=True)
     return Decision(
         Budget(ratio, fill=True),
+        within_bound(features, ratio, level),
         expected_kl=calibration.expected_kl(features, ratio),
         account=calibration.account(features, ratio),
     )
@@ -168,7 +165,8 @@ def _by_rule(features: PlanFeatures, goal: Goal) -> Decision:
     if fuzzy > rule.max_fuzzy:
         return _too_different(features, Reason.TOO_FUZZY.text(share=fuzzy))
     n, suffix = features.tokens, features.suffix
-    computed = max(features.must, min(max(features.worth, int(rule.least * n)), int(rule.ceiling * n)))
+    # the shares are of the whole prompt, and a long prefix may leave fewer tokens than that
+    computed = min(suffix, max(features.must, min(max(features.worth, int(rule.least * n)), int(rule.ceiling * n))))
     saved = suffix - computed
     if saved < MIN_SAVED_TOKENS or saved < rule.min_saving * suffix:
         return Decision(None, Reason.TOO_LITTLE_SAVED.text(saved=saved, tokens=suffix), bypassed=True)
@@ -177,8 +175,7 @@ def _by_rule(features: PlanFeatures, goal: Goal) -> Decision:
         return Decision(budget)
     account, bound = assumed_account(goal.level, features.inherited, computed / n), BOUNDS[goal.level].kl
     if account > bound:
-        reason = Reason.BEYOND_BOUND.text(share=computed / n, level=goal.level, bound=bound)
-        return Decision(None, reason, bypassed=True)
+        return Decision(None, Reason.APPROXIMATE_ROWS.text(level=goal.level, bound=bound), bypassed=True)
     return Decision(budget, expected_kl=account, account=account)
 
 

@@ -87,7 +87,7 @@ def measure_pairs(
                 continue
             if journal:
                 journal.append([item])
-        log(f"{pair.id}: {item.features.tokens} tokens, KL {' '.join(f'{value:.3f}' for value in item.kl)}")
+        log(f"{pair.id:<20} {item.features.tokens:>6}        {' '.join(f'{value:.3f}' for value in item.kl)}")
         observations.append(item)
     return observations
 

@@ -13,7 +13,7 @@ from hashlib import blake2b
 
 from semshare_core.budget.calibration import Observation, choices, measured_ratios
 from semshare_core.budget.features import PlanFeatures
-from semshare_core.budget.governor import MIN_SAVED_TOKENS
+from semshare_core.budget.wording import MIN_SAVED_TOKENS
 from semshare_core.calibrate.chains import Chain, as_text
 from semshare_core.calibrate.full_answer import NAMESPACE, FullAnswer
 from semshare_core.calibrate.journal import Journal

@@ -1,7 +1,8 @@
 """Earlier observations with the features of today.
 
 New features of plans need no new measurement: the KL of a pair depends on the rows that were computed, and its features
-on the plan alone. So earlier prompts are prefilled and the target is only looked up.
+on the plan alone. A plan depends on tokens, not on rows. So nothing is computed: the pool gets the earlier prompts with
+empty rows, and the target is only looked up.
 """
 
 from __future__ import annotations
@@ -9,11 +10,17 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import MISSING, fields
 
+import numpy as np
+import torch
+
 from semshare_core.budget.calibration import Observation
 from semshare_core.budget.features import PlanFeatures
 from semshare_core.calibrate.measuring import pair_digest
 from semshare_core.calibrate.prompts import CalibrationPair
 from semshare_core.engine import SemShareEngine
+from semshare_core.model.computing import computing
+from semshare_core.pool import Entry
+from semshare_core.prompt.encode import Prompt
 
 _NAMESPACE = "plans of a calibration"
 
@@ -53,10 +60,23 @@ def replan(
 def _features(engine: SemShareEngine, pair: CalibrationPair) -> PlanFeatures | None:
     engine.pool.clear(_NAMESPACE)
     try:
-        engine.warm(pair.references, namespace=_NAMESPACE)
+        for reference in pair.references:
+            _add_without_rows(engine, reference)
         return engine.plan_features(pair.target, namespace=_NAMESPACE)
     finally:
         engine.pool.clear(_NAMESPACE)
+
+
+def _add_without_rows(engine: SemShareEngine, prompt: Prompt) -> None:
+    """Pool a prompt as ``engine.warm`` would, but with one empty row a token."""
+    tokens = np.array(engine.token_ids(prompt), np.int64)
+    runtime = engine._runtime
+    empty = torch.zeros(1, 1, len(tokens), 1)
+    with engine._lock, computing(engine.model):
+        weights = runtime.identify()
+    lossless = np.zeros(len(tokens), bool)
+    vectors = runtime.vectors.of(tokens)
+    engine.pool.add(Entry.of_rows(_NAMESPACE, tokens, [(empty, empty)], lossless, vectors, weights=weights))
 
 
 def _same_plan(now: PlanFeatures, before: PlanFeatures) -> bool:

@@ -17,6 +17,7 @@ from semshare_core.calibrate.journal import Journal, read_journal
 from semshare_core.calibrate.measuring import measure_pairs, pair_digest
 from semshare_core.calibrate.measuring_chains import measure_chains
 from semshare_core.calibrate.prompts import CalibrationPair
+from semshare_core.calibrate.substitutes import Substitutes, measure_enough
 from semshare_core.engine import SemShareEngine
 from semshare_core.errors import ConfigError
 from semshare_core.quality.calibration_files import read_calibration
@@ -94,6 +95,8 @@ def measure_all(
     *,
     fingerprint: Mapping[str, str],
     source: str,
+    spare: Substitutes | None = None,
+    wanted: int = 0,
     seed: int = 0,
 ) -> Calibration:
     """Measure pairs and :data:`ROUNDS` rounds of chains, each under the fit so far. Returns the last fit.
@@ -103,9 +106,13 @@ def measure_all(
         chains: in each round.
         known: earlier observations.
         source: describes the pairs.
+        spare: gives pairs in the place of those that could reuse nothing, until ``wanted`` are measured.
         seed: of the chains.
     """
-    found = merged(known, measure_pairs(engine, pairs, log, journal=journal))
+    spare = spare or Substitutes(engine)
+    found = merged(known, measure_enough(engine, pairs, wanted, spare, log, journal=journal))
+    if spare.used:
+        source = f"{source}, {spare.used} of them built-in substitutes"
     made = fit_calibration(found, fingerprint, source_of(found, source), RATIOS)
     for number in range(1, ROUNDS + 1 if chains else 1):
         log(f"round {number} of {ROUNDS}: {chains} chains under calibration {made.name}")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from pathlib import Path
 from typing import Annotated
 
@@ -15,6 +14,7 @@ from rich.table import Table
 from semshare_core.budget.calibration import Calibration, chosen, kl_table
 from semshare_core.budget.forecast import log_kl
 from semshare_core.budget.levels import BOUNDS
+from semshare_core.calibrate import fitting
 from semshare_core.calibrate.fitting import check_enough, cross_fitted, promised
 from semshare_core.calibrate.prompts import default_pairs, read_pairs
 from semshare_core.calibrate.risk import beyond
@@ -56,7 +56,9 @@ def calibrate(
     model on one thread of a busy CPU. A run that is broken off goes on where it stopped.
     """
     from semshare_core.calibrate.journal import Journal
-    from semshare_core.calibrate.rounds import Part, earlier_observations, measure_all, measure_part, missing
+    from semshare_core.calibrate.progress import HEAD, Progress
+    from semshare_core.calibrate.rounds import ROUNDS, Part, earlier_observations, measure_all, measure_part, missing
+    from semshare_core.calibrate.substitutes import Substitutes, fitting_pairs
     from semshare_core.config import PoolConfig
     from semshare_core.engine import SemShareEngine
 
@@ -69,24 +71,41 @@ def calibrate(
     if not extend:
         check_enough(len(brought))
     engine = SemShareEngine.from_pretrained(
-        model, dtype=dtype, device=device, pool=PoolConfig(max_bytes=_POOL_BYTES), calibration=None
+        model, dtype=dtype, device=device, pool=PoolConfig(max_bytes=_POOL_BYTES, heal=False), calibration=None
     )
     parts = identity(engine.model, engine.tokenizer)
     known, base = earlier_observations(extend or [], parts)
     brought = missing(brought, known)
     place = out or calibration_file(parts)
     journal = Journal(place.with_suffix(".observations.jsonl"), parts)
-    started = time.perf_counter()
+    # your own prompts are not diluted beyond need
+    wanted = len(brought) if prompts is None else max(0, fitting.LEAST_PAIRS - len(known))
+    spare = Substitutes(engine)
+    brought = fitting_pairs(brought, wanted, spare, console.print)
+    further = chains if share is not None else ROUNDS * chains
+    progress = Progress(brought, further=further, known=len(journal.read()))
+    console.print(HEAD)
 
     def tell(line: str) -> None:
-        console.print(f"[{time.perf_counter() - started:.0f} s] {line}")
+        console.print(progress.line(line))
 
     if share is not None:
         measure_part(engine, share, brought, chains, base, journal, tell, seed=seed)
         console.print(f"Part {part} is in {journal.path}: pass it to --extend, after the calibration it extends.")
         return
-    source = prompts.name if prompts is not None else "the built-in prompts"
-    made = measure_all(engine, brought, chains, known, journal, tell, fingerprint=parts, source=source, seed=seed)
+    made = measure_all(
+        engine,
+        brought,
+        chains,
+        known,
+        journal,
+        tell,
+        fingerprint=parts,
+        source=prompts.name if prompts is not None else "the built-in prompts",
+        spare=spare,
+        wanted=wanted,
+        seed=seed,
+    )
     write_calibration(made, place)
     journal.remove()
     Console().print(_table(made))

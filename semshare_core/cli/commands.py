@@ -25,6 +25,7 @@ _OWN = {
         "semshare_core.cli.calibrate:calibrate",
         "Measure how far reused answers lie from the full prefill's.",
     ),
+    "why": ("semshare_core.cli.why:why", "Say why a prompt is served as it is, and where it first differs."),
 }
 
 

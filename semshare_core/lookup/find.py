@@ -14,6 +14,7 @@ from semshare_core.budget.account import Limits
 from semshare_core.budget.goal import Goal
 from semshare_core.embed.encoder import Embed
 from semshare_core.lookup.choice import Choice, choose, choose_nearest, one_partner
+from semshare_core.lookup.nearby import nearby
 from semshare_core.lookup.search import Query, search
 from semshare_core.match.facts import FactTokens
 from semshare_core.match.matcher import build_plan
@@ -23,6 +24,7 @@ from semshare_core.match.runs import kgram_hashes
 from semshare_core.match.token_table import TokenTable
 from semshare_core.pool.entry import View
 from semshare_core.pool.pool import ReferencePool
+from semshare_core.tokens import Tokens
 
 
 @dataclass(frozen=True)
@@ -33,6 +35,7 @@ class Lookup:
         entries: the references that the plan may name.
         similarity: of the nearest entry, in [0, 1]. None without a search, or with an empty pool.
         lookup_ms: the time of search and choice; ``match_ms``: of matching.
+        nearby: the tokens of earlier prompts of the request's own namespace that resemble it, int64 [m] each.
     """
 
     plan: ReusePlan
@@ -40,6 +43,7 @@ class Lookup:
     similarity: float | None
     lookup_ms: float
     match_ms: float
+    nearby: tuple[Tokens, ...] = ()
 
     @property
     def used(self) -> list[View]:
@@ -100,7 +104,7 @@ def find(
     tokens, policy, limits = query.tokens, goal.policy, limits or Limits.of(goal)
     prefix = query.prefix_in(pool, goal, limits.prefix)
     grams: NDArray[np.uint64] | None = None
-    similarity = None
+    similarity = candidates = None
     choice = Choice(prefix, [prefix[0]] if prefix else [], [])
     if goal.approximates:
         nearest_alone = one_partner(goal)
@@ -112,6 +116,7 @@ def find(
         else:
             grams = kgram_hashes(tokens, policy.min_run)
             choice = choose(tokens, grams, prefix, candidates, policy, limits)
+    around = nearby(pool, query, choice.entries, candidates)
     looked_up = time.perf_counter()
     views = [View(entry, entry.usable(limits.moved)) for entry in choice.entries]
     plan = build_plan(
@@ -137,6 +142,7 @@ def find(
         similarity,
         lookup_ms=1e3 * (looked_up - started),
         match_ms=1e3 * (time.perf_counter() - looked_up),
+        nearby=around,
     )
 
 

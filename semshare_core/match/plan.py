@@ -96,6 +96,12 @@ class ReusePlan:
         """The ids of the references that serve some token."""
         return [name for number, name in enumerate(self.reference_ids) if (self.reference == number).any()]
 
+    @property
+    def taken(self) -> dict[str, int]:
+        """How many tokens each reference serves, by its id."""
+        counts = np.bincount(self.reference[self.served], minlength=len(self.reference_ids))
+        return {name: int(count) for name, count in zip(self.reference_ids, counts, strict=True) if count}
+
     def serve(self, start: int, stop: int, source: Source, reference: int, position: int) -> None:
         """Record that target tokens ``start:stop`` come from ``reference`` at ``position`` onwards."""
         self.__dict__.pop("_seams", None)

@@ -1,10 +1,14 @@
-"""One request at a time uses a model. Background work uses it only while no request runs or waits."""
+"""One request at a time uses a model. Background work uses it only while no request runs or waits.
+
+A request that arrives while background work runs does not wait for its end: the work's interrupt is due from then on,
+and ends it between two layers.
+"""
 
 from __future__ import annotations
 
 import threading
 import weakref
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar, Token
 from dataclasses import dataclass, field
@@ -14,6 +18,32 @@ from transformers import PreTrainedModel
 from semshare_core.errors import NestedCallError
 from semshare_core.process import forking
 from semshare_core.process.interrupt import NEVER, Interrupt
+
+
+class CallWaits(Exception):
+    """A request waits for the model: background work gives up its pass, and begins it again later."""
+
+
+class _WhileIdle(Interrupt):
+    """Ends background work as soon as a request waits, or when its owner wants no more of it."""
+
+    def __init__(self, lock: ModelLock, unwanted: Callable[[], bool]) -> None:
+        super().__init__()
+        self._lock = lock
+        self._unwanted = unwanted
+
+    @property
+    def possible(self) -> bool:
+        return True
+
+    @property
+    def due(self) -> bool:
+        return self._lock._calls > 0 or self._unwanted()
+
+    def check(self) -> None:
+        """Raises :class:`CallWaits` if the work must end now."""
+        if self.due:
+            raise CallWaits
 
 
 @dataclass(eq=False)
@@ -60,13 +90,17 @@ class ModelLock:
             self._release()
 
     @contextmanager
-    def when_idle(self) -> Iterator[None]:
-        """Hold the lock as soon as no request runs or waits. Later requests wait for the end of this: keep it short."""
+    def when_idle(self, unwanted: Callable[[], bool] = lambda: False) -> Iterator[Interrupt]:
+        """Hold the lock as soon as no request runs or waits.
+
+        Gives an interrupt, which raises :class:`CallWaits` as soon as a request waits or ``unwanted`` says True. Work
+        that does not look at it is waited for: keep such work short.
+        """
         with self._changed:
             self._changed.wait_for(lambda: self._holder is None and not self._calls)
             self._begin()
         try:
-            yield
+            yield _WhileIdle(self, unwanted)
         finally:
             with self._changed:
                 self._release()

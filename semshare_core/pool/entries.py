@@ -6,7 +6,7 @@ import heapq
 import time
 import weakref
 from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from semshare_core.config import PoolConfig
@@ -28,6 +28,8 @@ class Counts:
 
     evictions: int = 0
     rejected: int = 0
+    healed: int = 0
+    healed_tokens: int = 0
 
 
 class Entries:
@@ -41,6 +43,7 @@ class Entries:
         self.namespaces: dict[str, NamespaceStore] = {}
         self.counts: defaultdict[str, Counts] = defaultdict(Counts)
         self._forget: weakref.WeakMethod[Forget] | None = None
+        self._give_up: weakref.WeakMethod[Callable[[Entry], None]] | None = None
         self._config = config
         self._policy = policy
         self._pinned: set[Entry] = set()
@@ -54,6 +57,10 @@ class Entries:
     def on_leaving(self, forget: Forget | None) -> None:
         """What is told of every entry that leaves, with the segments on disk that nobody holds any more."""
         self._forget = None if forget is None else weakref.WeakMethod(forget)
+
+    def on_removal(self, give_up: Callable[[Entry], None]) -> None:
+        """Call ``give_up`` with every entry that is removed."""
+        self._give_up = weakref.WeakMethod(give_up)
 
     def get(self, namespace: str, name: str) -> Entry | None:
         store = self.namespaces.get(namespace)
@@ -84,8 +91,21 @@ class Entries:
         store = self.namespaces[entry.namespace]
         store.remove(entry)
         self._pinned.discard(entry)
+        give_up = self._give_up() if self._give_up is not None else None
+        if give_up is not None:
+            give_up(entry)
+        released = self._release(entry, entry.segments)
+        if not store.entries:
+            del self.namespaces[entry.namespace]
+        forget = self._forget() if self._forget is not None else None
+        if forget is not None:
+            forget(entry, released)
+
+    def _release(self, entry: Entry, segments: Iterable[Segment]) -> list[Segment]:
+        """Take segments from an entry; returns those that nobody holds any more and whose files are to be removed."""
+        store = self.namespaces[entry.namespace]
         released = []
-        for segment in entry.segments:
+        for segment in segments:
             segment.holders.discard(entry.id)
             if not segment.holders:
                 store.n_bytes -= segment.n_bytes
@@ -94,11 +114,29 @@ class Entries:
             elif segment.pinned:
                 segment.pinned = any(segment in other.segments for other in self._pinned)
                 self._push(segment)
-        if not store.entries:
-            del self.namespaces[entry.namespace]
-        forget = self._forget() if self._forget is not None else None
-        if forget is not None:
-            forget(entry, released)
+        return released
+
+    def heal(self, entry: Entry, kept: Sequence[Segment], own: Segment, steady: int | None) -> list[Segment]:
+        """Let ``kept``, its leading segments, and ``own`` be the rows of an entry, all of them lossless.
+
+        Returns:
+            The segments whose files are to be removed.
+        """
+        store = self.namespaces[entry.namespace]
+        replaced = entry.segments[len(kept) :]
+        approximate = len(entry) - len(entry.lossless)
+        own.uses = max(segment.uses for segment in replaced)
+        own.holders.add(entry.id)
+        own.pinned = entry.pinned
+        store.n_bytes += own.n_bytes
+        self._tiers.enter(own, "device")
+        entry.become_lossless((*kept, own), steady)
+        released = self._release(entry, replaced)
+        store.find_lossless(entry)
+        self.value(entry)
+        counts = self.counts[entry.namespace]
+        counts.healed, counts.healed_tokens = counts.healed + 1, counts.healed_tokens + approximate
+        return released
 
     def evict(self, segment: Segment) -> None:
         """A segment must go, and with it every entry that needs it."""

@@ -89,6 +89,20 @@ class Entry:
         """The leading tokens whose rows are those of a full prefill."""
         return self.tokens[: self.usable(0.0)]
 
+    @property
+    def approximates(self) -> bool:
+        """Whether some of its rows are approximate."""
+        return len(self.lossless) < len(self)
+
+    def become_lossless(self, segments: tuple[Segment, ...], steady: int | None) -> None:
+        """Let other rows stand in the place of the approximate ones. Needs the pool's lock.
+
+        Readers without a lock take marks first and rows then (:class:`View`), so the rows are replaced first: no reader
+        takes approximate rows for lossless ones.
+        """
+        self.segments = segments
+        self.approximate, self.account, self.steady = np.zeros_like(self.approximate), 0.0, steady
+
     def expired(self, now: float) -> bool:
         return self.expires is not None and now >= self.expires
 

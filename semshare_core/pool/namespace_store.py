@@ -45,6 +45,11 @@ class Indexes:
         if len(entry.embedding):
             self.semantic.remove(entry.id)
 
+    def find_lossless(self, entry: Entry) -> None:
+        """Have its runs found as far as its rows are lossless now."""
+        self.runs.remove(entry.id)
+        self.runs.add(entry.id, entry.lossless)
+
 
 class NamespaceStore:
     """All entries of a namespace, whatever weights computed them, within one budget. Changing it needs the pool's lock.
@@ -70,6 +75,10 @@ class NamespaceStore:
         if entry.weights not in self._indexes:
             self._indexes[entry.weights] = Indexes(self._config)
         self._indexes[entry.weights].add(entry)
+
+    def find_lossless(self, entry: Entry) -> None:
+        """An entry's rows have become lossless."""
+        self._indexes[entry.weights].find_lossless(entry)
 
     def remove(self, entry: Entry) -> None:
         del self.entries[entry.id]

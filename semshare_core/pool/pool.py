@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import warnings
 import weakref
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from functools import partial
 from typing import NoReturn
 
@@ -20,6 +20,7 @@ from semshare_core.pool.entry import Entry, View
 from semshare_core.pool.eviction import EvictionPolicy
 from semshare_core.pool.indexes.vector_rows import Vectors
 from semshare_core.pool.search import Search
+from semshare_core.pool.second_copy import SecondCopies, SecondCopy
 from semshare_core.pool.segment import Segment
 from semshare_core.pool.sharing import divided, own_rows, reaching
 from semshare_core.pool.stats import PoolStats
@@ -71,6 +72,7 @@ class ReferencePool(Search):
         self._entries = Entries(config, policy)
         self._tiers = Tiers(config, self._lock, policy, self._entries.evict, folder=folder, devices=self._devices)
         self._entries.attach(self._tiers)
+        self._copies = SecondCopies(self._entries, self._tiers, self._lock)
         self._worker = Worker("semshare-pool", finishes=True, idle=partial(_drop_expired, weakref.ref(self)))
         if self._tiers.writes and folder is not None:
             self._writer = DiskWriter(folder, self._tiers, self._worker, self._lock)
@@ -117,7 +119,8 @@ class ReferencePool(Search):
             # the same text in better rows replaces it: entries of one name cannot both hold a segment
             shared = [] if any(other.id == entry.id for other in covered) else self._shared(entry)
             start = shared[-1].end if shared else 0
-            if not self._fits(entry, start, shared):
+            need = entry.segments[0].n_bytes // len(entry) * (len(entry) - start)
+            if not self._make_room(entry.namespace, need, shared):
                 return self._reject(entry)
             own = own_rows(entry, start, copy=copy)
             with self._lock:
@@ -177,23 +180,24 @@ class ReferencePool(Search):
             writer.replace(crossing, holders)
         return [*whole, parts[0]]
 
-    def _fits(self, entry: Entry, start: int, shared: Sequence[Segment]) -> bool:
-        """Make room for the rows of ``entry`` from token ``start`` on, in its namespace's budget and on the device."""
-        need = entry.segments[0].n_bytes // len(entry) * (len(entry) - start)
+    def _make_room(self, namespace: str, need: int, keep: Collection[Segment]) -> bool:
+        """Make room for ``need`` bytes in a namespace's budget and on the device, where ``keep`` stays."""
         quota = self.config.namespace_bytes
         with self._lock:
             if quota is not None:
-                store = self._entries.namespaces.get(entry.namespace)
-                stay = {*shared, *self._entries.pinned_segments(entry.namespace)}
+                store = self._entries.namespaces.get(namespace)
+                stay = {*keep, *self._entries.pinned_segments(namespace)}
                 if need + sum(segment.n_bytes for segment in stay) > quota:
                     return False
                 while store is not None and store.n_bytes + need > quota:
                     victim = store.queue.least(stay)
                     if victim is None:
+                        if self._copies.give_up_all():
+                            continue
                         return False
                     self._entries.evict(victim)
             pinned = self._entries.pinned_segments()
-        return self._tiers.make_room("device", need, shared, pinned)
+        return self._tiers.make_room("device", need, keep, pinned)
 
     def _renew(self, entry: Entry, *, pinned: bool) -> None:
         """An entry whose text came again."""
@@ -209,6 +213,44 @@ class ReferencePool(Search):
         with self._lock:
             self._entries.counts[entry.namespace].rejected += 1
         return False
+
+    # --- healing ------------------------------------------------------------------------------------------
+
+    def second_copy(self, entry: Entry, tokens: int) -> SecondCopy | None:
+        """Room for ``tokens`` rows that are to be computed afresh for ``entry``; None if there is none.
+
+        What is worth least makes room, as it does for a new entry; the rows of ``entry`` stay. A new entry that needs
+        the room has it, and the copy is given up.
+        """
+        return self._copies.begin(entry, tokens, self._make_room)
+
+    def give_up(self, copy: SecondCopy) -> None:
+        """End a second copy that is not wanted any more."""
+        self._copies.give_up(copy)
+
+    def has(self, entry: Entry) -> bool:
+        """Whether that very entry is in the pool, and not one of the same text that came after it."""
+        return self._copies.here(entry)
+
+    def heal(self, copy: SecondCopy, start: int, steady: int | None) -> bool:
+        """Let the rows of a complete second copy replace those of its entry, which is lossless from then on.
+
+        Args:
+            start: the first row that was computed afresh.
+            steady: see :class:`Entry`.
+
+        Returns:
+            False, and nothing has changed, if that very entry has left: what was cleared does not come back.
+        """
+        entry = copy.entry()
+        released = self._copies.replace(copy, start, steady)
+        if released is None or entry is None:
+            return False
+        if (writer := self._writer) is not None:
+            writer.save(entry)
+            for segment in released:
+                writer.replace(segment, [entry])
+        return True
 
     def unembedded(self, entry: Entry) -> Entry | None:
         """The entry of the same text, if it is there and was kept while it could not be embedded."""
@@ -310,6 +352,9 @@ class ReferencePool(Search):
                 device_bytes=device,
                 host_bytes=host,
                 disk_bytes=sum(s.n_bytes for s in segments if s.stored is not None),
+                approximate=sum(entry.approximates for entry in chosen),
+                healed=sum(count.healed for count in counts),
+                healed_tokens=sum(count.healed_tokens for count in counts),
             )
 
     def flush(self) -> None:

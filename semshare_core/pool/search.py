@@ -65,6 +65,23 @@ class Search:
             found += [entry for name in names if (entry := self._live(each, name)) is not None]
         return found
 
+    def beginning_alike(self, namespace: str, tokens: Tokens, count: int, *, weights: str = "") -> list[Entry]:
+        """Entries, at most ``count`` of each namespace, with the same first block as ``tokens``, usable or not.
+
+        Those that agree longest come first.
+        """
+        found = []
+        for each in self._readable(namespace, weights):
+            names = list(each.prefix.agreeing(tokens))[:count]
+            found += [entry for name in names if (entry := self._live(each, name)) is not None]
+        return found
+
+    def holds(self, namespace: str, *, weights: str | None = None) -> bool:
+        """Whether any entry could serve the namespace: of the ``weights``, or of whatever weights."""
+        if weights is not None:
+            return any(each.entries for each in self._readable(namespace, weights))
+        return not self._entries.namespaces.keys().isdisjoint({namespace, self.config.public_namespace})
+
     def _readable(self, namespace: str, weights: str) -> Iterator[Indexes]:
         """The indexes that serve ``namespace``: its own and the public one's."""
         for name in dict.fromkeys((namespace, self.config.public_namespace)):

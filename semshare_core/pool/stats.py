@@ -14,6 +14,8 @@ class PoolStats:
         disk_bytes: of keys and values on disk, copies of the above and what memory has no room for.
         evictions: entries that had to leave for want of room.
         rejected: entries that were too short or too large to be kept.
+        approximate: entries with approximate rows.
+        healed: entries whose approximate rows were replaced by lossless ones; ``healed_tokens``: how many rows.
     """
 
     entries: int
@@ -25,3 +27,6 @@ class PoolStats:
     device_bytes: int = 0
     host_bytes: int = 0
     disk_bytes: int = 0
+    approximate: int = 0
+    healed: int = 0
+    healed_tokens: int = 0

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import threading
 import warnings
+import weakref
 from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import Literal
 
@@ -63,7 +64,16 @@ class Tiers:
             "disk": EvictionQueue(lambda segment: segment.stored is not None),
         }
         self._others: dict[str, Segment] = {}  # on disk, of entries of other models
+        self._give_up: weakref.WeakMethod[Callable[[], bool]] | None = None
         self._warned = False
+
+    def on_need(self, give_up: Callable[[], bool]) -> None:
+        """Call ``give_up`` when nothing else can leave the device; it says whether it made room."""
+        self._give_up = weakref.WeakMethod(give_up)
+
+    def _give_up_copies(self) -> bool:
+        give_up = self._give_up() if self._give_up is not None else None
+        return give_up is not None and give_up()
 
     @property
     def writes(self) -> bool:
@@ -142,6 +152,8 @@ class Tiers:
                     return True
                 victim = self._queues[tier].least(stay)
                 if victim is None:
+                    if tier == "device" and self._give_up_copies():
+                        continue
                     return False
                 self._policy.evicted(victim)
                 if tier == "disk" and victim.id not in self._others:  # the last place there is

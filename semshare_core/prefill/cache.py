@@ -230,6 +230,18 @@ class MergedCache(InterruptibleCache):
             (keys[:, :, :length], values[:, :, :length]) for keys, values in (layer.buffers for layer in self.layers)
         ]
 
+    def take(self, start: int, end: int) -> list[tuple[Tensor, Tensor]]:
+        """Keys and values of tokens ``start:end`` per layer, [1, kv_heads, end - start, head_dim], in their own memory.
+
+        The rows leave the cache layer by layer, so that no more than one layer is in memory twice.
+        """
+        taken = []
+        for layer in self.layers:
+            keys, values = (buffer[:, :, start:end].clone() for buffer in layer.buffers)
+            taken.append((keys, values))
+            layer.reset()
+        return taken
+
 
 def kv_bytes(rows: list[tuple[Tensor, Tensor]]) -> int:
     """The size of these rows in bytes."""

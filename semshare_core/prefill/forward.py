@@ -8,6 +8,7 @@ largest mask is ``chunk_rows x visible``, and a chunk sees only the keys up to i
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import Any
@@ -72,7 +73,11 @@ class RowForward:
 
     @contextmanager
     def _hooks(self, parts: list[Tensor], visible: int) -> Iterator[None]:
-        """Put the hooks for one chunk on the layers, and remove them afterwards."""
+        """Put the hooks for one chunk on the layers, and remove them afterwards.
+
+        They change nothing in other threads: background work runs while a caller may use the model by himself.
+        """
+        own_thread = threading.get_ident()
         masks: dict[tuple[int, int | None], Tensor] = {}
         handles = []
 
@@ -81,7 +86,9 @@ class RowForward:
             key = (len(parts[layer]), window)
             narrower = layer > 0 and len(parts[layer]) < len(parts[layer - 1])
 
-            def hook(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], Any]:
+            def hook(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], Any] | None:
+                if threading.get_ident() != own_thread:
+                    return None
                 hidden = args[0] if args else kwargs["hidden_states"]
                 if key not in masks:
                     masks[key] = self.spec.mask(parts[layer], visible, window, hidden.dtype)

@@ -97,10 +97,8 @@ class SelectivePrefill:
         ``complete`` only the last token is left. ``interrupt`` can end the call between two layers.
         """
         n = len(ids)
-        prefix = plan.source == Source.PREFIX
         start = plan.prefix_tokens
-        cache = MergedCache(self.n_layers, capacity, interrupt)
-        lay_rows(cache, self.spec, plan, references, prefix)
+        cache = self.lay_prefix(plan, references, capacity, interrupt)
         limit = self.spec.static_until
         # beyond the limit the rotary frequencies depend on the prompt's length
         one_pass = (limit is not None and n > limit) or self.stands_alone(plan)
@@ -113,10 +111,27 @@ class SelectivePrefill:
             parts = passes(start, n - 1 if complete else n, block_of(self.model), self._forward.chunk_rows)
             pending = 1 if complete else len(parts.pop())
             for part in parts:
-                rows = torch.arange(part.start, part.stop, device=ids.device)
-                self._forward.run(cache, ids, [rows] * self.n_layers)
+                self.compute(cache, ids, part)
         cache.finish(n - pending)
-        return Prefilled(cache, (n - 1 - start) * self.n_layers, ~prefix, pending)
+        return Prefilled(cache, (n - 1 - start) * self.n_layers, plan.source != Source.PREFIX, pending)
+
+    def lay_prefix(
+        self, plan: ReusePlan, references: Sequence[ReferenceRows], capacity: int, interrupt: Interrupt
+    ) -> MergedCache:
+        """A cache with room for ``capacity`` rows that begins with the prefix of ``plan``."""
+        cache = MergedCache(self.n_layers, capacity, interrupt)
+        lay_rows(cache, self.spec, plan, references, plan.source == Source.PREFIX)
+        return cache
+
+    def compute(self, cache: MergedCache, ids: Tensor, part: range) -> None:
+        """Compute the rows of ``part`` in all layers into ``cache``, which has all rows before them.
+
+        ``ids`` [n] are the prompt's tokens. ``cache.interrupt`` can end the pass between two layers: what it computed
+        until then is overwritten when the pass is run again. Its place in the bit blocks
+        (:mod:`semshare_core.model.attention.bit_blocks`) decides whether the rows have the bits of one whole pass.
+        """
+        rows = torch.arange(part.start, part.stop, device=ids.device)
+        self._forward.run(cache, ids, [rows] * self.n_layers)
 
     def stands_alone(self, plan: ReusePlan) -> bool:
         """Whether the model computes the prompt in its own pass, without our masks."""

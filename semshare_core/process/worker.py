@@ -76,6 +76,12 @@ class Worker:
                 return False  # the thread that does the work cannot wait for it
             return jobs.changed.wait_for(lambda: jobs.done >= asked, timeout)
 
+    def pause(self, seconds: float) -> None:
+        """Have a job sleep. The worker's end ends the sleep."""
+        jobs = self._jobs
+        with jobs.changed:
+            jobs.changed.wait_for(lambda: jobs.closed, seconds)
+
     def close(self) -> None:
         """Finish or drop what waits, and end the thread. One that finishes begins another with the next job."""
         with self._jobs.changed:

@@ -25,6 +25,7 @@ from semshare_core.model.computing import computing
 from semshare_core.model.lock import ModelLock
 from semshare_core.model.weights import Weights
 from semshare_core.process import forking
+from semshare_core.process.interrupt import Interrupt
 from semshare_core.process.worker import Worker
 from semshare_core.quality.canary_registry import REGISTRY, Listener
 from semshare_core.quality.divergence import Divergence
@@ -191,12 +192,12 @@ class CanaryWatch:
         return replay.measure(self._model, partial(self._one_pass, replay))
 
     @contextmanager
-    def _one_pass(self, replay: Replay) -> Iterator[None]:
-        with self._model_lock.when_idle(), computing(self._model, replay.autocast):
+    def _one_pass(self, replay: Replay) -> Iterator[Interrupt]:
+        with self._model_lock.when_idle() as interrupt, computing(self._model, replay.autocast):
             if self._worker.closed or self._weights.identity() != replay.weights:
                 raise _Abandoned
             with grouped_attention(self._model):
-                yield
+                yield interrupt
 
     def _finish(self, report: ReuseReport, canary: Canary) -> None:
         report.canary = canary
@@ -279,10 +280,13 @@ class _Check:
             self._watch._record_error(error, "A check of the canary failed")
             return
         finally:
+            replay.release()
             del replay
         self._watch._finish(self._report, measured)
 
     def drop(self) -> None:
+        if self._replay is not None:
+            self._replay.release()
         self._replay = None
         self._end("dropped")
 

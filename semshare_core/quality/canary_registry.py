@@ -6,15 +6,13 @@ Frameworks copy reports as dictionaries, so a check is known by its id, not by a
 from __future__ import annotations
 
 import threading
-from collections import OrderedDict
 from collections.abc import Callable
 
 from semshare_core.process import forking
+from semshare_core.quality.late_results import LateResults
 from semshare_core.report import Canary
 
 Listener = Callable[[Canary], None]
-
-_REMEMBERED = 4096  # finished checks: somebody may ask late about a copy of a report
 
 
 class CanaryRegistry:
@@ -25,20 +23,17 @@ class CanaryRegistry:
 
     def __init__(self) -> None:
         self._lock = forking.whole(threading.Lock())
-        self._pending: dict[str, list[Listener]] = {}
-        self._finished: OrderedDict[str, Canary] = OrderedDict()
+        self._checks: LateResults[Canary] = LateResults()
 
     def when_done(self, canary: Canary, listener: Listener) -> None:
         """Call ``listener`` with the finished check: now if it is finished, otherwise later in the checking thread.
 
         A check of another process, or one that finished more than 4,096 checks ago, calls nobody.
         """
-        with self._lock:
-            finished = canary if canary.status != "pending" else self._finished.get(canary.id)
-            if finished is None and canary.id in self._pending:
-                self._pending[canary.id].append(listener)
-        if finished is not None:
-            listener(finished)
+        if canary.status != "pending":
+            listener(canary)
+        else:
+            self._checks.when_done(canary.id, listener)
 
     def listen(self, engine_listeners: list[Listener], listener: Listener) -> Callable[[], None]:
         """Add ``listener`` to an engine's listeners. The returned function removes it."""
@@ -54,16 +49,13 @@ class CanaryRegistry:
 
     def begin(self, canary: Canary) -> None:
         """A check has begun."""
-        with self._lock:
-            self._pending[canary.id] = []
+        self._checks.begin(canary.id)
 
     def finish(self, canary: Canary, engine_listeners: list[Listener]) -> list[Listener]:
         """A check is finished. Returns all listeners that must be called with it."""
+        own = self._checks.finish(canary.id, canary)
         with self._lock:
-            self._finished[canary.id] = canary
-            if len(self._finished) > _REMEMBERED:
-                self._finished.popitem(last=False)
-            return [*self._pending.pop(canary.id, []), *engine_listeners]
+            return [*own, *engine_listeners]
 
 
 REGISTRY = CanaryRegistry()

@@ -7,8 +7,9 @@ whether both choose the same token.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from copy import copy
 from dataclasses import dataclass
 
 import numpy as np
@@ -19,12 +20,16 @@ from transformers import DynamicCache, PreTrainedModel
 from transformers.cache_utils import Cache
 
 from semshare_core.budget.levels import MEASURED_TOKENS
+from semshare_core.compress.live.compressed import CompressedCache
 from semshare_core.model.cache_argument import with_cache
+from semshare_core.model.lock import CallWaits
+from semshare_core.prefill.cache import InterruptibleCache
+from semshare_core.process.interrupt import NEVER, Interrupt
 
-PassContext = Callable[[], AbstractContextManager[object]]
-"""Makes the context in which one forward pass runs, for example a lock."""
+PassContext = Callable[[], AbstractContextManager[Interrupt]]
+"""Makes the context in which one forward pass runs, for example a lock. What it gives may interrupt the pass."""
 
-_PASS_TOKENS = 256  # per pass: a longer pass would block other calls for longer
+_PASS_TOKENS = 256  # per pass: one that a call interrupts is run again
 
 
 @dataclass(frozen=True)
@@ -42,10 +47,20 @@ class Divergence:
         return cls(terms.sum(dim=-1).double().cpu().numpy(), agree.cpu().numpy())
 
 
-class Continuation:
-    """Forward passes of a model that append to ``cache``, each in a new ``pass_context``."""
+@contextmanager
+def uninterrupted() -> Iterator[Interrupt]:
+    """The context of passes that nothing interrupts."""
+    yield NEVER
 
-    def __init__(self, model: PreTrainedModel, cache: Cache, pass_context: PassContext = nullcontext) -> None:
+
+class Continuation:
+    """Forward passes of a model that append to ``cache``, each in a new ``pass_context``.
+
+    A pass over an :class:`InterruptibleCache` that :class:`CallWaits` ends is undone and run again, unless a compressor
+    works on the cache.
+    """
+
+    def __init__(self, model: PreTrainedModel, cache: Cache, pass_context: PassContext = uninterrupted) -> None:
         self._model = model
         self._cache = cache
         self._pass_context = pass_context
@@ -57,10 +72,17 @@ class Continuation:
         extra = with_cache(self._model, self._cache)
         if self._keeps_logits:
             extra["logits_to_keep"] = keep
-        with self._pass_context():
-            output = self._model(input_ids=tokens[None], use_cache=True, **extra)
-            logits: Tensor = output.logits[0, -keep:]
-            return logits
+        while True:
+            before = list(map(copy, self._cache.layers))  # appending makes new tensors, or writes behind the rows
+            try:
+                with self._pass_context() as interrupt:
+                    if isinstance(self._cache, InterruptibleCache) and not isinstance(self._cache, CompressedCache):
+                        self._cache.interrupt = interrupt
+                    output = self._model(input_ids=tokens[None], use_cache=True, **extra)
+                    logits: Tensor = output.logits[0, -keep:]
+                    return logits
+            except CallWaits:
+                self._cache.layers[:] = before
 
     def prefill(self, ids: Tensor) -> Tensor:
         """Append a prompt ``ids`` [n] in short passes. Returns the logits [vocabulary] of the next token."""
@@ -93,10 +115,11 @@ def divergence(
     cache: Cache,
     logits: Tensor | None = None,
     *,
+    full: Cache | None = None,
     answer: Tensor | None = None,
     tokens: int = MEASURED_TOKENS,
     stepwise: bool = False,
-    pass_context: PassContext = nullcontext,
+    pass_context: PassContext = uninterrupted,
 ) -> Divergence:
     """Prefill a prompt in full with plain transformers, and compare a prefill that reused rows with it.
 
@@ -104,19 +127,25 @@ def divergence(
         ids: int64 [n], the prompt, on the model's device.
         cache: the prompt's reused rows. The continuation is appended to it.
         logits: [vocabulary] after the prompt. None: ``cache`` lacks the last prompt token, which is read first.
+        full: the full prefill's rows of all prompt tokens but the last. The continuation is appended. None: they are
+            computed here.
         answer: int64 [any], the generated tokens. None: the full prefill's greedy continuation.
         tokens: the largest number of tokens to compare.
         stepwise: see ``Continuation.follow``.
         pass_context: makes the context of each forward pass.
     """
-    full = Continuation(model, DynamicCache(config=model.config), pass_context)
-    first = full.prefill(ids)
+    if full is None:
+        expecting = Continuation(model, InterruptibleCache(DynamicCache(config=model.config).layers), pass_context)
+        first = expecting.prefill(ids)
+    else:
+        expecting = Continuation(model, full, pass_context)
+        first = expecting.read(ids[-1:], 1)[0]
     if answer is None:
-        continuation, expected = full.greedy(first, tokens)
+        continuation, expected = expecting.greedy(first, tokens)
     else:
         continuation = answer[:tokens]
-        expected = full.follow(first, continuation)
-    del full  # its rows are as many as the reused ones
+        expected = expecting.follow(first, continuation)
+    del expecting  # its rows are as many as the reused ones
     reused = Continuation(model, cache, pass_context)
     if logits is None:
         logits = reused.read(ids[-1:], 1)[0]

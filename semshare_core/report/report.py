@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from semshare_core.report.first_difference import FirstDifference
 from semshare_core.report.token_runs import runs_of, tokens_of
 from semshare_core.report.token_strip import strip
 
@@ -65,7 +66,8 @@ class ReuseReport(BaseModel):
         outcome: ``miss``: nothing worth reusing in the pool · ``prefix``: nothing but the rows of a common prefix, as
             they are (lossless if ``account`` is 0 and no compressor drops rows) · ``semantic``: approximate reuse ·
             ``bypass``: reuse was switched off, or would not have paid or been good enough.
-        reason: why, in words; ``docs/why.md`` explains each :class:`semshare_core.report.reasons.Reason`.
+        reason: why, in words; ``docs/why.md`` explains each :class:`semshare_core.report.reasons.Reason`. No call of an
+            engine is without one.
         level: the requested level, or ``custom`` for a policy with its own ratio.
         served_level: the level that was used: a stricter one where the canary found the promise broken.
         reference_ids: the pooled prompts that served tokens.
@@ -82,7 +84,11 @@ class ReuseReport(BaseModel):
         account: in nats, an upper quantile of how far answers from this request's rows are believed to lie from the
             full prefill's. 0: all rows are a full prefill's (a compressor may drop some). None: nothing is known of it,
             because the policy's method is not calibrated.
+        first_difference: where the prompt first departs from the nearest earlier prompt of its own namespace. None:
+            there is no such prompt, or it begins with the whole prompt, or nothing was looked up (``reuse="off"``).
         stored: the prompt's rows were kept in the pool, for later calls.
+        healed_tokens: so many of these rows were approximate, and were computed afresh in the background. It is 0 at
+            first, and the engine completes it in this very object.
         token_sources: per prompt token 0 new, 1 fuzzy, 2 moved, 3 prefix. What messages carry (:meth:`brief`) has
             ``token_runs`` instead.
         token_recomputed: per prompt token 1 if its final row was computed.
@@ -118,8 +124,10 @@ class ReuseReport(BaseModel):
     account: float | None = 0.0
     calibration: str | None = None
     expected_kl: float | None = None
+    first_difference: FirstDifference | None = None
     generated_tokens: int = 0
     stored: bool = False
+    healed_tokens: int = 0
     token_sources: list[int] = Field(default=[], repr=False)
     token_recomputed: list[int] = Field(default=[], repr=False)
     canary: Canary | None = None
@@ -142,18 +150,21 @@ class ReuseReport(BaseModel):
         """What messages, events and traces carry, JSON-able: a few kilobytes, however long the prompt is.
 
         Instead of two numbers per token it has ``token_runs``, a list of ``[source, recomputed, tokens]``; an empty one
-        where there are more than 256 runs. ``ReuseReport.model_validate`` reads it back.
+        where there are more than 256 runs. Of the first difference it has index and kind, and quotes no prompt.
+        ``ReuseReport.model_validate`` reads it back.
         """
-        fields = self.model_dump(mode="json", exclude={"token_sources", "token_recomputed"})
+        fields = self.model_dump(mode="json", exclude={"token_sources", "token_recomputed", "first_difference"})
+        fields["first_difference"] = self.first_difference.brief() if self.first_difference is not None else None
         return {**fields, "token_runs": [list(run) for run in runs_of(self.token_sources, self.token_recomputed)]}
 
     def summary(self) -> str:
         """One line for logs and consoles."""
         queued = f" ({self.queue_ms:.0f} in the queue)" if self.queue_ms >= 0.5 else ""
+        departs = f", first difference at {self.first_difference.summary()}" if self.first_difference else ""
         return (
             f"{self.outcome}: {self.prompt_tokens} tokens = {self.prefix_tokens} prefix + {self.moved_tokens} moved + "
             f"{self.fuzzy_tokens} fuzzy + {self.new_tokens} new, recompute ratio {self.recompute_ratio:.2f}, "
-            f"TTFT {self.ttft_ms:.0f} ms{queued}"
+            f"TTFT {self.ttft_ms:.0f} ms{queued}{departs}"
         )
 
     def _repr_html_(self) -> str:
@@ -168,6 +179,8 @@ class ReuseReport(BaseModel):
                      f"matching {self.match_ms:.1f}, prefill {self.prefill_ms:.0f})"),
             ("KV for decoding", f"{self.kv_bytes / 2**20:.1f} of {self.kv_bytes_full / 2**20:.1f} MiB"),
         ]  # fmt: skip
+        if self.first_difference is not None:
+            rows.insert(1, ("first difference", self.first_difference.summary()))
         if self.canary is not None:
             rows.append(("canary", self.canary.summary()))
         cells = "".join(f"<tr><th>{html.escape(a)}</th><td>{html.escape(b)}</td></tr>" for a, b in rows)

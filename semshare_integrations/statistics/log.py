@@ -12,6 +12,7 @@ from semshare_core import Canary, ReuseReport
 from semshare_core.errors import ConfigError, MissingDependencyError
 from semshare_core.process import forking
 from semshare_core.quality.canary_registry import REGISTRY
+from semshare_core.quality.late_results import HEALED
 from semshare_integrations.statistics.totals import ReuseTotals
 
 _COLUMNS = ("call", "outcome", "prompt", "prefix", "moved", "fuzzy", "new", "ratio", "TTFT ms", "KL")
@@ -20,7 +21,7 @@ _COLUMNS = ("call", "outcome", "prompt", "prefix", "moved", "fuzzy", "new", "rat
 class ReuseLog:
     """Reports of calls, in the order in which the answers were completed. Thread-safe.
 
-    When the canary has checked a call, the call's report here gets the result.
+    When the canary has checked a call, or its stored rows have been healed, the call's report here gets the result.
 
     >>> log.reports[-1].outcome, log.totals().hit_rate
     >>> print(log.summary())
@@ -60,6 +61,7 @@ class ReuseLog:
         for report in reports:
             if report.canary is not None:
                 REGISTRY.when_done(report.canary, partial(self._checked, report))
+            HEALED.when_done(report.id, partial(_healed, report))
 
     def on_canary(self, report: ReuseReport) -> None:
         """A hook for subclasses: called in a background thread when ``report.canary`` is finished."""
@@ -78,10 +80,11 @@ class ReuseLog:
         return ReuseTotals.of(self.reports)
 
     def summary(self) -> str:
-        """The totals in words, and a table with a line for each call."""
+        """The totals in words, a table with a line for each call, and why each was served so."""
         reports = self.reports
         head = ReuseTotals.of(reports).summary()
-        return "\n".join((head, *_aligned(_table(reports)))) if reports else head
+        whys = (f"{number}: {why}" for number, report in enumerate(reports, start=1) if (why := _why(report)))
+        return "\n".join((head, *_aligned(_table(reports)), *whys)) if reports else head
 
     def _repr_html_(self) -> str:
         """For notebooks: totals, table, and, with matplotlib, charts."""
@@ -90,9 +93,13 @@ class ReuseLog:
         if not reports:
             return head
         columns, *cells = _table(reports)
-        rows = "".join(_row("td", line) for line in cells)
-        table = f"<table><thead>{_row('th', columns)}</thead><tbody>{rows}</tbody></table>"
+        rows = "".join(_row("td", (*line, _why(report))) for line, report in zip(cells, reports, strict=True))
+        table = f"<table><thead>{_row('th', (*columns, 'why'))}</thead><tbody>{rows}</tbody></table>"
         return f'{head}<div style="overflow-x:auto">{table}</div>{_charts(reports)}'
+
+
+def _healed(report: ReuseReport, tokens: int) -> None:
+    report.healed_tokens = tokens
 
 
 def _charts(reports: Sequence[ReuseReport]) -> str:
@@ -125,6 +132,13 @@ def _cells(reports: Iterable[ReuseReport]) -> list[tuple[str, ...]]:
         )
         for number, report in enumerate(reports, start=1)
     ]
+
+
+def _why(report: ReuseReport) -> str:
+    """The reason and the first difference's place and kind. Quotes no prompt."""
+    difference = report.first_difference
+    said = [report.reason] if report.reason else []
+    return "; ".join([*said, f"first difference at {difference.summary()}"] if difference else said)
 
 
 def _divergence(canary: Canary | None) -> str:

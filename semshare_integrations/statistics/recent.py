@@ -26,10 +26,11 @@ def brief(report: ReuseReport) -> dict[str, Any]:
 
 
 def whole_report(data: Mapping[str, Any]) -> ReuseReport:
-    """A new report from the data of :func:`brief`. The report of a recent call has all its tokens."""
+    """A new report from the data of :func:`brief`. That of a recent call has all its tokens and quotes."""
     report = ReuseReport.model_validate(data)
     with _lock:
         whole = _recent.get(report.id)
     if whole is None:
         return report
-    return report.model_copy(update={"token_sources": whole.token_sources, "token_recomputed": whole.token_recomputed})
+    kept = ("token_sources", "token_recomputed", "first_difference")
+    return report.model_copy(update={name: getattr(whole, name) for name in kept})

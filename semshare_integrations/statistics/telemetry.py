@@ -11,6 +11,7 @@ from functools import partial
 from semshare_core import Canary, ReuseReport
 from semshare_core.errors import MissingDependencyError
 from semshare_core.quality.canary_registry import REGISTRY
+from semshare_core.quality.late_results import HEALED
 from semshare_integrations.statistics.operation import Operation
 
 try:
@@ -70,6 +71,7 @@ class Telemetry:
             "Divergence of checked calls from the full prefill",
             explicit_bucket_boundaries_advisory=_NATS,
         )
+        self._healed = meter.create_counter("semshare.healed_tokens", "{token}", "Stored rows that became lossless")
         self._checks = meter.create_counter("semshare.canary.checks", "{call}", "Calls that were to be checked")
 
     def record(self, report: ReuseReport, *, model: str, operation: Operation) -> None:
@@ -102,6 +104,9 @@ class Telemetry:
             attributes["semshare.account"] = report.account
         if report.similarity is not None:
             attributes["semshare.similarity"] = report.similarity
+        if report.first_difference is not None:
+            attributes["semshare.first_difference.index"] = report.first_difference.index
+            attributes["semshare.first_difference.kind"] = report.first_difference.kind
         seconds = (report.ttft_ms + report.decode_ms) / 1e3
         span = self._tracer.start_span(
             f"{operation} {model}",
@@ -120,6 +125,7 @@ class Telemetry:
             self._tokens.add(count, {**about, "semshare.source": source})
         if report.canary is not None:
             REGISTRY.when_done(report.canary, partial(self._record_canary, about))
+        HEALED.when_done(report.id, lambda tokens: self._healed.add(tokens, about))
 
     def _record_canary(self, about: dict[str, str], canary: Canary) -> None:
         """Record a finished check, long after its call's span."""

@@ -23,6 +23,7 @@ class ReuseTotals:
         kv_bytes: the size of keys and values when decoding began; ``kv_bytes_full``: without compression.
         prefill_seconds_saved_estimate: compared with full prefills (:class:`PrefillCost`); None if no call was a full
             prefill.
+        healed_calls: calls whose stored rows have become lossless since; ``healed_tokens``: rows that were approximate.
         canary_checked: the number of measured calls; ``canary_broken``: of those beyond their level's bound.
         canary_mean_kl: the mean KL of the measured calls, in nats; ``canary_max_kl``: the largest; None without calls.
     """
@@ -41,6 +42,8 @@ class ReuseTotals:
     kv_bytes: int
     kv_bytes_full: int
     prefill_seconds_saved_estimate: float | None
+    healed_calls: int = 0
+    healed_tokens: int = 0
     canary_checked: int = 0
     canary_broken: int = 0
     canary_mean_kl: float | None = None
@@ -68,6 +71,8 @@ class ReuseTotals:
             kv_bytes=sum(report.kv_bytes for report in reports),
             kv_bytes_full=sum(report.kv_bytes_full for report in reports),
             prefill_seconds_saved_estimate=None if cost is None else sum(map(cost.saved_ms, reports)) / 1e3,
+            healed_calls=sum(report.healed_tokens > 0 for report in reports),
+            healed_tokens=sum(report.healed_tokens for report in reports),
             canary_checked=len(kls),
             canary_broken=sum(bool(canary.broken) for canary in canaries),
             canary_mean_kl=sum(kls) / len(kls) if kls else None,
@@ -105,6 +110,9 @@ class ReuseTotals:
         saved = self.prefill_seconds_saved_estimate
         if saved is not None:
             text += f", prefill time saved {saved:.1f} s (estimate)"
+        if self.healed_calls:
+            healed = "1 call" if self.healed_calls == 1 else f"{self.healed_calls} calls"
+            text += f"; healed: {self.healed_tokens} rows of {healed}"
         if self.canary_mean_kl is not None:
             checked = "1 call" if self.canary_checked == 1 else f"{self.canary_checked} calls"
             text += (

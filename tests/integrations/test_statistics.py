@@ -18,6 +18,8 @@ from semshare_core.errors import ConfigError
 from semshare_core.report import colours
 from semshare_core.report.token_strip import SOURCES, strip
 from semshare_integrations.statistics import PrefillCost, ReuseLog, ReuseTotals
+from tiny_canary import busy
+from tiny_healing import ask, healing_engine
 
 
 def full(n: int, milliseconds: float, **more: Any) -> ReuseReport:
@@ -177,3 +179,18 @@ def test_what_a_message_carries_is_no_report_and_nothing_is_kept_of_it() -> None
     assert log.reports == []
     log.add(ReuseReport.model_validate(full(3, 1.0).brief()))
     assert log.totals().calls == 1
+
+
+def test_calls_whose_rows_were_healed_are_counted_in_copies_of_their_reports_too() -> None:
+    engine = healing_engine()
+    log, copies = ReuseLog(), ReuseLog()
+    with busy(engine):
+        report = ask(engine)
+        log.add(report)
+        copies.add(ReuseReport.model_validate(report.brief()), hit(5, 1.0))
+        assert (log.totals().healed_calls, copies.totals().healed_tokens) == (0, 0)
+        assert "healed" not in copies.summary()
+    assert engine.healing.wait(60)
+    assert log.totals().healed_tokens == report.healed_tokens > 0
+    assert copies.totals().healed_calls == 1
+    assert f"healed: {report.healed_tokens} rows of 1 call" in copies.totals().summary()

@@ -28,6 +28,8 @@ from semshare_integrations.langchain.telemetry import SemShareTelemetryHandler
 from semshare_integrations.llama_index import SemShareLLM as LlamaIndexLLM
 from semshare_integrations.llama_index.telemetry import SemShareTelemetryHandler as LlamaIndexHandler
 from semshare_integrations.statistics.telemetry import Telemetry
+from tiny_canary import busy
+from tiny_healing import ask, healing_engine
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -185,3 +187,15 @@ def test_without_opentelemetry_the_extra_is_named() -> None:
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode != 0
     assert "pip install '.[otel]'" in done.stderr
+
+
+def test_healed_rows_are_counted_when_they_are(heard: Heard) -> None:
+    engine = healing_engine()
+    with busy(engine):
+        report = ask(engine)
+        heard.telemetry.record(report, model="tiny", operation="chat")
+        assert not heard.points("semshare.healed_tokens")
+    assert engine.healing.wait(60)
+    [point] = heard.points("semshare.healed_tokens")
+    assert point.value == report.healed_tokens > 0
+    assert point.attributes["gen_ai.request.model"] == "tiny"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import threading
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -14,7 +15,7 @@ from transformers import LogitsProcessor
 from model_gates import WAIT, gate_in
 from semshare_core import SemShareEngine
 from semshare_core.errors import CallCancelledError, CallTimeoutError, NestedCallError
-from semshare_core.model.lock import ModelLock
+from semshare_core.model.lock import CallWaits, ModelLock
 from semshare_core.process.interrupt import Interrupt
 from semshare_integrations.langchain import SemShareLLM
 from tiny_models import tiny_model, tiny_tokenizer
@@ -79,6 +80,52 @@ def test_a_call_waits_for_the_background_to_let_the_lock_go() -> None:
         order.append("background")
     thread.join()
     assert order == ["background", "call"]
+
+
+def test_a_call_that_waits_interrupts_the_background() -> None:
+    lock, order = ModelLock(), []
+    seen = arrivals(lock)
+
+    def call() -> None:
+        with lock:
+            order.append("call")
+
+    def pass_of_background() -> None:
+        with lock.when_idle() as interrupt:
+            interrupt.check()
+            assert interrupt.possible
+            begun.set()
+            while not interrupt.due:
+                time.sleep(0.001)
+            order.append("given up")
+            interrupt.check()
+
+    def background() -> None:
+        with pytest.raises(CallWaits):
+            pass_of_background()
+        with lock.when_idle() as interrupt:
+            interrupt.check()
+            order.append("done again")
+
+    begun = threading.Event()
+    behind = threading.Thread(target=background)
+    behind.start()
+    assert seen.acquire()
+    assert begun.wait(WAIT)
+    thread = threading.Thread(target=call)
+    thread.start()
+    thread.join(WAIT)
+    behind.join(WAIT)
+    assert order == ["given up", "call", "done again"]
+
+
+def test_unwanted_background_work_is_interrupted_too() -> None:
+    unwanted: list[bool] = []
+    with ModelLock().when_idle(lambda: bool(unwanted)) as interrupt:
+        interrupt.check()
+        unwanted.append(True)
+        with pytest.raises(CallWaits):
+            interrupt.check()
 
 
 def test_errors_release_the_lock() -> None:

@@ -104,3 +104,13 @@ def test_a_worker_that_is_dropped_ends_its_thread() -> None:
     del worker
     thread.join(WAIT)
     assert not thread.is_alive()
+
+
+def test_the_end_of_a_worker_ends_the_pause_of_a_job() -> None:
+    worker, begun = Worker("test"), threading.Event()
+    worker.ask(lambda: (begun.set(), worker.pause(1000 * WAIT)))
+    assert begun.wait(WAIT)
+    closing = threading.Thread(target=worker.close)
+    closing.start()
+    closing.join(WAIT)
+    assert not closing.is_alive()

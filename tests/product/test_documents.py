@@ -86,6 +86,7 @@ def test_pages_are_found() -> None:
         "pool.md",
         "security.md",
         "why.md",
+        "agents.md",
         "engine.md",
     )
     runnable = {"README.md", *guides}

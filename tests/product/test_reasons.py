@@ -13,7 +13,9 @@ from semshare_core.report.reasons import NO_REASON, Reason
 
 ROOT = Path(__file__).parents[2]
 EXPLAINED = re.findall(
-    r"^\| `([^`]+)` \|", (ROOT / "docs" / "why.md").read_text().partition("What the reason says")[2], re.M
+    r"^\| `([^`]+)` \|",
+    (ROOT / "docs" / "why.md").read_text().split("## What the reason says\n")[1].split("\n## ")[0],
+    re.M,
 )
 
 

@@ -345,10 +345,36 @@ def by_multiprocessing(folder: str) -> None:
     end()
 
 
+def healing(folder: str) -> None:
+    """While approximate rows are computed afresh: the parent goes on with that, and the child heals its own."""
+    engine = made()
+    wanted = expected(engine)
+    engine._lock._calls += 1  # nothing is healed before the fork
+    engine.generate("Once more, and then again: " + TEXT, max_new_tokens=4)
+    assert engine.pool.stats().approximate == 1
+
+    def child() -> None:
+        assert engine.healing.counts().waiting == 0
+        assert engine.healing.wait(LIMIT)
+        answers(engine, wanted)
+        engine.generate("Twice more, as it were, and again: " + TEXT, max_new_tokens=4)
+        assert engine.healing.wait(LIMIT)
+        assert engine.healing.counts().healed > 0
+
+    in_child(child)
+    with engine._lock._changed:
+        engine._lock._calls -= 1
+        engine._lock._changed.notify_all()
+    assert engine.healing.wait(LIMIT)
+    assert engine.healing.counts().healed == 1
+    answers(engine, wanted)
+
+
 SITUATIONS = (
     idle,
     running,
     canary,
+    healing,
     with_folder,
     rows_on_disk,
     in_a_call,

@@ -17,9 +17,6 @@ PART = "arrivals"
 def arrivals(run: AgentRun) -> None:
     """Short chains; each call comes at a random moment of the time that healing the one before it would take."""
     engine = run.healing
-    if engine is None:
-        run.note(f"{PART}: this version does not heal, so nothing was measured")
-        return
     rng = random.Random(PART)
     for chain in run.take(PART, short_chains(run, run.plan.arriving, PART)):
         with emptied(engine):

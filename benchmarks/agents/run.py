@@ -11,7 +11,7 @@ from typing import Literal, TypeVar
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from benchmarks.agents.healing import can_heal, pool_config
+from benchmarks.agents.healing import pool_config
 from benchmarks.agents.item import AgentItem, FactItem, TurnItem
 from benchmarks.agents.measuring import FullTurn, Place, served_turn
 from benchmarks.agents.old_text import OldText
@@ -51,10 +51,8 @@ class AgentRun:
     say: Callable[[str], None]
 
     @functools.cached_property
-    def healing(self) -> SemShareEngine | None:
-        """The same model with a healing pool; None: this version has none."""
-        if not can_heal():
-            return None
+    def healing(self) -> SemShareEngine:
+        """The same model with a healing pool."""
         return engine_on(self.engine.model, self.engine.tokenizer, heal=True, calibration=self.engine.calibration)
 
     def count_tokens(self, text: str) -> int:

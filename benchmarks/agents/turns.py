@@ -26,21 +26,14 @@ def turns(run: AgentRun) -> None:
         with emptied(run.engine):
             fulls = _back_to_back(run, chain)
         engine = run.healing
-        if engine is None:
-            continue
         # nothing of a stable history is approximate: there is nothing to heal, and idle time changes nothing
         times = [] if edit == STABLE else [IDLE, *([SHORT_IDLE] if edit in plan.short_idle else [])]
         for factor in times:
             with emptied(engine):
                 _with_idle_time(run, engine, chain, fulls, factor)
-    if run.healing is None:
-        run.note(f"{PART}: this version does not heal, so nothing was measured with idle time")
-    else:
-        served = sum(item.tokens for item in run.record.items if isinstance(item, TurnItem) and _had_time(item))
-        rows = healed_rows(run.healing)
-        run.note(
-            f"{PART}: healing computed {rows:,} rows for {served:,} served ones ({rows / max(served, 1):.2f} each)"
-        )
+    served = sum(item.tokens for item in run.record.items if isinstance(item, TurnItem) and _had_time(item))
+    rows = healed_rows(run.healing)
+    run.note(f"{PART}: healing computed {rows:,} rows for {served:,} served ones ({rows / max(served, 1):.2f} each)")
 
 
 def _back_to_back(run: AgentRun, chain: Chain) -> list[FullTurn]:

@@ -17,7 +17,6 @@ from benchmarks.ablations import epic_ratio
 from benchmarks.ablations.epic import HEAD
 from benchmarks.agents import __main__ as command
 from benchmarks.agents import page
-from benchmarks.agents import run as running
 from benchmarks.agents.anchor import EPIC, anchor
 from benchmarks.agents.arrivals import arrivals
 from benchmarks.agents.facts import facts
@@ -105,13 +104,6 @@ def test_idle_time_is_measured_where_the_engine_heals(agents: AgentRun, monkeypa
     assert second.pool.stats().entries == 0
 
 
-def test_without_healing_a_note_says_what_is_missing(agents: AgentRun, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(running, "can_heal", lambda: False)
-    agents.plan = replace(PLAN, edits=("stable",), turns=2)
-    turns(agents)
-    assert "nothing was measured with idle time" in agents.record.notes[0]
-
-
 def test_promises_are_measured_at_every_level_beside_the_noise_floor(agents: AgentRun) -> None:
     promises(agents)
     found = _turns(agents)
@@ -172,7 +164,6 @@ def test_arrivals_tell_what_the_engine_was_doing(agents: AgentRun, monkeypatch: 
     monkeypatch.setattr("benchmarks.agents.arrivals.time.sleep", lambda seconds: None)
     moments = iter([False, True, True])
     monkeypatch.setattr("benchmarks.agents.arrivals.is_healing", lambda engine: next(moments))
-    monkeypatch.setattr(AgentRun, "healing", agents.engine)
     arrivals(agents)
     found = [item for item in agents.record.items if isinstance(item, ArrivalItem)]
     assert [(item.turn, item.healing) for item in found] == [(1, False), (2, True), (3, True)]

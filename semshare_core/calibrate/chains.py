@@ -26,6 +26,7 @@ _LONG_EVERY = 8
 _TURN_WORDS = 70  # of question and answer, and of the passage with which a result exceeds its length
 _FIXED_EVERY = 5  # one chain in five is served at a fixed ratio, so that the forecast sees large accounts, too
 _FIXED_RATIOS = (0.05, 0.085, 0.14, 0.25)
+_FILE_WORDS = 220  # a shorter last message is computed as a whole, as the question
 _EDITED = (0.02, 0.15)  # of the words of a file that is read again
 _ABOUT_A_PHRASE = (
     'What do the results say about "{}"?',
@@ -159,7 +160,7 @@ class _Agent:
             memories = [_sentences(source, 1) for _ in range(10)]
             agent.memories, agent.spare["memory"] = memories[:3], memories[3:]
         if chain.kind == "file":
-            agent.file = source.draw_words(words)
+            agent.file = source.draw_words(max(words, _FILE_WORDS))
         while agent.length < source.words - words:
             agent.read(rng)
             agent.turns[-1].answer = _sentences(source, 1)

@@ -26,7 +26,16 @@ _LONG_EVERY = 8
 _TURN_WORDS = 70  # of question and answer, and of the passage with which a result exceeds its length
 _FIXED_EVERY = 5  # one chain in five is served at a fixed ratio, so that the forecast sees large accounts, too
 _FIXED_RATIOS = (0.05, 0.085, 0.14, 0.25)
+_FILE_WORDS = 220  # a shorter last message is computed as a whole, as the question
 _EDITED = (0.02, 0.15)  # of the words of a file that is read again
+_ABOUT_A_PHRASE = (
+    'What do the results say about "{}"?',
+    'Continue the text that begins with "{}".',
+    'Explain in one sentence what "{}" means here.',
+    'Copy the sentence that has the words "{}".',
+    'What comes before "{}", and what comes after it?',
+)
+_PHRASE_WORDS = (3, 10)
 _CLEARED = "[The old result was cleared.]"
 _TOOLS = (
     *("read_file", "write_file", "list_folder", "search_text", "run_tests", "open_page", "send_mail", "read_mail"),
@@ -151,7 +160,7 @@ class _Agent:
             memories = [_sentences(source, 1) for _ in range(10)]
             agent.memories, agent.spare["memory"] = memories[:3], memories[3:]
         if chain.kind == "file":
-            agent.file = source.draw_words(words)
+            agent.file = source.draw_words(max(words, _FILE_WORDS))
         while agent.length < source.words - words:
             agent.read(rng)
             agent.turns[-1].answer = _sentences(source, 1)
@@ -160,7 +169,20 @@ class _Agent:
     def read(self, rng: random.Random) -> None:
         """Begin a turn: the user brings a result and asks about it."""
         result = self.file or self.source.draw_words(self.words)
-        self.turns.append(_Turn(rng.choice(_TOOLS), result, rng.choice(QUESTIONS)))
+        self.turns.append(_Turn(rng.choice(_TOOLS), result, ""))
+        self.turns[-1].question = self._question(rng)
+
+    def _question(self, rng: random.Random) -> str:
+        """About all of the text, or about a phrase of any result that is still there.
+
+        Small models answer general questions as they answered the one before, whatever the rows say.
+        """
+        if rng.random() < 0.25:
+            return rng.choice(QUESTIONS)
+        words = rng.choice([turn.result for turn in self.turns if turn.result != _CLEARED]).split()
+        length = rng.randint(*_PHRASE_WORDS)
+        at = rng.randrange(max(1, len(words) - length))
+        return rng.choice(_ABOUT_A_PHRASE).format(" ".join(words[at : at + length]))
 
     def prompt(self) -> list[Message]:
         """The messages, of which the user's is the last."""

@@ -26,8 +26,7 @@ def test_new_features_are_filled_in_and_what_was_measured_stays() -> None:
     engine = SemShareEngine(tiny_model("llama"), tiny_tokenizer())
     measured = measure_pair(engine, pair(1), ratios=(0.5,))
     assert measured is not None
-    assert measured.features.repeated > 0, "every paragraph stands there twice"
-    before = measured.model_copy(update={"features": replace(measured.features, repeated=0.0)})
+    before = measured.model_copy(update={"features": replace(measured.features, inherited=0.3)})  # has a default
     told: list[str] = []
     assert replan(engine, [pair(2), pair(1)], [before], told.append) == [measured]
     assert len(told) == 1

@@ -150,9 +150,11 @@ class Calibration(BaseModel):
         expected: NDArray[np.float64] = self.forecast.log_kl(feature_matrix([features], ratios))[0]
         if not features.inherited or self._knows_accounts:
             return expected
-        # measured on lossless references alone: the errors may point the same way, and computed rows inherit less
-        left = features.inherited * (1 - np.array([features.computed(ratio) for ratio in ratios]) / features.tokens)
-        return log_kl((np.sqrt(np.maximum(np.exp(expected) - KL_FLOOR, 0.0)) + np.sqrt(left)) ** 2)
+        # measured on lossless references alone: independent errors add, and computed rows inherit none. An account is
+        # an upper quantile, and the forecast a median
+        median = features.inherited * np.exp(-self.account_margin * self.spread.of(float(features.tokens)))
+        reused = 1 - np.array([features.computed(ratio) for ratio in ratios]) / features.tokens
+        return log_kl(np.maximum(np.exp(expected) - KL_FLOOR, 0.0) + median * reused)
 
     @functools.cached_property
     def _knows_accounts(self) -> bool:

@@ -210,3 +210,19 @@ def test_a_level_with_a_fixed_ratio_promises_nothing_but_has_the_levels_plan() -
     assert not both.promised
     assert Limits.of(both) == Limits.of(level)
     assert math.isinf(ratio.bound)
+
+
+def test_a_calibration_without_chains_adds_what_approximate_rows_inherit() -> None:
+    calibration = made()
+    lossless = made_features(3)
+    drawing = [replace(lossless, approximate=lossless.moved, inherited=account) for account in (0.01, 0.04)]
+    expected = [calibration.expected_kl(features, 0.2) for features in (lossless, *drawing)]
+    assert expected == sorted(expected)
+    assert expected[0] < expected[1] < expected[2] < expected[0] + 0.04, (
+        "an account is an upper quantile, a forecast a median"
+    )
+    assert calibration.expected_kl(drawing[1], 0.5) < expected[2], "computed rows inherit nothing"
+    accounts = [calibration.account(features, 0.2) for features in (lossless, *drawing)]
+    assert all(account > kl for account, kl in zip(accounts, expected, strict=True))
+    ratios = [calibration.ratio_for("balanced", features) or 1.0 for features in (lossless, *drawing)]
+    assert ratios == sorted(ratios)

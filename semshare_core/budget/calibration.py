@@ -148,15 +148,18 @@ class Calibration(BaseModel):
     def _log_kl(self, features: PlanFeatures, ratios: Sequence[float]) -> NDArray[np.float64]:
         """The forecast log KL [ratios]."""
         expected: NDArray[np.float64] = self.forecast.log_kl(feature_matrix([features], ratios))[0]
-        if not features.inherited or self._knows_accounts:
+        beyond = features.inherited - self._largest_inherited
+        if beyond <= 0:
             return expected
-        # measured on lossless references alone: the errors may point the same way, and computed rows inherit less
-        left = features.inherited * (1 - np.array([features.computed(ratio) for ratio in ratios]) / features.tokens)
+        # the forecast never extrapolates: what lies beyond may point the same way, and computed rows inherit less
+        laid = 1 - np.array([features.computed(ratio) for ratio in ratios]) / features.tokens
+        left = np.multiply(beyond, laid, where=laid > 0, out=np.zeros_like(laid))  # beyond may be infinite
         return log_kl((np.sqrt(np.maximum(np.exp(expected) - KL_FLOOR, 0.0)) + np.sqrt(left)) ** 2)
 
     @functools.cached_property
-    def _knows_accounts(self) -> bool:
-        return any(item.features.inherited > 0 for item in self.observations)
+    def _largest_inherited(self) -> float:
+        """In nats, what the plans that were measured drew on; 0 where all references were lossless."""
+        return max(item.features.inherited for item in self.observations)
 
     def difference(self, features: PlanFeatures) -> ReasonText:
         """How a prompt differs from all calibration prompts; no reason if it does not differ too much."""

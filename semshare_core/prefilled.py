@@ -121,7 +121,7 @@ class PrefilledRequest:
     @property
     def expected_kl(self) -> float | None:
         """The forecast KL in nats. A prefix alone is expected to be as far off as its rows' account says."""
-        if not self.approximate:
+        if not self.compressed and not self.approximate_rows.any():  # a ratio of 1 leaves none of the reused rows
             return 0.0
         if self.planned.decision.budget is not None:
             return self.planned.decision.expected_kl

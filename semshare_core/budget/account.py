@@ -50,4 +50,5 @@ def assumed_account(level: str, inherited: float, ratio: float) -> float:
         inherited: in nats, the mean account over the prompt's tokens.
         ratio: the share of the prompt that is computed.
     """
-    return float((math.sqrt(inherited * (1 - ratio)) + math.sqrt(BOUNDS[level].kl * _PER_CALL)) ** 2)
+    left = inherited * (1 - ratio) if ratio < 1 else 0.0  # not known, and all of it computed: nothing is left
+    return float((math.sqrt(left) + math.sqrt(BOUNDS[level].kl * _PER_CALL)) ** 2)

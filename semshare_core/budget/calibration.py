@@ -148,17 +148,20 @@ class Calibration(BaseModel):
     def _log_kl(self, features: PlanFeatures, ratios: Sequence[float]) -> NDArray[np.float64]:
         """The forecast log KL [ratios]."""
         expected: NDArray[np.float64] = self.forecast.log_kl(feature_matrix([features], ratios))[0]
-        if not features.inherited or self._knows_accounts:
+        beyond = features.inherited - self._largest_inherited
+        if beyond <= 0:
             return expected
-        # measured on lossless references alone: independent errors add, and computed rows inherit none. An account is
-        # an upper quantile, and the forecast a median
-        median = features.inherited * np.exp(-self.account_margin * self.spread.of(float(features.tokens)))
+        # The forecast never extrapolates: what lies beyond adds as an independent error. Computed rows inherit none.
+        # An account is an upper quantile, and the forecast a median.
+        median = beyond * np.exp(-self.account_margin * self.spread.of(float(features.tokens)))
         reused = 1 - np.array([features.computed(ratio) for ratio in ratios]) / features.tokens
-        return log_kl(np.maximum(np.exp(expected) - KL_FLOOR, 0.0) + median * reused)
+        left = np.multiply(median, reused, where=reused > 0, out=np.zeros_like(reused))  # it may be infinite
+        return log_kl(np.maximum(np.exp(expected) - KL_FLOOR, 0.0) + left)
 
     @functools.cached_property
-    def _knows_accounts(self) -> bool:
-        return any(item.features.inherited > 0 for item in self.observations)
+    def _largest_inherited(self) -> float:
+        """In nats, what the plans that were measured drew on; 0 where all references were lossless."""
+        return max(item.features.inherited for item in self.observations)
 
     def difference(self, features: PlanFeatures) -> ReasonText:
         """How a prompt differs from all calibration prompts; no reason if it does not differ too much."""

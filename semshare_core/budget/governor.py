@@ -117,7 +117,7 @@ def plan_features(plan: ReusePlan, goal: Goal, fresh_from: int) -> PlanFeatures 
 
 def _for_ratio(features: PlanFeatures, goal: Goal, ratio: float, calibration: Calibration | None) -> Decision:
     budget = Budget(ratio, fill=True)
-    if goal.method:  # nothing is known of other methods
+    if goal.method or math.isinf(features.inherited):  # nothing is known of other methods, nor of rows they made
         return Decision(budget)
     if calibration is not None:
         return Decision(

@@ -153,7 +153,16 @@ def _longest_first(maximal: list[tuple[int, int, int, str, int, int]], n: int, k
         for begin, end in _stretches(free):
             if end - begin >= k:
                 heapq.heappush(maximal, (rank, begin - end, start + begin, name, position + begin, reference))
-    return sorted(chosen)
+    begins = {(run.reference, run.start, run.position) for run in chosen}
+    ends = {(run.reference, run.start + run.length, run.position + run.length) for run in chosen}
+
+    def long_enough(run: Run) -> bool:
+        """Shorter ones are parts of a run that was divided, if the other part was not taken elsewhere."""
+        begin = (run.reference, run.start, run.position)
+        end = (run.reference, run.start + run.length, run.position + run.length)
+        return run.length >= k or begin in ends or end in begins
+
+    return sorted(filter(long_enough, chosen))
 
 
 def _stretches(mask: NDArray[np.bool_]) -> list[tuple[int, int]]:

@@ -113,7 +113,8 @@ class Entry:
 
     def usable(self, most: float) -> int:
         """Leading rows that may serve: all if the account is at most ``most`` nats, or else the lossless ones."""
-        return len(self) if self.account <= most else int(self.approximate.argmax())
+        approximate = self.approximate  # before the account: the other way round a healed entry might have no row
+        return len(self) if self.account <= most else int(approximate.argmax())
 
 
 def entry_id(namespace: str, tokens: Tokens, weights: str = "") -> str:

@@ -40,7 +40,7 @@ class Indexes:
         del self.entries[entry.id]
         self.prefix.remove(entry.id)
         self.runs.remove(entry.id)
-        if entry.account:
+        if entry.id in self.approximate_runs:
             self.approximate_runs.remove(entry.id)
         if len(entry.embedding):
             self.semantic.remove(entry.id)
@@ -49,6 +49,8 @@ class Indexes:
         """Have its runs found as far as its rows are lossless now."""
         self.runs.remove(entry.id)
         self.runs.add(entry.id, entry.lossless)
+        if entry.id in self.approximate_runs:  # or its name would stay there when it leaves, and crowd out others
+            self.approximate_runs.remove(entry.id)
 
 
 class NamespaceStore:

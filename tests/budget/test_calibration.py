@@ -7,6 +7,7 @@ import math
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from decided import decided
@@ -226,3 +227,30 @@ def test_a_calibration_without_chains_adds_what_approximate_rows_inherit() -> No
     assert all(account > kl for account, kl in zip(accounts, expected, strict=True))
     ratios = [calibration.ratio_for("balanced", features) or 1.0 for features in (lossless, *drawing)]
     assert ratios == sorted(ratios)
+
+
+def test_what_rows_inherit_beyond_all_that_was_measured_counts_in_full() -> None:
+    """The forecast clips its features, so without that an account of 5 nats would look like the largest measured."""
+    items = [
+        item.model_copy(update={"features": replace(item.features, inherited=0.1 * (number % 2), approximate=200)})
+        for number, item in enumerate(observations(60))
+    ]
+    plan = made_features(5, approximate=200)
+    for found in (made(60), fit_calibration(items, PARTS, "made up", RATIOS)):
+        nats = [found.account(replace(plan, inherited=inherited), 0.2) for inherited in (0.1, 0.3, 5.0, math.inf)]
+        assert nats == sorted(nats)
+        assert nats[2] > 3
+        assert math.isinf(nats[3])
+
+
+@pytest.mark.parametrize("calibration", [made(60), None], ids=["calibrated", "not calibrated"])
+@pytest.mark.parametrize("ratio", [0.3, 1.0])
+def test_rows_of_which_nothing_is_known_leave_a_fixed_ratio_without_a_forecast(
+    calibration: Calibration | None, ratio: float
+) -> None:
+    account = np.where(np.arange(1000) < 300, math.inf, 0.0)
+    plan = replace(plan_of(1000), account=account)
+    decision = decided(plan, ReusePolicy(recompute_ratio=ratio), 980, calibration=calibration)
+    assert decision.budget is not None
+    assert decision.expected_kl is None
+    assert math.isinf(decision.account)

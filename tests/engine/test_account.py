@@ -137,3 +137,12 @@ def test_an_approximate_prefix_is_repaired_where_it_cannot_serve_as_it_is(engine
     assert report.prefix_tokens == len(kept.lossless)
     assert report.moved_tokens > 0.9 * (len(begun) - len(kept.lossless))
     assert 0 < report.recompute_ratio < 1
+
+
+def test_a_ratio_that_computes_every_row_expects_no_divergence(engine: SemShareEngine) -> None:
+    engine.warm(["\n\n".join(PARAGRAPHS)])
+    prompt = "\n\n".join(PARAGRAPHS[::-1]) + "\n\nWhat?"
+    report = engine.prefill(prompt, reuse=ReusePolicy(recompute_ratio=1.0), store=False).report
+    assert report.outcome == "semantic"
+    assert report.recomputed_tokens == report.prompt_tokens
+    assert (report.account, report.expected_kl) == (0.0, 0.0)

@@ -93,6 +93,36 @@ def test_longest_run_comes_first_and_nothing_long_is_left(target: Tokens, refere
         assert not any(left[at : at + K].all() for at in range(t, t + length - K + 1))
 
 
+@settings(deadline=None)
+@given(st.integers(0, 2**32), st.integers(2, 30))
+def test_runs_with_approximate_rows_are_identical_disjoint_and_long_enough(seed: int, k: int) -> None:
+    rng = np.random.default_rng(seed)
+    blocks = [rng.integers(0, 50, int(rng.integers(5, 60))) for _ in range(6)]
+    target, *bodies = (np.concatenate([blocks[b] for b in rng.integers(0, 6, rng.integers(1, 7))]) for _ in range(4))
+    lossless = [int(rng.integers(0, len(body) + 1)) for body in bodies]
+    start = int(rng.integers(0, len(target)))
+    served = np.full((len(target), 2), -1)
+    for run in find_runs(target, named(bodies), k, start, lossless=lossless):
+        tokens = slice(run.start, run.start + run.length)
+        assert run.start >= start
+        assert (served[tokens] == -1).all()
+        assert (target[tokens] == bodies[run.reference][run.position : run.position + run.length]).all()
+        served[tokens, 0] = run.reference
+        served[tokens, 1] = run.start - run.position
+    changes = np.flatnonzero((np.diff(served, axis=0) != 0).any(axis=1)) + 1
+    for stretch in np.split(served, changes):
+        assert stretch[0, 0] == -1 or len(stretch) >= k
+
+
+def test_the_end_of_an_approximate_copy_does_not_serve_alone() -> None:
+    """Where another original serves all of the copy before it, what is left is shorter than a run."""
+    rng = np.random.default_rng(0)
+    before, passage, end, other = (rng.integers(0, 1000, n) for n in (40, 60, 5, 40))
+    bodies = [np.concatenate((before, passage)), np.concatenate((other, passage, end))]
+    found = find_runs(np.concatenate((before, passage, end)), named(bodies), 8, lossless=[100, 100])
+    assert [(run.start, run.length, run.reference) for run in found] == [(0, 100, 0)]
+
+
 def test_longest_first_whatever_stands_first() -> None:
     """A run that begins earlier but is shorter is cut, not the longer one."""
     target = np.arange(20)

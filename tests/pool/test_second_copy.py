@@ -54,6 +54,42 @@ def test_lossless_rows_take_the_place_of_approximate_ones() -> None:
     assert books_balance(pool)
 
 
+def test_an_index_forgets_healed_entries_that_leave() -> None:
+    pool, others = pool_of(), [half_approximate(text(seed)) for seed in range(1, 4)]
+    for kept in others:
+        assert pool.add(kept)
+        assert healed(pool, kept)
+    indexes = pool._entries.namespaces["here"].of("")
+    assert indexes is not None
+    assert len(indexes.approximate_runs) == 0
+    pool.discard(others[:-1])
+    assert (len(indexes.runs), len(indexes.approximate_runs)) == (1, 0)
+    assert pool.sharing("here", others[-1].tokens, 4) == [others[-1]]
+
+
+def test_an_entry_that_is_healed_while_a_lookup_reads_it_keeps_all_its_rows() -> None:
+    class HealedMeanwhile(Entry):
+        @property
+        def account(self) -> float:  # type: ignore[override]
+            before = self.__dict__["account"]
+            if before and "segments" in self.__dict__ and "id" in self.__dict__ and self.reading:
+                self.reading = False
+                self.become_lossless(self.segments, None)
+            return float(before)
+
+        @account.setter
+        def account(self, value: float) -> None:
+            self.__dict__["account"] = value
+
+        reading = False
+
+    plain = half_approximate(text(1))
+    kept = HealedMeanwhile("here", plain.tokens, plain.segments, plain.approximate, plain.embedding, plain.account)
+    kept.reading = True
+    assert kept.usable(0.0) == 20, "as it was when the look-up began, and not none at all"
+    assert kept.usable(0.0) == 40
+
+
 def test_the_beginning_stays_shared() -> None:
     pool = pool_of()
     lossless, kept = entry(text(1)), half_approximate(text(1)[:20] + text(2)[:20])

@@ -104,6 +104,9 @@ class MarkIndex:
     def __len__(self) -> int:
         return len(self._numbers)
 
+    def __contains__(self, name: str) -> bool:
+        return name in self._numbers
+
     @property
     def n_bytes(self) -> int:
         """Bytes of marks, holders and the tables of names; the names themselves are the entries'."""

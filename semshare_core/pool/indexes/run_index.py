@@ -34,6 +34,9 @@ class RunIndex:
     def __len__(self) -> int:
         return len(self._marks)
 
+    def __contains__(self, name: str) -> bool:
+        return name in self._marks
+
     @property
     def n_bytes(self) -> int:
         return self._marks.n_bytes

@@ -19,6 +19,8 @@ from semshare_core.errors import NestedCallError
 from semshare_core.process import forking
 from semshare_core.process.interrupt import NEVER, Interrupt
 
+_UNWANTED_SECONDS = 0.1  # so often work that waits for its turn looks whether its owner still wants it
+
 
 class CallWaits(Exception):
     """A request waits for the model: background work gives up its pass, and begins it again later."""
@@ -95,9 +97,14 @@ class ModelLock:
 
         Gives an interrupt, which raises :class:`CallWaits` as soon as a request waits or ``unwanted`` says True. Work
         that does not look at it is waited for: keep such work short.
+
+        Raises:
+            CallWaits: ``unwanted`` says True before the lock is free.
         """
         with self._changed:
-            self._changed.wait_for(lambda: self._holder is None and not self._calls)
+            while not self._changed.wait_for(lambda: self._holder is None and not self._calls, _UNWANTED_SECONDS):
+                if unwanted():
+                    raise CallWaits
             self._begin()
         try:
             yield _WhileIdle(self, unwanted)

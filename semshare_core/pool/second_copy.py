@@ -86,9 +86,8 @@ class SecondCopies:
     def give_up(self, copy: SecondCopy) -> None:
         """Free a copy's room and forget its rows."""
         with self._lock:
-            if not copy.given_up:
-                copy.given_up = True
-                copy.rows = None
+            copy.given_up, copy.rows = True, None
+            if copy in self._copies:  # a forked child may have begun anew, without it
                 self._tiers.used["device"] -= copy.n_bytes
                 copy.store.n_bytes -= copy.n_bytes
                 self._copies.remove(copy)

@@ -193,8 +193,11 @@ class CanaryWatch:
 
     @contextmanager
     def _one_pass(self, replay: Replay) -> Iterator[Interrupt]:
-        with self._model_lock.when_idle() as interrupt, computing(self._model, replay.autocast):
-            if self._worker.closed or self._weights.identity() != replay.weights:
+        if self._worker.closed:
+            raise _Abandoned
+        idle = self._model_lock.when_idle(lambda: self._worker.closed)
+        with idle as interrupt, computing(self._model, replay.autocast):
+            if self._weights.identity() != replay.weights:
                 raise _Abandoned
             with grouped_attention(self._model):
                 yield interrupt

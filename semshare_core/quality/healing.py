@@ -101,6 +101,7 @@ class Healing:
         self._seconds = 0.0
         self._errors: deque[str] = deque(maxlen=_REMEMBERED_ERRORS)
         self._warned = False
+        weakref.finalize(self, _abandon, self._order).atexit = False
         forking.renewed(self._after_fork)
 
     # For users
@@ -128,7 +129,7 @@ class Healing:
             return list(self._errors)
 
     def close(self) -> None:
-        """End the running pass between two layers, and heal no more."""
+        """End the running pass between two layers, and heal no more. A call that runs is not waited for."""
         self._worker.close()
         with self._lock:
             for candidate in self._order.every:
@@ -325,6 +326,12 @@ class Healing:
         self._fresh.clear()
         self._order.clear()
         self._current = None
+
+
+def _abandon(order: HealingOrder) -> None:
+    """An engine is gone, and what it had still to heal: nobody waits for that any more."""
+    for candidate in order.every:
+        HEALED.abandon(candidate.report_id)
 
 
 def _heal(healing: weakref.ref[Healing]) -> None:

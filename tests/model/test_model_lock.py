@@ -128,6 +128,22 @@ def test_unwanted_background_work_is_interrupted_too() -> None:
             interrupt.check()
 
 
+def test_unwanted_background_work_does_not_wait_for_a_call_to_end() -> None:
+    lock, unwanted, ended = ModelLock(), threading.Event(), threading.Event()
+
+    def background() -> None:
+        with pytest.raises(CallWaits), lock.when_idle(unwanted.is_set):
+            pass
+        ended.set()
+
+    with lock:
+        threading.Thread(target=background, daemon=True).start()
+        assert not ended.wait(0.3)
+        unwanted.set()
+        assert ended.wait(WAIT)
+    assert not lock.locked()
+
+
 def test_errors_release_the_lock() -> None:
     lock = ModelLock()
     for held in (lock, lock.when_idle()):

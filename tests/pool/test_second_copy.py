@@ -152,6 +152,19 @@ def test_the_copy_counts_and_makes_room_and_pins_stay() -> None:
     assert pool.second_copy(old, 1) is None, "it is not there"
 
 
+def test_a_forked_child_whose_pool_begins_anew_gives_up_a_copy_of_before() -> None:
+    """The pool's locks were held for too long, so it begins anew; healing gives up its copy behind that."""
+    pool = pool_of()
+    kept = entry(text(0), approximate=True)
+    assert pool.add(kept)
+    copy = pool.second_copy(kept, len(kept))
+    assert copy is not None
+    pool._begin(None)
+    pool.give_up(copy)
+    assert copy.given_up
+    assert books_balance(pool)
+
+
 def test_a_new_entry_has_the_room_of_a_copy_when_nothing_else_can_go() -> None:
     pool = pool_of(tokens=100)
     kept = half_approximate(text(1))

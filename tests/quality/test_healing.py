@@ -25,6 +25,7 @@ from semshare_core.prefill.cache import InterruptibleCache, MergedCache
 from semshare_core.prefill.forward import RowForward
 from semshare_core.quality.divergence import Continuation
 from semshare_core.quality.fresh_rows import FreshRows
+from semshare_core.quality.late_results import HEALED
 from tiny_canary import TEXT, busy
 from tiny_healing import POLICY, WAIT, ask, before_pass, entry_of, full_rows, healing_engine, largest_error, prompt
 from tiny_models import tiny_model, tiny_tokenizer
@@ -587,6 +588,31 @@ def test_an_engine_that_is_dropped_in_the_middle_of_a_pass_is_gone_behind_it(mon
         assert not thread.is_alive()
     gc.collect()
     assert pool() is None
+
+
+def test_closing_does_not_wait_for_the_end_of_a_call() -> None:
+    engine = healing_engine(policy=POLICY.model_copy(update={"canary": 1.0}))
+    with busy(engine):
+        ask(engine)
+        ask(engine, 1)
+        for background in (engine.healing, engine.canary):
+            closing = threading.Thread(target=background.close, daemon=True)
+            closing.start()
+            closing.join(10)
+            assert not closing.is_alive()
+    assert engine.canary.counts().dropped == 2
+
+
+def test_what_was_to_be_healed_is_not_remembered_for_ever() -> None:
+    engine = healing_engine()
+    with busy(engine):
+        report = ask(engine)
+        assert report.id in HEALED._pending
+        gone = weakref.ref(engine.healing)
+        del engine
+    gc.collect()
+    assert gone() is None
+    assert report.id not in HEALED._pending
 
 
 def test_rows_in_memory_are_those_that_the_pool_counts(live: Callable[[], int]) -> None:

@@ -243,13 +243,14 @@ class ReferencePool(Search):
             False, and nothing has changed, if that very entry has left: what was cleared does not come back.
         """
         entry = copy.entry()
-        released = self._copies.replace(copy, start, steady)
-        if released is None or entry is None:
-            return False
-        if (writer := self._writer) is not None:
-            writer.save(entry)
-            for segment in released:
-                writer.replace(segment, [entry])
+        with self._tiers.making_room:  # the pool is not closed before the folder is to follow
+            released = self._copies.replace(copy, start, steady)
+            if released is None or entry is None:
+                return False
+            if (writer := self._writer) is not None:
+                writer.save(entry)
+                for segment in released:
+                    writer.replace(segment, [entry])
         return True
 
     def unembedded(self, entry: Entry) -> Entry | None:
@@ -364,9 +365,10 @@ class ReferencePool(Search):
     def close(self) -> None:
         """Write what is still to be written, give the folder free, forget everything and end the thread."""
         self.flush()
-        with self._lock:
+        with self._tiers.making_room, self._lock:  # nobody is between a change and its writing
             self._entries.on_leaving(None)  # what is forgotten from now on stays on disk
             self._writer = None
+        self.flush()  # what was added or healed meanwhile: its entry must not be gone when its turn comes
         self.clear()
         self._worker.close()
         if self._folder is not None:

@@ -18,7 +18,8 @@ class LateResults(Generic[T]):
     """Results that are announced, and come later. Thread-safe."""
 
     def __init__(self) -> None:
-        self._lock = forking.whole(threading.Lock())
+        # an engine that the garbage collector finds in the middle of a change here abandons its own
+        self._lock = forking.whole(threading.RLock())
         self._pending: dict[str, list[Callable[[T], None]]] = {}
         self._finished: OrderedDict[str, T] = OrderedDict()
 

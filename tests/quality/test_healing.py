@@ -21,6 +21,7 @@ from semshare_core import Heal, PoolConfig, ReusePolicy, ReuseReport, SemShareEn
 from semshare_core.errors import ConfigError, QualityWarning
 from semshare_core.model.lock import CallWaits
 from semshare_core.pool import Entry
+from semshare_core.pool.pool import ReferencePool
 from semshare_core.prefill.cache import InterruptibleCache, MergedCache
 from semshare_core.prefill.forward import RowForward
 from semshare_core.quality.divergence import Continuation
@@ -651,6 +652,34 @@ def test_the_folder_follows(tmp_path: Path) -> None:
     for ours, stored in zip(wanted, rows_of(found), strict=True):
         for a, b in zip(ours, stored, strict=True):
             assert torch.equal(a, b)
+    again.pool.close()
+
+
+def test_what_is_healed_while_the_pool_closes_stays_in_its_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine, flush, flushed = healing_engine(path=tmp_path), ReferencePool.flush, threading.Event()
+
+    def flush_and_heal(pool: ReferencePool) -> None:
+        flush(pool)
+        if not flushed.is_set():
+            flushed.set()
+            pool._worker.ask(lambda: time.sleep(0.5))  # a slow disk
+            with engine._lock._changed:
+                engine._lock._calls -= 1
+                engine._lock._changed.notify_all()
+            assert engine.healing.wait(WAIT)
+
+    engine._lock._calls += 1  # nothing is healed before the pool closes
+    ask(engine)
+    engine.pool.flush()
+    kept = engine.pool.stats().entries
+    with monkeypatch.context() as patch:
+        patch.setattr(ReferencePool, "flush", flush_and_heal)
+        engine.pool.close()
+    assert engine.healing.counts().healed == 1
+    again = SemShareEngine(engine.model, engine.tokenizer, pool=PoolConfig(path=tmp_path, heal=False))
+    assert (again.pool.stats().entries, again.pool.stats().approximate) == (kept, 0)
     again.pool.close()
 
 

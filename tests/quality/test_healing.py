@@ -62,6 +62,16 @@ def test_healed_rows_are_a_full_prefills(model: str) -> None:
     assert books_balance(engine.pool)
 
 
+def test_engines_heal_unless_they_are_told_not_to(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.undo()  # of what keeps the engines of other tests from it
+    engine = SemShareEngine(tiny_model("llama"), tiny_tokenizer(), policy=POLICY)
+    engine.warm([TEXT])
+    ask(engine)
+    assert engine.healing.wait(WAIT)
+    assert engine.healing.counts().healed == 1
+    assert not entry_of(engine).approximates
+
+
 def test_exact_takes_healed_rows_and_answers_as_the_model_alone() -> None:
     engine = healing_engine()
     ask(engine)

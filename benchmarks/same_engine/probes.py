@@ -96,9 +96,6 @@ class Probe:
     def add_decision(self, decision: dict[str, Any]) -> None:
         self._seen.values |= {f"decision: {name}": value for name, value in decision.items()}
 
-    def add_value(self, name: str, value: Any) -> None:
-        self._seen.values[name] = value
-
     def add_rows(self, rows: Any, last_layer: int) -> None:
         """Only what is computed counts: a pass may end with the keys and values of ``last_layer``."""
         kept = [each.cpu().numpy() if layer <= last_layer else np.zeros(0, int) for layer, each in enumerate(rows)]
@@ -143,7 +140,6 @@ def _watch_before(probe: Probe) -> None:
                 "budget": None if budget is None else [budget.ratio, budget.fill, budget.least],
                 "reason": decision.reason,
                 "bypassed": decision.bypassed,
-                "lossless": decision.lossless,
                 "calibrated": decision.calibration not in (None, "default"),  # its name follows its file's format
                 "expected_kl": decision.expected_kl,
             }

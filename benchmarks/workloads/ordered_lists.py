@@ -10,7 +10,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from benchmarks.case import Case
 from benchmarks.workloads.ask import ask
 
 Kind = Literal["residents", "ranking", "table", "log", "steps"]
@@ -116,21 +115,6 @@ def ordered_lists(
             (before, after),
         )
         for number in range(count)
-    ]
-
-
-def ordered_list_cases(made: Sequence[OrderedList]) -> list[Case]:
-    """The last order of each list is asked, the others came before. The ``old`` names stand in the target, too."""
-    return [
-        Case(
-            id=each.id,
-            workload="ordered lists",
-            references=tuple(turn.prompt for turn in each.turns[:-1]),
-            target=each.turns[-1].prompt,
-            gold=(each.turns[-1].gold,),
-            old=(each.turns[-1].old,) if each.turns[-1].old else (),
-        )
-        for each in made
     ]
 
 

@@ -11,7 +11,7 @@ from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
-from semshare_core.calibrate.text import QUESTIONS, SENTENCE, Source, read_passages, replaced
+from semshare_core.calibrate.text import QUESTIONS, SENTENCE, TextSource, read_passages, replaced
 from semshare_core.config import Level, ReusePolicy
 
 Message = dict[str, str]
@@ -132,7 +132,7 @@ class _Agent:
         file: what every turn reads, each time with more edits; empty: every turn reads something new.
     """
 
-    source: Source
+    source: TextSource
     words: int
     persona: str
     turns: list[_Turn] = field(default_factory=list)
@@ -145,7 +145,7 @@ class _Agent:
     @classmethod
     def begin(cls, chain: Chain, rng: random.Random) -> _Agent:
         """An agent with what the chain's kind changes at its head, and with a short history."""
-        source = Source(read_passages(), rng, _FIRST_WORDS)
+        source = TextSource(read_passages(), rng, _FIRST_WORDS)
         last = _log_even(_LAST_WORDS if rng.randrange(_LONG_EVERY) else _LONG, rng)
         words = max(1, (last - source.words) // (chain.turns - 1) - _TURN_WORDS)
         personas = [f"You are {role}. {_sentences(source, 2)}" for role in rng.sample(_ROLES, 4)]
@@ -204,7 +204,7 @@ class _Agent:
         return "\n\n".join(parts)
 
 
-def _sentences(source: Source, count: int) -> str:
+def _sentences(source: TextSource, count: int) -> str:
     return " ".join(SENTENCE.split(source.draw_words(1))[:count])
 
 

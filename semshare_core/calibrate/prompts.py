@@ -18,7 +18,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from semshare_core.calibrate.draft import Draft
 from semshare_core.calibrate.lists import lists
-from semshare_core.calibrate.text import QUESTIONS, SENTENCE, Source, read_passages, replaced, with_numbers
+from semshare_core.calibrate.text import QUESTIONS, SENTENCE, TextSource, read_passages, replaced, with_numbers
 from semshare_core.errors import ConfigError
 from semshare_core.prompt.encode import Prompt
 
@@ -104,7 +104,7 @@ def _pair(number: int, place: int, passages: Sequence[str], seed: int) -> Calibr
     if rng.random() < 0.5:
         others[0] = question  # the reference asks the same question
     long = number % _LONG_EVERY == _LONG_EVERY - 1
-    draft = kind(Source(passages, rng, _LONG if long else _LENGTHS), rng)
+    draft = kind(TextSource(passages, rng, _LONG if long else _LENGTHS), rng)
     form = _plain
     if rng.random() < 0.5:
         form = _conversation if kind is _window else _message
@@ -132,14 +132,14 @@ def _joined(parts: Sequence[str]) -> str:
     return "\n\n".join(parts)
 
 
-def _order(source: Source, rng: random.Random) -> Draft:
+def _order(source: TextSource, rng: random.Random) -> Draft:
     """Retrieved passages in another order, with some words replaced."""
     passages = source.draw_text()
     share = rng.choice((0, 0, 0.02, 0.05, 0.1))
     return Draft([passages], [replaced(_joined(rng.sample(passages, len(passages))), share, (1, 1), rng)])
 
 
-def _sources(source: Source, rng: random.Random) -> Draft:
+def _sources(source: TextSource, rng: random.Random) -> Draft:
     """Every section comes from a different prompt, where it stood among other passages."""
     passages = source.draw_text()
     size = -(-len(passages) // _MOST_SOURCES)
@@ -152,7 +152,7 @@ def _sources(source: Source, rng: random.Random) -> Draft:
     return Draft(references, rng.sample(sections, len(sections)))
 
 
-def _edition(source: Source, rng: random.Random) -> Draft:
+def _edition(source: TextSource, rng: random.Random) -> Draft:
     """A newer edition: some sentences are replaced or left out."""
     passages = source.draw_text()
     share = rng.uniform(0.03, 0.5)
@@ -166,13 +166,13 @@ def _edition(source: Source, rng: random.Random) -> Draft:
     return Draft([passages], [" ".join(sentences)])
 
 
-def _rewrite(source: Source, rng: random.Random) -> Draft:
+def _rewrite(source: TextSource, rng: random.Random) -> Draft:
     """A paraphrase: other phrases in the same order."""
     passages = source.draw_text()
     return Draft([passages], [replaced(_joined(passages), rng.uniform(0.05, 0.6), _PHRASE_WORDS, rng)])
 
 
-def _window(source: Source, rng: random.Random) -> Draft:
+def _window(source: TextSource, rng: random.Random) -> Draft:
     """A history without its oldest part and with a new message that quotes it.
 
     Half of the pairs keep the first part, like a system message.
@@ -187,14 +187,14 @@ def _window(source: Source, rng: random.Random) -> Draft:
     return Draft([passages], [*left, f'{source.take(1)[0]}\nIt says above: "{quoted}"'])
 
 
-def _facts(source: Source, rng: random.Random) -> Draft:
+def _facts(source: TextSource, rng: random.Random) -> Draft:
     """The same notes with other numbers."""
     passages = source.draw_text()
     old, new = [with_numbers(passages, random.Random(rng.random())) for _ in range(2)]
     return Draft([old], new)
 
 
-def _overlap(source: Source, rng: random.Random) -> Draft:
+def _overlap(source: TextSource, rng: random.Random) -> Draft:
     """Passages retrieved for two questions: some are in both prompts."""
     passages = source.draw_text()
     shared = max(1, round(rng.uniform(*_SHARED) * len(passages)))
@@ -202,12 +202,12 @@ def _overlap(source: Source, rng: random.Random) -> Draft:
     return Draft([rng.sample(before, len(before))], rng.sample(passages, len(passages)))
 
 
-def _lists(source: Source, rng: random.Random) -> Draft:
+def _lists(source: TextSource, rng: random.Random) -> Draft:
     """A list in another order, and a question about the order."""
     return lists(rng)
 
 
-_KINDS: tuple[Callable[[Source, random.Random], Draft], ...] = (
+_KINDS: tuple[Callable[[TextSource, random.Random], Draft], ...] = (
     _order,
     _sources,
     _edition,

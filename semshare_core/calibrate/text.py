@@ -22,7 +22,7 @@ _SPACE = re.compile(r"[ \t]*\n[ \t]*")
 _PASSAGE_WORDS = (40, 180)
 
 
-class Source:
+class TextSource:
     """Draws passages, each only once.
 
     Attributes:

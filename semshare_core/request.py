@@ -187,7 +187,7 @@ class Request:
 
     def features(self) -> PlanFeatures | None:
         """The plan's features; None if there is nothing to reuse. Needs the model's lock."""
-        return plan_features(self.look_up().plan, self.goal, self._fresh_from)
+        return plan_features(self.look_up().plan, self.goal, self._fresh_from, self.encoded.last_answer)
 
     def _decide(self, lookup: Lookup) -> Decision:
         decision = Decision(None) if self.goal.mode is Mode.LOSSLESS else self._decide_approximate(lookup)
@@ -199,6 +199,7 @@ class Request:
             lookup.plan,
             self.goal,
             self._fresh_from,
+            self.encoded.last_answer,
             layers=self.runtime.prefill.layers,
             calibration=self.runtime.calibration,
         )

@@ -87,7 +87,7 @@ class Calibration(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    format: Literal[10] = 10
+    format: Literal[11] = 11
     fingerprint: dict[str, str]
     prompts: str
     ratios: list[float]
@@ -100,16 +100,19 @@ class Calibration(BaseModel):
     @model_validator(mode="before")
     @classmethod
     def _from_older_format(cls, data: Any) -> Any:
-        """Format 8 has other names. Formats 8 and 9 have no chains, and measured the first ratios of the list."""
-        if not isinstance(data, dict) or data.get("format") not in (8, 9):
+        """Format 8 has other names. Formats 8 and 9 have no chains, and measured the first ratios of the list.
+
+        Up to format 10 the last answer of a chat was not computed. Margins that kept the promise then keep it now.
+        """
+        if not isinstance(data, dict) or data.get("format") not in (8, 9, 10):
             return data
         items = [dict(item) for item in data["observations"]]
         for item in items:
             features = item.pop("situation", None)
             if features is not None:
                 item["features"] = {_NAMES_SINCE_9.get(name, name): value for name, value in features.items()}
-            item["ratios"] = data["ratios"][: len(item["kl"])]
-        return data | {"format": 10, "observations": items}
+            item.setdefault("ratios", data["ratios"][: len(item["kl"])])
+        return data | {"format": 11, "observations": items}
 
     @functools.cached_property
     def forecast(self) -> Forecast:

@@ -77,6 +77,7 @@ def decide(
     plan: ReusePlan,
     goal: Goal,
     fresh_from: int,
+    last_answer: range = range(0),
     *,
     layers: Layers,
     calibration: Calibration | None = None,
@@ -85,11 +86,12 @@ def decide(
 
     Args:
         fresh_from: the question's first token.
+        last_answer: the tokens that begin the model's last answer.
         layers: the model's layers.
         calibration: the model's calibration, if it has one.
     """
     selection = selection_for(goal.policy)
-    needs = Needs.of(plan, selection, fresh_from)
+    needs = Needs.of(plan, selection, fresh_from, last_answer)
     if not reusable(plan, needs, fresh_from):
         return Decision(None, nothing_reusable(plan, fresh_from))
     features = PlanFeatures.of(plan, needs, fresh_from)
@@ -108,9 +110,9 @@ def reusable(plan: ReusePlan, needs: Needs, fresh_from: int) -> bool:
     return bool((needs.suffix & plan.served)[:fresh_from].any())
 
 
-def plan_features(plan: ReusePlan, goal: Goal, fresh_from: int) -> PlanFeatures | None:
+def plan_features(plan: ReusePlan, goal: Goal, fresh_from: int, last_answer: range = range(0)) -> PlanFeatures | None:
     """The plan's features; None if it is not :func:`reusable` and draws on no approximate row."""
-    needs = Needs.of(plan, selection_for(goal.policy), fresh_from)
+    needs = Needs.of(plan, selection_for(goal.policy), fresh_from, last_answer)
     lossless = plan.account is None and not reusable(plan, needs, fresh_from)
     return None if lossless else PlanFeatures.of(plan, needs, fresh_from)
 

@@ -18,8 +18,9 @@ class Needs:
 
     Attributes:
         suffix: tokens after the prefix. Only these may be computed.
-        must: tokens that are computed whatever the budget: new tokens, the question, facts that differ, misaligned
-            tokens, and a token that comes first in the prompt or in its reference, but not in both.
+        must: tokens that are computed whatever the budget: new tokens, the question, the begin of the last answer,
+            facts that differ, misaligned tokens, and a token that comes first in the prompt or in its reference, but
+            not in both.
         worth: ``must``, and the tokens that the selection finds worth computing by the plan alone.
     """
 
@@ -28,12 +29,17 @@ class Needs:
     worth: NDArray[np.bool_]
 
     @classmethod
-    def of(cls, plan: ReusePlan, selection: Selection, fresh_from: int) -> Needs:
-        """The needs of a plan whose question begins at the token ``fresh_from``."""
+    def of(cls, plan: ReusePlan, selection: Selection, fresh_from: int, last_answer: range = range(0)) -> Needs:
+        """The needs of a plan whose question begins at the token ``fresh_from``.
+
+        ``last_answer`` are the tokens of :func:`semshare_core.prompt.last_answer.last_answer`.
+        """
         suffix = plan.source != Source.PREFIX
         must = suffix & ((plan.source == Source.NEW) | (np.arange(len(plan)) >= fresh_from))
-        if plan.stale is not None and selection.computes_stale:
-            must |= suffix & (plan.stale | misaligned(plan))
+        if selection.computes_stale:
+            must[last_answer] |= suffix[last_answer]
+            if plan.stale is not None:
+                must |= suffix & (plan.stale | misaligned(plan))
         # the first token is every head's attention sink: it cannot replace another row, and no row can replace it
         must |= suffix & ((plan.position == 0) != (np.arange(len(plan)) == 0))
         return cls(suffix, must, must | (suffix & selection.structural(plan)))

@@ -7,6 +7,7 @@ Each chain imitates one kind of change (:data:`CHANGES`), or several at once. It
 from __future__ import annotations
 
 import random
+import re
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
@@ -36,6 +37,7 @@ _ABOUT_A_PHRASE = (
     'What comes before "{}", and what comes after it?',
 )
 _PHRASE_WORDS = (3, 10)
+_SENTENCE_END = re.compile(r"[.!?](?=\s|$)")
 _CLEARED = "[The old result was cleared.]"
 _TOOLS = (
     *("read_file", "write_file", "list_folder", "search_text", "run_tests", "open_page", "send_mail", "read_mail"),
@@ -75,7 +77,10 @@ class Chain:
         return ReusePolicy(level=self.level, recompute_ratio=self.ratio)
 
     def prompts(self) -> Generator[list[Message], str, None]:
-        """The prompt of each turn. ``next`` gives the first; send the model's answer for the next one."""
+        """The prompt of each turn. ``next`` gives the first; send the model's answer for the next one.
+
+        Of an answer that was cut, the history keeps the whole sentences: models copy an end that no answer has.
+        """
         rng = random.Random(f"turns-{self.id}")
         agent = _Agent.begin(self, rng)
         for turn in range(self.turns):
@@ -83,12 +88,18 @@ class Chain:
                 for change in CHANGES[self.kind](rng):
                     change(agent, rng)
             agent.read(rng)
-            agent.turns[-1].answer = yield agent.prompt()
+            agent.turns[-1].answer = whole_sentences((yield agent.prompt()))
 
 
 def draw_chains(count: int, seed: int = 0, round_number: int = 1) -> list[Chain]:
     """``count`` chains that go through all kinds in turn. Equal arguments and an equal Python give equal chains."""
     return [_draw(number, seed, round_number) for number in range(count)]
+
+
+def whole_sentences(text: str) -> str:
+    """``text`` up to the end of its last whole sentence; all of it if it has none."""
+    ends = [match.end() for match in _SENTENCE_END.finditer(text)]
+    return text[: ends[-1]] if ends else text
 
 
 def as_text(messages: Sequence[Message]) -> str:

@@ -1,6 +1,7 @@
-"""Lists whose order is the question: short lines in another order, and "who is first", "what comes after", "how many".
+"""Lists whose order is the question: lines in another order, and "who is first", "what comes after", "how many".
 
-Each line is short, so that nearly every row that moves has other lines before it.
+Each line is short, so that nearly every row that moves has other lines before it. Records have lines of 25 to 60 tokens
+in one wording, whose order disturbs answers most.
 """
 
 from __future__ import annotations
@@ -42,12 +43,21 @@ _HEADS = (
     "You get a list and a question about it. The order of the lines matters: the first line comes first.",
 )
 _LINES = (10, 44)
+_RECORDS = (6, 24)
+_WORDINGS = (
+    "{name} lives in {city}, works there as a {trade}, and has kept the key since {year}.",
+    "Since {year} the {trade} {name} has come from {city} every other week, to {deed} and to {other} before the others "
+    "arrive.",
+    "The {trade} who wrote to us in {year} is {name}; the letter came from {city}, said that somebody has to {deed}, "
+    "asked who will {other}, and was answered within three days.",
+)
 
 
 def lists(rng: random.Random) -> Draft:
     """A list in another order. The question asks about order, neighbours or counts."""
-    kind = rng.choice((_homes, _ranking, _table, _steps, _log))
-    count = round(_LINES[0] * (_LINES[1] / _LINES[0]) ** rng.random())
+    kind = rng.choice((_homes, _ranking, _table, _steps, _log, _records, _records))
+    least, most = _RECORDS if kind is _records else _LINES
+    count = round(least * (most / least) ** rng.random())
     entries, numbered, value = kind(rng, count)
     moved = _reordered(entries, rng)
     head = rng.choice(_HEADS)
@@ -100,6 +110,16 @@ def _log(rng: random.Random, count: int) -> tuple[_Entries, bool, str]:
     return entries, False, "failed"
 
 
+def _records(rng: random.Random, count: int) -> tuple[_Entries, bool, str]:
+    wording, entries = rng.choice(_WORDINGS), []
+    for name in rng.sample(_NAMES, count):
+        city, trade, year = rng.choice(_CITIES), rng.choice(_TRADES), rng.randint(1950, 2025)
+        deed, other = rng.sample(_DEEDS, 2)
+        line = wording.format(name=name, city=city, trade=trade, year=year, deed=deed, other=other)
+        entries.append((name, line))
+    return entries, False, f"come from {rng.choice(_CITIES)}"
+
+
 def _reordered(entries: _Entries, rng: random.Random) -> _Entries:
     """All lines in any order, the other way round, some lines exchanged, or the list begun at another line."""
 
@@ -136,5 +156,7 @@ def _question(items: _Entries, value: str, rng: random.Random) -> str:
             f"How many of them {value}?",
             "Repeat the first three lines of the list in order.",
             "Name the last three entries, the very last one first.",
+            "Repeat the list.",
+            "In one sentence, what is the list about?",
         )
     )

@@ -22,7 +22,7 @@ from semshare_core.engine import SemShareEngine
 from semshare_core.errors import PromptError
 from semshare_core.prompt.encode import Prompt
 
-_ANSWER_TOKENS = 16
+_ANSWER_TOKENS = 40  # most answers of small models have one whole sentence by then
 _TURNS_PER_GRID = 4  # each turn measures every fourth ratio, and the smallest
 
 

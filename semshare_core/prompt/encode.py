@@ -15,6 +15,7 @@ from semshare_core.errors import PromptError
 from semshare_core.prompt.chat_template import Messages, check_messages, check_tools, continues, render
 from semshare_core.prompt.control_tokens import ControlTokens, control_tokens, texts_of
 from semshare_core.prompt.ids import ids_of
+from semshare_core.prompt.last_answer import begin_of_answer, last_answer
 from semshare_core.prompt.own_tokenizer import encode_text, own_tokenizer
 from semshare_core.tokens import Tokens, common_prefix
 
@@ -48,12 +49,14 @@ class EncodedPrompt:
     Attributes:
         ids: int64 [n].
         question: index of the question's first token; n: no question is known.
+        last_answer: the tokens that begin the model's last answer; empty if none is known.
         from_ids: whether the caller passed ids.
         control: tells text from control tokens, also in an answer that comes back in a message; None: all are tokens.
     """
 
     ids: Tokens
     question: int
+    last_answer: range = range(0)
     from_ids: bool = False
     control: ControlTokens | None = None
 
@@ -93,7 +96,9 @@ def encode(prompt: Prompt, tokenizer: PreTrainedTokenizerBase, vocabulary: int, 
         raise PromptError(
             f"the prompt has {len(ids)} tokens but the model's context is {context}, answer included: shorten it."
         )
-    return replace(encoded, question=_question_of(ids, tokenizer)) if encoded.from_ids else encoded
+    if encoded.from_ids:
+        encoded = replace(encoded, question=_question_of(ids, tokenizer))
+    return replace(encoded, last_answer=last_answer(ids, encoded.question) or encoded.last_answer)
 
 
 def question_start(text: str) -> int | None:
@@ -167,7 +172,11 @@ def _encode_messages(
         start = question_start(content) if isinstance(content, str) else None
         if start is not None:
             question = end_of([*earlier, {**last, "content": content[:start]}])
-    return EncodedPrompt(ids, question, control=None if trusted else control)
+    answered = range(0)
+    spoken = [number for number, message in enumerate(earlier) if message.get("role") == "assistant"]
+    if spoken and not last_answer(ids, question):  # a template may begin the next answer unlike the earlier ones
+        answered = begin_of_answer(end_of(messages[: spoken[-1]]), len(ids))
+    return EncodedPrompt(ids, question, answered, control=None if trusted else control)
 
 
 def _check_unicode(text: str, what: str) -> None:

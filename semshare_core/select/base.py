@@ -45,8 +45,8 @@ class Selection(ABC):
         needs_influence: ranking needs the question's influences.
         watched_tokens: how many last tokens are observed for hot tokens or influences.
         needs_deviation_when_crowded: where the changed tokens exceed the budget, ranking needs the deviations, too.
-        computes_stale: facts that differ from the rows that serve them, and what was matched misaligned, are computed,
-            whatever the budget says.
+        computes_stale: facts that differ from the rows that serve them, what was matched misaligned, and the begin of
+            the model's last answer are computed, whatever the budget says.
     """
 
     needs_deviation: bool = False

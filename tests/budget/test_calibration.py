@@ -80,8 +80,8 @@ def test_what_was_measured_at_other_ratios_or_is_no_number_is_refused() -> None:
 def test_margins_chosen_by_another_forecast_are_not_read(tmp_path: Path) -> None:
     path = tmp_path / "old.json"
     text = made(60).to_json()
-    assert '"format": 10' in text
-    path.write_text(text.replace('"format": 10', '"format": 7'))
+    assert '"format": 11' in text
+    path.write_text(text.replace('"format": 11', '"format": 7'))
     with pytest.raises(ConfigError, match="Make it again"):
         calibration_files.read_calibration(path)
 

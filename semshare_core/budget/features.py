@@ -30,6 +30,7 @@ FEATURES = (
     "share of the begins of runs",
     "log of the account drawn on",
     "share served by approximate rows",
+    "share of that context, of rows in wording that repeats",
 )
 """The names of the entries of :meth:`PlanFeatures.vector`."""
 
@@ -58,6 +59,8 @@ class PlanFeatures:
         approximate: tokens of the whole prompt that approximate rows serve.
         inherited: in nats, the mean over the prompt's tokens of the account of the approximate row that serves them; 0
             for lossless rows and new tokens.
+        repeated: the part of ``mismatch`` that is of rows in wording that stands in the prompt several times
+            (``semshare_core.match.repetition``). Where such wording only shifts, as behind a new date, it adds nothing.
     """
 
     tokens: int
@@ -76,6 +79,7 @@ class PlanFeatures:
     begins: float
     approximate: int = 0
     inherited: float = 0.0
+    repeated: float = 0.0
 
     @classmethod
     def of(cls, plan: ReusePlan, needs: Needs, fresh_from: int) -> PlanFeatures:
@@ -102,6 +106,7 @@ class PlanFeatures:
             begins=float(shallow[moved].sum()),
             approximate=int(plan.approximate.sum()),
             inherited=0.0 if plan.account is None else float(plan.account.mean()),
+            repeated=0.0 if plan.repeated is None else float(context[moved & plan.repeated].sum()),
         )
 
     @property
@@ -139,6 +144,7 @@ class PlanFeatures:
                 self.begins / n,
                 np.log1p(self.inherited / _ACCOUNT_FLOOR),
                 self.approximate / n,
+                self.repeated / n,
             ]
         )
 

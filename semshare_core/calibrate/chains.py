@@ -6,6 +6,7 @@ Each chain imitates one kind of change (:data:`CHANGES`), or several at once. It
 
 from __future__ import annotations
 
+import json
 import random
 import re
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
@@ -52,6 +53,7 @@ _TOOLS = (
         "translate",
     ),
 )
+_FIRST_TOOLS = (4, 9)
 _ROLES = ("an engineer", "a teacher", "a reviewer", "an editor", "an archivist", "a tester")
 
 
@@ -165,8 +167,10 @@ class _Agent:
         if everything or chain.kind == "clock":
             agent.clock = datetime(2026, rng.randint(1, 12), rng.randint(1, 28), rng.randint(0, 23), rng.randint(0, 59))
         if everything or chain.kind in ("tools", "tool") or rng.random() < 0.3:
-            tools = [f"{name}(text): {_sentences(source, 1)}" for name in rng.sample(_TOOLS, len(_TOOLS))]
-            agent.tools, agent.spare["tool"] = tools[:5], tools[5:]
+            write = rng.choice((_tool_line, _tool_schema))
+            tools = [write(name, _sentences(source, 1)) for name in rng.sample(_TOOLS, len(_TOOLS))]
+            first = rng.randint(*_FIRST_TOOLS)
+            agent.tools, agent.spare["tool"] = tools[:first], tools[first:]
         if everything or chain.kind == "memories":
             memories = [_sentences(source, 1) for _ in range(10)]
             agent.memories, agent.spare["memory"] = memories[:3], memories[3:]
@@ -213,6 +217,17 @@ class _Agent:
         if self.memories:
             parts.append("\n- ".join(["What you remember:", *self.memories]))
         return "\n\n".join(parts)
+
+
+def _tool_line(name: str, told: str) -> str:
+    return f"{name}(text): {told}"
+
+
+def _tool_schema(name: str, told: str) -> str:
+    """Most of its wording is that of all the others."""
+    text = {"type": "string", "description": f"The text for {name}"}
+    parameters = {"type": "object", "properties": {"text": text}, "required": ["text"]}
+    return json.dumps({"type": "function", "function": {"name": name, "description": told, "parameters": parameters}})
 
 
 def _sentences(source: TextSource, count: int) -> str:

@@ -19,6 +19,7 @@ from semshare_core.lookup.search import Query, search
 from semshare_core.match.facts import FactTokens
 from semshare_core.match.matcher import build_plan
 from semshare_core.match.plan import ReusePlan, Source
+from semshare_core.match.repetition import repeated
 from semshare_core.match.runs import kgram_hashes
 from semshare_core.match.token_table import TokenTable
 from semshare_core.pool.entry import View
@@ -129,10 +130,20 @@ def find(
         grams=grams,
         lossless={entry.id: entry.usable(0.0) for entry in choice.entries},
     )
-    stale = facts.changed(plan, tokens, views, policy.halo)
-    plan = replace(plan, stale=stale, account=_accounts(plan, views))
-    lookup_ms, match_ms = 1e3 * (looked_up - started), 1e3 * (time.perf_counter() - looked_up)
-    return Lookup(plan, views, similarity, lookup_ms, match_ms, nearby=around)
+    plan = replace(
+        plan,
+        stale=facts.changed(plan, tokens, views, policy.halo),
+        account=_accounts(plan, views),
+        repeated=repeated(tokens),
+    )
+    return Lookup(
+        plan,
+        views,
+        similarity,
+        lookup_ms=1e3 * (looked_up - started),
+        match_ms=1e3 * (time.perf_counter() - looked_up),
+        nearby=around,
+    )
 
 
 def _accounts(plan: ReusePlan, views: Sequence[View]) -> NDArray[np.float64] | None:

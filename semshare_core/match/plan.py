@@ -48,6 +48,7 @@ class ReusePlan:
         stale: bool, tokens whose number, code or name differs from that of the row that serves them; None: not known.
         account: float64, in nats, the account of the entry whose approximate row serves the token; 0 for lossless rows
             and new tokens. None: all rows that serve are lossless.
+        repeated: bool, tokens of the prompt whose wording stands there several times; None: not known.
     """
 
     source: NDArray[np.int8]
@@ -57,6 +58,7 @@ class ReusePlan:
     similarity: float = 0.0
     stale: NDArray[np.bool_] | None = None
     account: NDArray[np.float64] | None = None
+    repeated: NDArray[np.bool_] | None = None
 
     @classmethod
     def empty(cls, n: int, references: Sequence[ReferenceTokens] = (), similarity: float = 0.0) -> ReusePlan:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from benchmarks.runner import Sections, run_sections
+from benchmarks.sections.answers import answers
 from benchmarks.sections.before_rope import before_rope
 from benchmarks.sections.ideas import ideas
 from benchmarks.sections.lists import lists
@@ -18,6 +19,7 @@ SECTIONS: Sections = {
     "ideas": (ideas, "ours without one idea at a time, or with one more; 30 min"),
     "two_contexts": (two_contexts, "passages that were read in two contexts (KVCOMM's deviations); 5 min"),
     "lists": (lists, "lists in another order: which rows, and what the forecast says; 4 min"),
+    "answers": (answers, "chats: the last answer computed, or reused as other rows are; 10 min"),
     "before_rope": (before_rope, "keys kept before RoPE; 1 min"),
 }
 

@@ -36,10 +36,10 @@ class Needs:
         """
         suffix = plan.source != Source.PREFIX
         must = suffix & ((plan.source == Source.NEW) | (np.arange(len(plan)) >= fresh_from))
-        if selection.computes_stale:
+        if selection.computes_answer:
             must[last_answer] |= suffix[last_answer]
-            if plan.stale is not None:
-                must |= suffix & (plan.stale | misaligned(plan))
+        if plan.stale is not None and selection.computes_stale:
+            must |= suffix & (plan.stale | misaligned(plan))
         # the first token is every head's attention sink: it cannot replace another row, and no row can replace it
         must |= suffix & ((plan.position == 0) != (np.arange(len(plan)) == 0))
         return cls(suffix, must, must | (suffix & selection.structural(plan)))

@@ -45,8 +45,9 @@ class Selection(ABC):
         needs_influence: ranking needs the question's influences.
         watched_tokens: how many last tokens are observed for hot tokens or influences.
         needs_deviation_when_crowded: where the changed tokens exceed the budget, ranking needs the deviations, too.
-        computes_stale: facts that differ from the rows that serve them, what was matched misaligned, and the begin of
-            the model's last answer are computed, whatever the budget says.
+        computes_stale: facts that differ from the rows that serve them, and what was matched misaligned, are computed,
+            whatever the budget says.
+        computes_answer: the begin of the model's last answer is computed, whatever the budget says.
     """
 
     needs_deviation: bool = False
@@ -54,6 +55,7 @@ class Selection(ABC):
     needs_influence: bool = False
     needs_deviation_when_crowded: bool = False
     computes_stale: bool = False
+    computes_answer: bool = False
     watched_tokens: int = 16
 
     @classmethod

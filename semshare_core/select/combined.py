@@ -40,6 +40,7 @@ class CombinedSelection(Selection):
     needs_influence = True
     needs_deviation_when_crowded = True
     computes_stale = True
+    computes_answer = True
     watched_tokens = 8
     halo: int = 2
     seam_halo: int = 4

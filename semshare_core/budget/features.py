@@ -30,7 +30,7 @@ FEATURES = (
     "share of the begins of runs",
     "log of the account drawn on",
     "share served by approximate rows",
-    "share of that context, of rows in wording that repeats",
+    "share of that context, of rows in wording that repeats, unless computed in any case",
 )
 """The names of the entries of :meth:`PlanFeatures.vector`."""
 
@@ -60,7 +60,8 @@ class PlanFeatures:
         inherited: in nats, the mean over the prompt's tokens of the account of the approximate row that serves them; 0
             for lossless rows and new tokens.
         repeated: the part of ``mismatch`` that is of rows in wording that stands in the prompt several times
-            (``semshare_core.match.repetition``). Where such wording only shifts, as behind a new date, it adds nothing.
+            (``semshare_core.match.repetition``), and that are not computed in any case. Where such wording only shifts,
+            as behind a new date, it adds nothing.
     """
 
     tokens: int
@@ -106,7 +107,7 @@ class PlanFeatures:
             begins=float(shallow[moved].sum()),
             approximate=int(plan.approximate.sum()),
             inherited=0.0 if plan.account is None else float(plan.account.mean()),
-            repeated=0.0 if plan.repeated is None else float(context[moved & plan.repeated].sum()),
+            repeated=0.0 if plan.repeated is None else float(context[moved & plan.repeated & ~needs.must].sum()),
         )
 
     @property

@@ -16,7 +16,7 @@ from semshare_core.match.context import context_mismatch
 from semshare_core.match.plan import ReusePlan, Source
 
 LINES, TOKENS = 8, 30
-REPEATS = "share of that context, of rows in wording that repeats"
+REPEATS = "share of that context, of rows in wording that repeats, unless computed in any case"
 
 
 def lines_in(order: list[int], tokens: int = TOKENS) -> ReusePlan:
@@ -47,6 +47,16 @@ def test_repeated_wording_that_only_shifts_adds_nothing() -> None:
     found = features_of(shifted)
     assert found.moved == LINES * TOKENS
     assert found.repeated < 0.1 * found.moved
+
+
+def test_lines_that_are_computed_in_any_case_add_nothing() -> None:
+    plan = lines_in(list(range(LINES))[::-1])
+    stale = np.zeros(len(plan), bool)
+    stale[10 : 10 + LINES // 2 * TOKENS] = True
+    found = features_of(replace(plan, stale=stale))
+    computed = context_mismatch(replace(plan, stale=stale))[0][10:-20][::2]
+    assert found.must == LINES // 2 * TOKENS + 20
+    assert found.repeated == pytest.approx(computed[LINES // 4 * TOKENS :].sum())
 
 
 def test_where_nothing_is_known_of_the_wording_nothing_repeats() -> None:

@@ -50,7 +50,7 @@ class HealingCounts:
         healed: all their rows are lossless now.
         gone: they left the pool, or other weights compute now, before their turn came.
         refused: the pool had no room for a second copy.
-        failed: an error.
+        failed: an error; also one while the next entry was chosen, which stays.
         rows: computed for those that were healed; ``wasted_rows``: computed in vain, because a call interrupted a pass
             or the entry left meanwhile.
         seconds: spent in passes.
@@ -203,7 +203,13 @@ class Healing:
         Raises:
             CallWaits: a call waits. The pass is run again when no call does.
         """
-        candidate = self._turn()
+        try:
+            candidate = self._turn()
+        except Exception as error:  # as below. What waits stays, and is looked at again when the next call asks
+            with self._lock:
+                self._counts["failed"] += 1
+            self._record_error(error, "Healing failed")
+            return False
         if candidate is None:
             return False
         try:

@@ -84,7 +84,7 @@ class PoolConfig(Settings):
         namespace_bytes: budget of each single namespace, all tiers together; None: the tiers' budgets are shared.
         public_namespace: its prompts serve every namespace. Only ``engine.warm()`` writes there.
         min_tokens: shorter prompts are not stored; below a few dozen tokens a lookup costs more than it saves.
-        block_tokens: tokens per hashed block of the prefix index.
+        block_tokens: a prompt that begins as another one does in fewer tokens shares no prefix with it.
         candidates: how many semantic neighbours FAISS returns for one lookup.
         heal: compute approximate rows afresh while no call waits, so that the prompts they belong to become lossless.
             ``True`` or ``Heal(...)``: it is done · ``False``: it is not.

@@ -39,12 +39,15 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 @pytest.fixture(autouse=True)
 def healed_where_asked(monkeypatch: pytest.MonkeyPatch) -> None:
     """Engines heal where ``PoolConfig(heal=...)`` says so: elsewhere tests count what a call left behind."""
-    consider = Healing.consider
 
-    def where_asked(self: Healing, *arguments: Any, **named: Any) -> Any:
-        return consider(self, *arguments, **named) if "heal" in self._pool.config.model_fields_set else None
+    def only_where_asked(consider: Callable[..., Any]) -> Callable[..., Any]:
+        def where_asked(self: Healing, *arguments: Any, **named: Any) -> Any:
+            return consider(self, *arguments, **named) if "heal" in self._pool.config.model_fields_set else None
 
-    monkeypatch.setattr(Healing, "consider", where_asked)
+        return where_asked
+
+    for name in ("consider", "consider_used"):
+        monkeypatch.setattr(Healing, name, only_where_asked(getattr(Healing, name)))
 
 
 @pytest.fixture(scope="module")

@@ -17,6 +17,7 @@ from semshare_core.pool.segment import Segment
 from semshare_core.pool.tiers import Tiers
 from semshare_core.tokens import common_prefix
 
+_FOLLOWED = 64  # of the entries that begin as a new one does so many are compared with it
 _STALE = 4  # the heap is rebuilt when it holds so many times more than there are entries
 
 Forget = Callable[[Entry, list[Segment]], None]
@@ -225,7 +226,7 @@ class Entries:
                 return same, []
             entry.pinned |= same.pinned
             covered.append(same)
-        for name in same_weights.prefix.agreeing(entry.tokens):
+        for name in same_weights.prefix.alike(entry.tokens, _FOLLOWED):
             other = same_weights.entries[name]
             if other is same:
                 continue

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import hashlib
+import math
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
@@ -110,6 +112,14 @@ class Entry:
         """Length of the common prefix with ``tokens`` whose rows are :meth:`usable`; steady ones if ``most`` is 0."""
         limit = len(self) if most or self.steady is None else self.steady
         return min(common_prefix(self.tokens, tokens), self.usable(most), limit)
+
+    @property
+    def beginnings(self) -> list[tuple[int, float]]:
+        """How many leading rows serve, and the smallest ``most`` at which :meth:`usable_prefix` takes them."""
+        n, lossless = len(self), self.usable(0.0)
+        steady = lossless if self.steady is None else min(self.steady, lossless)
+        found = [(steady, 0.0), (lossless, math.ulp(0.0)), (n, self.account)]
+        return [found[0], *(longer for shorter, longer in pairwise(found) if longer[0] > shorter[0])]
 
     def usable(self, most: float) -> int:
         """Leading rows that may serve: all if the account is at most ``most`` nats, or else the lossless ones."""

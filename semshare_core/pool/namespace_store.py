@@ -29,7 +29,7 @@ class Indexes:
     def add(self, entry: Entry) -> None:
         """Make an entry findable; needs the pool's lock, as does :meth:`remove`."""
         self.entries[entry.id] = entry
-        self.prefix.add(entry.id, entry.tokens)
+        self.prefix.put(entry.id, entry.tokens, entry.beginnings)
         self.runs.add(entry.id, entry.lossless)
         if entry.account:
             self.approximate_runs.add(entry.id, entry.tokens)
@@ -46,7 +46,8 @@ class Indexes:
             self.semantic.remove(entry.id)
 
     def find_lossless(self, entry: Entry) -> None:
-        """Have its runs found as far as its rows are lossless now."""
+        """Have its beginning and its runs found as far as its rows are lossless now."""
+        self.prefix.put(entry.id, entry.tokens, entry.beginnings)
         self.runs.remove(entry.id)
         self.runs.add(entry.id, entry.lossless)
         if entry.id in self.approximate_runs:  # or its name would stay there when it leaves, and crowd out others

@@ -292,8 +292,8 @@ class ReferencePool(Search):
 
     # --- upkeep -------------------------------------------------------------------------------------------
 
-    def touch(self, used: Iterable[Entry | View]) -> None:
-        """Entries have served a call: they are worth more, and come back to the device."""
+    def touch(self, used: Iterable[Entry | View]) -> list[Entry]:
+        """Entries have served a call: they are worth more, and come back to the device. Returns those still there."""
         with self._lock:
             entries = [entry for each in used if (entry := self._entries.get(each.namespace, each.id)) is not None]
             for entry in entries:
@@ -301,6 +301,7 @@ class ReferencePool(Search):
         below = [weakref.ref(s) for entry in entries for s in entry.segments if s.tier != "device"]
         if below:
             self._worker.ask(lambda: self._promote(below))
+        return entries
 
     def _promote(self, wanted: Sequence[weakref.ref[Segment]]) -> None:
         with self._lock:

@@ -33,20 +33,18 @@ class Search:
         return self._longest_prefix(self._readable(namespace, weights), tokens, most)
 
     def _longest_prefix(self, indexes: Iterable[Indexes], tokens: Tokens, most: float) -> tuple[Entry, int] | None:
-        best: tuple[int, float, str, Entry] | None = None  # of equally long ones the least approximate
+        best: tuple[tuple[int, float], Entry] | None = None  # of equally long ones the least approximate
         for each in indexes:
-            # longest agreement first; its rows may not be usable, so go on until no shorter one can serve more
-            for name, blocks in each.prefix.agreeing(tokens).items():
-                if best is not None and -best[0] >= (blocks + 1) * self.config.block_tokens:
-                    break
+            for name in each.prefix.nearest(tokens, most):
                 entry = self._live(each, name)
                 length = entry.usable_prefix(tokens, most) if entry is not None else 0
                 if entry is None or length == 0:
                     continue
-                key = (-length, entry.account if length > entry.usable(0.0) else 0.0, entry.id)
-                if best is None or key < best[:3]:
-                    best = (*key, entry)
-        return (best[3], -best[0]) if best else None
+                key = (-length, entry.account if length > entry.usable(0.0) else 0.0)
+                if best is None or key < best[0]:
+                    best = key, entry
+                break
+        return (best[1], -best[0][0]) if best else None
 
     def similar(self, namespace: str, embedding: Vectors, *, weights: str = "") -> list[tuple[Entry, float]]:
         """The entries most like ``embedding`` [m, dim] that serve the namespace, with similarities in [0, 1]."""
@@ -66,13 +64,13 @@ class Search:
         return found
 
     def beginning_alike(self, namespace: str, tokens: Tokens, count: int, *, weights: str = "") -> list[Entry]:
-        """Entries, at most ``count`` of each namespace, with the same first block as ``tokens``, usable or not.
+        """Entries, at most ``count`` of each namespace, that begin as ``tokens`` do, usable or not.
 
         Those that agree longest come first.
         """
         found = []
         for each in self._readable(namespace, weights):
-            names = list(each.prefix.agreeing(tokens))[:count]
+            names = each.prefix.alike(tokens, count)
             found += [entry for name in names if (entry := self._live(each, name)) is not None]
         return found
 

@@ -13,7 +13,7 @@ import traceback
 import warnings
 import weakref
 from collections import Counter, deque
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -36,7 +36,6 @@ from semshare_core.process.interrupt import Interrupt
 from semshare_core.process.worker import Worker
 from semshare_core.quality.fresh_rows import CopyLost, FreshRows, NoRoom
 from semshare_core.quality.healing_order import Candidate, HealingOrder
-from semshare_core.quality.late_results import HEALED
 from semshare_core.report import ReuseReport
 
 _REMEMBERED_ERRORS = 20
@@ -44,14 +43,14 @@ _REMEMBERED_ERRORS = 20
 
 @dataclass(frozen=True)
 class HealingCounts:
-    """What became of the entries that calls stored with approximate rows, and the work that it took.
+    """What became of the entries with approximate rows that calls stored, or used from the folder, and the work for it.
 
     Attributes:
         waiting: to be healed; ``behind``: not to be healed, because the conversation has gone on without them.
         healed: all their rows are lossless now.
         gone: they left the pool, or other weights compute now, before their turn came.
         refused: the pool had no room for a second copy.
-        failed: an error.
+        failed: an error; also one while the next entry was chosen, which stays.
         rows: computed for those that were healed; ``wasted_rows``: computed in vain, because a call interrupted a pass
             or the entry left meanwhile.
         seconds: spent in passes.
@@ -95,6 +94,7 @@ class Healing:
         self._worker = Worker("semshare-healing")
         self._lock = forking.whole(threading.RLock())
         self._order = HealingOrder()
+        self._known: weakref.WeakSet[Entry] = weakref.WeakSet()  # were candidates once, whatever became of it
         self._current: Candidate | None = None
         self._fresh: dict[Candidate, FreshRows] = {}  # here and not in a thread, which would keep the pool alive
         self._counts: Counter[str] = Counter()
@@ -162,13 +162,34 @@ class Healing:
             if not entry.approximates or len(entry) > self._settings.max_tokens:
                 return None
             candidate = Candidate.of(entry, report, claimed=claimed)
-            before = self._order.add(candidate)
-            if before is not None:
-                self._leave(before, "gone")
-            HEALED.begin(report.id)
+            self._enter(candidate, entry)
         if not claimed:
             self.ask()
         return candidate
+
+    def consider_used(self, entries: Iterable[Entry]) -> None:
+        """A call has drawn on ``entries``: heal those that no call of this engine has stored, but its folder has kept.
+
+        The call's weights and numerics are those that computed them, or it would not have found them. Call this before
+        :meth:`consider`: an entry that the call has continued is behind it.
+        """
+        settings = self._settings
+        if settings is None or self._worker.closed:
+            return
+        with self._lock:
+            unknown = [each for each in entries if each.approximates and each not in self._known]
+            new = [each for each in unknown if len(each) <= settings.max_tokens]
+            for entry in new:
+                self._enter(Candidate.of(entry, None), entry)
+        if new:
+            self.ask()
+
+    def _enter(self, candidate: Candidate, entry: Entry) -> None:
+        self._known.add(entry)
+        before = self._order.add(candidate)
+        if before is not None:
+            self._leave(before, "gone")
+        candidate.begin()
 
     # In the background
 
@@ -182,7 +203,13 @@ class Healing:
         Raises:
             CallWaits: a call waits. The pass is run again when no call does.
         """
-        candidate = self._turn()
+        try:
+            candidate = self._turn()
+        except Exception as error:  # as below. What waits stays, and is looked at again when the next call asks
+            with self._lock:
+                self._counts["failed"] += 1
+            self._record_error(error, "Healing failed")
+            return False
         if candidate is None:
             return False
         try:
@@ -267,10 +294,7 @@ class Healing:
             self._order.remove(candidate)
             self._current = None if self._current is candidate else self._current
             self._counts.update(healed=1, rows=rows, wasted_rows=fresh.computed - rows)
-        report = candidate.report()
-        if report is not None:
-            report.healed_tokens = candidate.rows
-        for listener in HEALED.finish(candidate.report_id, candidate.rows):
+        for listener in candidate.finish():
             try:
                 listener(candidate.rows)
             except Exception as error:  # of the listener: the others must still be called
@@ -300,7 +324,7 @@ class Healing:
             self._put_back(candidate)
             self._order.remove(candidate)
             self._counts[reason] += 1
-            HEALED.abandon(candidate.report_id)
+            candidate.abandon()
 
     def _prune(self) -> None:
         """Forget the candidates whose entries have left the pool."""
@@ -331,7 +355,7 @@ class Healing:
 def _abandon(order: HealingOrder) -> None:
     """An engine is gone, and what it had still to heal: nobody waits for that any more."""
     for candidate in order.every:
-        HEALED.abandon(candidate.report_id)
+        candidate.abandon()
 
 
 def _heal(healing: weakref.ref[Healing]) -> None:

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 
 from semshare_core.model.autocast import Autocast
 from semshare_core.pool import Entry
+from semshare_core.quality.late_results import HEALED
 from semshare_core.report import ReuseReport
 
 _MOST = 0.5  # of an entry's tokens: a call that takes more continues it
@@ -27,7 +28,7 @@ class Candidate:
     """An entry with approximate rows.
 
     Attributes:
-        entry: a weak reference, as is ``report``, that of the call that stored it.
+        entry: a weak reference, as is ``report``, that of the call that stored it; None: it came from the folder.
         tokens: how long it is; ``rows``: how many of its rows are to be computed, at most.
         autocast: that of the call.
         continued: how many later calls have drawn on most of it.
@@ -35,8 +36,8 @@ class Candidate:
     """
 
     entry: weakref.ref[Entry]
-    report: weakref.ref[ReuseReport]
-    report_id: str
+    report: weakref.ref[ReuseReport] | None
+    report_id: str | None
     namespace: str
     name: str
     tokens: int
@@ -46,12 +47,12 @@ class Candidate:
     claimed: bool = False
 
     @classmethod
-    def of(cls, entry: Entry, report: ReuseReport, *, claimed: bool) -> Candidate:
-        """An entry that the running call has stored. Call it in the call's thread."""
+    def of(cls, entry: Entry, report: ReuseReport | None, *, claimed: bool = False) -> Candidate:
+        """An entry that the running call has stored, or has used: then without its report. Call it in its thread."""
         return cls(
             weakref.ref(entry),
-            weakref.ref(report),
-            report.id,
+            None if report is None else weakref.ref(report),
+            None if report is None else report.id,
             entry.namespace,
             entry.id,
             tokens=len(entry),
@@ -59,6 +60,23 @@ class Candidate:
             autocast=Autocast.current(),
             claimed=claimed,
         )
+
+    def begin(self) -> None:
+        """Say that the call's report will be completed."""
+        if self.report_id is not None:
+            HEALED.begin(self.report_id)
+
+    def finish(self) -> list[Callable[[int], None]]:
+        """Complete the call's report. Returns who wants to be called with the number of rows."""
+        report = self.report() if self.report is not None else None
+        if report is not None:
+            report.healed_tokens = self.rows
+        return HEALED.finish(self.report_id, self.rows) if self.report_id is not None else []
+
+    def abandon(self) -> None:
+        """Say that the call's report will not be completed."""
+        if self.report_id is not None:
+            HEALED.abandon(self.report_id)
 
     @property
     def behind(self) -> bool:

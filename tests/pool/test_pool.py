@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from dataclasses import dataclass
 
 import numpy as np
 import pytest
@@ -10,9 +11,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pooled import BYTES_PER_TOKEN, books_balance, direction, entry, holds, pool_of, text
-from semshare_core.pool import Entry
-from semshare_core.pool.indexes import prefix_index
+from pooled import BYTES_PER_TOKEN, books_balance, direction, entry, holds, pool_of, rows_of, text
+from semshare_core.pool import Entry, ReferencePool
 from semshare_core.tokens import common_prefix
 
 # --- budget and eviction -----------------------------------------------------------------------------------------
@@ -231,7 +231,7 @@ TRUNK = np.arange(20) % 3
 @given(st.lists(st.tuples(branches(), st.integers(0, 24)), max_size=6), branches(), st.integers(1, 4))
 @settings(deadline=None)
 def test_longest_prefix_is_the_longest(kept: list[tuple[np.ndarray, int]], query: np.ndarray, block: int) -> None:
-    """Against brute force, with rows that may not serve; a prefix of less than one block need not be found."""
+    """Against brute force, with rows that may not serve; a prefix of less than one block is not found."""
     pool = pool_of(min_tokens=1, block_tokens=block)
     entries = [entry(body, approximate=np.arange(len(body)) >= deep) for body, deep in kept]
     for each in entries:
@@ -240,8 +240,7 @@ def test_longest_prefix_is_the_longest(kept: list[tuple[np.ndarray, int]], query
         best = max((min(common_prefix(each.tokens, query), each.usable(most)) for each in entries), default=0)
         found = pool.longest_prefix("here", query, most)
         length = found[1] if found else 0
-        assert length <= best
-        assert length == best or best < block
+        assert length == (best if best >= block else 0)
         if found:
             assert found[0].tokens[:length].tolist() == query[:length].tolist()
             assert most or not found[0].approximate[:length].any()
@@ -260,20 +259,84 @@ def test_approximate_rows_do_not_hide_lossless_ones() -> None:
     assert (found[0], found[1]) == (original, 48)
 
 
-def test_colliding_hashes_serve_no_other_text(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Texts of equally many blocks all have the same marks."""
-    monkeypatch.setattr(prefix_index, "block_marks", lambda tokens, block: np.arange(len(tokens) // block, dtype="u8"))
-    pool = pool_of()
-    one, other = entry(text(1)), entry(text(2))
-    pool.add(one)
-    pool.add(other)
-    assert pool.longest_prefix("here", np.array(text(3)), 0) is None
-    assert holds(pool, one)
-    assert holds(pool, other)
-    pool.add(entry([*text(1), 5]))
-    assert pool.stats().entries == 2
-    assert pool.clear() == 2
-    assert pool.longest_prefix("here", one.tokens, 0) is None
+@pytest.mark.parametrize("most", [0.0, 0.05, 0.15])
+def test_seventy_prompts_that_begin_alike_hide_none_that_may_serve(most: float) -> None:
+    """They agree longer, in rows that may not serve, and were stored later."""
+    pool = pool_of(min_tokens=1)
+    shared, query = text(0, 100), np.array([*text(0, 100), *text(1)])
+    serves = entry([*shared[:80], *text(2)], approximate=most > 0, account=most)
+    pool.add(serves)
+    for seed in range(70):
+        pool.add(entry([*shared, *text(3 + seed)], approximate=np.arange(140) >= 20, account=0.2))
+    found = pool.longest_prefix("here", query, most)
+    assert found == (serves, 80)
+    pool.discard([serves])
+    found = pool.longest_prefix("here", query, most)
+    assert found is not None
+    assert found[1] == 20, "the lossless rows that all of them begin with"
+
+
+@given(st.data())
+@settings(deadline=None, max_examples=30)
+def test_longest_prefix_against_all_entries_that_are_there(data: st.DataObject) -> None:
+    """Dozens that begin alike, of whatever accounts; some are healed, some have left."""
+    numbers = np.random.default_rng(data.draw(st.integers(0, 2**32)))
+    pool, most = pool_of(min_tokens=1, block_tokens=4), data.draw(st.sampled_from([0.0, 0.04, 0.5, np.inf]))
+    for seed in range(data.draw(st.integers(1, 120))):
+        body = np.concatenate((TRUNK[: numbers.integers(4, 21)], numbers.integers(0, 3, numbers.integers(1, 6))))
+        n, account = len(body), float(numbers.choice([0.01, 0.03, 0.05, 0.2, np.inf]))
+        each = entry(body, approximate=np.arange(n) >= numbers.integers(0, n + 3), account=account, seed=seed)
+        if numbers.random() < 0.3:
+            each.steady = int(numbers.integers(0, each.usable(0.0) + 1))
+        pool.add(each)
+    for each in list(pool._entries.chosen(None)):
+        if numbers.random() < 0.2:
+            pool.discard([each])
+        elif each.approximates and numbers.random() < 0.3:
+            heal(pool, each, steady=None if numbers.random() < 0.5 else len(each) // 4 * 4)
+    query = np.concatenate((TRUNK[: numbers.integers(4, 21)], numbers.integers(0, 3, 3)))
+    there = list(pool._entries.chosen(None))
+    best = max((each.usable_prefix(query, most) for each in there), default=0)
+    found = pool.longest_prefix("here", query, most)
+    assert (found[1] if found else 0) == (best if best >= 4 else 0)
+    if found:
+        assert found[0].usable_prefix(query, most) == best
+        ways = [each for each in there if each.usable_prefix(query, most) == best]
+        assert _account_of(found[0], best) == min(_account_of(each, best) for each in ways)
+
+
+def _account_of(each: Entry, rows: int) -> float:
+    """Of its leading rows."""
+    return each.account if rows > each.usable(0.0) else 0.0
+
+
+def heal(pool: ReferencePool, each: Entry, steady: int | None) -> None:
+    """As the healing does, with rows that are the entry's own."""
+    copy = pool.second_copy(each, len(each))
+    assert copy is not None
+    copy.rows = Taken(rows_of(each))
+    assert pool.heal(copy, 0, steady)
+
+
+@dataclass
+class Taken:
+    """Rows in memory."""
+
+    rows: list[tuple[torch.Tensor, torch.Tensor]]
+
+    def take(self, start: int, end: int) -> list[tuple[torch.Tensor, torch.Tensor]]:
+        return [(keys[:, :, start:end].clone(), values[:, :, start:end].clone()) for keys, values in self.rows]
+
+
+def test_what_has_expired_hides_nothing() -> None:
+    pool = pool_of(min_tokens=1)
+    shared = text(0, 64)
+    kept = entry([*shared[:48], *text(1)])
+    pool.add(kept)
+    for seed in range(70):
+        pool.add(late := entry([*shared, *text(2 + seed)]))
+        late.expires = 1.0
+    assert pool.longest_prefix("here", np.array([*shared, 5]), 0) == (kept, 48)
 
 
 # --- similarity --------------------------------------------------------------------------------------------------

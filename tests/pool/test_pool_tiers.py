@@ -173,6 +173,22 @@ def test_the_bound_of_approximate_rows_comes_back(tmp_path: Path) -> None:
     again.close()
 
 
+def test_a_beginning_is_found_behind_seventy_others_on_disk_and_after_a_restart(tmp_path: Path) -> None:
+    pool = pool_at(tmp_path, 1000)
+    query = np.array([*text(0, 100), *text(1)])
+    pool.add(entry([*query[:80], *text(2)]))
+    for seed in range(70):
+        pool.add(entry([*query[:100], *text(3 + seed)], approximate=np.arange(140) >= 20, account=0.2))
+    for opened in range(2):
+        each = pool if not opened else pool_at(tmp_path, 1000)
+        prefix = each.longest_prefix("here", query, 0)
+        assert prefix is not None
+        assert prefix[1] == 80
+        assert None in tiers(prefix[0]), "rows of it are on disk only"
+        assert right(prefix[0])
+        each.close()
+
+
 def test_what_is_divided_after_a_restart_comes_back_divided(tmp_path: Path) -> None:
     pool = pool_at(tmp_path)
     one = entry(text(0, 64) + text(1))

@@ -709,6 +709,25 @@ def test_an_error_is_told_and_the_thread_lives_on(monkeypatch: pytest.MonkeyPatc
     assert engine.healing.counts().healed == 1
 
 
+def test_an_error_while_the_next_entry_is_chosen_is_told_and_the_entry_stays(monkeypatch: pytest.MonkeyPatch) -> None:
+    engine = healing_engine()
+
+    def fail(of_call: object) -> str:
+        raise ZeroDivisionError("planted")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(engine.healing, "_identity", fail)
+        with pytest.warns(QualityWarning, match="Healing failed: ZeroDivisionError"):
+            wait_for(ask(engine), engine)
+    assert ["planted" in each for each in engine.healing.errors] == [True]
+    counts = engine.healing.counts()
+    assert (counts.failed, counts.waiting) == (1, 1)
+    engine.healing.ask()
+    assert engine.healing.wait(WAIT)
+    assert engine.healing.counts().healed == 1
+    assert not entry_of(engine).approximates
+
+
 def test_closing_ends_the_healing() -> None:
     engine = healing_engine()
     with busy(engine):

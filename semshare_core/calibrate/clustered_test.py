@@ -1,28 +1,19 @@
 """Test a promise on calls of which some depend on each other: those of one chain.
 
 An exact binomial test needs independent calls. The calls of a chain share its text and its errors, so chains are the
-units. For units of several calls we bet against the hypothesis "more than the promised share of calls break their
-bound". Each unit multiplies the capital by ``1 + stake * weight * (share * calls - broken)``. If the hypothesis is
-true, the expected capital is at most 1: the units are independent, the mean factor is at most 1, and a product of means
-is largest if they are equal. So the capital reaches ``1 / risk`` with a probability of at most ``risk`` (Markov's
-inequality). Betting on means of bounded numbers: Waudby-Smith and Ramdas, Estimating means of bounded random variables
-by betting, arXiv 2010.09686.
-
-The share is a weighted one. A call of a chain weighs less than a pair, because the chain's other calls tell most of the
-same (weights for correlated proportions: Kleinman, Proportions with extraneous variance, JASA 68, 1973). Without the
-weights, few chains would outvote many pairs. A wrong correlation would cost power, but the test would stay valid.
+units, and each counts as one call. If one call of each unit is drawn at random, the drawn calls are independent, and
+the binomial test is right for them: unequal probabilities make few broken calls less likely, not more (Hoeffding, On
+the distribution of the number of successes in independent trials, Annals of Mathematical Statistics 27, 1956). A draw
+would make the result a matter of luck. So we take the mean p-value over all draws, and double it: twice the mean of
+p-values is a p-value, however they depend on each other (Vovk and Wang, Combining p-values via averaging, Biometrika
+107, 2020). No draw is made: the distribution of the number of broken calls over all draws is computed.
 """
 
 from __future__ import annotations
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import bdtr, logsumexp
-
-_STAKES = (1.0, 0.5)
-"""The capital is divided evenly. A high stake wins most if few calls break, a low one survives broken chains."""
-
-_CORRELATION = 0.25  # of the calls of one chain
+from scipy.special import bdtr
 
 
 def chance_of_so_few(broken: NDArray[np.int64], calls: NDArray[np.int64], share: float) -> float:
@@ -35,12 +26,14 @@ def chance_of_so_few(broken: NDArray[np.int64], calls: NDArray[np.int64], share:
         calls: [units], all its calls.
         share: the promised share, below 0.5.
     """
+    units = len(calls)
     if (calls == 1).all():
-        return binomial_tail(int(broken.sum()), len(calls), share)
-    weight = 1 / (1 + _CORRELATION * (calls - 1))
-    won = weight * (share * calls - broken) / (weight * calls).max()  # at most all of the stake is lost
-    capital = logsumexp([np.log1p(stake * won).sum() for stake in _STAKES]) - np.log(len(_STAKES))
-    return float(np.exp(-max(0.0, capital)))
+        return binomial_tail(int(broken.sum()), units, share)
+    drawn = np.ones(1)  # the probability of 0, 1, ... broken calls among those that are drawn
+    for chance in (broken / calls)[broken > 0]:
+        drawn = np.convolve(drawn, (1 - chance, chance))
+    tails = bdtr(np.arange(len(drawn), dtype=float), units, share)
+    return float(min(1.0, 2 * (drawn * tails).sum()))
 
 
 def binomial_tail(broken: int, calls: int, share: float) -> float:

@@ -42,12 +42,20 @@ def test_a_promise_that_is_kept_well_is_found_to_be_kept() -> None:
     assert found > 150
 
 
-def test_chains_that_break_as_a_whole_say_less_than_single_calls() -> None:
-    calls = np.full(100, 7)
-    spread, whole = np.zeros(100, np.int64), np.zeros(100, np.int64)
-    spread[:14], whole[:2] = 1, 7
-    assert chance_of_so_few(spread, calls, SHARE) < chance_of_so_few(whole, calls, SHARE)
+def test_a_chain_counts_as_one_call_however_long_it_is() -> None:
+    calls, broken = np.array([1] * 150 + [7] * 50), np.zeros(200, np.int64)
+    broken[[0, 150]] = 1, 7
+    short = np.minimum(calls, 2)
+    assert chance_of_so_few(broken, calls, SHARE) == chance_of_so_few(np.minimum(broken, 2), short, SHARE)
+    assert chance_of_so_few(broken, calls, SHARE) == pytest.approx(2 * binomial_tail(2, 200, SHARE))
     assert chance_of_so_few(calls, calls, SHARE) == 1.0
+
+
+def test_a_chain_that_breaks_in_part_is_the_mean_over_its_calls() -> None:
+    calls, broken = np.array([1] * 100 + [4]), np.zeros(101, np.int64)
+    broken[100] = 1
+    expected = 2 * (0.75 * binomial_tail(0, 101, SHARE) + 0.25 * binomial_tail(1, 101, SHARE))
+    assert chance_of_so_few(broken, calls, SHARE) == pytest.approx(expected)
 
 
 def test_a_few_chains_do_not_outvote_many_pairs() -> None:

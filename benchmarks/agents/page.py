@@ -1,9 +1,13 @@
-"""Write docs/agents-table.md and its plot from what `python -m benchmarks.agents` measured."""
+"""Write docs/agents-table.md and its plot from what `python -m benchmarks.agents` measured.
+
+Several files are parts of one measurement, for example of two processes.
+"""
 
 from __future__ import annotations
 
 import argparse
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 from matplotlib.artist import Artist
@@ -32,17 +36,33 @@ _COLOURS = dict(zip(MODES, ("#c8553d", "#0b6e4f", "#3d6fb6"), strict=True))
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.agents.page", description=__doc__)
-    parser.add_argument("file", type=Path, nargs="?", default=Path("out/agents.json"), help="default: out/agents.json")
+    own = Path("out/agents.json")
+    parser.add_argument("files", type=Path, nargs="*", metavar="FILE", default=[own], help=f"default: {own}")
     parser.add_argument("--docs", type=Path, default=Path("docs"), help="folder of the page (default: docs)")
     options = parser.parse_args()
-    try:
-        record = read_items(options.file, agent_item)
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        print(f"{options.file} is not what benchmarks.agents writes: {error}", file=sys.stderr)
-        return 2
-    write_page(record, options.docs)
+    records = []
+    for path in options.files:
+        try:
+            records.append(read_items(path, agent_item))
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            print(f"{path} is not what benchmarks.agents writes: {error}", file=sys.stderr)
+            return 2
+    write_page(merged(records), options.docs)
     print(options.docs / NAME)
     return 0
+
+
+def merged(records: list[Record[AgentItem]]) -> Record[AgentItem]:
+    """All parts, notes and items. The machine and the settings are those of the first file."""
+    first = records[0]
+    commands = "` and `".join(str(record.about.get("command", "")) for record in records)
+    return replace(
+        first,
+        about={**first.about, "command": commands},
+        parts=[part for record in records for part in record.parts],
+        notes=[note for record in records for note in record.notes],
+        items=[item for record in records for item in record.items],
+    )
 
 
 def write_page(record: Record[AgentItem], docs: Path) -> None:

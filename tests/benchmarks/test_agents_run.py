@@ -256,7 +256,11 @@ def test_the_command_writes_what_the_page_reads(
     told = capsys.readouterr().out
     assert "clock, back to back" in told
     assert "turns: 1 of 1" in told
-    assert read_items(out, agent_item).items
+    record = read_items(out, agent_item)
+    assert record.items
+    both = page.merged([record, replace(record, about={"command": "second"})])
+    assert both.items == record.items * 2
+    assert both.about["command"].endswith(f"{out}` and `second")
     monkeypatch.setattr(sys, "argv", ["page", str(out), "--docs", str(docs)])
     assert page.main() == 0
     written = (docs / page.NAME).read_text(encoding="utf-8")

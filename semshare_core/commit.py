@@ -50,11 +50,11 @@ def commit(
     if chosen and prefilled.approximate and canary.has_room:  # before the pool takes the rows
         with suppress(torch.OutOfMemoryError):  # the answer is complete; without memory for a copy there is no check
             replay = Replay.of(prefilled.ids, generated, _began_with(prefilled), prefilled.room, request.computed_by)
-    used = request.runtime.pool.touch(prefilled.planned.lookup.used)
+    # before the rows are stored: what they push out of the pool must leave memory at once
+    request.runtime.healing.consider_used(request.runtime.pool.touch(prefilled.planned.lookup.used))
     report = report_of(prefilled, first_token_at, len(generated))
     if store:
         report = report.model_copy(update={"stored": store_rows(prefilled, generated, copy=copy)})
-    request.runtime.healing.consider_used(used)
     if report.stored:
         _heal(prefilled, report, replay)
     if not chosen:

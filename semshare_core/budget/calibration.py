@@ -102,16 +102,22 @@ class Calibration(BaseModel):
     def _from_older_format(cls, data: Any) -> Any:
         """Format 8 has other names. Formats 8 and 9 have no chains, and measured the first ratios of the list.
 
-        Up to format 10 the last answer of a chat was not computed. Margins that kept the promise then keep it now.
+        Up to format 10 the begin of a chat's last answer was not computed, and nothing was known of repeated wording.
+        Margins that kept the promise then are taken to keep it now.
         """
         if not isinstance(data, dict) or data.get("format") not in (8, 9, 10):
             return data
-        items = [dict(item) for item in data["observations"]]
+        items = data.get("observations")
+        if not isinstance(items, list) or not all(isinstance(item, dict) for item in items):
+            return data | {"format": 11}  # the fields' own checks say what is wrong
+        items = [dict(item) for item in items]
         for item in items:
+            if item.get("kind") == "suffix":  # a slip of format 9
+                item["kind"] = "window"
             features = item.pop("situation", None)
             if features is not None:
                 item["features"] = {_NAMES_SINCE_9.get(name, name): value for name, value in features.items()}
-            item.setdefault("ratios", data["ratios"][: len(item["kl"])])
+            item.setdefault("ratios", data.get("ratios", [])[: len(item.get("kl", []))])
         return data | {"format": 11, "observations": items}
 
     @functools.cached_property

@@ -2,8 +2,9 @@
 
 An exact binomial test needs independent calls. The calls of a chain share its text and its errors, so chains are the
 units, and each counts as one call. If one call of each unit is drawn at random, the drawn calls are independent, and
-the binomial test is right for them: unequal probabilities make few broken calls less likely, not more (Hoeffding, On
-the distribution of the number of successes in independent trials, Annals of Mathematical Statistics 27, 1956). A draw
+the binomial test is right for them: unequal probabilities make it less likely, not more, that far fewer calls break
+than expected (Hoeffding, On the distribution of the number of successes in independent trials, Annals of Mathematical
+Statistics 27, 1956; so it is right for risks of some 10 %, of which we ask, not for large ones). A draw
 would make the result a matter of luck. So we take the mean p-value over all draws, and double it: twice the mean of
 p-values is a p-value, however they depend on each other (Vovk and Wang, Combining p-values via averaging, Biometrika
 107, 2020). No draw is made: the distribution of the number of broken calls over all draws is computed.
@@ -17,9 +18,9 @@ from scipy.special import bdtr
 
 
 def chance_of_so_few(broken: NDArray[np.int64], calls: NDArray[np.int64], share: float) -> float:
-    """The probability of so few broken calls if more than ``share`` of all calls break their bound, or a bound on it.
+    """The probability of so few broken calls if more than ``share`` of the calls break their bound, or a bound on it.
 
-    It is exact if each unit has one call.
+    All calls of a unit count together as one. The probability is exact if each unit has one call.
 
     Args:
         broken: [units], the broken calls of each unit.

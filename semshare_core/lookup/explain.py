@@ -53,7 +53,7 @@ def _lossless(prefix: int, pool: ReferencePool, query: Query) -> ReasonText:
 def _longest_common_begin(pool: ReferencePool, query: Query) -> int:
     """The length of the longest common beginning with a pooled prompt, of whatever rows; the last token never counts.
 
-    0 if it is shorter than a block of the prefix index.
+    0 if it is shorter than ``block_tokens``.
     """
     entries = pool.beginning_alike(query.namespace, query.tokens[:-1], 1, weights=query.weights)
     return max((common_prefix(entry.tokens, query.tokens[:-1]) for entry in entries), default=0)

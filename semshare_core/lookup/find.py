@@ -134,7 +134,7 @@ def find(
         plan,
         stale=facts.changed(plan, tokens, views, policy.halo),
         account=_accounts(plan, views),
-        repeated=repeated(tokens),
+        repeated=repeated(tokens) if goal.approximates else None,
     )
     return Lookup(
         plan,

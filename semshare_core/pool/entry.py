@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-import math
+import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -118,7 +118,7 @@ class Entry:
         """How many leading rows serve, and the smallest ``most`` at which :meth:`usable_prefix` takes them."""
         n, lossless = len(self), self.usable(0.0)
         steady = lossless if self.steady is None else min(self.steady, lossless)
-        found = [(steady, 0.0), (lossless, math.ulp(0.0)), (n, self.account)]
+        found = [(steady, 0.0), (lossless, sys.float_info.min), (n, self.account)]
         return [found[0], *(longer for shorter, longer in pairwise(found) if longer[0] > shorter[0])]
 
     def usable(self, most: float) -> int:

@@ -15,7 +15,7 @@ from semshare_core.errors import PromptError
 from semshare_core.prompt.chat_template import Messages, check_messages, check_tools, continues, render
 from semshare_core.prompt.control_tokens import ControlTokens, control_tokens, texts_of
 from semshare_core.prompt.ids import ids_of
-from semshare_core.prompt.last_answer import begin_of_answer, last_answer
+from semshare_core.prompt.last_answer import CUE_TOKENS, begin_of_answer, last_answer
 from semshare_core.prompt.own_tokenizer import encode_text, own_tokenizer
 from semshare_core.tokens import Tokens, common_prefix
 
@@ -49,7 +49,7 @@ class EncodedPrompt:
     Attributes:
         ids: int64 [n].
         question: index of the question's first token; n: no question is known.
-        last_answer: the tokens that begin the model's last answer; empty if none is known.
+        last_answer: 64 tokens from where the model's last answer begins; empty if none is known.
         from_ids: whether the caller passed ids.
         control: tells text from control tokens, also in an answer that comes back in a message; None: all are tokens.
     """
@@ -63,7 +63,7 @@ class EncodedPrompt:
     def fresh_from(self, tail: int) -> int:
         """First token that must be computed: of the question at most ``MAX_QUESTION_TOKENS``, or ``tail`` if more."""
         n = len(self.ids)
-        return max(0, n - max(min(n - self.question, MAX_QUESTION_TOKENS), tail))
+        return max(0, min(_computed_from(self.question, n), n - tail))
 
 
 def encode(prompt: Prompt, tokenizer: PreTrainedTokenizerBase, vocabulary: int, context: int) -> EncodedPrompt:
@@ -97,8 +97,9 @@ def encode(prompt: Prompt, tokenizer: PreTrainedTokenizerBase, vocabulary: int, 
             f"the prompt has {len(ids)} tokens but the model's context is {context}, answer included: shorten it."
         )
     if encoded.from_ids:
-        encoded = replace(encoded, question=_question_of(ids, tokenizer))
-    return replace(encoded, last_answer=last_answer(ids, encoded.question) or encoded.last_answer)
+        question = _question_of(ids, tokenizer)
+        return replace(encoded, question=question, last_answer=last_answer(ids, _computed_from(question, len(ids))))
+    return encoded
 
 
 def question_start(text: str) -> int | None:
@@ -120,11 +121,15 @@ def question_start(text: str) -> int | None:
 def _encode_text(text: str, tokenizer: PreTrainedTokenizerBase) -> EncodedPrompt:
     _check_unicode(text, "the prompt")
     ids = np.asarray(encode_text(tokenizer, text, special=True), np.int64)
-    start = question_start(text)
-    if start is None:
-        return EncodedPrompt(ids, len(ids))
-    before = np.asarray(encode_text(tokenizer, text[:start], special=True), np.int64)
-    return EncodedPrompt(ids, common_prefix(ids, before))
+    start, question = question_start(text), len(ids)
+    if start is not None:
+        question = common_prefix(ids, np.asarray(encode_text(tokenizer, text[:start], special=True), np.int64))
+    return EncodedPrompt(ids, question, last_answer(ids, _computed_from(question, len(ids))))
+
+
+def _computed_from(question: int, n: int) -> int:
+    """Where the part of a question begins that is computed, if the prompt has ``n`` tokens."""
+    return max(question, n - MAX_QUESTION_TOKENS)
 
 
 def _question_of(ids: Tokens, tokenizer: PreTrainedTokenizerBase) -> int:
@@ -174,9 +179,22 @@ def _encode_messages(
             question = end_of([*earlier, {**last, "content": content[:start]}])
     answered = range(0)
     spoken = [number for number, message in enumerate(earlier) if message.get("role") == "assistant"]
-    if spoken and not last_answer(ids, question):  # a template may begin the next answer unlike the earlier ones
-        answered = begin_of_answer(end_of(messages[: spoken[-1]]), len(ids))
+    if spoken and _cue_tokens(tokenizer) >= CUE_TOKENS:
+        answered = last_answer(ids, _computed_from(question, len(ids)))
+    if spoken and not answered:  # a short cue, or one unlike that of earlier answers
+        start = end_of(messages[: spoken[-1]])
+        answered = begin_of_answer(start, len(ids)) if start or not spoken[-1] else answered
     return EncodedPrompt(ids, question, answered, control=None if trusted else control)
+
+
+def _cue_tokens(tokenizer: PreTrainedTokenizerBase) -> int:
+    """How many tokens the chat template writes before an answer, whatever the messages are."""
+    hello = [{"role": "user", "content": "Hello."}]
+    try:
+        asked, cued = (encode_text(tokenizer, render(tokenizer, hello, (), answer=answer)) for answer in (False, True))
+    except PromptError:
+        return 0
+    return len(cued) - common_prefix(np.asarray(asked), np.asarray(cued))
 
 
 def _check_unicode(text: str, what: str) -> None:

@@ -19,15 +19,18 @@ MOST_TOKENS = 64
 """Of an answer. What is copied first decides what is copied next."""
 
 
-def last_answer(ids: Tokens, question: int) -> range:
-    """The tokens that follow the last earlier place of the prompt's last three, at most 64; empty if there is none.
+def last_answer(ids: Tokens, before: int) -> range:
+    """The 64 tokens that follow the last earlier place of the prompt's last three; empty if there is none.
+
+    A shorter answer brings the tokens behind it. A prompt whose last three tokens belong to the question, because its
+    template has a shorter cue, has no such place, or one of a question that was asked before.
 
     Args:
         ids: int64 [n].
-        question: its first token. What it repeats is no answer.
+        before: where the question begins. What it repeats is no answer.
     """
     n = len(ids)
-    begins = max(0, min(question, n - CUE_TOKENS) - CUE_TOKENS + 1)
+    begins = max(0, min(before, n - CUE_TOKENS) - CUE_TOKENS + 1)
     same = np.ones(begins, bool)
     for place in range(CUE_TOKENS if begins else 0):
         same &= ids[place : place + begins] == ids[n - CUE_TOKENS + place]

@@ -107,7 +107,9 @@ class Healing:
     # For users
 
     def wait(self, timeout: float | None = None) -> bool:
-        """Wait until nothing is left to be healed, at most ``timeout`` seconds. Returns whether nothing is left.
+        """Wait until nothing more is being healed, at most ``timeout`` seconds. Returns whether that is so.
+
+        After an error (:attr:`errors`) entries may still wait, until a call asks for healing again.
 
         Entries that other weights than the present ones computed are not waited for, and neither are those that checks
         of the canary heal: ``engine.canary.wait()`` comes first.

@@ -23,7 +23,7 @@ from semshare_core.calibrate.fitting import fit_calibration
 from semshare_core.errors import ConfigError
 from semshare_core.match.plan import ReusePlan
 from semshare_core.quality import calibration_files
-from semshare_core.quality.calibration_files import write_calibration
+from semshare_core.quality.calibration_files import read_calibration, write_calibration
 
 # --- a calibration ---
 
@@ -254,3 +254,14 @@ def test_rows_of_which_nothing_is_known_leave_a_fixed_ratio_without_a_forecast(
     assert decision.budget is not None
     assert decision.expected_kl is None
     assert math.isinf(decision.account)
+
+
+@pytest.mark.parametrize(
+    "observations", ["", ', "observations": null', ', "observations": [3]', ', "observations": [{}]']
+)
+@pytest.mark.parametrize("version", [8, 10, 11])
+def test_a_damaged_calibration_of_any_format_is_told_as_one(version: int, observations: str, tmp_path: Path) -> None:
+    path = tmp_path / "damaged.json"
+    path.write_text(f'{{"format": {version}{observations}}}')
+    with pytest.raises(ConfigError, match="is not a calibration"):
+        read_calibration(path)

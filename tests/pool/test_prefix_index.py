@@ -12,7 +12,7 @@ from semshare_core.pool.indexes.prefix_index import PrefixIndex
 from semshare_core.pool.indexes.shared_list import SharedList
 from semshare_core.tokens import common_prefix
 
-texts = st.lists(st.integers(0, 1), max_size=12)
+texts = st.lists(st.sampled_from([0, np.iinfo(np.int64).max]), max_size=12)
 accounts = st.sampled_from([0.0, 0.01, 0.1, math.inf])
 
 

@@ -53,6 +53,23 @@ def test_a_template_that_begins_the_next_answer_otherwise_hides_no_earlier_one(m
     assert answer([{"role": role, "content": text} for role, text in said]).startswith("<assistant>First.")
 
 
+def test_a_text_that_is_one_long_paragraph_has_one_before_what_is_computed_of_its_question() -> None:
+    second = "Second, " + "which is long, " * 30
+    text = f"Begin.\n\nHuman: One?\nAI: First.\nHuman: Two?\nAI: {second}\nHuman: Three?\nAI:"
+    assert encode(text, TOKENIZER, 259, 4096).question == len("Begin.\n\n")
+    assert answer(text).startswith(" Second, ")
+
+
+def test_a_template_with_a_short_cue_does_not_find_the_answer_to_a_repeated_question(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    asked, said = "{% if m.role == 'user' %}\n{{ m.content }}#", "{% else %}{{ m.content }}{% endif %}"
+    template = "{% for m in messages %}" + asked + said + "{% endfor %}"
+    monkeypatch.setattr(TOKENIZER, "chat_template", template)
+    chat = [("user", "Go on."), ("assistant", "Old."), ("user", "Why?"), ("assistant", "Last."), ("user", "Go on.")]
+    assert answer([{"role": role, "content": text} for role, text in chat]).startswith("Last.")
+
+
 @pytest.mark.parametrize("prompt", ["One.\n\nTwo?", [{"role": "user", "content": "One?"}], "ab"])
 def test_a_prompt_without_an_earlier_answer_has_none(prompt: object) -> None:
     assert answer(prompt) == ""

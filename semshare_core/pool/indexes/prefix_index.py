@@ -18,8 +18,6 @@ from numpy.typing import NDArray
 from semshare_core.pool.indexes.shared_list import SharedList
 from semshare_core.tokens import Positions, Tokens, common_prefix
 
-_LAST = np.iinfo(np.int64).max  # stands behind every token
-
 
 class _Item(NamedTuple):
     """A beginning of a text."""
@@ -64,7 +62,7 @@ class _State:
             if length < least:
                 return
             begin = tokens[:length]
-            ends = _place(self.items, begin), _place(self.items, np.append(begin, _LAST))
+            ends = _place(self.items, begin), _place(self.items, begin, behind_longer=True)
             first, last = np.searchsorted(allowed, ends).tolist()
             yield length, np.concatenate((allowed[first:left], allowed[right:last]))
             left, right = first, last
@@ -146,8 +144,8 @@ class PrefixIndex:
         return list(found)
 
 
-def _place(items: SharedList[_Item], tokens: Tokens, name: str = "") -> int:
-    """Where in their order a text stands, or would stand."""
+def _place(items: SharedList[_Item], tokens: Tokens, name: str = "", *, behind_longer: bool = False) -> int:
+    """Where in their order a text stands, or would stand; ``behind_longer``: behind all texts that begin so."""
     low, high = 0, len(items)
     before = behind = 0  # so many leading tokens the text shares with what stands before ``low``, and from ``high`` on
     while low < high:
@@ -155,7 +153,7 @@ def _place(items: SharedList[_Item], tokens: Tokens, name: str = "") -> int:
         item, shared = items[middle], min(before, behind)
         shared += common_prefix(item.tokens[shared:], tokens[shared:])
         one, other = (text[shared : shared + 1].tolist() for text in (item.tokens, tokens))  # a text that ends: none
-        if (one, item.name) < (other, name):
+        if (one, item.name) < (other, name) or (behind_longer and shared == len(tokens)):
             low, before = middle + 1, shared
         else:
             high, behind = middle, shared

@@ -58,7 +58,8 @@ class Decision:
     Attributes:
         budget: of a selective prefill. None: compute the whole suffix.
         bypassed: reuse was possible, but not worth it.
-        calibration: name of the calibration that decided. None: no level had to choose.
+        calibration: name of the calibration that decided, or from whose accounts an approximate prefix serves. None: no
+            level had to choose.
         expected_kl: the forecast in nats. None: there was no forecast.
         account: of the call's approximate rows, in nats; infinite: not known.
         recompute: how the budget is spent. None: there is no budget.
@@ -93,7 +94,11 @@ def decide(
     selection = selection_for(goal.policy)
     needs = Needs.of(plan, selection, fresh_from, last_answer)
     if not reusable(plan, needs, fresh_from):
-        return Decision(None, nothing_reusable(plan, fresh_from))
+        # an approximate prefix serves because a level's bound allows its account
+        judged = plan.account is not None and goal.ratio is None
+        return Decision(
+            None, nothing_reusable(plan, fresh_from), calibration=_name(goal, calibration) if judged else None
+        )
     features = PlanFeatures.of(plan, needs, fresh_from)
     if goal.ratio is not None:
         decision = _for_ratio(features, goal, goal.ratio, calibration)
@@ -139,7 +144,12 @@ def _for_level(features: PlanFeatures, goal: Goal, calibration: Calibration | No
         decision = _by_rule(features, goal)
         why = Reason.NOT_CALIBRATED if calibration is None else Reason.OTHER_METHOD
         return replace(decision, reason=decision.reason or why.text(), calibration=UNCALIBRATED)
-    return replace(_by_calibration(features, goal.level, calibration), calibration=calibration.name)
+    return replace(_by_calibration(features, goal.level, calibration), calibration=_name(goal, calibration))
+
+
+def _name(goal: Goal, calibration: Calibration | None) -> str:
+    """What decides, as reports name it."""
+    return UNCALIBRATED if calibration is None or goal.method else calibration.name
 
 
 def _by_calibration(features: PlanFeatures, level: str, calibration: Calibration) -> Decision:

@@ -77,7 +77,8 @@ class ReuseReport(BaseModel):
         recompute_ratio: rows computed / (prompt tokens x layers), the first layer included.
         kv_bytes: keys and values kept for decoding when it begins; ``kv_bytes_full``: uncompressed.
         calibration: the calibration that chose how much is recomputed; ``default``: a fixed share, because the model
-            has no calibration, or one for another method than the policy's; None: no level had to choose.
+            has no calibration, or one for another method than the policy's; None: no level had to choose, not even
+            whether an approximate prefix may serve.
         expected_kl: the KL to the full prefill that it forecast, in nats: the median, so half of such requests lie
             beyond it. For a prefix of approximate rows it is their account. 0 for lossless requests. None: nothing is
             known.

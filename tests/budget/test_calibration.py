@@ -21,7 +21,7 @@ from semshare_core.budget.governor import UNCALIBRATED, plan_features
 from semshare_core.budget.levels import BOUNDS
 from semshare_core.calibrate.fitting import fit_calibration
 from semshare_core.errors import ConfigError
-from semshare_core.match.plan import ReusePlan
+from semshare_core.match.plan import ReusePlan, Source
 from semshare_core.quality import calibration_files
 from semshare_core.quality.calibration_files import read_calibration, write_calibration
 
@@ -265,3 +265,12 @@ def test_a_damaged_calibration_of_any_format_is_told_as_one(version: int, observ
     path.write_text(f'{{"format": {version}{observations}}}')
     with pytest.raises(ConfigError, match="is not a calibration"):
         read_calibration(path)
+
+
+@pytest.mark.parametrize(("account", "named"), [(0.01, UNCALIBRATED), (None, None)])
+def test_who_let_an_approximate_prefix_serve_is_told(account: float | None, named: str | None) -> None:
+    plan = ReusePlan.empty(100, similarity=1.0)
+    plan.serve(0, 90, Source.PREFIX, 0, 0)
+    plan = replace(plan, account=None if account is None else np.where(np.arange(100) < 90, account, 0.0))
+    assert decided(plan, ReusePolicy(level="balanced"), 90).calibration == named
+    assert decided(plan, ReusePolicy(recompute_ratio=0.1), 90).calibration is None

@@ -84,7 +84,7 @@ def table(title: str, figures: Iterable[Figure]) -> Table:
 
 
 def _options(program: str, about: str, sections: Sections, out: Path, asked: Collection[str]) -> argparse.Namespace:
-    listed = "\n".join(f"  {name:<12}{told}" for name, (_, told) in sections.items())
+    listed = "\n".join(f"  {name:<14}{told}" for name, (_, told) in sections.items())
     parser = argparse.ArgumentParser(
         prog=f"python -m {program}",
         description=f"{about}\nsections:\n{listed}",

@@ -99,6 +99,7 @@ ISLAND = prompt(HARBOUR, MUSEUM, BAKERY, LIGHTHOUSE, WHEN_BUILT)
 TOWN = prompt(SCHOOL, GARDEN, WEAVERS, WHO_KEEPS)
 FILLS = (Fill(ISLAND), Fill(TOWN))
 MOVED = prompt(LIGHTHOUSE, HARBOUR, BAKERY, MUSEUM, WHAT_COSTS)
+HARBOUR_FIRST = prompt(HARBOUR, LIGHTHOUSE, BAKERY, MUSEUM, WHAT_COSTS)
 EDITED = prompt(LIGHTHOUSE_OTHER_FACTS, MUSEUM_OTHER_WORDS, HARBOUR, BAKERY, WHO_KEEPS)
 MIXED = prompt(HARBOUR, MUSEUM, LIGHTHOUSE, BAKERY_RETOLD, WHO_KEEPS)  # prefix, moved and fuzzy
 SEVERAL = prompt(GARDEN, LIGHTHOUSE, OBSERVATORY, SCHOOL, HARBOUR_OTHER_FACTS, WEAVERS, WHAT_COSTS)
@@ -186,7 +187,8 @@ CHAIN = Scenario(
         Ask("approximate prefix", "semantic", prompt(MOVED, SCHOOL, MUSEUM, WHEN_BUILT), ratio(0.5), store=True),
         Ask("approximate rows", "semantic", prompt(SCHOOL, MOVED), ratio(0.3), store=True),
         Ask("more of them", "semantic", prompt(SCHOOL, MUSEUM, HARBOUR, WHEN_BUILT), ratio(0.4)),
-        Ask("exact behind approximate rows", "prefix", prompt(MOVED, WHEN_BUILT), "exact"),
+        Ask("behind a prefix", "semantic", HARBOUR_FIRST, ratio(0.2), store=True, answer=8),
+        Ask("exact behind approximate rows", "prefix", prompt(HARBOUR_FIRST, WHEN_BUILT), "exact"),
     ),
 )
 NAMESPACES = Scenario(

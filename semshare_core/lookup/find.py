@@ -136,14 +136,8 @@ def find(
         account=_accounts(plan, views),
         repeated=repeated(tokens) if goal.approximates else None,
     )
-    return Lookup(
-        plan,
-        views,
-        similarity,
-        lookup_ms=1e3 * (looked_up - started),
-        match_ms=1e3 * (time.perf_counter() - looked_up),
-        nearby=around,
-    )
+    lookup_ms, match_ms = 1e3 * (looked_up - started), 1e3 * (time.perf_counter() - looked_up)
+    return Lookup(plan, views, similarity, lookup_ms, match_ms, nearby=around)
 
 
 def _accounts(plan: ReusePlan, views: Sequence[View]) -> NDArray[np.float64] | None:

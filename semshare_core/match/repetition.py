@@ -2,7 +2,7 @@
 
 The lines of a list share their wording. A model tells them apart by their place and by what stands before them, and
 both are what a moved row has wrong. Prose of the same length, moved the same way, is disturbed much less
-(``python -m benchmarks.frontier lists``).
+(``python -m benchmarks.frontier lists``). A text that is there several times, word for word, is no list.
 """
 
 from __future__ import annotations
@@ -15,13 +15,21 @@ from semshare_core.tokens import Tokens
 
 _GRAM = 3  # tokens: shorter ones repeat in any prose, longer ones miss lines that differ in every fourth word
 _TIMES = 4  # a phrase that stands there two or three times is common in prose
+_LINE = 24  # tokens: places that go on alike for so long are copies of one text, and count once
 
 
 def repeated(tokens: Tokens) -> NDArray[np.bool_]:
-    """Bool [n]: tokens of a stretch of three tokens that stands at least four times in ``tokens``."""
+    """Bool [n]: tokens of a stretch of three tokens that stands at four places of ``tokens``, or more.
+
+    Places from which 24 tokens are alike count as one.
+    """
     marked = np.zeros(len(tokens), bool)
     grams = kgram_hashes(tokens, _GRAM)
-    _, which, times = np.unique(grams, return_inverse=True, return_counts=True)
+    _, which = np.unique(grams, return_inverse=True)
+    lines = np.arange(len(grams))  # at the end, where no 24 tokens follow, each place is its own
+    _, first, alike = np.unique(kgram_hashes(tokens, _LINE), return_index=True, return_inverse=True)
+    lines[: len(alike)] = first[alike]
+    times = np.bincount(which, weights=lines == np.arange(len(grams)))
     begins = np.flatnonzero(times[which] >= _TIMES)
     for offset in range(_GRAM):
         marked[begins + offset] = True

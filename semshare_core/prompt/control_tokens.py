@@ -25,6 +25,7 @@ from itertools import accumulate, pairwise
 from typing import Any
 from weakref import WeakKeyDictionary
 
+import numpy as np
 from tokenizers import AddedToken, Tokenizer
 from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
@@ -33,6 +34,7 @@ from semshare_core.process.forking import free
 from semshare_core.prompt.chat_template import Messages, render, template_of
 from semshare_core.prompt.own_tokenizer import backend_copy, encode_text, own_tokenizer
 from semshare_core.prompt.spellings import Spellings
+from semshare_core.tokens import common_prefix
 
 
 class ControlTokens:
@@ -40,6 +42,9 @@ class ControlTokens:
 
     These are its special tokens, and the other added tokens that the template writes, with their counterparts
     (``</think>`` and ``<think>``). Added tokens that the template does not know, such as ``<table>``, are text.
+
+    Attributes:
+        cue_tokens: how many tokens the template writes before an answer, whatever the messages are.
     """
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, template: str) -> None:
@@ -60,6 +65,7 @@ class ControlTokens:
             normalize = backend.normalizer.normalize_str if backend is not None and backend.normalizer else None
         self._anywhere = Spellings(self._texts, normalize)
         self._of_the_assistant = Spellings(turns - tags, normalize)
+        self.cue_tokens = _cue_tokens(tokenizer)
 
     def marked(self, messages: Messages, tools: Messages) -> tuple[Messages, Messages, str]:
         """``messages`` and ``tools`` with marks in them, and the mark; it is empty if there is nothing to mark."""
@@ -192,6 +198,16 @@ def _skeleton(tokenizer: PreTrainedTokenizerBase) -> str:
         with suppress(PromptError):
             texts.append(render(tokenizer, messages, (), answer=False))
     return "\0".join(texts)
+
+
+def _cue_tokens(tokenizer: PreTrainedTokenizerBase) -> int:
+    """How many tokens the template writes before an answer; 0 if it refuses a message of the user alone."""
+    hello = [{"role": "user", "content": "Hello."}]
+    try:
+        asked, cued = (encode_text(tokenizer, render(tokenizer, hello, (), answer=answer)) for answer in (False, True))
+    except PromptError:
+        return 0
+    return len(cued) - common_prefix(np.asarray(asked), np.asarray(cued))
 
 
 def _counterpart(token: str) -> str | None:

@@ -98,7 +98,7 @@ def encode(prompt: Prompt, tokenizer: PreTrainedTokenizerBase, vocabulary: int, 
         )
     if encoded.from_ids:
         question = _question_of(ids, tokenizer)
-        return replace(encoded, question=question, last_answer=last_answer(ids, _computed_from(question, len(ids))))
+        return replace(encoded, question=question, last_answer=_last_answer(ids, question))
     return encoded
 
 
@@ -124,7 +124,12 @@ def _encode_text(text: str, tokenizer: PreTrainedTokenizerBase) -> EncodedPrompt
     start, question = question_start(text), len(ids)
     if start is not None:
         question = common_prefix(ids, np.asarray(encode_text(tokenizer, text[:start], special=True), np.int64))
-    return EncodedPrompt(ids, question, last_answer(ids, _computed_from(question, len(ids))))
+    return EncodedPrompt(ids, question, _last_answer(ids, question))
+
+
+def _last_answer(ids: Tokens, question: int) -> range:
+    """See :func:`last_answer`; of a long question the part that is not computed may hold the answer."""
+    return last_answer(ids, _computed_from(question, len(ids)))
 
 
 def _computed_from(question: int, n: int) -> int:
@@ -179,22 +184,12 @@ def _encode_messages(
             question = end_of([*earlier, {**last, "content": content[:start]}])
     answered = range(0)
     spoken = [number for number, message in enumerate(earlier) if message.get("role") == "assistant"]
-    if spoken and _cue_tokens(tokenizer) >= CUE_TOKENS:
-        answered = last_answer(ids, _computed_from(question, len(ids)))
+    if spoken and control.cue_tokens >= CUE_TOKENS:
+        answered = _last_answer(ids, question)
     if spoken and not answered:  # a short cue, or one unlike that of earlier answers
         start = end_of(messages[: spoken[-1]])
         answered = begin_of_answer(start, len(ids)) if start or not spoken[-1] else answered
     return EncodedPrompt(ids, question, answered, control=None if trusted else control)
-
-
-def _cue_tokens(tokenizer: PreTrainedTokenizerBase) -> int:
-    """How many tokens the chat template writes before an answer, whatever the messages are."""
-    hello = [{"role": "user", "content": "Hello."}]
-    try:
-        asked, cued = (encode_text(tokenizer, render(tokenizer, hello, (), answer=answer)) for answer in (False, True))
-    except PromptError:
-        return 0
-    return len(cued) - common_prefix(np.asarray(asked), np.asarray(cued))
 
 
 def _check_unicode(text: str, what: str) -> None:

@@ -139,9 +139,10 @@ class PrefilledRequest:
         return whole_blocks(n - 1 if self.pending == 1 else n, block)
 
     def hand_over(self) -> None:
-        """Give the cache to the caller: the request's limits no longer interrupt it."""
+        """Give the cache to the caller: the request's limits no longer interrupt it, and its rows are its own."""
         for cache in (self.cache, self.whole.cache):
             cache.interrupt = NEVER
+        self.whole.cache.move_out()
 
     @contextmanager
     def distrust(self) -> Iterator[None]:

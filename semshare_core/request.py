@@ -37,11 +37,11 @@ from semshare_core.lookup.search import Query
 from semshare_core.match.plan import ReusePlan
 from semshare_core.model import autocast
 from semshare_core.model.attention.bit_blocks import block_of
-from semshare_core.model.attention.grouped import grouped_attention
 from semshare_core.model.computing import computing
 from semshare_core.model.support import vocabulary_size
 from semshare_core.pool import Entry
 from semshare_core.prefill.cache import InterruptibleCache, to_torch
+from semshare_core.prefill.captured_steps import captured_steps
 from semshare_core.prefilled import PrefilledRequest, RequestPlan
 from semshare_core.process.interrupt import NEVER, Interrupt
 from semshare_core.prompt.encode import EncodedPrompt, Prompt, encode
@@ -267,7 +267,7 @@ class Request:
     def _attention(self, planned: RequestPlan) -> AbstractContextManager[None]:
         """The attention for rows that follow other rows. A prompt that stands alone does not need it."""
         alone = planned.decision.recompute is None and self.runtime.prefill.stands_alone(planned.lookup.plan)
-        return nullcontext() if alone else grouped_attention(self.runtime.model)
+        return nullcontext() if alone else self.runtime.prefill.attention()
 
     # --- decode and commit -------------------------------------------------------------------------------------------
 
@@ -285,15 +285,17 @@ class Request:
         self, prefilled: PrefilledRequest, sampling: SamplingParams, on_token: Callable[[int], None] | None = None
     ) -> Decoded:
         """Generate the answer. Needs the model's lock."""
-        return decode(
-            self.runtime.model,
-            self.runtime.tokenizer,
-            prefilled.cache,
-            prefilled.ids,
-            sampling,
-            interrupt=self.interrupt,
-            on_token=on_token,
-        )
+        runtime = self.runtime
+        with captured_steps(runtime.model, runtime.prefill.captured, prefilled.cache):
+            return decode(
+                runtime.model,
+                runtime.tokenizer,
+                prefilled.cache,
+                prefilled.ids,
+                sampling,
+                interrupt=self.interrupt,
+                on_token=on_token,
+            )
 
     def commit(
         self,

@@ -54,7 +54,7 @@ class Runtime:
         """The identity of the present weights. Examines the model again if it has changed. Needs the model's lock."""
         identity = self.weights.identity()
         with autocast.OFF.applied():
-            self.prefill.follow(self.weights.structure)
+            self.prefill.follow(self.weights.structure, identity)
         return identity
 
     @property

@@ -14,7 +14,9 @@ from transformers import PreTrainedModel
 from transformers.cache_utils import DynamicCache
 
 from semshare_core.errors import UnsupportedModelError
+from semshare_core.model.attention.by_rows import NAME, can_attend_by_rows, chosen
 from semshare_core.model.attention.grouped import uses_sdpa
+from semshare_core.model.attention.switched import switched_attention
 from semshare_core.model.cache_argument import with_cache
 from semshare_core.model.rotary import Rotation, find_rotations
 from semshare_core.model.support import vocabulary_size
@@ -39,6 +41,7 @@ class ModelSpec:
             prompt that stands alone is computed without one. False with sliding windows.
         observable: whether attention weights can be watched while the model runs (``prefill/trial.py`` tries it). False
             for models that fix their attention function when they are built, such as Falcon.
+        by_rows: whether layers can attend by rows (:mod:`semshare_core.model.attention.by_rows`).
     """
 
     layers: list[nn.Module]
@@ -49,6 +52,7 @@ class ModelSpec:
     static_until: int | None
     causal_without_mask: bool
     observable: bool = True
+    by_rows: bool = False
 
     @cached_property
     def devices(self) -> list[torch.device]:
@@ -89,6 +93,7 @@ def measure_spec(model: PreTrainedModel) -> ModelSpec:
         takes_position_ids=takes_position_ids,
         static_until=static_until,
         causal_without_mask=not any(windows) and _mask_of(model, layers[0]) is None,
+        by_rows=_by_rows(model, layers),
     )
 
 
@@ -145,6 +150,29 @@ def _mask_of(model: PreTrainedModel, layer: nn.Module, attention_mask: list[int]
     finally:
         handle.remove()
     return masks[0] if masks else None
+
+
+def _by_rows(model: PreTrainedModel, layers: list[nn.Module]) -> bool:
+    """Whether every layer hands the marker on to an attention that can go by rows."""
+    devices = {parameter.device for layer in layers for parameter in layer.parameters()}
+    if len(devices) > 1 or not can_attend_by_rows(model):
+        return False
+    marker, calls = torch.zeros((1, 1, 1, 1), device=model.device), chosen.calls
+
+    def mark(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], Any]:
+        kwargs["attention_mask"] = marker
+        return args, kwargs
+
+    handles = [layer.register_forward_pre_hook(mark, with_kwargs=True) for layer in layers]
+    chosen.marker, chosen.rows = marker, torch.arange(4, device=model.device)
+    try:
+        with switched_attention(model, NAME):
+            model(input_ids=torch.zeros((1, 4), dtype=torch.int64, device=model.device), use_cache=False)
+    finally:
+        chosen.marker = chosen.rows = None
+        for handle in handles:
+            handle.remove()
+    return chosen.calls == calls + len(layers)
 
 
 def _mask_format(model: PreTrainedModel, layer: nn.Module) -> MaskFormat:

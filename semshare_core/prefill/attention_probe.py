@@ -62,7 +62,7 @@ def watch_tail(
     These tokens run once more. The cache does not change.
     """
     n_layers = len(spec.layers)
-    tail = torch.arange(max(0, n_rows - window), n_rows, device=ids.device)
+    tail = np.arange(max(0, n_rows - window), n_rows)
     seen: dict[int, Tensor] = {}
 
     def collect(layer: int, weights: Tensor) -> None:

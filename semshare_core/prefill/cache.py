@@ -36,6 +36,8 @@ class BufferLayer(DynamicLayer):
         self.visible = 0
         self._key_buffer: Tensor | None = None
         self._value_buffer: Tensor | None = None
+        self._home: tuple[Tensor, Tensor] | None = None
+        self._at_home = False
 
     # The base class has these two as attributes. Reading them fills the layer first.
 
@@ -86,7 +88,9 @@ class BufferLayer(DynamicLayer):
     def allocate(self, like_keys: Tensor, like_values: Tensor, device: torch.device) -> None:
         """Make the buffers on ``device`` with the heads, sizes and dtype of the given [1, kv_heads, any, head_dim]."""
         self.dtype, self.device = like_keys.dtype, device
-        self._key_buffer, self._value_buffer = (
+        home, self._home = self._home, None
+        self._at_home = home is not None
+        self._key_buffer, self._value_buffer = home or (
             torch.empty((*like.shape[:2], self.capacity, like.shape[3]), dtype=like.dtype, device=device)
             for like in (like_keys, like_values)
         )
@@ -104,6 +108,19 @@ class BufferLayer(DynamicLayer):
         assert self._key_buffer is not None, "allocate() comes first"
         assert self._value_buffer is not None
         return self._key_buffer, self._value_buffer
+
+    def live_in(self, home: tuple[Tensor, Tensor], capacity: int) -> None:
+        """Take these buffers, with room for ``capacity`` rows, instead of new ones."""
+        self._home, self.capacity = home, capacity
+
+    def settle(self) -> None:
+        """Have the rows in the buffers."""
+        if not self.is_initialized and self._home is not None:
+            self.allocate(*self._home, self._home[0].device)
+        self._fill_now()
+
+    def lives_in(self, home: tuple[Tensor, Tensor]) -> bool:
+        return self._home is home or (self._key_buffer is home[0] and self._value_buffer is home[1])
 
     def set_length(self, length: int) -> None:
         """Declare the first ``length`` rows valid."""
@@ -157,6 +174,17 @@ class BufferLayer(DynamicLayer):
         values[:, :, :length] = old_values[:, :, :length]
         self.set_length(length)
 
+    def move_out(self) -> None:
+        """Copy the rows into buffers of their own, if they live in somebody's home."""
+        at_home, self._home, self._at_home = self._at_home, None, False
+        if at_home:
+            keys, values = self.buffers
+            length = self.length
+            self.allocate(keys, values, keys.device)
+            for mine, theirs in zip(self._allocated, (keys, values), strict=True):
+                mine[:, :, :length] = theirs[:, :, :length]
+            self.set_length(length)
+
     def crop(self, tokens_to_remove: int) -> None:
         super().crop(tokens_to_remove)
         if self.keys is not None:
@@ -184,13 +212,45 @@ class InterruptibleCache(Cache):
 
 
 class MergedCache(InterruptibleCache):
-    """One :class:`BufferLayer` per decoder layer, all with room for ``capacity`` tokens."""
+    """One :class:`BufferLayer` per decoder layer, all with room for ``capacity`` tokens.
+
+    Attributes:
+        ready: the logits [vocabulary] behind the prompt, if they are computed already. The last token's row is then in
+            the buffers, and no row is pending but in name.
+    """
 
     layers: list[BufferLayer]
 
     def __init__(self, n_layers: int, capacity: int, interrupt: Interrupt = NEVER) -> None:
         super().__init__([BufferLayer(capacity) for _ in range(n_layers)], interrupt)
         self._stop_layer: int | None = None
+        self.ready: Tensor | None = None
+
+    def live_in(self, home: list[tuple[Tensor, Tensor]], capacity: int) -> None:
+        """Take these buffers, with room for ``capacity`` rows, instead of new ones."""
+        for layer, pair in zip(self.layers, home, strict=True):
+            layer.live_in(pair, capacity)
+
+    def at_home(self, home: list[tuple[Tensor, Tensor]]) -> bool:
+        """Whether all layers use these buffers."""
+        return all(layer.lives_in(pair) for layer, pair in zip(self.layers, home, strict=True))
+
+    def settle(self) -> None:
+        """Have all layers' rows in their buffers."""
+        for layer in self.layers:
+            layer.settle()
+
+    def take_ready(self) -> Tensor | None:
+        """The logits [vocabulary] behind the prompt, whose last row counts from now on; None if they are not ready."""
+        ready, self.ready = self.ready, None
+        if ready is not None:
+            self.finish(self.layers[0].length + 1)
+        return ready
+
+    def move_out(self) -> None:
+        """Copy the rows into buffers of their own, if they live in somebody's home."""
+        for layer in self.layers:
+            layer.move_out()
 
     def begin(self, rows: list[Tensor], visible: int, stop_layer: int | None) -> None:
         """Let layer ``l`` scatter to ``rows[l]``, and let attention see the first ``visible`` rows.
@@ -249,5 +309,5 @@ def kv_bytes(rows: list[tuple[Tensor, Tensor]]) -> int:
 
 
 def to_torch(rows: object, device: torch.device | str = "cpu") -> Tensor:
-    """Row indices as an int64 tensor on ``device``. Torch's default device does not matter."""
-    return torch.as_tensor(rows, dtype=torch.int64, device=device)
+    """Row indices as an int64 tensor on ``device``, which nobody waits for. Torch's default device does not matter."""
+    return torch.as_tensor(rows, dtype=torch.int64, device="cpu").contiguous().to(device, non_blocking=True)

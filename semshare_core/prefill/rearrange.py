@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from semshare_core.match.plan import ReusePlan, Source
+from semshare_core.model.attention.by_rows import kernels_run
 from semshare_core.model.rotary import Rotation
 from semshare_core.model.spec import ModelSpec
 from semshare_core.prefill.cache import MergedCache, to_torch
@@ -85,6 +86,8 @@ def lay_rows(
     if not moves:
         return
     zeros = (plan.source == Source.NEW) & zero_new
+    if _lay_at_once(cache, spec, moves, np.flatnonzero(zeros)):
+        return
     filling = _Filling(moves, spec, len(cache.layers), to_torch(np.flatnonzero(zeros)))
     for index, layer in enumerate(cache.layers):
         layer.allocate(*moves[0].rows.like(index), spec.devices[index])
@@ -103,6 +106,51 @@ def _moves(plan: ReusePlan, references: Sequence[ReferenceRows], tokens: NDArray
             if inside.any():
                 moves.append(_Move(span.rows.opened(), target[inside], position[inside], span.start))
     return moves
+
+
+def _lay_at_once(cache: MergedCache, spec: ModelSpec, moves: Sequence[_Move], zeros: NDArray[np.int64]) -> bool:
+    """Lay all layers with a kernel, if all rows lie on a device that runs it. Returns whether it did."""
+    device = spec.devices[0]
+    likes = [moves[0].rows.like(index) for index in range(len(cache.layers))]
+    alike = all(keys.shape == values.shape and keys.dtype == values.dtype for keys, values in likes)
+    if not kernels_run(device) or not alike or any(there != device for there in spec.devices):
+        return False
+    if not all(move.rows.in_memory and not move.far(0, device) for move in moves):
+        return False
+    from semshare_core.prefill.lay_kernel import DTYPES, lay_on_device  # only here is Triton wanted
+
+    if likes[0][0].dtype not in DTYPES:
+        return False
+    for layer, like in zip(cache.layers, likes, strict=True):
+        layer.allocate(*like, device)
+    rows, shift = _table(moves, zeros)
+    turns = to_torch(shift, device)
+    groups: dict[object, list[int]] = {}
+    for index, (rotation, (keys, _)) in enumerate(zip(spec.rotations, likes, strict=True)):
+        groups.setdefault((id(rotation.frequencies), rotation.interleaved, keys.shape[1], keys.shape[3]), []).append(
+            index
+        )
+    for layers in groups.values():
+        rotation = spec.rotations[layers[0]]
+        lay_on_device(
+            [cache.layers[index].buffers for index in layers],
+            [[move.rows.layer(index) for move in moves] for index in layers],
+            rows,
+            rotation.angles(turns) if len(shift) else None,
+            interleaved=rotation.interleaved,
+        )
+    return True
+
+
+def _table(moves: Sequence[_Move], zeros: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """What :func:`semshare_core.prefill.lay_kernel.lay_on_device` takes, and the shifts that turn, int64 [any]."""
+    number = np.concatenate([np.full(len(move.target), index) for index, move in enumerate(moves)])
+    local, target = (np.concatenate(parts) for parts in zip(*((m.local, m.target) for m in moves), strict=True))
+    shift = target - np.concatenate([move.position for move in moves])
+    turned = shift != 0
+    turn = np.where(turned, np.cumsum(turned) - 1, -1)
+    nothing = np.stack([np.full(len(zeros), -1), np.zeros(len(zeros), int), zeros, np.full(len(zeros), -1)])
+    return np.concatenate((np.stack([number, local, target, turn]), nothing), axis=1).astype(np.int64), shift[turned]
 
 
 class _Filling:
@@ -137,7 +185,8 @@ class _Move:
 
     def __init__(self, rows: Rows, target: NDArray[np.int64], position: NDArray[np.int64], start: int) -> None:
         self.rows = rows
-        local, shift = position - start, target - position
+        self.target, self.position, self.local = target, position, position - start
+        local, shift = self.local, target - position
         self._target, self._local = to_torch(target), to_torch(local)
         self._shift = to_torch(shift) if shift.any() else None
         self._stretch = _slice(target)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -18,11 +19,13 @@ from semshare_core.budget.needs import but_last
 from semshare_core.budget.recompute import Layers, RecomputePlan
 from semshare_core.match.plan import ReusePlan, Source
 from semshare_core.model.attention.bit_blocks import block_of, passes
+from semshare_core.model.attention.by_rows import attends_by_rows
 from semshare_core.model.attention.grouped import grouped_attention
 from semshare_core.model.cache_argument import with_cache
 from semshare_core.model.spec import ModelSpec, decoder_layers, measure_spec
 from semshare_core.prefill.attention_probe import hot_tokens, influence, mean_attention, watch_tail
-from semshare_core.prefill.cache import MergedCache, to_torch
+from semshare_core.prefill.cache import MergedCache
+from semshare_core.prefill.captured import CapturedPasses
 from semshare_core.prefill.forward import RowForward
 from semshare_core.prefill.rearrange import ReferenceRows, lay_rows
 from semshare_core.prefill.trial import try_out
@@ -57,18 +60,26 @@ class SelectivePrefill:
         self.n_layers = len(spec.layers)
         self._forward = RowForward(model, spec)
         self._structure: tuple[Any, ...] = ()
+        self._identity: str | None = None
         self._keeps_logits = "logits_to_keep" in inspect.signature(model.forward).parameters
+        self.captured = self._new_captured()
+
+    def _new_captured(self) -> CapturedPasses | None:
+        if not self.spec.by_rows:
+            return None
+        return CapturedPasses(self.model, self.spec, self._forward, keeps_logits=self._keeps_logits)
 
     @property
     def layers(self) -> Layers:
         """The model's layers."""
         return Layers(self.n_layers, self.spec.observable)
 
-    def follow(self, structure: tuple[Any, ...]) -> None:
+    def follow(self, structure: tuple[Any, ...], identity: str | None = None) -> None:
         """Examine the model again if its layers, or the modules that make its positions and masks, have changed.
 
         Args:
             structure: :attr:`semshare_core.model.weights.Weights.structure`.
+            identity: names the present weights; None: those of the last time.
 
         Raises:
             UnsupportedModelError: the changed model cannot be served.
@@ -79,7 +90,20 @@ class SelectivePrefill:
             self.spec = try_out(self.model, measure_spec(self.model))
             self.n_layers = len(layers)
             self._forward = RowForward(self.model, self.spec)
-        self._structure = structure
+            self.captured = self._new_captured()
+        elif identity not in (None, self._identity) and self.captured is not None:
+            self.captured = self._new_captured()  # other adapters are other code
+        self._structure, self._identity = structure, identity or self._identity
+
+    def attention(self) -> AbstractContextManager[None]:
+        """The attention for rows that follow other rows."""
+        return grouped_attention(self.model, rows=self.spec.by_rows)
+
+    def _new_cache(self, capacity: int, interrupt: Interrupt) -> MergedCache:
+        """An empty cache with room for ``capacity`` rows."""
+        if self.captured is not None and attends_by_rows(self.model):
+            return self.captured.new_cache(capacity, interrupt)
+        return MergedCache(self.n_layers, capacity, interrupt)
 
     def prefill_suffix(
         self,
@@ -98,7 +122,8 @@ class SelectivePrefill:
         """
         n = len(ids)
         start = plan.prefix_tokens
-        cache = self.lay_prefix(plan, references, capacity, interrupt)
+        cache = self._new_cache(capacity, interrupt)
+        lay_rows(cache, self.spec, plan, references, plan.source == Source.PREFIX)
         limit = self.spec.static_until
         # beyond the limit the rotary frequencies depend on the prompt's length
         one_pass = (limit is not None and n > limit) or self.stands_alone(plan)
@@ -107,12 +132,16 @@ class SelectivePrefill:
             pending = 1
         elif one_pass:
             pending = n
+        elif self.captured is not None and self.captured.serves(cache, n - start):
+            cache.ready = self.captured.logits(cache, ids, np.arange(start, n))
+            pending = 1
         else:
             parts = passes(start, n - 1 if complete else n, block_of(self.model), self._forward.chunk_rows)
             pending = 1 if complete else len(parts.pop())
             for part in parts:
                 self.compute(cache, ids, part)
         cache.finish(n - pending)
+        self._learn(cache)
         return Prefilled(cache, (n - 1 - start) * self.n_layers, plan.source != Source.PREFIX, pending)
 
     def lay_prefix(
@@ -130,8 +159,7 @@ class SelectivePrefill:
         until then is overwritten when the pass is run again. Its place in the bit blocks
         (:mod:`semshare_core.model.attention.bit_blocks`) decides whether the rows have the bits of one whole pass.
         """
-        rows = torch.arange(part.start, part.stop, device=ids.device)
-        self._forward.run(cache, ids, [rows] * self.n_layers)
+        self._forward.run(cache, ids, [np.arange(part.start, part.stop)] * self.n_layers)
 
     def stands_alone(self, plan: ReusePlan) -> bool:
         """Whether the model computes the prompt in its own pass, without our masks."""
@@ -140,6 +168,8 @@ class SelectivePrefill:
     @torch.no_grad()
     def last_logits(self, cache: Cache, ids: Tensor, pending: int) -> Tensor:
         """The next token's logits [vocabulary]. Computes the last ``pending`` rows of ``ids`` [n] into ``cache``."""
+        if isinstance(cache, MergedCache) and (ready := cache.take_ready()) is not None:
+            return ready.clone()
         n = len(ids)
         extra = with_cache(self.model, cache)
         if self.spec.takes_position_ids:
@@ -151,11 +181,11 @@ class SelectivePrefill:
 
     def recompute_tail(self, cache: MergedCache, ids: Tensor, start: int) -> None:
         """Replace the rows from ``start`` on by those of ``ids`` [n]. The rows before stay."""
-        rows = torch.arange(start, len(ids), device=ids.device)
+        rows = np.arange(start, len(ids))
         for layer in cache.layers:
             layer.reserve(len(ids))
         if len(rows):
-            with grouped_attention(self.model):
+            with self.attention():
                 self._forward.run(cache, ids, [rows] * self.n_layers)
         cache.finish(len(ids))
 
@@ -182,7 +212,7 @@ class SelectivePrefill:
             interrupt: can end the call between two layers.
         """
         n = len(ids)
-        cache = MergedCache(self.n_layers, capacity, interrupt)
+        cache = self._new_cache(capacity, interrupt)
         laid = plan.served & but_last(n)
         if recompute.observes:
             # new tokens have no rows yet, and uninitialised memory must not be read
@@ -198,15 +228,32 @@ class SelectivePrefill:
             lay_rows(cache, self.spec, plan, references, laid)
         if recompute.probe:  # the cache has all rows of the first layer; only chosen tokens pass through it again
             sets[0] = sets[1]
-        if len(sets[0]):
-            self._forward.run(cache, ids, [to_torch(layer_set, ids.device) for layer_set in sets])
+        if self._captures(cache, recompute):
+            assert self.captured is not None
+            cache.ready = self.captured.logits(cache, ids, np.append(sets[-1], n - 1))
+        elif len(sets[0]):
+            self._forward.run(cache, ids, sets)
         cache.finish(n - 1)
+        self._learn(cache)
         recomputed = ~but_last(n)
         recomputed[sets[-1]] = True
         return Prefilled(cache, recompute.layer_rows, recomputed)
 
+    def _captures(self, cache: MergedCache, recompute: RecomputePlan) -> bool:
+        """Whether one captured pass computes the chosen rows, the same at each layer, and the last token."""
+        rows = int(recompute.counts[0])
+        same = not recompute.probe and bool((recompute.counts == rows).all())
+        return same and self.captured is not None and self.captured.serves(cache, rows + 1)
+
+    def _learn(self, cache: MergedCache) -> None:
+        if self.captured is not None:
+            self.captured.learn(cache)
+
     def _watch(self, cache: MergedCache, ids: Tensor, plan: ReusePlan, watched: int, selection: Selection) -> Evidence:
         """Watch the attention of the last ``watched`` tokens over the reused rows."""
+        if not selection.needs_hot and self.captured is not None and self.captured.serves(cache, watched):
+            tail = np.arange(max(0, len(ids) - watched), len(ids))
+            return Evidence(plan, influence=self.captured.influence(cache, ids, tail))
         reduce = mean_attention if selection.needs_hot else influence
         layers = watch_tail(self.model, self.spec, cache, ids, len(ids), watched, reduce)
         if selection.needs_hot:
@@ -217,7 +264,7 @@ class SelectivePrefill:
         """Compute the first two layers for all tokens, and measure how far the reused rows lie from the fresh ones."""
         n_rows = len(ids) - 1
         reused = tuple(buffer[:, :, :n_rows].clone() for buffer in cache.layers[_PROBE_LAYER].buffers)
-        rows = to_torch(np.flatnonzero(suffix), ids.device)
+        rows = np.flatnonzero(suffix)
         self._forward.run(cache, ids, [rows] * self.n_layers, last_layer=_PROBE_LAYER)
         measured = []
         for before, after in zip(reused, cache.layers[_PROBE_LAYER].buffers, strict=True):

@@ -9,6 +9,7 @@ from __future__ import annotations
 import warnings
 from dataclasses import replace
 
+import numpy as np
 import torch
 from torch import Tensor
 from transformers import PreTrainedModel
@@ -43,10 +44,10 @@ def try_out(model: PreTrainedModel, spec: ModelSpec) -> ModelSpec:
     plain = DynamicCache()
     model(input_ids=ids[None], **with_cache(model, plain), use_cache=True)
     cache = MergedCache(n_layers, _TOKENS)
-    everything = torch.arange(_TOKENS, device=ids.device)
+    everything = np.arange(_TOKENS)
     deeper = everything[1::2]
     try:
-        with grouped_attention(model):
+        with grouped_attention(model, rows=spec.by_rows):
             forward = RowForward(model, spec, chunk_rows=_FIRST_PART)
             forward.run(cache, ids, [everything] * n_layers)
             forward.run(cache, ids, [everything, *[deeper] * (n_layers - 1)])

@@ -23,7 +23,6 @@ import torch
 from semshare_core.config import Heal
 from semshare_core.errors import QualityWarning
 from semshare_core.model import autocast
-from semshare_core.model.attention.grouped import grouped_attention
 from semshare_core.model.autocast import Autocast
 from semshare_core.model.computing import computing
 from semshare_core.model.lock import CallWaits, ModelLock
@@ -262,7 +261,7 @@ class Healing:
         """Compute as the call did whose rows these are."""
         with autocast.OFF.applied():
             self._prefill.follow(self._weights.structure)
-        with computing(self._prefill.model, of_call), grouped_attention(self._prefill.model):
+        with computing(self._prefill.model, of_call), self._prefill.attention():
             yield
 
     def rows_of(

@@ -1,8 +1,9 @@
-"""Masked grouped-query attention on the CPU without a copy of the keys and values per query head.
+"""Masked grouped-query attention without a copy of the keys and values per query head.
 
 With a mask transformers repeats keys and values for every query head, because CUDA's fused kernels take grouped heads
-only without one. The CPU's fused kernel takes both. Behind a long cached prefix the copies cost more than the attention
-itself, so requests run with this function in the place of transformers' own. The results are the same.
+only without one. Behind a long cached prefix the copies cost more than the attention itself, so requests run with
+another function in the place of transformers' own. The results are the same. The CPU's fused kernel takes both, which
+the function here says. On a GPU a kernel attends by rows (:mod:`semshare_core.model.attention.by_rows`).
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
+from semshare_core.model.attention import by_rows
 from semshare_core.model.attention.switched import register, switchable, switched_attention
 
 _NAME = "semshare_sdpa"
@@ -22,11 +24,16 @@ _NAME = "semshare_sdpa"
 
 def uses_sdpa(model: PreTrainedModel) -> bool:
     """Whether the model's attention is PyTorch's fused one, ours included."""
-    return model.config._attn_implementation in ("sdpa", _NAME)
+    return model.config._attn_implementation in ("sdpa", _NAME, by_rows.NAME)
 
 
-def grouped_attention(model: PreTrainedModel) -> AbstractContextManager[None]:
-    """Within the context a model on the CPU with ``sdpa`` attends without copies; other models are left as they are."""
+def grouped_attention(model: PreTrainedModel, *, rows: bool = False) -> AbstractContextManager[None]:
+    """Within the context a model with ``sdpa`` attends without copies; other models are left as they are.
+
+    ``rows``: the model can attend by rows (:attr:`semshare_core.model.spec.ModelSpec.by_rows`).
+    """
+    if rows:
+        return switched_attention(model, by_rows.NAME)
     if model.config._attn_implementation != "sdpa" or model.device.type != "cpu" or not switchable(model):
         return nullcontext()
     return switched_attention(model, _NAME)

@@ -22,16 +22,13 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Every figure in turn."""
     chosen = options("card", __doc__, argv)
     record = Record("card", chosen)
-    _names(record, chosen.device)
-    _copies_within(record, chosen)
-    _products(record, chosen)
-    _launches(record, chosen)
-    _waits(record, chosen)
-    _copies_across(record, chosen)
+    for step in (_names, _copies_within, _products, _launches, _waits, _copies_across):
+        record.attempt(step.__name__, step, chosen)
     record.finish()
 
 
-def _names(record: Record, device: torch.device) -> None:
+def _names(record: Record, chosen: Options) -> None:
+    device = chosen.device
     versions = {"torch": torch.__version__, "cuda": torch.version.cuda}
     if device.type != "cuda":
         record.add("device", f"{device}, torch {torch.__version__}, no CUDA device", **versions)

@@ -40,9 +40,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     record.add("FAISS", f"{faiss.__version__}, {threads} threads", version=faiss.__version__, threads=threads)
     vectors = mixtures(max(_SIZES_TINY if chosen.tiny else _SIZES), _DIM_TINY if chosen.tiny else _DIM)
     with patch.object(faiss, "get_num_gpus", lambda: 0, create=True):
-        _sizes(record, chosen, "CPU", vectors)
+        record.attempt("CPU", _sizes, chosen, "CPU", vectors)
     if hasattr(faiss, "StandardGpuResources"):
-        _sizes(record, chosen, "GPU", vectors)
+        record.attempt("GPU", _sizes, chosen, "GPU", vectors)
     else:
         record.add("FAISS on the GPU", "that build is not installed")
     record.finish()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import time
+import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -54,6 +55,7 @@ class Record:
             "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
             "complete": False,
             "figures": {},
+            "failed": {},
         }
         self._write()
 
@@ -63,8 +65,23 @@ class Record:
         self._document["figures"][name] = {"told": told, **values}
         self._write()
 
+    def attempt(self, name: str, step: Callable[..., None], *arguments: Any) -> None:
+        """Take one of the part's steps; the next ones are to be taken also if it fails."""
+        try:
+            step(self, *arguments)
+        except Exception as error:
+            traceback.print_exc()
+            self._document["failed"][name] = f"{type(error).__name__}: {error}"
+            self._write()
+
     def finish(self) -> None:
-        """Say that nothing is missing."""
+        """Say that nothing is missing.
+
+        Raises:
+            RuntimeError: some steps failed.
+        """
+        if failed := self._document["failed"]:
+            raise RuntimeError("; ".join(f"{name}: {told}" for name, told in failed.items()))
         self._document["complete"] = True
         self._write()
 

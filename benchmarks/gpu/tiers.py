@@ -50,14 +50,17 @@ def main(argv: Sequence[str] | None = None) -> None:
     record.add("rows", f"{n_bytes / 2**20:.0f} MiB in {shape.layers} layers", bytes=n_bytes, **vars(shape))
     workload = Workload(shape, chosen.device)
     places = dict(_places(record, chosen, pairs))
-    _carried(record, chosen, places)
+    record.attempt("carry", _carried, chosen, places)
     for name, plan in (("prefix", prefix(shape.tokens)), ("moved", moved(shape.tokens))):
         for place, rows in places.items():
-            _laid(record, chosen, workload, f"{name}, {place}", plan, rows, MemoryRows(pairs))
+            told = f"{name}, {place}"
+            record.attempt(told, _laid, chosen, workload, told, plan, rows, MemoryRows(pairs))
+    if chosen.device.type == "cuda":
+        record.attempt("kept for copies", _kept_for_copies)
     if chosen.device.type != "cpu":
-        _straight(record, chosen, workload, places["pinned"].pairs)
-        _own_stream(record, chosen, workload, places["pinned"], MemoryRows(pairs))
-    _pool(record, chosen, pairs)
+        record.attempt("straight", _straight, chosen, workload, places["pinned"].pairs)
+        record.attempt("own stream", _own_stream, chosen, workload, places["pinned"], MemoryRows(pairs))
+    record.attempt("pool", _pool, chosen, pairs)
     record.finish()
 
 
@@ -95,6 +98,7 @@ def _carried(record: Record, chosen: Options, places: dict[str, MemoryRows]) -> 
             "carry": partial(carry, keys, chosen.device),
             "index_select on the host": partial(_picked, keys),
             "index_select, then carry": partial(_picked_and_carried, keys, chosen.device),
+            "carry, then index_select": partial(_carried_and_picked, keys, chosen.device),
         }
         for name, call in ways.items():
             took = timed(call, chosen.device, 10)
@@ -108,6 +112,10 @@ def _picked(rows: Tensor) -> Tensor:
 
 def _picked_and_carried(rows: Tensor, device: torch.device) -> Tensor:
     return carry(_picked(rows), device)
+
+
+def _carried_and_picked(rows: Tensor, device: torch.device) -> Tensor:
+    return carry(rows, device).index_select(2, torch.arange(rows.shape[2], device=device))
 
 
 def _laid(
@@ -145,6 +153,14 @@ def _overlap(copying: list[float], computing: list[float], both: list[float]) ->
     overlap = (alone + computed - together) / min(alone, computed)
     told = f"alone {alone:.2f} ms, computing {computed:.2f} ms, both {together:.2f} ms: overlap {overlap:.2f}"
     return told, {"copying_ms": copying, "computing_ms": computing, "both_ms": both, "overlap": overlap}
+
+
+def _kept_for_copies(record: Record) -> None:
+    """Memory that streams of copies keep to themselves after they are done: no other stream's tensors get it."""
+    kept = [part for part in torch.cuda.memory_snapshot() if part["stream"] != 0]
+    n_bytes, streams = sum(part["total_size"] for part in kept), len({part["stream"] for part in kept})
+    told = f"{n_bytes / 2**20:.0f} MiB of the device's memory, by {streams} streams"
+    record.add("kept for copies", told, bytes=n_bytes, streams=streams)
 
 
 def _straight(record: Record, chosen: Options, workload: Workload, pairs: list[Pair]) -> None:

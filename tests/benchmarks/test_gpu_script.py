@@ -11,8 +11,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from benchmarks.gpu.__main__ import run_part
+from benchmarks.gpu.part import Options, Record
 
 ROOT = Path(__file__).parents[2]
 
@@ -74,6 +76,21 @@ def test_a_part_that_hangs_is_stopped_with_all_that_it_started(
     assert "begun" in capsys.readouterr().out
     time.sleep(2.5)
     assert not late.exists()
+
+
+def test_a_step_that_fails_leaves_the_others_their_figures(tmp_path: Path) -> None:
+    def fails(record: Record) -> None:
+        raise ValueError("too warm")
+
+    record = Record("made up", Options(torch.device("cpu"), True, tmp_path / "made-up.json"))
+    record.attempt("first", fails)
+    record.attempt("second", lambda record, ms: record.add("a figure", f"{ms} ms", ms=ms), 3)
+    with pytest.raises(RuntimeError, match="first: ValueError: too warm"):
+        record.finish()
+    found = read(tmp_path / "made-up.json")
+    assert found["figures"] == {"a figure": {"told": "3 ms", "ms": 3}}
+    assert found["failed"] == {"first": "ValueError: too warm"}
+    assert not found["complete"]
 
 
 def test_the_last_line_of_a_failure_is_its_verdict() -> None:

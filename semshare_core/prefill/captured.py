@@ -98,7 +98,7 @@ class CapturedPasses:
         return self._play(taken, cache, compute)
 
     def influence(self, cache: MergedCache, ids: Tensor, tail: Positions) -> NDArray[np.float64]:
-        """What :func:`semshare_core.prefill.attention_probe.watch_tail` sees of influences, summed over the layers, [n]."""
+        """The influences that :func:`semshare_core.prefill.attention_probe.watch_tail` sees, summed over the layers."""
         from semshare_core.prefill.influence_kernel import add_influence  # only here is Triton wanted
 
         taken, deepest = self._pass("influence", len(tail)), len(self._spec.layers) - 1

@@ -24,7 +24,7 @@ _TYPES = {torch.float32: tl.float32, torch.bfloat16: tl.bfloat16, torch.float16:
 DTYPES = frozenset(_TYPES)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["n_rows", "n_moves"])
 def _lay(
     sources,
     targets,
@@ -39,6 +39,7 @@ def _lay(
     PAIRS: tl.constexpr,
     INTERLEAVED: tl.constexpr,
     DTYPE: tl.constexpr,
+    BYTES: tl.constexpr,
     ROWS: tl.constexpr,
 ):
     """Some rows of one head. ``sources`` [layers, moves, 6] and ``targets`` [layers, 4]: addresses and strides."""
@@ -52,12 +53,8 @@ def _lay(
     served = valid & (move >= 0)
     entry = sources + (layer.to(tl.int64) * n_moves + tl.where(served, move, 0)) * 6
     place = targets + layer * 4
-    keys_at = tl.load(entry) + (head * tl.load(entry + 1) + local * tl.load(entry + 2)) * (
-        DTYPE.primitive_bitwidth // 8
-    )
-    values_at = tl.load(entry + 3) + (head * tl.load(entry + 4) + local * tl.load(entry + 5)) * (
-        DTYPE.primitive_bitwidth // 8
-    )
+    keys_at = tl.load(entry) + (head * tl.load(entry + 1) + local * tl.load(entry + 2)) * (BYTES)
+    values_at = tl.load(entry + 3) + (head * tl.load(entry + 4) + local * tl.load(entry + 5)) * (BYTES)
     keys_to = tl.load(place).to(tl.pointer_type(DTYPE)) + head * tl.load(place + 2) + target * tl.load(place + 3)
     values_to = tl.load(place + 1).to(tl.pointer_type(DTYPE)) + head * tl.load(place + 2) + target * tl.load(place + 3)
     keys = keys_at.to(tl.pointer_type(DTYPE))
@@ -131,6 +128,7 @@ def lay_on_device(
         PAIRS=triton.next_power_of_2(max(half, 1)),
         INTERLEAVED=interleaved,
         DTYPE=_TYPES[keys.dtype],
+        BYTES=keys.element_size(),
         ROWS=_ROWS,
     )
 

@@ -16,12 +16,10 @@ from torch import Tensor, empty, float32
 
 _BUSY = 256  # programs from which on keys are not divided further; an H100 has 132 multiprocessors
 _LEAST_KEYS = 256  # of one part
-_BLOCK_KEYS = 64
-WIDEST = 256
-"""The largest head size that a program's memory has room for."""
+_BLOCK_BYTES = 16384  # of the keys of one block, of which a program's memory has several
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["n_rows"])
 def _attend(
     query,
     key,
@@ -103,7 +101,7 @@ def attend_rows(
     """Attention of rows at ``positions`` over the keys that stand before them, and themselves.
 
     Args:
-        query: [1, heads, rows, head_dim]; ``key`` and ``value``: [1, kv_heads, n, head_dim], rows of contiguous numbers.
+        query: [1, heads, rows, head_dim]; ``key`` and ``value``: [1, kv_heads, n, head_dim], each row contiguous.
         positions: int [rows], ascending, all smaller than n. They may change between two replays of a CUDA graph.
         scale: of the products.
         window: the last so many keys are seen; None: all.
@@ -145,7 +143,7 @@ def attend_rows(
         SIZE=size,
         WIDTH=triton.next_power_of_2(size),
         QUERIES=queries,
-        KEYS=_BLOCK_KEYS,
+        KEYS=max(16, min(64, _BLOCK_BYTES // (triton.next_power_of_2(size) * key.element_size()))),
         PARTS=parts,
         WINDOWED=window is not None,
         PRECISION="ieee" if query.dtype == float32 else "tf32",

@@ -104,10 +104,17 @@ class ReusePlan:
 
     def serve(self, start: int, stop: int, source: Source, reference: int, position: int) -> None:
         """Record that target tokens ``start:stop`` come from ``reference`` at ``position`` onwards."""
+        self.serve_runs([(start, stop - start, reference, position)], source)
+
+    def serve_runs(self, runs: Sequence[tuple[int, int, int, int]], source: Source) -> None:
+        """Record disjoint runs: (first target token, tokens, reference, position in it)."""
         self.__dict__.pop("_seams", None)
-        self.source[start:stop] = source
-        self.reference[start:stop] = reference
-        self.position[start:stop] = np.arange(position, position + stop - start)
+        start, length, reference, position = np.array(runs, np.int64).reshape(-1, 4).T
+        within = np.arange(length.sum()) - np.repeat(np.cumsum(length) - length, length)
+        target = np.repeat(start, length) + within
+        self.source[target] = source
+        self.reference[target] = np.repeat(reference, length)
+        self.position[target] = np.repeat(position, length) + within
 
     def seams(self) -> NDArray[np.bool_]:
         """Bool [n]: tokens at which a text begins that stood elsewhere in the reference.

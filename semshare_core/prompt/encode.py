@@ -111,11 +111,25 @@ def question_start(text: str) -> int | None:
     end = len(text.rstrip())
     for border in (_BLANK_LINE, _LINE_END):
         starts = [0, *(match.end() for match in border.finditer(text, 0, end))]
-        last = text[starts[-1] : end]
         if len(starts) > 1:
-            is_cue = len(last) <= _CUE_CHARACTERS and "?" not in last
-            return starts[-2] if is_cue else starts[-1]
+            return starts[-2] if _is_cue(text[starts[-1] : end]) else starts[-1]
     return None
+
+
+def _is_cue(paragraph: str) -> bool:
+    return len(paragraph) <= _CUE_CHARACTERS and "?" not in paragraph
+
+
+def _question_length(tail: str) -> int | None:
+    """How many characters before its end the question begins, of a text that ends so; None if the tail is too short.
+
+    Blank lines at the tail's begin are not counted, because the text may have more of them.
+    """
+    begin, end = len(tail) - len(tail.lstrip()), len(tail.rstrip())
+    starts = [match.end() for match in _BLANK_LINE.finditer(tail, begin, end)]
+    if starts and _is_cue(tail[starts[-1] : end]):
+        starts.pop()  # the question is the paragraph before
+    return len(tail) - starts[-1] if starts else None
 
 
 def _encode_text(text: str, tokenizer: PreTrainedTokenizerBase) -> EncodedPrompt:
@@ -144,12 +158,15 @@ def _question_of(ids: Tokens, tokenizer: PreTrainedTokenizerBase) -> int:
     def text_of(start: int) -> str:
         return str(own.decode(ids[start:], skip_special_tokens=True, clean_up_tokenization_spaces=False))
 
-    text = text_of(0)
-    start = question_start(text)
-    if start is None:
-        return n
+    length = _question_length(text_of(max(0, n - 2 * MAX_QUESTION_TOKENS)))
+    if length is None:
+        text = text_of(0)
+        start = question_start(text)
+        if start is None:
+            return n
+        length = len(text) - start
     first = max(0, n - MAX_QUESTION_TOKENS)
-    shorter = bisect_left(range(first, n), start - len(text) + 1, key=lambda at: -len(text_of(at)))
+    shorter = bisect_left(range(first, n), 1 - length, key=lambda at: -len(text_of(at)))
     return max(first, first + shorter - 1)
 
 

@@ -12,6 +12,7 @@ from semshare_core.budget.schedule import rows_per_layer
 from semshare_core.config import ReusePolicy
 from semshare_core.match.plan import ReusePlan, Source
 from semshare_core.select import Priority, Selection
+from semshare_core.sorting import stable_order
 
 _PROBE_SHARE = 0.25  # a first layer for all tokens may cost at most this share of the budget
 
@@ -89,8 +90,10 @@ class RecomputePlan:
         ``must`` goes first, then ``first``, then the others by falling ``priority`` [n].
         """
         worth = np.zeros(len(self.suffix)) if priority is None else priority
-        order = np.lexsort((-worth, ~self.first, ~self.must))
+        order = stable_order(-worth)
         order = order[self.suffix[order]]
+        kind = (2 * ~self.must + ~self.first)[order]
+        order = np.concatenate([order[kind == each] for each in range(4)])
         return [np.sort(order[:count]) for count in self.counts]
 
 

@@ -31,9 +31,12 @@ def rows_per_layer(
     low, high = 0.0, float(maximum) / weights.min()
     for _ in range(200):  # a steep decay has a wide bracket
         middle = (low + high) / 2
-        if np.clip(np.floor(middle * weights + 1e-9), minimum, maximum).sum() > spend:
+        found = middle in (low, high)  # no number lies between them
+        if np.floor(middle * weights + 1e-9).clip(minimum, maximum).sum() > spend:
             high = middle
         else:
             low = middle
-    rows = np.clip(np.floor(low * weights + 1e-9), minimum, maximum).astype(np.int64)
+        if found:
+            break
+    rows = np.floor(low * weights + 1e-9).clip(minimum, maximum).astype(np.int64)
     return np.concatenate(([first], rows)).astype(np.int64) if first is not None else rows

@@ -13,7 +13,7 @@ from semshare_core.match.plan import EDIT_TOKENS, ReusePlan, Source
 
 _SHORT_TOKENS = 24  # 16 leaves some that harm; 32 and 48 compute more for little (docs/frontier.md)
 _DRIFT = 0.25  # diagonals move by so much per token where words are replaced by more or fewer
-_BLOCK = 512  # runs that are compared with all others at once, which bounds the memory
+_BLOCK = 64  # runs that are compared with all earlier ones at once, which bounds the memory
 
 
 def context_mismatch(plan: ReusePlan) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
@@ -25,6 +25,10 @@ def context_mismatch(plan: ReusePlan) -> tuple[NDArray[np.float64], NDArray[np.f
         Example: a passage that stood behind A and B and now stands behind B alone, all of equal length: 0.5.
         float64 [n], one over its place in its run: 1, 1/2, 1/3, ...
     """
+    return plan.once("context_mismatch", _context_mismatch)
+
+
+def _context_mismatch(plan: ReusePlan) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     n = len(plan)
     changed, shallow = np.zeros(n), np.zeros(n)
     identical = np.flatnonzero((plan.source >= Source.MOVED) & ~_stale(plan))
@@ -82,12 +86,13 @@ def _before(reference: NDArray[np.int64], position: NDArray[np.int64], lengths: 
     """Per run, how many tokens of earlier runs also stood before it in its reference."""
     runs = len(position)
     common = np.zeros(runs, np.int64)
+    numbers, position, lengths = np.arange(runs), position.astype(np.int32), lengths.astype(np.int32)  # half the memory
     for start in range(0, runs, _BLOCK):
         stop = min(start + _BLOCK, runs)
-        earlier = np.arange(stop) < np.arange(start, stop)[:, None]
-        same = earlier & (reference[:stop] == reference[start:stop, None])
-        overlap = np.clip(position[start:stop, None] - position[:stop], 0, lengths[:stop])
-        common[start:stop] = (overlap * same).sum(axis=1)
+        overlap = np.minimum(position[start:stop, None] - position[:stop], lengths[:stop])
+        same = reference[:stop] == reference[start:stop, None]
+        same[:, start:] &= numbers[start:stop] < numbers[start:stop, None]
+        common[start:stop] = np.sum(overlap, axis=1, where=same & (overlap > 0))
     return common
 
 

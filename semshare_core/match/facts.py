@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 from transformers import PreTrainedTokenizerBase
 
-from semshare_core.match.distance import since_last
+from semshare_core.match.distance import last_marked, since_last
 from semshare_core.match.plan import ReferenceTokens, ReusePlan, Source
 from semshare_core.match.spelling import BYTE_LEVEL_SPACE, SPACE, is_whole, joined, reader
 from semshare_core.prompt.own_tokenizer import own_tokenizer
@@ -173,4 +173,4 @@ def _small(text: str, ids: dict[str, int]) -> int:
 
 def _reached(start: NDArray[np.bool_], within: NDArray[np.bool_]) -> NDArray[np.bool_]:
     """Bool [n]: ``start``, and the tokens of ``within`` that follow one of it without a gap."""
-    return np.asarray(start | (within & (since_last(start) < since_last(~(within | start)))))
+    return np.asarray(start | (within & (last_marked(start) > last_marked(~(within | start)))))

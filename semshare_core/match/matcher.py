@@ -50,8 +50,7 @@ def build_plan(
     matcher = matcher_for(policy, table)
     if matcher.after_runs:
         originals = None if lossless is None else [lossless[reference.id] for reference in references]
-        for run in find_runs(target, references, policy.min_run, start, grams, originals):
-            plan.serve(run.start, run.start + run.length, Source.MOVED, run.reference, run.position)
+        plan.serve_runs(find_runs(target, references, policy.min_run, start, grams, originals), Source.MOVED)
     _serve_fuzzy(plan, target, references, [index[name] for name in fuzzy[: matcher.max_partners]], matcher)
     return plan
 

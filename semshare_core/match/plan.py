@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from enum import IntEnum
-from functools import cached_property
-from typing import Protocol
+from typing import Any, Protocol, TypeVar, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
 from semshare_core.tokens import Positions, Tokens
+
+T = TypeVar("T")
 
 EDIT_TOKENS = 8  # insertions and deletions up to this length count as edits within a text, not as seams
 
@@ -49,6 +50,7 @@ class ReusePlan:
         account: float64, in nats, the account of the entry whose approximate row serves the token; 0 for lossless rows
             and new tokens. None: all rows that serve are lossless.
         repeated: bool, tokens of the prompt whose wording stands there several times; None: not known.
+        derived: what was computed of the plan, by name; see :meth:`once`.
     """
 
     source: NDArray[np.int8]
@@ -59,6 +61,7 @@ class ReusePlan:
     stale: NDArray[np.bool_] | None = None
     account: NDArray[np.float64] | None = None
     repeated: NDArray[np.bool_] | None = None
+    derived: dict[str, Any] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     @classmethod
     def empty(cls, n: int, references: Sequence[ReferenceTokens] = (), similarity: float = 0.0) -> ReusePlan:
@@ -104,10 +107,17 @@ class ReusePlan:
 
     def serve(self, start: int, stop: int, source: Source, reference: int, position: int) -> None:
         """Record that target tokens ``start:stop`` come from ``reference`` at ``position`` onwards."""
-        self.__dict__.pop("_seams", None)
-        self.source[start:stop] = source
-        self.reference[start:stop] = reference
-        self.position[start:stop] = np.arange(position, position + stop - start)
+        self.serve_runs([(start, stop - start, reference, position)], source)
+
+    def serve_runs(self, runs: Sequence[tuple[int, int, int, int]], source: Source) -> None:
+        """Record disjoint runs: (first target token, tokens, reference, position in it)."""
+        self.derived.clear()
+        start, length, reference, position = np.array(runs, np.int64).reshape(-1, 4).T
+        within = np.arange(length.sum()) - np.repeat(np.cumsum(length) - length, length)
+        target = np.repeat(start, length) + within
+        self.source[target] = source
+        self.reference[target] = np.repeat(reference, length)
+        self.position[target] = np.repeat(position, length) + within
 
     def seams(self) -> NDArray[np.bool_]:
         """Bool [n]: tokens at which a text begins that stood elsewhere in the reference.
@@ -116,9 +126,14 @@ class ReusePlan:
         reference, or its diagonal (target position - reference position) is more than ``EDIT_TOKENS`` away. A smaller
         jump is an edited word, unless tokens in between are missing. The begin of a prompt has diagonal 0.
         """
-        return self._seams
+        return self.once("seams", ReusePlan._seams)
 
-    @cached_property
+    def once(self, name: str, compute: Callable[[ReusePlan], T]) -> T:
+        """``compute`` of this plan. It runs once, until :meth:`serve` changes the plan."""
+        if name not in self.derived:
+            self.derived[name] = compute(self)
+        return cast(T, self.derived[name])
+
     def _seams(self) -> NDArray[np.bool_]:
         marked = np.zeros(len(self), bool)
         identical = np.flatnonzero(self.source >= Source.MOVED)

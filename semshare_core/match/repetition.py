@@ -25,12 +25,13 @@ def repeated(tokens: Tokens) -> NDArray[np.bool_]:
     """
     marked = np.zeros(len(tokens), bool)
     grams = kgram_hashes(tokens, _GRAM)
-    _, which = np.unique(grams, return_inverse=True)
-    lines = np.arange(len(grams))  # at the end, where no 24 tokens follow, each place is its own
-    _, first, alike = np.unique(kgram_hashes(tokens, _LINE), return_index=True, return_inverse=True)
-    lines[: len(alike)] = first[alike]
-    times = np.bincount(which, weights=lines == np.arange(len(grams)))
-    begins = np.flatnonzero(times[which] >= _TIMES)
+    _, which, count = np.unique(grams, return_inverse=True, return_counts=True)
+    often = np.flatnonzero(count[which] >= _TIMES)  # only these may count, and their copies are among them
+    lines = kgram_hashes(tokens, _LINE)
+    whole, last = np.split(often, [np.searchsorted(often, len(lines))])  # behind the last ones no 24 tokens follow
+    first = whole[np.unique(lines[whole], return_index=True)[1]]  # of the places that are alike
+    times = np.bincount(which[np.concatenate((first, last))], minlength=len(count))
+    begins = often[times[which[often]] >= _TIMES]
     for offset in range(_GRAM):
         marked[begins + offset] = True
     return marked

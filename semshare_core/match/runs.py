@@ -9,13 +9,14 @@ agreed borders is ours. Hash hits are compared token by token, so that a collisi
 from __future__ import annotations
 
 import heapq
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from semshare_core.match.plan import ReferenceTokens
+from semshare_core.sorting import stable_order
 from semshare_core.tokens import Positions, Tokens
 
 _MULTIPLIER = np.uint64(0x9E3779B97F4A7C15)
@@ -24,8 +25,7 @@ _WORSE_CONTEXT = 0.25  # of the tokens before: so many fewer may an original hav
 _MAX_PLACES = 16  # a k-gram that stands in more places than this (tables, refrains) is followed in the first ones only
 
 
-@dataclass(frozen=True, order=True)
-class Run:
+class Run(NamedTuple):
     """``length`` target tokens from ``start`` equal the tokens of ``reference`` from ``position``."""
 
     start: int
@@ -40,9 +40,12 @@ def kgram_hashes(tokens: Tokens, k: int) -> NDArray[np.uint64]:
         return np.empty(0, np.uint64)
     mixed = (tokens.astype(np.uint64) + np.uint64(1)) * _MULTIPLIER
     mixed ^= mixed >> np.uint64(29)
-    hashes = np.zeros(len(tokens) - k + 1, np.uint64)
-    for offset in range(k):
-        hashes = hashes * _MULTIPLIER + mixed[offset : offset + len(hashes)]
+    hashes, length = mixed, 1
+    for bit in f"{k:b}"[1:]:  # a hash of twice as many tokens is made of two
+        power = np.uint64(pow(int(_MULTIPLIER), length, 2**64))
+        hashes, length = hashes[:-length] * power + hashes[length:], 2 * length
+        if bit == "1":
+            hashes, length = hashes[:-1] * _MULTIPLIER + mixed[length:], length + 1
     return hashes
 
 
@@ -63,7 +66,7 @@ def find_runs(
         lossless: how many leading rows of each reference are lossless; None: all. Lossless originals of a text go
             before approximate copies of it, unless their context matches much worse.
     """
-    wanted = kgram_hashes(target[start:], k) if grams is None else grams[start:]
+    wanted = np.unique(kgram_hashes(target[start:], k) if grams is None else grams[start:], return_inverse=True)
     found = [
         Run(t + start, length, index, r)
         for index, reference in enumerate(references)
@@ -112,47 +115,54 @@ def _originals_first(runs: Sequence[Run], lossless: Sequence[int], n: int) -> li
     return ranked
 
 
-def _maximal_runs(target: Tokens, wanted: NDArray[np.uint64], reference: Tokens, k: int) -> list[tuple[int, int, int]]:
-    """All (target start, reference start, length) that cannot be extended to either side."""
-    grams = kgram_hashes(reference, k)
-    if not wanted.size or not grams.size:
+def _maximal_runs(
+    target: Tokens, wanted: tuple[NDArray[np.uint64], Positions], reference: Tokens, k: int
+) -> list[tuple[int, int, int]]:
+    """All (target start, reference start, length) that cannot be extended to either side.
+
+    ``wanted`` are the distinct k-gram hashes of ``target``, ascending, and for each k-gram which of them it has.
+    """
+    grams, (hashes, which) = kgram_hashes(reference, k), wanted
+    if not hashes.size or not grams.size:
         return []
-    order = np.argsort(grams, kind="stable")
+    order = stable_order(grams)
     ranked = grams[order]
-    first = np.searchsorted(ranked, wanted, "left")
-    count = np.minimum(np.searchsorted(ranked, wanted, "right") - first, _MAX_PLACES)
-    t = np.repeat(np.arange(len(wanted)), count)
+    first = np.searchsorted(ranked, hashes, "left")
+    count = np.minimum(np.searchsorted(ranked, hashes, "right") - first, _MAX_PLACES)[which]
+    t = np.repeat(np.arange(len(which)), count)
     within = np.arange(len(t)) - np.repeat(np.cumsum(count) - count, count)
-    r = order[np.repeat(first, count) + within]
+    r = order[np.repeat(first[which], count) + within]
+    n = len(target)
+    keys = np.sort((r - t) * n + t)  # by diagonal, and by target position on each
+    t = keys % n
+    r = keys // n + t
+    same = np.ones(len(t), bool)
     for offset in range(k):  # a hash hit is evidence, equal tokens are proof
-        same = target[t + offset] == reference[r + offset]
-        t, r = t[same], r[same]
+        same &= target[t + offset] == reference[r + offset]
+    t, r = (t, r) if same.all() else (t[same], r[same])
     if not t.size:
         return []
-    diagonal = r - t
-    by_diagonal = np.lexsort((t, diagonal))
-    t, r, diagonal = t[by_diagonal], r[by_diagonal], diagonal[by_diagonal]
-    breaks = np.flatnonzero((np.diff(t) != 1) | (np.diff(diagonal) != 0)) + 1
+    breaks = np.flatnonzero((np.diff(t) != 1) | (np.diff(r) != 1)) + 1
     begins = np.concatenate(([0], breaks))
     lengths = np.diff(np.concatenate((begins, [len(t)]))) + k - 1
-    return [(int(t[b]), int(r[b]), int(n)) for b, n in zip(begins, lengths, strict=True)]
+    return list(zip(t[begins].tolist(), r[begins].tolist(), lengths.tolist(), strict=True))
 
 
 def _longest_first(maximal: list[tuple[int, int, int, str, int, int]], n: int, k: int) -> list[Run]:
     """Take runs greedily by rank and length; what a longer run covers is cut off the shorter one."""
-    taken = np.zeros(n, bool)
+    taken = bytearray(n)  # 1 where a run was chosen: searched in less time than an array, and most runs are short
     heapq.heapify(maximal)
     chosen: list[Run] = []
     while maximal:
         rank, negative, start, name, position, reference = heapq.heappop(maximal)
-        free = ~taken[start : start - negative]
-        if free.all():
-            taken[start : start - negative] = True
+        stop = start - negative
+        if taken.find(1, start, stop) < 0:
+            taken[start:stop] = b"\1" * -negative
             chosen.append(Run(start, -negative, reference, position))
             continue
-        for begin, end in _stretches(free):
+        for begin, end in _free(taken, start, stop):
             if end - begin >= k:
-                heapq.heappush(maximal, (rank, begin - end, start + begin, name, position + begin, reference))
+                heapq.heappush(maximal, (rank, begin - end, begin, name, position + begin - start, reference))
     begins = {(run.reference, run.start, run.position) for run in chosen}
     ends = {(run.reference, run.start + run.length, run.position + run.length) for run in chosen}
 
@@ -165,7 +175,11 @@ def _longest_first(maximal: list[tuple[int, int, int, str, int, int]], n: int, k
     return sorted(filter(long_enough, chosen))
 
 
-def _stretches(mask: NDArray[np.bool_]) -> list[tuple[int, int]]:
-    """Half-open intervals where ``mask`` holds."""
-    edges: Positions = np.flatnonzero(np.diff(np.concatenate(([0], mask.astype(np.int8), [0]))))
-    return [(int(a), int(b)) for a, b in edges.reshape(-1, 2)]
+def _free(taken: bytearray, start: int, stop: int) -> Iterator[tuple[int, int]]:
+    """Half-open intervals of ``start:stop`` that are not taken."""
+    while (begin := taken.find(0, start, stop)) >= 0:
+        start = taken.find(1, begin, stop)
+        if start < 0:
+            yield begin, stop
+            return
+        yield begin, start

@@ -15,6 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from semshare_core.sorting import distinct
 from semshare_core.tokens import Tokens
 
 _SIF = 1e-4
@@ -47,22 +48,33 @@ class TokenTable:
     def unit(self, ids: Tokens) -> NDArray[np.float32]:
         """Rows float32 [len(ids), dim], each of length 1; each distinct id is gathered once."""
         self._follow()
-        distinct, inverse = np.unique(ids, return_inverse=True)
-        return np.ascontiguousarray(self._unit(distinct).cpu().numpy()[inverse])
+        several, inverse = np.unique(ids, return_inverse=True)
+        return np.ascontiguousarray(self._unit(several).cpu().numpy()[inverse])
 
     def embed(self, ids: Tokens) -> NDArray[np.float32]:
         """A prompt's embedding float32 [dim], unit length: the weighted mean over its distinct tokens."""
         self._follow()
-        distinct = np.unique(ids)
-        frequency = 1 / ((distinct + 1) * self._harmonic)
+        several = distinct(ids)
+        frequency = 1 / ((several + 1) * self._harmonic)
         weight = torch.as_tensor(_SIF / (_SIF + frequency), dtype=torch.float32, device=self._weight.device)
-        mean = weight @ self._centred(distinct)
+        mean = weight @ self._centred(several)
         return np.asarray(torch.nn.functional.normalize(mean, dim=0).cpu().numpy())
 
     def cosines(self, ids: Tokens, others: Tokens) -> NDArray[np.float32]:
         """Cosines float32 [len(ids), len(others)], multiplied where the table is (see ``semshare_core.product``)."""
         self._follow()
-        return np.asarray((self._unit(ids) @ self._unit(others).T).cpu().numpy())
+        return np.asarray(self._cosines(ids, others).cpu().numpy())
+
+    def cosines_at(
+        self, ids: Tokens, others: Tokens, rows: NDArray[np.int64], columns: NDArray[np.int64]
+    ) -> NDArray[np.float32]:
+        """``cosines(ids, others)[rows, columns]``; only these leave the device."""
+        self._follow()
+        places = torch.as_tensor(rows * len(others) + columns, device=self._weight.device)
+        return np.asarray(self._cosines(ids, others).flatten()[places].cpu().numpy())
+
+    def _cosines(self, ids: Tokens, others: Tokens) -> Tensor:
+        return self._unit(ids) @ self._unit(others).T
 
     def _unit(self, ids: Tokens) -> Tensor:
         return torch.nn.functional.normalize(self._centred(ids), dim=1)

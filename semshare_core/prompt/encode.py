@@ -16,7 +16,7 @@ from semshare_core.prompt.chat_template import Messages, check_messages, check_t
 from semshare_core.prompt.control_tokens import ControlTokens, control_tokens, texts_of
 from semshare_core.prompt.ids import ids_of
 from semshare_core.prompt.last_answer import CUE_TOKENS, begin_of_answer, last_answer
-from semshare_core.prompt.own_tokenizer import encode_text, own_tokenizer
+from semshare_core.prompt.own_tokenizer import decode_ids, encode_text, own_tokenizer
 from semshare_core.tokens import Tokens, common_prefix
 
 
@@ -40,6 +40,7 @@ MAX_QUESTION_TOKENS = 256
 _BLANK_LINE = re.compile(r"\r?\n[ \t]*\r?\n\s*")
 _LINE_END = re.compile(r"\r?\n\s*")
 _CUE_CHARACTERS = 32
+_ALIKE = 64  # tokens: so many equal ones show that a text's end is tokenized as in the whole text
 
 
 @dataclass(frozen=True)
@@ -111,11 +112,25 @@ def question_start(text: str) -> int | None:
     end = len(text.rstrip())
     for border in (_BLANK_LINE, _LINE_END):
         starts = [0, *(match.end() for match in border.finditer(text, 0, end))]
-        last = text[starts[-1] : end]
         if len(starts) > 1:
-            is_cue = len(last) <= _CUE_CHARACTERS and "?" not in last
-            return starts[-2] if is_cue else starts[-1]
+            return starts[-2] if _is_cue(text[starts[-1] : end]) else starts[-1]
     return None
+
+
+def _is_cue(paragraph: str) -> bool:
+    return len(paragraph) <= _CUE_CHARACTERS and "?" not in paragraph
+
+
+def _question_length(tail: str) -> int | None:
+    """How many characters before its end the question begins, of a text that ends so; None if the tail is too short.
+
+    Blank lines at the tail's begin are not counted, because the text may have more of them.
+    """
+    begin, end = len(tail) - len(tail.lstrip()), len(tail.rstrip())
+    starts = [match.end() for match in _BLANK_LINE.finditer(tail, begin, end)]
+    if starts and _is_cue(tail[starts[-1] : end]):
+        starts.pop()  # the question is the paragraph before
+    return len(tail) - starts[-1] if starts else None
 
 
 def _encode_text(text: str, tokenizer: PreTrainedTokenizerBase) -> EncodedPrompt:
@@ -123,8 +138,24 @@ def _encode_text(text: str, tokenizer: PreTrainedTokenizerBase) -> EncodedPrompt
     ids = np.asarray(encode_text(tokenizer, text, special=True), np.int64)
     start, question = question_start(text), len(ids)
     if start is not None:
-        question = common_prefix(ids, np.asarray(encode_text(tokenizer, text[:start], special=True), np.int64))
+        question = _tokens_before(start, text, ids, tokenizer)
     return EncodedPrompt(ids, question, _last_answer(ids, question))
+
+
+def _tokens_before(start: int, text: str, ids: Tokens, tokenizer: PreTrainedTokenizerBase) -> int:
+    """How many of the tokens ``ids`` of ``text`` are those of ``text[:start]``, too.
+
+    A long text takes milliseconds to tokenize, and how its end is tokenized does not depend on its begin. So the end is
+    tokenized alone, and counts if many of its tokens are those that it has in the whole text.
+    """
+    at = max(0, len(ids) - 2 * MAX_QUESTION_TOKENS)
+    tail = decode_ids(tokenizer, ids[at:].tolist(), special=True)
+    before = len(text) - len(tail)
+    if at and before < start and text.endswith(tail):
+        same = common_prefix(ids[at:], np.asarray(encode_text(tokenizer, tail[: start - before]), np.int64))
+        if same >= _ALIKE:
+            return at + same
+    return common_prefix(ids, np.asarray(encode_text(tokenizer, text[:start], special=True), np.int64))
 
 
 def _last_answer(ids: Tokens, question: int) -> range:
@@ -144,12 +175,15 @@ def _question_of(ids: Tokens, tokenizer: PreTrainedTokenizerBase) -> int:
     def text_of(start: int) -> str:
         return str(own.decode(ids[start:], skip_special_tokens=True, clean_up_tokenization_spaces=False))
 
-    text = text_of(0)
-    start = question_start(text)
-    if start is None:
-        return n
+    length = _question_length(text_of(max(0, n - 2 * MAX_QUESTION_TOKENS)))
+    if length is None:
+        text = text_of(0)
+        start = question_start(text)
+        if start is None:
+            return n
+        length = len(text) - start
     first = max(0, n - MAX_QUESTION_TOKENS)
-    shorter = bisect_left(range(first, n), start - len(text) + 1, key=lambda at: -len(text_of(at)))
+    shorter = bisect_left(range(first, n), 1 - length, key=lambda at: -len(text_of(at)))
     return max(first, first + shorter - 1)
 
 

@@ -86,7 +86,7 @@ class OrderedMatcher(Matcher):
         distinct_references, found = np.unique(reference[looked_at], return_inverse=True)
         r = np.zeros(len(reference), np.int64)
         r[looked_at] = found
-        return self.table.cosines(distinct_targets, distinct_references)[t[:, None], r[places]]
+        return self.table.cosines_at(distinct_targets, distinct_references, t[:, None], r[places])
 
 
 def expected_positions(anchors: Positions, wanted: Positions, limit: int) -> Positions:

@@ -9,10 +9,10 @@ candidate: matching compares the tokens.
 from __future__ import annotations
 
 import numpy as np
-from numpy.typing import NDArray
 
 from semshare_core.match.runs import kgram_hashes
 from semshare_core.pool.indexes.mark_index import MarkIndex, Marks
+from semshare_core.sorting import distinct
 from semshare_core.tokens import Tokens
 
 _K = 8
@@ -54,6 +54,8 @@ class RunIndex:
 
         Of entries that add equally much the first by name is taken.
         """
+        if not len(self):
+            return []
         marks = fingerprints(tokens)
         hits = self._marks.holders(marks, _FOLLOWED)
         holders, holder = np.unique(hits.holder, return_inverse=True)
@@ -76,5 +78,8 @@ def fingerprints(tokens: Tokens) -> Marks:
     hashes = kgram_hashes(tokens, _K)
     if not len(hashes):
         return hashes
-    windows: NDArray[np.uint64] = np.lib.stride_tricks.sliding_window_view(hashes, min(_WINDOW, len(hashes)))
-    return np.unique(windows.min(axis=1))
+    width, window = 1, min(_WINDOW, len(hashes))
+    while width < window:  # the least of a window is the less of those of two that make it up
+        step = min(width, window - width)
+        hashes, width = np.minimum(hashes[:-step], hashes[step:]), width + step
+    return distinct(hashes)

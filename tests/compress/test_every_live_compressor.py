@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks.measure import greedy
 from pooled import rows_of
+from same_answer import TOLERANCE, assert_close, assert_full, assert_greedy, short_prefixes_serve
 from semshare_core import Retention, ReusePolicy, SemShareEngine
 from semshare_core.compress.live import LiveCompressor
 from semshare_core.compress.live.compressed import compressed, held_bytes
@@ -21,8 +21,8 @@ from semshare_core.match.plan import ReusePlan
 from semshare_core.model.cache_argument import with_cache
 from semshare_core.quality.divergence import divergence
 from semshare_core.slots import LIVE_COMPRESSORS
-from tiny_models import SLIDING, tiny_model, tiny_tokenizer
-from tiny_reuse import PARAGRAPHS, full_logits, random_ids, shared_prefill
+from tiny_models import DEVICE, DTYPE, SLIDING, tiny_model, tiny_tokenizer
+from tiny_reuse import PARAGRAPHS, random_ids, shared_prefill
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -44,21 +44,23 @@ def engine_of(model: str = "llama", compress: LiveCompressor | str | None = None
 def test_with_nothing_to_lose_nothing_changes(name: str, model: str) -> None:
     engine = engine_of(model, LIVE_COMPRESSORS.get(name).keeping_all())
     answer = engine.generate(TEXT, max_new_tokens=12, store=False)
-    assert answer.token_ids == greedy(engine, TEXT, 12)
+    assert_greedy(answer.token_ids, engine.model, engine.token_ids(TEXT), 12)
     ids = np.array(engine.token_ids(TEXT) + answer.token_ids)
     result = engine.prefill(TEXT, store=False)
     steps = [result.logits]
     with torch.no_grad():
         for token in answer.token_ids:
-            made = engine.model(torch.tensor([[token]]), **with_cache(engine.model, result.cache), use_cache=True)
+            made = engine.model(
+                torch.tensor([[token]], device=DEVICE), **with_cache(engine.model, result.cache), use_cache=True
+            )
             steps.append(made.logits[0, -1])
-    torch.testing.assert_close(torch.stack(steps), full_logits(engine.model, ids, 13), atol=1e-4, rtol=0)
+    assert_full(torch.stack(steps), engine.model, ids)
 
 
 @every_compressor
 def test_the_whole_cache_stays_as_it_is(name: str) -> None:
     prefill = shared_prefill("llama")
-    ids, n = torch.as_tensor(random_ids(150)), 150
+    ids, n = torch.as_tensor(random_ids(150), device=DEVICE), 150
     whole = prefill.prefill_suffix(ids, ReusePlan.empty(n), [], n, complete=True).cache
     before = [(keys.clone(), values.clone()) for keys, values in whole.rows(n - 1)]
     one, other = (compressed(LIVE_COMPRESSORS.get(name)(), prefill.model, prefill.spec, ids, whole) for _ in range(2))
@@ -81,7 +83,7 @@ def test_positions_go_on_counting_tokens(name: str) -> None:
         assert layer.get_seq_length() == len(TEXT)
         rows, offset = layer.get_mask_sizes(1)
         assert rows + offset <= len(TEXT) + 1
-        keys, _ = layer.update(torch.zeros(1, 2, 1, 16), torch.zeros(1, 2, 1, 16))
+        keys, _ = layer.update(*(torch.zeros(1, 2, 1, 16, device=DEVICE, dtype=DTYPE) for _ in range(2)))
         assert keys.shape[2] == rows, "as many rows as the mask has"
         assert layer.get_seq_length() == len(TEXT) + 1
 
@@ -98,7 +100,9 @@ def test_decoding_goes_on_for_long_and_any_loop_may_do_it(name: str) -> None:
     with torch.no_grad():
         for _ in answer.token_ids:
             said.append(token)
-            made = engine.model(torch.tensor([[token]]), **with_cache(engine.model, result.cache), use_cache=True)
+            made = engine.model(
+                torch.tensor([[token]], device=DEVICE), **with_cache(engine.model, result.cache), use_cache=True
+            )
             token = int(made.logits[0, -1].argmax())
     assert said == answer.token_ids
 
@@ -113,10 +117,13 @@ def test_fewer_bytes_are_held_and_reported(name: str) -> None:
 @pytest.mark.parametrize("length", [1, 2, 5, 17])
 def test_short_prompts(name: str, length: int) -> None:
     engine = engine_of(compress=LIVE_COMPRESSORS.get(name).keeping_all())
-    assert engine.generate(TEXT[:length], max_new_tokens=5).token_ids == greedy(engine, TEXT[:length], 5)
+    assert_greedy(
+        engine.generate(TEXT[:length], max_new_tokens=5).token_ids, engine.model, engine.token_ids(TEXT[:length]), 5
+    )
     assert len(engine_of(compress=name).generate(TEXT[:length], max_new_tokens=5).token_ids) == 5
 
 
+@short_prefixes_serve
 @every_compressor
 def test_the_pool_keeps_whole_rows(name: str) -> None:
     engine = engine_of(compress=name)
@@ -129,7 +136,7 @@ def test_the_pool_keeps_whole_rows(name: str) -> None:
     assert entry is not None
     for pair, expected in zip(rows_of(kept[0]), rows_of(entry[0]), strict=True):
         for rows, whole in zip(pair, expected, strict=True):
-            torch.testing.assert_close(rows[:, :, : len(TEXT) - 1], whole[:, :, : len(TEXT) - 1], atol=1e-5, rtol=0)
+            assert_close(rows[:, :, : len(TEXT) - 1], whole[:, :, : len(TEXT) - 1], atol=TOLERANCE / 10)
 
 
 @every_compressor
@@ -138,7 +145,7 @@ def test_lossless_levels_lose_nothing(name: str, level: str) -> None:
     engine = engine_of(compress=name)
     answer = engine.generate(TEXT, max_new_tokens=12, reuse=level)
     assert answer.report.kv_bytes == answer.report.kv_bytes_full
-    assert answer.token_ids == greedy(engine, TEXT, 12)
+    assert_greedy(answer.token_ids, engine.model, engine.token_ids(TEXT), 12)
 
 
 @every_compressor
@@ -151,7 +158,7 @@ def test_the_canary_measures_what_decoding_began_with(name: str) -> None:
     assert engine.canary.wait()
     assert answer.report.canary is not None
     result = engine.prefill(TEXT, store=False)
-    ids, said = torch.tensor(engine.token_ids(TEXT)), torch.tensor(answer.token_ids)
+    ids, said = (torch.tensor(each, device=DEVICE) for each in (engine.token_ids(TEXT), answer.token_ids))
     expected = divergence(engine.model, ids, result.cache, result.logits, answer=said, stepwise=True)
     assert answer.report.canary.kl == pytest.approx(float(expected.kl.mean()), rel=1e-3)
 

@@ -6,15 +6,15 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks.measure import greedy
 from pooled import rows_of
+from same_answer import assert_close, assert_full, assert_greedy, short_prefixes_serve
 from semshare_core import Retention, ReusePolicy, SemShareEngine
 from semshare_core.baselines.semsharekv.retention import kept_rows, layer_shares
 from semshare_core.errors import UnsupportedModelError
 from semshare_core.model.cache_argument import with_cache
 from semshare_core.prefill.attention_probe import hot_tokens
-from tiny_models import LAYERS, SLIDING, tiny_model, tiny_tokenizer
-from tiny_reuse import PARAGRAPHS, full_logits
+from tiny_models import DEVICE, DTYPE, LAYERS, SLIDING, tiny_model, tiny_tokenizer
+from tiny_reuse import PARAGRAPHS
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -76,14 +76,15 @@ def test_keeping_everything_changes_nothing(name: str) -> None:
     """The positions count on, and the rows are the same: through generate() and through the cache itself."""
     engine = engine_of(name)
     answer = engine.generate(TEXT, max_new_tokens=12, reuse=keeping(ALL), store=False)
-    assert answer.token_ids == greedy(engine, TEXT, 12)
+    assert_greedy(answer.token_ids, engine.model, engine.token_ids(TEXT), 12)
     assert answer.report.kv_bytes == answer.report.kv_bytes_full
     ids = np.array(engine.token_ids(TEXT) + answer.token_ids)
     result = engine.prefill(TEXT, reuse=keeping(ALL))
     with torch.no_grad():
-        rest = engine.model(torch.tensor([answer.token_ids]), **with_cache(engine.model, result.cache)).logits[0]
-    expected = full_logits(engine.model, ids, 13)
-    torch.testing.assert_close(torch.cat((result.logits[None], rest)), expected, atol=1e-4, rtol=0)
+        rest = engine.model(
+            torch.tensor([answer.token_ids], device=DEVICE), **with_cache(engine.model, result.cache)
+        ).logits[0]
+    assert_full(torch.cat((result.logits[None], rest)), engine.model, ids)
 
 
 @pytest.mark.parametrize("name", SDPA)
@@ -100,10 +101,10 @@ def test_dropped_rows_are_as_if_masked(name: str) -> None:
         kept_positions(whole.keys, left.keys)
         for whole, left in zip(full.cache.layers, result.cache.layers, strict=True)
     ]
-    token = torch.tensor([[77]])
+    token = torch.tensor([[77]], device=DEVICE)
     masks = []
     for positions in seen:
-        mask = torch.full((1, 1, 1, n + 1), torch.finfo(torch.float32).min)
+        mask = torch.full((1, 1, 1, n + 1), torch.finfo(DTYPE).min, device=DEVICE, dtype=DTYPE)
         mask[..., [*positions, n]] = 0
         masks.append(mask)
     handles = [
@@ -120,12 +121,14 @@ def test_dropped_rows_are_as_if_masked(name: str) -> None:
         for handle in handles:
             handle.remove()
         found = engine.model(token, **with_cache(engine.model, result.cache)).logits
-    torch.testing.assert_close(found, expected, atol=1e-4, rtol=0)
+    assert_close(found, expected)
 
 
 def kept_positions(whole: torch.Tensor, left: torch.Tensor) -> list[int]:
     """Where the rows of ``left`` [1, heads, m, dim] stand in ``whole``; the last row of both is the last token's."""
-    distance = torch.cdist(left[0, 0, :-1], whole[0, 0, :-1], compute_mode="donot_use_mm_for_euclid_dist")
+    distance = torch.cdist(
+        left[0, 0, :-1].float(), whole[0, 0, :-1].float(), compute_mode="donot_use_mm_for_euclid_dist"
+    )
     assert distance.min(dim=1).values.max() < 1e-4
     return [*distance.argmin(dim=1).tolist(), whole.shape[2] - 1]
 
@@ -142,10 +145,16 @@ def test_bytes_are_saved_and_reported() -> None:
 def test_short_prompts_keep_their_window() -> None:
     engine = engine_of()
     answer = engine.generate(TEXT[:10], max_new_tokens=5, reuse=keeping(Retention(first=0.1, floor=0.1, window=16)))
-    assert answer.token_ids == greedy(engine, TEXT[:10], 5)
-    assert engine.generate(TEXT[:1], max_new_tokens=5, reuse=keeping(ALL)).token_ids == greedy(engine, TEXT[:1], 5)
+    assert_greedy(answer.token_ids, engine.model, engine.token_ids(TEXT[:10]), 5)
+    assert_greedy(
+        engine.generate(TEXT[:1], max_new_tokens=5, reuse=keeping(ALL)).token_ids,
+        engine.model,
+        engine.token_ids(TEXT[:1]),
+        5,
+    )
 
 
+@short_prefixes_serve
 def test_the_pool_keeps_whole_rows() -> None:
     """What was dropped for one answer serves the next prompt."""
     engine = engine_of()
@@ -153,9 +162,10 @@ def test_the_pool_keeps_whole_rows() -> None:
     result = engine.prefill(TEXT + " More?", reuse="exact")
     assert result.report.prefix_tokens >= len(TEXT) - 1
     ids = np.array(engine.token_ids(TEXT + " More?"))
-    torch.testing.assert_close(result.logits, full_logits(engine.model, ids, 1)[0], atol=1e-4, rtol=0)
+    assert_full(result.logits, engine.model, ids)
 
 
+@short_prefixes_serve
 def test_watching_the_tail_leaves_the_rows_as_they_were() -> None:
     """Those of the prefix, too, which the last sixteen tokens reach into."""
     engine = engine_of()
@@ -166,7 +176,7 @@ def test_watching_the_tail_leaves_the_rows_as_they_were() -> None:
     assert kept is not None
     assert served.cache is not served.whole.cache, "the tail was watched, for retention"
     for before, after in zip(rows_of(kept[0]), served.whole.cache.rows(n), strict=True):
-        assert all(torch.equal(a, b) for a, b in zip(before, after, strict=True))
+        assert all(torch.equal(a, b.cpu()) for a, b in zip(before, after, strict=True))
 
 
 @pytest.mark.parametrize("level", ["exact", "off"])
@@ -177,7 +187,7 @@ def test_lossless_levels_drop_nothing(level: str) -> None:
     assert lossy.kv_bytes < 0.5 * lossy.kv_bytes_full
     answer = engine.generate(TEXT, max_new_tokens=12, reuse=level)
     assert answer.report.kv_bytes == answer.report.kv_bytes_full
-    assert answer.token_ids == greedy(engine, TEXT, 12)
+    assert_greedy(answer.token_ids, engine.model, engine.token_ids(TEXT), 12)
 
 
 @pytest.mark.parametrize("name", [*SLIDING, "mpt"])
@@ -186,7 +196,7 @@ def test_models_that_cannot_are_told(name: str) -> None:
     with pytest.raises(UnsupportedModelError, match="compress=None"):
         engine.generate(TEXT, max_new_tokens=2, reuse=keeping(Retention()))
     assert engine.pool.stats().entries == 0
-    assert engine.generate(TEXT, max_new_tokens=2).token_ids == greedy(engine, TEXT, 2)
+    assert_greedy(engine.generate(TEXT, max_new_tokens=2).token_ids, engine.model, engine.token_ids(TEXT), 2)
 
 
 def test_attention_is_put_back() -> None:

@@ -8,13 +8,15 @@ from pathlib import Path
 import pytest
 import torch
 
+from same_answer import cpu_only
 from semshare_core import PoolConfig, ReusePolicy, SemShareEngine
 from semshare_core.model.attention.bit_blocks import passes
-from tiny_models import tiny_model, tiny_tokenizer
+from tiny_models import DEVICE, tiny_model, tiny_tokenizer
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 LOW = [torch.bfloat16, torch.float16]
+bits_kept = cpu_only("bits are promised on the CPU only (docs)")
 
 
 def engine_of(name: str, dtype: torch.dtype, **settings: object) -> SemShareEngine:
@@ -29,7 +31,7 @@ def text(n: int, seed: int = 3) -> list[int]:
 
 def own_logits(engine: SemShareEngine, ids: list[int]) -> torch.Tensor:
     with torch.no_grad():
-        return engine.model(torch.tensor([ids])).logits[0, -1]
+        return engine.model(torch.tensor([ids], device=DEVICE)).logits[0, -1]
 
 
 @pytest.fixture(scope="module", params=LOW, ids=str)
@@ -43,6 +45,7 @@ def dtype(request: pytest.FixtureRequest) -> torch.dtype:
     return request.param
 
 
+@bits_kept
 @pytest.mark.parametrize("name", ["llama", "mistral_sliding", "qwen3", "gpt_neox"])
 def test_a_turn_behind_a_cached_conversation_has_the_bits_of_one_pass(name: str, dtype: torch.dtype) -> None:
     if name != "llama" and dtype == torch.float16:
@@ -59,6 +62,7 @@ def test_a_turn_behind_a_cached_conversation_has_the_bits_of_one_pass(name: str,
         assert served >= 2 * 512
 
 
+@bits_kept
 def test_the_last_block_and_the_answer_are_computed_again(dtype: torch.dtype) -> None:
     engine = engine_of("llama", dtype)
     ids = text(1300)
@@ -72,6 +76,7 @@ def test_the_last_block_and_the_answer_are_computed_again(dtype: torch.dtype) ->
     assert approximate.prefix_tokens == 719, "levels with a bound take every lossless row"
 
 
+@bits_kept
 def test_rows_behind_rows_that_round_otherwise_do_not_serve_exact(dtype: torch.dtype) -> None:
     engine = engine_of("llama", dtype)
     ids = text(1300)
@@ -83,6 +88,7 @@ def test_rows_behind_rows_that_round_otherwise_do_not_serve_exact(dtype: torch.d
     assert torch.equal(pre.logits, own_logits(engine, target))
 
 
+@bits_kept
 def test_a_folder_knows_which_rows_have_the_bits_of_any_pass(dtype: torch.dtype, tmp_path: Path) -> None:
     ids = text(900)
     engine = engine_of("llama", dtype, pool=PoolConfig(path=tmp_path))

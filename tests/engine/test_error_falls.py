@@ -10,6 +10,7 @@ import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from benchmarks.measure import baseline, measure
+from same_answer import LOW, TOLERANCE, own_error
 from semshare_core import ReusePolicy, SemShareEngine
 from semshare_core.budget.recompute import Budget
 from semshare_core.match.plan import Source
@@ -46,6 +47,13 @@ def mean_error(name: str, selection: str, prefix: int, ratio: float) -> float:
     return float(np.mean(errors))
 
 
+def rounding(name: str) -> float:
+    """What no recomputing takes away: both passes round."""
+    model = shared_prefill(name).model
+    own = max(own_error(model, random_ids(N + AFTER, seed), AFTER + 1) for seed in range(SEEDS))
+    return 2 * own if LOW else TOLERANCE
+
+
 @pytest.mark.usefixtures("one_thread")
 @pytest.mark.parametrize("name", ["llama", "mistral_sliding", "gemma3", "gpt_neox", "mpt"])
 @pytest.mark.parametrize("prefix", [0, 30], ids=["cold", "prefix"])
@@ -56,7 +64,7 @@ def test_mean_error_falls(name: str, prefix: int, selection: str) -> None:
     if selection != "combined":
         assert errors[2] < 0.9 * errors[0], errors
     assert errors[0] > 0.1, "there is an error to reduce"
-    assert errors[-1] < 1e-4
+    assert errors[-1] < rounding(name)
 
 
 PARAGRAPHS = [

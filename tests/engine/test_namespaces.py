@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-import torch
 
-from benchmarks.measure import greedy
+from same_answer import assert_full, assert_greedy, short_prefixes_serve
 from semshare_core import PoolConfig, ReusePolicy, ReuseReport, SemShareEngine
-from tiny_models import tiny_model, tiny_tokenizer
-from tiny_reuse import PARAGRAPHS, full_logits
+from tiny_models import DTYPE, tiny_model, tiny_tokenizer
+from tiny_reuse import PARAGRAPHS
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -26,6 +25,9 @@ WAYS = {
     "fuzzy": ReusePolicy(recompute_ratio=0.3, matching="lsh", min_similarity=0),
 }
 each_way = pytest.mark.parametrize("way", TARGETS)
+each_way_that_serves = pytest.mark.parametrize(
+    "way", [pytest.param("prefix", marks=short_prefixes_serve), "moved", "fuzzy"]
+)
 
 
 def engine_of() -> SemShareEngine:
@@ -41,7 +43,7 @@ def reused(engine: SemShareEngine, way: str, namespace: str | None) -> ReuseRepo
     return engine.prefill(TARGETS[way], reuse=WAYS[way], namespace=namespace, store=False).report
 
 
-@each_way
+@each_way_that_serves
 def test_the_same_namespace_hits_and_another_does_not(way: str) -> None:
     engine = engine_of()
     engine.warm([TEXT], namespace="mine")
@@ -81,14 +83,17 @@ def test_the_answer_is_that_of_an_empty_pool(way: str) -> None:
     engine = engine_of()
     engine.warm([TEXT, TARGETS[way]], namespace="mine")
     prompt = TARGETS[way]
-    assert engine.generate(prompt, max_new_tokens=8, reuse=WAYS[way], namespace="theirs").token_ids == greedy(
-        engine, prompt, 8
+    assert_greedy(
+        engine.generate(prompt, max_new_tokens=8, reuse=WAYS[way], namespace="theirs").token_ids,
+        engine.model,
+        engine.token_ids(prompt),
+        8,
     )
     logits = engine.prefill(prompt, reuse=WAYS[way], namespace="third").logits
-    expected = full_logits(engine.model, np.array(engine.token_ids(prompt)), 1)[0]
-    torch.testing.assert_close(logits, expected, atol=1e-4, rtol=0)
+    assert_full(logits, engine.model, np.array(engine.token_ids(prompt)))
 
 
+@short_prefixes_serve
 @pytest.mark.parametrize("first", [None, "default"])
 @pytest.mark.parametrize("second", [None, "default"])
 def test_no_namespace_is_the_default_one(first: str | None, second: str | None) -> None:
@@ -98,6 +103,7 @@ def test_no_namespace_is_the_default_one(first: str | None, second: str | None) 
     assert engine.pool.stats("default").entries == 1
 
 
+@short_prefixes_serve
 @pytest.mark.parametrize(
     ("one", "other"),
     [
@@ -121,6 +127,7 @@ def test_names_that_look_alike_are_not_the_same(one: str, other: str) -> None:
     assert reused(engine, "prefix", one).prefix_tokens == reused(engine, "prefix", other).prefix_tokens == len(TEXT)
 
 
+@short_prefixes_serve
 def test_the_same_text_has_another_id_in_another_namespace() -> None:
     engine = engine_of()
     engine.warm([TEXT], namespace="a")
@@ -128,7 +135,7 @@ def test_the_same_text_has_another_id_in_another_namespace() -> None:
     assert reused(engine, "prefix", "a").reference_ids != reused(engine, "prefix", "b").reference_ids
 
 
-@each_way
+@each_way_that_serves
 def test_clearing_one_namespace_leaves_the_others(way: str) -> None:
     engine = engine_of()
     for namespace in ("a", "b"):
@@ -147,9 +154,10 @@ def test_covering_ends_at_the_namespace() -> None:
     assert [engine.pool.stats(name).tokens for name in ("a", "b")] == [len(TEXT), len(TEXT + QUESTION)]
 
 
+@short_prefixes_serve
 def test_what_others_use_does_not_keep_entries_alive() -> None:
     """Touching goes by namespace, too: an entry of the same id elsewhere stays as old as it is."""
-    rows = (len(TEXT) + 1) * 1024
+    rows = (len(TEXT) + 1) * 256 * DTYPE.itemsize
     engine = SemShareEngine(tiny_model("llama"), tiny_tokenizer(), pool=PoolConfig(max_bytes=2 * rows))
     shared = "x" * 64
     engine.warm([TEXT], namespace=shared + "old")

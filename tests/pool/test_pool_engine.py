@@ -7,11 +7,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from benchmarks.measure import greedy
+from same_answer import assert_greedy, short_prefixes_serve
 from semshare_core import PoolConfig, ReuseReport, SemShareEngine
 from semshare_core.errors import PoolLockedError, PoolWarning
 from semshare_core.model.cache_argument import with_cache
-from tiny_models import tiny_model, tiny_tokenizer
+from tiny_models import DEVICE, tiny_model, tiny_tokenizer
 from tiny_reuse import PARAGRAPHS
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -33,6 +33,7 @@ def stored(tmp_path: Path) -> Path:
     return tmp_path / "pool"
 
 
+@short_prefixes_serve
 def test_stored_rows_answer_as_those_in_memory(stored: Path) -> None:
     memory = SemShareEngine(tiny_model("llama"), tiny_tokenizer())
     memory.warm([TEXT])
@@ -47,6 +48,7 @@ def test_stored_rows_answer_as_those_in_memory(stored: Path) -> None:
     engine.pool.close()
 
 
+@short_prefixes_serve
 def test_a_second_owner_is_refused_and_a_reader_is_not(stored: Path) -> None:
     owner = engine_at(stored)
     with pytest.raises(PoolLockedError, match="read-only"):
@@ -57,6 +59,7 @@ def test_a_second_owner_is_refused_and_a_reader_is_not(stored: Path) -> None:
     engine_at(stored).pool.close()
 
 
+@short_prefixes_serve
 def test_another_models_rows_are_left_alone(stored: Path) -> None:
     with pytest.warns(PoolWarning, match="another model"):
         other = engine_at(stored, "qwen3")
@@ -87,10 +90,10 @@ def answered(engine: SemShareEngine, call: str, prompt: str, reuse: str) -> tupl
         assert last.token_ids is not None
         return last.token_ids, last.report
     result = engine.prefill(prompt, reuse=reuse)
-    ids = torch.tensor([engine.token_ids(prompt)])
+    ids = torch.tensor([engine.token_ids(prompt)], device=DEVICE)
     first = int(result.logits.argmax())
     made = engine.model.generate(
-        torch.cat((ids, torch.tensor([[first]])), dim=1),
+        torch.cat((ids, torch.tensor([[first]], device=DEVICE)), dim=1),
         **with_cache(engine.model, result.cache),
         max_new_tokens=3,
         do_sample=False,
@@ -99,17 +102,16 @@ def answered(engine: SemShareEngine, call: str, prompt: str, reuse: str) -> tupl
 
 
 @pytest.mark.parametrize("share", [0.2, 0.6, 0.98], ids=["first layers", "middle", "last layer"])
-@pytest.mark.parametrize("reuse", ["exact", "high"])
+@pytest.mark.parametrize("reuse", [pytest.param("exact", marks=short_prefixes_serve), "high"])
 @pytest.mark.parametrize("call", ["generate", "stream", "prefill"])
 def test_a_call_that_meets_damage_answers_all_the_same(stored: Path, call: str, reuse: str, share: float) -> None:
     """Whatever had been computed by then; the prompt that needs the file leaves the pool and the disk."""
     spoil(stored, share)
     engine = engine_at(stored)
     prompt = PREFIX if reuse == "exact" else MOVED
-    expected = greedy(engine, prompt, 4)
     with pytest.warns(PoolWarning, match="damaged"):
         ids, report = answered(engine, call, prompt, reuse)
-    assert ids == expected
+    assert_greedy(ids, engine.model, engine.token_ids(prompt), 4)
     assert report.outcome == "miss"
     assert report.stored
     engine.pool.flush()

@@ -13,8 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pooled import BYTES_PER_TOKEN, MODEL, books_balance, entry, holds, pool_at, rows_of, text
-from semshare_core import PoolConfig
+from pooled import BYTES_PER_TOKEN, MODEL, books_balance, entry, holds, pool_at, pool_of, rows_of, text
 from semshare_core.errors import PoolFileError, PoolWarning
 from semshare_core.pool import Entry, ReferencePool, View
 from semshare_core.pool.disk import PoolFolder
@@ -42,7 +41,7 @@ def right(each: Entry | None) -> bool:
 
 
 def test_what_leaves_the_device_goes_to_the_host_and_then_out() -> None:
-    pool = ReferencePool(PoolConfig(max_bytes=100 * BYTES_PER_TOKEN, host_bytes=100 * BYTES_PER_TOKEN))
+    pool = pool_of(100, host_bytes=100 * BYTES_PER_TOKEN)
     kept = [entry(text(seed)) for seed in range(5)]
     for each in kept:
         pool.add(each)
@@ -56,7 +55,7 @@ def test_what_leaves_the_device_goes_to_the_host_and_then_out() -> None:
 
 
 def test_use_brings_back() -> None:
-    pool = ReferencePool(PoolConfig(max_bytes=100 * BYTES_PER_TOKEN, host_bytes=100 * BYTES_PER_TOKEN))
+    pool = pool_of(100, host_bytes=100 * BYTES_PER_TOKEN)
     kept = [entry(text(seed)) for seed in range(4)]
     for each in kept:
         pool.add(each)

@@ -22,7 +22,7 @@ from semshare_core.prefill.cache import MergedCache
 from semshare_core.prefill.feed import LayerFeed
 from semshare_core.prefill.rearrange import lay_rows
 from semshare_core.prefill.selective import Prefilled, SelectivePrefill
-from tiny_models import tiny_model
+from tiny_models import DEVICE, tiny_model
 from tiny_reuse import Reference, plan_of, random_ids, reference_of, selective, shared_prefill
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -62,7 +62,7 @@ def served(n: int, shift: int, reference: Reference | FarReference) -> ReusePlan
 
 def prefilled(prefill: SelectivePrefill, ids: np.ndarray, reference: Reference | FarReference, way: str) -> Prefilled:
     plan = served(N, 0 if way == "prefix" else 3, reference)
-    tokens = torch.as_tensor(ids)
+    tokens = torch.as_tensor(ids, device=DEVICE)
     if way == "prefix":
         return prefill.prefill_suffix(tokens, plan, [reference], N)
     policy = ReusePolicy(recompute_ratio=0.3, selection=way)

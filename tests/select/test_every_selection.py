@@ -11,6 +11,7 @@ import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from random_plans import N, forced, random_plan
+from same_answer import assert_full
 from semshare_core import ReusePolicy
 from semshare_core.budget.recompute import Budget
 from semshare_core.match.plan import ReusePlan, Source
@@ -18,8 +19,8 @@ from semshare_core.model.spec import measure_spec
 from semshare_core.prefill.selective import SelectivePrefill
 from semshare_core.select import Evidence, Selection, selection_for
 from semshare_core.slots import SELECTIONS
-from tiny_models import VOCAB
-from tiny_reuse import full_logits, plan_of, random_ids, reference_of, reused_logits, selective, shared_prefill
+from tiny_models import VOCAB, placed
+from tiny_reuse import plan_of, random_ids, reference_of, reused_logits, selective, shared_prefill
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -151,7 +152,7 @@ def test_nothing_need_be_left_to_recompute(selection: str, ratio: float) -> None
         N,
     )
     logits = reused_logits(prefill.model, prefilled, ids, N)
-    torch.testing.assert_close(logits, full_logits(prefill.model, ids, 1), atol=1e-4, rtol=0)
+    assert_full(logits, prefill.model, ids)
 
 
 @every_selection
@@ -165,7 +166,7 @@ def test_everything_recomputed_is_the_full_prefill(selection: str, prefix: int) 
         prefilled = selective(prefill, torch.as_tensor(ids), plan, references, policy, budget, N - 4, N)
         assert prefilled.layer_rows == (N - 1 - prefix) * prefill.n_layers
         logits = reused_logits(prefill.model, prefilled, ids, N)
-        torch.testing.assert_close(logits, full_logits(prefill.model, ids, 1), atol=1e-4, rtol=0)
+        assert_full(logits, prefill.model, ids)
 
 
 @pytest.mark.parametrize("layers", [1, 2, 3])
@@ -177,7 +178,7 @@ def test_shallow_models(layers: int, selection: str) -> None:
         config = LlamaConfig(
             vocab_size=VOCAB, hidden_size=32, intermediate_size=64, num_hidden_layers=layers, num_attention_heads=2
         )
-        model = LlamaForCausalLM(config).eval()
+        model = placed(LlamaForCausalLM(config))
     prefill = SelectivePrefill(model, measure_spec(model))
     ids = random_ids(N, 10)
     reference = reference_of(model, ids)
@@ -189,4 +190,4 @@ def test_shallow_models(layers: int, selection: str) -> None:
             prefill, torch.as_tensor(ids), plan, [reference], policy, Budget(ratio, fill=True), N - 5, N
         )
         logits = reused_logits(model, prefilled, ids, N)
-        torch.testing.assert_close(logits, full_logits(model, ids, 1), atol=1e-4, rtol=0)
+        assert_full(logits, model, ids)

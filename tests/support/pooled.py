@@ -13,6 +13,7 @@ from torch import Tensor
 from semshare_core import PoolConfig
 from semshare_core.pool import Entry, ReferencePool
 from semshare_core.pool.disk import Fingerprint, PoolFolder
+from tiny_models import DEVICE
 
 BYTES_PER_TOKEN = 2 * 4  # keys and values of one layer, one head and one float32
 DIM = 4
@@ -36,7 +37,7 @@ def entry(
     """An entry whose keys are its tokens and whose values are its positions. ``account``: of approximate rows."""
     ids = np.array(list(tokens), np.int64)
     keys, values = torch.as_tensor(ids).float(), torch.arange(len(ids)).float()
-    rows = [(keys[None, None, :, None].clone(), values[None, None, :, None].clone())]
+    rows = [(keys[None, None, :, None].clone().to(DEVICE), values[None, None, :, None].clone().to(DEVICE))]
     which = [approximate] * len(ids) if isinstance(approximate, bool | int) else list(approximate)
     flags = np.array(which, bool)
     account = account if flags.any() else 0.0
@@ -48,19 +49,19 @@ def text(seed: int, n: int = 40) -> list[int]:
 
 
 def pool_of(tokens: int = 10_000, **config: object) -> ReferencePool:
-    return ReferencePool(PoolConfig(max_bytes=tokens * BYTES_PER_TOKEN, **config))
+    return ReferencePool(PoolConfig(max_bytes=tokens * BYTES_PER_TOKEN, **config), devices=[DEVICE])
 
 
 def pool_at(path: Path, tokens: int = 10_000, *, read_only: bool = False, **config: object) -> ReferencePool:
     """A pool over a folder."""
     settings = PoolConfig(max_bytes=tokens * BYTES_PER_TOKEN, path=path, read_only=read_only, **config)
-    return ReferencePool(settings, folder=PoolFolder(path, MODEL, read_only=read_only))
+    return ReferencePool(settings, folder=PoolFolder(path, MODEL, read_only=read_only), devices=[DEVICE])
 
 
 def rows_of(kept: Entry) -> list[tuple[Tensor, Tensor]]:
-    """An entry's keys and values per layer, put together from its segments."""
+    """An entry's keys and values per layer, put together from its segments, on the CPU."""
     layers = range(kept.segments[0].rows.n_layers)
-    parts = [[segment.rows.layer(layer) for segment in kept.segments] for layer in layers]
+    parts = [[[each.cpu() for each in segment.rows.layer(layer)] for segment in kept.segments] for layer in layers]
     return [(torch.cat([k for k, _ in pairs], dim=2), torch.cat([v for _, v in pairs], dim=2)) for pairs in parts]
 
 

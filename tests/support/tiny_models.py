@@ -3,10 +3,14 @@
 Random weights prove equalities (the same logits by another way) and nothing about quality. They are drawn wide enough
 (standard deviation 0.2) that attention is far from uniform: with the usual 0.02 every position predicts the same, and
 a wrong position or mask would go unseen.
+
+SEMSHARE_TEST_DEVICE and SEMSHARE_TEST_DTYPE put them elsewhere (default: cpu, float32). ``benchmarks/gpu/matrix.py``
+says which tests are written for that; how near answers are then is told in ``same_answer``.
 """
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from typing import Any
 
@@ -33,6 +37,10 @@ from transformers import (
     SmolLM3Config,
 )
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
+
+DEVICE = torch.device(os.environ.get("SEMSHARE_TEST_DEVICE", "cpu"))
+DTYPE: torch.dtype = getattr(torch, os.environ.get("SEMSHARE_TEST_DTYPE", "float32"))
+"""Where the tiny models are."""
 
 HIDDEN, LAYERS, HEADS, KV_HEADS, HEAD_DIM, VOCAB = 64, 4, 4, 2, 16, 259
 CONTEXT = 4096
@@ -73,7 +81,16 @@ def _rope(kind: str, **more: Any) -> dict[str, Any]:
 
 def _build(config: PreTrainedConfig) -> PreTrainedModel:
     model = MODEL_FOR_CAUSAL_LM_MAPPING[type(config)](config)
-    return model.to(torch.float32).eval().requires_grad_(False)
+    return placed(model.to(torch.float32))
+
+
+def placed(model: PreTrainedModel) -> PreTrainedModel:
+    """``model`` on the tests' device in their dtype. Buffers stay float32, as in models that were loaded."""
+    if torch.float32 != DTYPE:
+        for weight in model.parameters():
+            weight.data = weight.data.to(DTYPE)
+        model.config.dtype = DTYPE
+    return model.to(DEVICE).eval().requires_grad_(False)
 
 
 _CONFIGS: dict[str, Callable[[], PreTrainedConfig]] = {

@@ -58,7 +58,7 @@ def selective(
     """A selective prefill of what ``plan`` serves, within ``budget``."""
     selection = selection_for(policy)
     recompute = plan_recompute(plan, Needs.of(plan, selection, fresh_from), selection, policy, budget, prefill.layers)
-    return prefill.selective(ids, plan, references, recompute, selection, capacity)
+    return prefill.selective(ids.to(prefill.model.device), plan, references, recompute, selection, capacity)
 
 
 def random_ids(n: int, seed: int = 0) -> Tokens:
@@ -73,12 +73,13 @@ def reference_of(model: PreTrainedModel, tokens: Tokens, name: str = "a", offset
     The rows before ``offset`` are noise: whoever reads them answers wrongly.
     """
     cache = DynamicCache()
-    positions = torch.arange(offset, offset + len(tokens))[None]
+    ids = torch.as_tensor(tokens, device=model.device)[None]
+    positions = torch.arange(offset, offset + len(tokens), device=model.device)[None]
     extra = {} if model.config.model_type == "mpt" else {"position_ids": positions}
-    model(input_ids=torch.as_tensor(tokens)[None], **with_cache(model, cache), use_cache=True, **extra)
+    model(input_ids=ids, **with_cache(model, cache), use_cache=True, **extra)
     rows = []
     for layer in cache.layers:
-        noise = torch.full((*layer.keys.shape[:2], offset, layer.keys.shape[3]), 7.0)
+        noise = layer.keys.new_full((*layer.keys.shape[:2], offset, layer.keys.shape[3]), 7.0)
         rows.append((torch.cat((noise, layer.keys), dim=2), torch.cat((-noise, layer.values), dim=2)))
     return Reference(name, np.concatenate((np.zeros(offset, np.int64), tokens)), rows)
 
@@ -89,15 +90,15 @@ def plan_of(n: int, *references: Reference) -> ReusePlan:
 
 
 @torch.no_grad()
-def full_logits(model: PreTrainedModel, tokens: Tokens, last: int) -> Tensor:
+def full_logits(model: PreTrainedModel, tokens: Tokens | Sequence[int], last: int) -> Tensor:
     """Logits [last, vocabulary] of the last tokens, by one plain forward pass."""
-    return model(input_ids=torch.as_tensor(tokens)[None], use_cache=False).logits[0, -last:]
+    return model(input_ids=torch.as_tensor(tokens, device=model.device)[None], use_cache=False).logits[0, -last:]
 
 
 @torch.no_grad()
 def reused_logits(model: PreTrainedModel, prefilled: Prefilled, tokens: Tokens, n: int) -> Tensor:
     """Logits [len(tokens) - n + 1, vocabulary] of a prefill of ``n`` tokens, then of the ``tokens`` that follow."""
-    rest = torch.as_tensor(tokens[n - 1 :])[None]
+    rest = torch.as_tensor(tokens[n - 1 :], device=model.device)[None]
     return model(input_ids=rest, **with_cache(model, prefilled.cache), use_cache=True).logits[0]
 
 

@@ -54,7 +54,7 @@ class Runtime:
         """The identity of the present weights. Examines the model again if it has changed. Needs the model's lock."""
         identity = self.weights.identity()
         with autocast.OFF.applied():
-            self.prefill.follow(self.weights.structure, identity)
+            self.prefill.follow(self.weights.structure, identity, foreign_code=self.weights.foreign_code)
         return identity
 
     @property

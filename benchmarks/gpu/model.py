@@ -41,11 +41,11 @@ def llama(device: torch.device, *, tiny: bool) -> PreTrainedModel:
 
 
 def tokenizer(size: int) -> PreTrainedTokenizerFast:
-    """A made-up word for each of ``size`` tokens."""
+    """A made-up word for each of ``size`` tokens; the last one is a blank line."""
     words = [""]
     while len(words) < size + 1:
         words = [""] + [word + letter for word in words for letter in _LETTERS]
-    vocabulary = {word: number for number, word in enumerate(words[1 : size + 1])}
+    vocabulary = {word: number for number, word in enumerate([*words[1:size], "\n\n"])}
     made = Tokenizer(models.WordLevel(vocabulary, unk_token="a"))
     made.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
     made.decoder = decoders.Fuse()
@@ -57,12 +57,13 @@ class Prompts:
 
     def __init__(self, tokens: int, vocabulary: int, seed: int = 0) -> None:
         self._rng = np.random.default_rng(seed)
-        self._vocabulary = vocabulary
-        sizes = []
+        self._blank_line = vocabulary - 1
+        share = 1 / (np.arange(vocabulary - 1) + 2.7)  # Zipf and Mandelbrot: the commonest word is one in thirty
+        self._cumulative = np.cumsum(share / share.sum())
+        sizes: list[int] = []
         while sum(sizes) < tokens - _QUESTION:
-            sizes.append(
-                min(int(self._rng.integers(_PASSAGE // 2, 3 * _PASSAGE // 2)), tokens - _QUESTION - sum(sizes))
-            )
+            size = int(self._rng.integers(_PASSAGE // 2, 3 * _PASSAGE // 2))
+            sizes.append(min(size, tokens - _QUESTION - sum(sizes)))
         self._passages = [self._words(size) for size in sizes]
         self.reference = self._joined(self._passages)
 
@@ -87,9 +88,11 @@ class Prompts:
 
     def _words(self, count: int) -> NDArray[np.int64]:
         """Token ids that are as unevenly distributed as words are."""
-        rank = self._rng.zipf(1.2, count) % (self._vocabulary - 1)
-        return (rank * 7919 + 1) % self._vocabulary
+        ranks = np.searchsorted(self._cumulative, self._rng.random(count))
+        return np.minimum(ranks, len(self._cumulative) - 1)
 
     def _joined(self, passages: list[NDArray[np.int64]]) -> list[int]:
-        joined: list[int] = np.concatenate([*passages, self._words(_QUESTION)]).tolist()
-        return joined
+        ids: list[int] = []
+        for passage in passages:
+            ids += [*passage.tolist(), self._blank_line]
+        return ids + self._words(_QUESTION).tolist()

@@ -10,6 +10,7 @@ from __future__ import annotations
 import time
 import warnings
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -95,7 +96,7 @@ class Bench:
             first = [self.ours(prompts.shuffled(), ratio).ttft_ms for _ in range(3)]
             reports, peaks = [], []
             for _ in range(_REPEATS):
-                peak, report = self._peak(lambda: self.ours(prompts.shuffled(), ratio))
+                peak, report = self._peak(partial(self.ours, prompts.shuffled(), ratio))
                 reports.append(report)
                 peaks.append(peak)
                 fulls.append(self.full(prompts.shuffled()))
@@ -159,7 +160,7 @@ class Bench:
         record.add(
             "kernels", f"{total:.1f} ms on the device in {sum(e.count for e in events if _device_us(e))} kernels"
         )
-        for event in on_device[:9]:
+        for event in on_device[:14]:
             record.add(f"kernel {event.key[:70]}", f"{_device_us(event) / 1000:.2f} ms in {event.count}")
         for event in sorted(events, key=lambda e: e.self_cpu_time_total, reverse=True)[:8]:
             record.add(f"call {event.key[:60]}", f"{event.self_cpu_time_total / 1000:.2f} ms in {event.count}")

@@ -34,7 +34,7 @@ def masked_fuzzy() -> Iterator[None]:
         left = (plan.source == Source.FUZZY) & ~made.recomputed
         if left.any():
             hidden.append(to_torch(np.flatnonzero(left), ids.device))
-            rows = to_torch(np.flatnonzero(made.recomputed[:-1]), ids.device)
+            rows = np.flatnonzero(made.recomputed[:-1])
             self._forward.run(made.cache, ids, [rows] * self.n_layers)
             made.cache.finish(len(ids) - 1)
         return made

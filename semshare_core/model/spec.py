@@ -16,7 +16,7 @@ from transformers.cache_utils import DynamicCache
 from semshare_core.errors import UnsupportedModelError
 from semshare_core.model.attention.by_rows import NAME, can_attend_by_rows, chosen
 from semshare_core.model.attention.grouped import uses_sdpa
-from semshare_core.model.attention.switched import switched_attention
+from semshare_core.model.attention.switched import config_switched
 from semshare_core.model.cache_argument import with_cache
 from semshare_core.model.rotary import Rotation, find_rotations
 from semshare_core.model.support import vocabulary_size
@@ -166,7 +166,7 @@ def _by_rows(model: PreTrainedModel, layers: list[nn.Module]) -> bool:
     handles = [layer.register_forward_pre_hook(mark, with_kwargs=True) for layer in layers]
     chosen.marker, chosen.rows = marker, torch.arange(4, device=model.device)
     try:
-        with switched_attention(model, NAME):
+        with config_switched(model, NAME):
             model(input_ids=torch.zeros((1, 4), dtype=torch.int64, device=model.device), use_cache=False)
     finally:
         chosen.marker = chosen.rows = None

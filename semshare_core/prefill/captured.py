@@ -22,7 +22,6 @@ from transformers import PreTrainedModel
 
 from semshare_core.model.attention.by_rows import chosen
 from semshare_core.model.spec import ModelSpec
-from semshare_core.model.weights.layout import all_modules
 from semshare_core.prefill.cache import MergedCache, to_torch
 from semshare_core.prefill.forward import Parts, Positions, RowForward
 from semshare_core.process.interrupt import NEVER, Interrupt
@@ -49,13 +48,13 @@ class CapturedPasses:
         self._home: list[tuple[Tensor, Tensor]] = []
         self._holder: weakref.ref[MergedCache] | None = None
         self._passes: OrderedDict[tuple[str, int], _Pass] = OrderedDict()
-        self._memory: tuple[int, int] | None = None
+        self._memory: Any = None  # PyTorch's name of the graphs' memory
         self.computing = False
 
     def new_cache(self, capacity: int, interrupt: Interrupt) -> MergedCache:
         """A cache for ``capacity`` rows, at home if nobody else lives there."""
         cache = MergedCache(len(self._spec.layers), capacity, interrupt)
-        if self._like and not self._lent and not self._foreign_code():
+        if self._like and not self._lent:
             if capacity > self._capacity:
                 self._build(-(-capacity // _HOME_STEP) * _HOME_STEP)
             cache.live_in(self._home, self._capacity)
@@ -69,10 +68,9 @@ class CapturedPasses:
 
     def serves(self, cache: object, n_rows: int) -> bool:
         """Whether a pass over ``n_rows`` rows of ``cache`` can be one of these."""
-        at_home = self._holder is not None and self._holder() is cache and isinstance(cache, MergedCache)
-        return (
-            at_home and cache.at_home(self._home) and 0 < n_rows <= MOST_ROWS and not torch.is_autocast_enabled("cuda")
-        )
+        holder = self._holder() if self._holder is not None else None
+        ours = holder is not None and holder is cache and holder.at_home(self._home)
+        return ours and 0 < n_rows <= MOST_ROWS and not torch.is_autocast_enabled("cuda")
 
     def logits(self, cache: MergedCache, ids: Tensor, positions: Positions) -> Tensor:
         """Compute rows of ``ids`` [n] into ``cache``. Returns the logits [vocabulary] behind the last; read them soon.
@@ -104,10 +102,12 @@ class CapturedPasses:
         taken, deepest = self._pass("influence", len(tail)), len(self._spec.layers) - 1
         taken.load(ids[int(tail[0]) : int(tail[-1]) + 1], tail, self._capacity)
 
-        def add(layer: int, query: Tensor, key: Tensor, value: Tensor, sums: Tensor) -> None:
+        def add(layer: int, query: Tensor, key: Tensor, value: Tensor, sums: Tensor, scale: float) -> None:
             assert chosen.rows is not None
             times = 2.0 if layer == deepest - 1 else 1.0  # the pass ends before the deepest layer attends
-            add_influence(total, query, key, value, sums, chosen.rows, chosen.window, times)
+            add_influence(total, query, key, value, sums, chosen.rows, scale, chosen.window, times)
+
+        total = torch.empty(0)
 
         def compute() -> Tensor:
             nonlocal total
@@ -124,7 +124,6 @@ class CapturedPasses:
                     buffer.index_copy_(2, where, before)
             return total
 
-        total = torch.empty(0)
         return self._play(taken, cache, compute)[: len(ids)].cpu().double().numpy()
 
     # --- the home -----------------------------------------------------------------------------------------------------
@@ -146,10 +145,6 @@ class CapturedPasses:
             (keys.new_zeros(_with_rows(keys, capacity + 1)), values.new_zeros(_with_rows(values, capacity + 1)))
             for keys, values in self._like
         ]
-
-    def _foreign_code(self) -> bool:
-        """Whether somebody's hooks run inside of the model: a graph would leave them out."""
-        return any(module._forward_hooks or module._forward_pre_hooks for module in all_modules(self._model))
 
     # --- the graphs ---------------------------------------------------------------------------------------------------
 

@@ -15,6 +15,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 from transformers.modeling_outputs import CausalLMOutputWithPast
 
+from semshare_core.model.cache_argument import with_cache
 from semshare_core.prefill.cache import MergedCache
 from semshare_core.prefill.captured import CapturedPasses
 
@@ -30,12 +31,12 @@ def captured_steps(model: PreTrainedModel, captured: CapturedPasses | None, cach
     @functools.wraps(own)
     def forward(*args: Any, **kwargs: Any) -> Any:
         ids = kwargs.get("input_ids")
-        ours = not args and any(value is cache for value in kwargs.values()) and isinstance(ids, Tensor)
+        ours = not args and any(value is cache for value in kwargs.values()) and not captured.computing
         more = kwargs.get("output_attentions") or kwargs.get("output_hidden_states") or kwargs.get("labels") is not None
-        if ours and not more and ids.shape == (1, 1) and not captured.computing:
+        if ours and not more and isinstance(ids, Tensor) and ids.shape == (1, 1):
             logits = _next_logits(captured, cache, ids)
             if logits is not None:
-                return CausalLMOutputWithPast(logits=logits[None, None], past_key_values=cache)
+                return CausalLMOutputWithPast(logits=logits[None, None], **with_cache(model, cache))
         return own(*args, **kwargs)
 
     before = model.__dict__.get("forward")

@@ -36,18 +36,22 @@ Positions = NDArray[np.int64]
 
 
 class RowForward:
-    """Computes keys and values of chosen rows into a :class:`MergedCache`."""
+    """Computes keys and values of chosen rows into a :class:`MergedCache`.
+
+    Attributes:
+        chunk_rows: the most rows of a chunk; None: as many as memory allows.
+    """
 
     def __init__(self, model: PreTrainedModel, spec: ModelSpec, chunk_rows: int | None = None) -> None:
         self.model = model
         self.spec = spec
-        self._chunk_rows = chunk_rows
+        self.chunk_rows = chunk_rows
         self._backbone: nn.Module = model.base_model
 
     @property
-    def chunk_rows(self) -> int:
-        """The most rows of a chunk."""
-        return self._chunk_rows or (_ROWS_WITHOUT_MASK if attends_by_rows(self.model) else CHUNK_ROWS)
+    def most_rows(self) -> int:
+        """The most rows of a chunk: ``chunk_rows``, or what memory allows."""
+        return self.chunk_rows or (_ROWS_WITHOUT_MASK if attends_by_rows(self.model) else CHUNK_ROWS)
 
     @torch.no_grad()
     def run(self, cache: MergedCache, ids: Tensor, rows: Sequence[Positions], last_layer: int | None = None) -> None:
@@ -60,7 +64,7 @@ class RowForward:
             last_layer: the pass stops once this layer has its keys and values.
         """
         last_layer = len(rows) - 1 if last_layer is None else last_layer
-        chunk_rows = self.chunk_rows
+        chunk_rows = self.most_rows
         for start in range(0, len(rows[0]), chunk_rows):
             chunk = rows[0][start : start + chunk_rows]
             first, last = int(chunk[0]), int(chunk[-1])

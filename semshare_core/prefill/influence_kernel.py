@@ -11,10 +11,10 @@ import triton
 import triton.language as tl
 from torch import Tensor, float32
 
-_KEYS = 64
+_KEYS = 32
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["times"])
 def _add(
     query,
     key,
@@ -23,6 +23,7 @@ def _add(
     positions,
     total,
     n_keys,
+    scale,
     window,
     times,
     query_head,
@@ -41,7 +42,7 @@ def _add(
     WINDOWED: tl.constexpr,
     PRECISION: tl.constexpr,
 ):
-    """One block of keys, all heads. Keys that no query sees are left out: there may be many in a buffer."""
+    """One block of keys, all heads; ``scale`` is for powers of two. What no query sees is left out: it may be much."""
     at = tl.program_id(0) * KEYS + tl.arange(0, KEYS)
     folded = tl.arange(0, QUERIES)
     row = folded // GROUP
@@ -73,7 +74,7 @@ def _add(
                 other=0.0,
             ).to(tl.float32)
             logs = tl.load(sums + row * (KV_HEADS * GROUP) + head, mask=valid, other=0.0)
-            scores = tl.dot(q, k, input_precision=PRECISION) * 1.4426950408889634
+            scores = tl.dot(q, k, input_precision=PRECISION) * scale
             weights = tl.where(seen, tl.exp2(scores - logs[:, None]), 0.0)
             mean += tl.sum(weights * weights, axis=0) * tl.sum(v * v, axis=1)
         before = tl.load(total + at, mask=there, other=0.0)
@@ -87,15 +88,17 @@ def add_influence(
     value: Tensor,
     sums: Tensor,
     positions: Tensor,
-    window: int | None,
+    scale: float,
+    window: int | None = None,
     times: float = 1.0,
 ) -> None:
     """Add ``times`` a layer's influence to ``total`` float32 [n].
 
     Args:
-        query: [1, heads, rows, head_dim], scaled; ``key`` and ``value``: [1, kv_heads, n, head_dim].
+        query: [1, heads, rows, head_dim]; ``key`` and ``value``: [1, kv_heads, n, head_dim].
         sums: the logarithm to base 2 of the softmax's sums, float32 [rows, heads].
         positions: int [rows], ascending.
+        scale: of the products.
         window: the last so many keys are seen; None: all.
     """
     heads, rows, size = query.shape[1:]
@@ -109,6 +112,7 @@ def add_influence(
         positions,
         total,
         n,
+        scale * 1.4426950408889634,
         window or 0,
         times,
         query.stride(1),

@@ -40,6 +40,7 @@ def _lay(
     INTERLEAVED: tl.constexpr,
     DTYPE: tl.constexpr,
     BYTES: tl.constexpr,
+    ALIGNED: tl.constexpr,
     ROWS: tl.constexpr,
 ):
     """Some rows of one head. ``sources`` [layers, moves, 6] and ``targets`` [layers, 4]: addresses and strides."""
@@ -53,12 +54,13 @@ def _lay(
     served = valid & (move >= 0)
     entry = sources + (layer.to(tl.int64) * n_moves + tl.where(served, move, 0)) * 6
     place = targets + layer * 4
-    keys_at = tl.load(entry) + (head * tl.load(entry + 1) + local * tl.load(entry + 2)) * (BYTES)
-    values_at = tl.load(entry + 3) + (head * tl.load(entry + 4) + local * tl.load(entry + 5)) * (BYTES)
-    keys_to = tl.load(place).to(tl.pointer_type(DTYPE)) + head * tl.load(place + 2) + target * tl.load(place + 3)
-    values_to = tl.load(place + 1).to(tl.pointer_type(DTYPE)) + head * tl.load(place + 2) + target * tl.load(place + 3)
-    keys = keys_at.to(tl.pointer_type(DTYPE))
-    values = values_at.to(tl.pointer_type(DTYPE))
+    keys_at = tl.load(entry) + (head * tl.load(entry + 1) + local * tl.load(entry + 2)) * BYTES
+    values_at = tl.load(entry + 3) + (head * tl.load(entry + 4) + local * tl.load(entry + 5)) * BYTES
+    there = (head * tl.load(place + 2) + target * tl.load(place + 3)) * BYTES
+    keys_to = tl.multiple_of((tl.load(place) + there).to(tl.pointer_type(DTYPE)), ALIGNED)
+    values_to = tl.multiple_of((tl.load(place + 1) + there).to(tl.pointer_type(DTYPE)), ALIGNED)
+    keys = tl.multiple_of(keys_at.to(tl.pointer_type(DTYPE)), ALIGNED)
+    values = tl.multiple_of(values_at.to(tl.pointer_type(DTYPE)), ALIGNED)
     dims = tl.arange(0, WIDTH)
     inside = valid[:, None] & (dims < SIZE)[None, :]
     reads = served[:, None] & (dims < SIZE)[None, :]
@@ -109,6 +111,9 @@ def lay_on_device(
         dtype=np.int64,
     )
     places = np.array([(k.data_ptr(), v.data_ptr(), k.stride(1), k.stride(2)) for k, v in buffers], dtype=np.int64)
+    aligned = not (table[..., ::3] % 16).any() and not (places[:, :2] % 16).any()
+    strides = np.concatenate((table[..., 1:3].ravel(), table[..., 4:].ravel(), places[:, 2:].ravel()))
+    aligned = aligned and not (strides * keys.element_size() % 16).any()
     on_device = _moved(np.concatenate((table.ravel(), places.ravel(), rows.ravel())), keys.device)
     sources_at, targets_at, rows_at = on_device.split([table.size, places.size, rows.size])
     half = 0 if angles is None else angles[0].shape[1]
@@ -129,6 +134,7 @@ def lay_on_device(
         INTERLEAVED=interleaved,
         DTYPE=_TYPES[keys.dtype],
         BYTES=keys.element_size(),
+        ALIGNED=16 if aligned else 1,
         ROWS=_ROWS,
     )
 

@@ -61,6 +61,7 @@ class SelectivePrefill:
         self._forward = RowForward(model, spec)
         self._structure: tuple[Any, ...] = ()
         self._identity: str | None = None
+        self._foreign_code = False
         self._keeps_logits = "logits_to_keep" in inspect.signature(model.forward).parameters
         self.captured = self._new_captured()
 
@@ -74,12 +75,13 @@ class SelectivePrefill:
         """The model's layers."""
         return Layers(self.n_layers, self.spec.observable)
 
-    def follow(self, structure: tuple[Any, ...], identity: str | None = None) -> None:
+    def follow(self, structure: tuple[Any, ...], identity: str | None = None, *, foreign_code: bool = False) -> None:
         """Examine the model again if its layers, or the modules that make its positions and masks, have changed.
 
         Args:
             structure: :attr:`semshare_core.model.weights.Weights.structure`.
             identity: names the present weights; None: those of the last time.
+            foreign_code: somebody's hooks run inside of the model: a graph would leave them out.
 
         Raises:
             UnsupportedModelError: the changed model cannot be served.
@@ -94,6 +96,7 @@ class SelectivePrefill:
         elif identity not in (None, self._identity) and self.captured is not None:
             self.captured = self._new_captured()  # other adapters are other code
         self._structure, self._identity = structure, identity or self._identity
+        self._foreign_code = foreign_code
 
     def attention(self) -> AbstractContextManager[None]:
         """The attention for rows that follow other rows."""
@@ -101,7 +104,7 @@ class SelectivePrefill:
 
     def _new_cache(self, capacity: int, interrupt: Interrupt) -> MergedCache:
         """An empty cache with room for ``capacity`` rows."""
-        if self.captured is not None and attends_by_rows(self.model):
+        if self.captured is not None and attends_by_rows(self.model) and not self._foreign_code:
             return self.captured.new_cache(capacity, interrupt)
         return MergedCache(self.n_layers, capacity, interrupt)
 
@@ -136,7 +139,7 @@ class SelectivePrefill:
             cache.ready = self.captured.logits(cache, ids, np.arange(start, n))
             pending = 1
         else:
-            parts = passes(start, n - 1 if complete else n, block_of(self.model), self._forward.chunk_rows)
+            parts = passes(start, n - 1 if complete else n, block_of(self.model), self._forward.most_rows)
             pending = 1 if complete else len(parts.pop())
             for part in parts:
                 self.compute(cache, ids, part)

@@ -255,7 +255,7 @@ def test_who_runs_the_model_himself_is_not_disturbed(monkeypatch: pytest.MonkeyP
     with torch.no_grad():
         alone = engine.model(ids, use_cache=False).logits
     in_a_layer, go_on = threading.Event(), threading.Event()
-    call = RowForward._call
+    call = RowForward.call
 
     def stopping(self: RowForward, *arguments: Any) -> None:
         if threading.current_thread().name == "semshare-healing":  # its hooks are on the layers
@@ -264,7 +264,7 @@ def test_who_runs_the_model_himself_is_not_disturbed(monkeypatch: pytest.MonkeyP
         call(self, *arguments)
 
     with monkeypatch.context() as patch:
-        patch.setattr(RowForward, "_call", stopping)
+        patch.setattr(RowForward, "call", stopping)
         ask(engine)
         assert in_a_layer.wait(WAIT)
         with torch.no_grad():

@@ -22,8 +22,8 @@ NAME = "semshare_rows"
 WIDEST = 256
 """The largest head size that the kernel has room for."""
 
-Watch = Callable[[int, Tensor, Tensor, Tensor, Tensor], None]
-"""Gets a layer's number, query, key, value and the logarithms of its softmax's sums."""
+Watch = Callable[[int, Tensor, Tensor, Tensor, Tensor, float], None]
+"""Gets a layer's number, query, key, value, the logarithms of its softmax's sums, and the scale of its products."""
 
 
 class Chosen(threading.local):
@@ -84,7 +84,7 @@ def _attend(
     output, sums = attend_rows(query, key, value, chosen.rows, scale, chosen.window)
     chosen.calls += 1
     if chosen.watch is not None:
-        chosen.watch(module.layer_idx, query * scale, key, value, sums)
+        chosen.watch(int(module.layer_idx), query, key, value, sums, scale)  # type: ignore[arg-type]
     return output, None
 
 

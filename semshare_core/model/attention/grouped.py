@@ -17,7 +17,7 @@ from transformers import PreTrainedModel
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
 from semshare_core.model.attention import by_rows
-from semshare_core.model.attention.switched import register, switchable, switched_attention
+from semshare_core.model.attention.switched import config_switched, register, switchable, switched_attention
 
 _NAME = "semshare_sdpa"
 
@@ -33,7 +33,7 @@ def grouped_attention(model: PreTrainedModel, *, rows: bool = False) -> Abstract
     ``rows``: the model can attend by rows (:attr:`semshare_core.model.spec.ModelSpec.by_rows`).
     """
     if rows:
-        return switched_attention(model, by_rows.NAME)
+        return config_switched(model, by_rows.NAME)
     if model.config._attn_implementation != "sdpa" or model.device.type != "cpu" or not switchable(model):
         return nullcontext()
     return switched_attention(model, _NAME)

@@ -95,6 +95,24 @@ def _attend(
     tl.store(sums + part * sums_part + row * heads + head, highest + tl.log2(total), mask=valid)
 
 
+@triton.jit(do_not_specialize=["n_outputs"])
+def _join(parts, sums, output, total, n_outputs, SIZE: tl.constexpr, WIDTH: tl.constexpr, PARTS: tl.constexpr):
+    """One head of one row: the parts' outputs, each in proportion to the sums of its softmax."""
+    this = tl.program_id(0)
+    part = tl.arange(0, PARTS)
+    dims = tl.arange(0, WIDTH)
+    logs = tl.load(sums + part * n_outputs + this)
+    highest = tl.max(logs, axis=0)
+    weights = tl.exp2(logs - highest)
+    whole = tl.sum(weights, axis=0)
+    inside = (dims < SIZE)[None, :]
+    at = (part.to(tl.int64) * n_outputs + this)[:, None] * SIZE + dims[None, :]
+    outputs = tl.load(parts + at, mask=inside, other=0.0)
+    result = tl.sum(outputs * weights[:, None], axis=0) / whole
+    tl.store(output + this * SIZE + dims, result.to(output.dtype.element_ty), mask=dims < SIZE)
+    tl.store(total + this, highest + tl.log2(whole))
+
+
 def attend_rows(
     query: Tensor, key: Tensor, value: Tensor, positions: Tensor, scale: float, window: int | None = None
 ) -> tuple[Tensor, Tensor]:
@@ -151,15 +169,20 @@ def attend_rows(
     )
     if parts == 1:
         return output, sums[0]
-    total = _joined(sums)
-    weights = (sums - total).exp2_()
-    return (output * weights[..., None]).sum(dim=0, keepdim=True).to(query.dtype), total
-
-
-def _joined(sums: Tensor) -> Tensor:
-    """The logarithm to base 2 of the sum of the parts [parts, rows, heads]."""
-    highest = sums.amax(dim=0)
-    return highest + (sums - highest).exp2_().sum(dim=0).log2_()
+    joined = empty((1, rows, heads, size), dtype=query.dtype, device=query.device)
+    total = empty((rows, heads), dtype=float32, device=query.device)
+    _join[(rows * heads,)](
+        output,
+        sums,
+        joined,
+        total,
+        rows * heads,
+        SIZE=size,
+        WIDTH=triton.next_power_of_2(size),
+        PARTS=parts,
+        num_warps=1,
+    )
+    return joined, total
 
 
 def _parts(programs: int, keys: int) -> int:

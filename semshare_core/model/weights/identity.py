@@ -43,6 +43,7 @@ class Weights:
     Attributes:
         structure: what positions and masks come from, as :meth:`identity` saw it last. When it changes, the model must
             be measured again.
+        foreign_code: whether somebody's hooks or replaced methods run inside of the model, likewise.
     """
 
     def __init__(self, model: PreTrainedModel, *, thorough: bool, moving: bool = False) -> None:
@@ -55,6 +56,7 @@ class Weights:
         self._seen: tuple[Any, ...] = ()
         self._identity = ""
         self.structure: tuple[Any, ...] = ()
+        self.foreign_code = False
         self._hashes: dict[tuple[Any, ...], str] = {}
         self._replaced: list[tuple[object, int]] = []
         self._first: dict[type | str, object] = {}
@@ -86,6 +88,7 @@ class Weights:
                 lines.append(self._process)  # nobody can say whether another process has the same hooks
             self._seen, self._identity = seen, self._short_name(digest(lines))
             buffers = (mark for (_, _, is_buffer), mark in zip(tensors, marks, strict=True) if is_buffer)
+            self.foreign_code = any(seen[2])
             self.structure = (self._config.changes(), *buffers)
         return self._identity
 

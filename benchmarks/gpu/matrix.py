@@ -9,12 +9,15 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import re
+import signal
 import subprocess
 import sys
 import tempfile
 import time
 from collections import Counter
 from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -24,15 +27,15 @@ ROOT = Path(__file__).resolve().parents[2]
 DTYPES = ("float32", "bfloat16")
 TESTS = (
     "tests/model/test_architectures.py",
-    "tests/engine/test_error_falls.py",
     "tests/engine/test_engine.py",
-    "tests/engine/test_bit_identity.py",
     "tests/engine/test_namespaces.py",
     "tests/engine/test_recomputed_rows.py",
-    "tests/engine/test_chains.py",
     "tests/prefill",
-    "tests/pool/test_pool_tiers.py",
     "tests/pool/test_pool_engine.py",
+    "tests/pool/test_pool_tiers.py",
+    "tests/engine/test_error_falls.py",
+    "tests/engine/test_bit_identity.py",
+    "tests/engine/test_chains.py",
     "tests/compress",
     "tests/select",
 )
@@ -41,6 +44,7 @@ NEEDS = {"tests/pool/test_pool_tiers.py": "hypothesis", "tests/prefill/test_quer
 
 PROCESSES = 8
 SECONDS = 200
+_TO_REPORT = 20  # seconds that pytest has to tell what it has done
 _PRINTED = 3900  # characters, of all
 _OUTCOMES = ("passed", "failed", "skipped")
 
@@ -70,33 +74,60 @@ def environment(device: str, dtype: str) -> dict[str, str]:
 
 
 def run(device: str, processes: int = PROCESSES, seconds: float = SECONDS) -> dict[str, dict[str, Any]]:
-    """Counts of all runs, for JSON; each run is ended after so many ``seconds``."""
-    return {
-        name: _counted(command, environment(device, name.split()[0]), seconds)
-        for name, command in commands(device, processes)
-    }
+    """Counts of all runs, for JSON; each run is ended after so many ``seconds``. An accelerator does both together."""
+    runs = commands(device, processes)
+    with ThreadPoolExecutor(len(runs) if device != "cpu" else 1) as together:
+        counted = [
+            together.submit(_counted, command, environment(device, name.split()[0]), seconds) for name, command in runs
+        ]
+        return {name: each.result() for (name, _), each in zip(runs, counted, strict=True)}
 
 
 def _counted(command: list[str], settings: dict[str, str], seconds: float) -> dict[str, Any]:
+    """One run. If its time is up it is interrupted, and what it has done until then is counted."""
     started = time.perf_counter()
     with tempfile.TemporaryDirectory() as folder:
-        report = Path(folder) / "report.xml"
-        try:
-            done = subprocess.run(
-                [*command, f"--junitxml={report}"],
+        report, told = Path(folder) / "report.xml", Path(folder) / "told.txt"
+        with told.open("w") as output:
+            process = subprocess.Popen(
+                [*command, "-vv", f"--junitxml={report}"],
                 cwd=ROOT,
                 env=settings,
-                capture_output=True,
-                text=True,
-                timeout=seconds,
-                check=False,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
             )
-            code, told = done.returncode, done.stdout + done.stderr
-        except subprocess.TimeoutExpired:
-            code, told = -1, f"ended after {seconds:g} s"
+            code = _ended(process, seconds)
         took = round(time.perf_counter() - started, 1)
+        text = told.read_text(errors="replace")
         cases = list(ElementTree.parse(report).iter("testcase")) if report.exists() else []
-    return {"code": code, "seconds": took, "told": told[-600:] if not cases else "", **_sorted(cases)}
+    found = _sorted(cases) if cases else _seen(text)
+    return {"code": code, "seconds": took, "told": text[-600:] if code not in (0, 1) else "", **found}
+
+
+def _ended(process: subprocess.Popen[bytes], seconds: float) -> int:
+    """The exit status; -1 if it had to be interrupted."""
+    for limit, signal_ in ((seconds, signal.SIGINT), (_TO_REPORT, signal.SIGKILL)):
+        try:
+            code = process.wait(limit)
+            return code if signal_ is signal.SIGINT else -1
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal_)
+    process.wait()
+    return -1
+
+
+def _seen(text: str) -> dict[str, Any]:
+    """Counts of what a run said before it was killed."""
+    files: dict[str, Counter[str]] = {}
+    failures = []
+    for outcome, test in re.findall(r"(PASSED|FAILED|SKIPPED|ERROR) (tests/[^ \n]+)", text):
+        file, _, name = test.partition("::")
+        kind = {"PASSED": "passed", "SKIPPED": "skipped"}.get(outcome, "failed")
+        files.setdefault(Path(file).stem, Counter())[kind] += 1
+        if kind == "failed":
+            failures.append((f"{Path(file).stem}::{name}", outcome))
+    return _told(files, failures, Counter())
 
 
 def _sorted(cases: Iterable[ElementTree.Element]) -> dict[str, Any]:
@@ -113,6 +144,10 @@ def _sorted(cases: Iterable[ElementTree.Element]) -> dict[str, Any]:
             outcome = "skipped"
             reasons[skip.get("message", "")] += 1
         files.setdefault(file, Counter())[outcome] += 1
+    return _told(files, failures, reasons)
+
+
+def _told(files: dict[str, Counter[str]], failures: list[tuple[str, str]], reasons: Counter[str]) -> dict[str, Any]:
     total: Counter[str] = sum(files.values(), Counter())
     return {
         "total": {outcome: total[outcome] for outcome in _OUTCOMES},

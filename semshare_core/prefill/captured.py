@@ -24,6 +24,7 @@ from semshare_core.model.attention.by_rows import chosen
 from semshare_core.model.spec import ModelSpec
 from semshare_core.prefill.cache import MergedCache, to_torch
 from semshare_core.prefill.forward import Parts, Positions, RowForward
+from semshare_core.prefill.fused_norms import fused, rms_norms
 from semshare_core.process.interrupt import NEVER, Interrupt
 
 MOST_ROWS = 4096
@@ -44,6 +45,7 @@ class CapturedPasses:
         self._spec = spec
         self._forward = forward
         self._keeps_logits = keeps_logits
+        self._norms = rms_norms(model)
         self._like: list[tuple[Tensor, Tensor]] = []
         self._home: list[tuple[Tensor, Tensor]] = []
         self._holder: weakref.ref[MergedCache] | None = None
@@ -95,11 +97,17 @@ class CapturedPasses:
 
         return self._play(taken, cache, compute)
 
-    def influence(self, cache: MergedCache, ids: Tensor, tail: Positions) -> NDArray[np.float64]:
-        """The influences that :func:`semshare_core.prefill.attention_probe.watch_tail` sees, summed over the layers."""
+    def influence(self, cache: MergedCache, ids: Tensor, tail: Positions, *, restore: bool) -> NDArray[np.float64]:
+        """The influences that :func:`semshare_core.prefill.attention_probe.watch_tail` sees, summed over the layers.
+
+        ``restore``: the rows at ``tail`` are to be what they were; otherwise they are those that were watched.
+        """
         from semshare_core.prefill.influence_kernel import add_influence  # only here is Triton wanted
 
-        taken, deepest = self._pass("influence", len(tail)), len(self._spec.layers) - 1
+        taken, deepest = (
+            self._pass("influence restored" if restore else "influence", len(tail)),
+            len(self._spec.layers) - 1,
+        )
         taken.load(ids[int(tail[0]) : int(tail[-1]) + 1], tail, self._capacity)
 
         def add(layer: int, query: Tensor, key: Tensor, value: Tensor, sums: Tensor, scale: float) -> None:
@@ -113,13 +121,14 @@ class CapturedPasses:
             nonlocal total
             total = torch.zeros(self._capacity, dtype=torch.float32, device=taken.device)
             where = taken.written
-            saved = [tuple(buffer.index_select(2, where) for buffer in pair) for pair in self._home]
+            home = self._home if restore else []
+            saved = [tuple(buffer.index_select(2, where) for buffer in pair) for pair in home]
             chosen.watch = add
             try:
                 self._run(cache, taken, None)
             finally:
                 chosen.watch = None
-            for pair, rows in zip(self._home, saved, strict=True):
+            for pair, rows in zip(home, saved, strict=True):
                 for buffer, before in zip(pair, rows, strict=True):
                     buffer.index_copy_(2, where, before)
             return total
@@ -161,7 +170,7 @@ class CapturedPasses:
         n_layers = len(self._spec.layers)
         parts = Parts.everywhere(taken.positions, n_layers)
         cache.begin([taken.written] * n_layers, self._capacity, n_layers - 1 if module is None else None)
-        with self._forward.hooks(parts, self._capacity):
+        with fused(self._norms), self._forward.hooks(parts, self._capacity):
             return self._forward.call(cache, taken.ids, taken.positions, module, **more)
 
     def _play(self, taken: _Pass, cache: MergedCache, compute: Callable[[], Tensor]) -> Tensor:

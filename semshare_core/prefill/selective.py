@@ -222,7 +222,7 @@ class SelectivePrefill:
             lay_rows(cache, self.spec, plan, references, laid, zero_new=True)
         evidence = Evidence(plan)
         if recompute.watched:
-            evidence = self._watch(cache, ids, plan, recompute.watched, selection)
+            evidence = self._watch(cache, ids, plan, recompute, selection)
         if recompute.probe:
             evidence = self._probe(cache, ids, recompute.suffix, evidence)
         sets = recompute.rows(selection.priority(evidence) if recompute.ranked else None)
@@ -252,11 +252,15 @@ class SelectivePrefill:
         if self.captured is not None:
             self.captured.learn(cache)
 
-    def _watch(self, cache: MergedCache, ids: Tensor, plan: ReusePlan, watched: int, selection: Selection) -> Evidence:
-        """Watch the attention of the last ``watched`` tokens over the reused rows."""
+    def _watch(
+        self, cache: MergedCache, ids: Tensor, plan: ReusePlan, recompute: RecomputePlan, selection: Selection
+    ) -> Evidence:
+        """Watch the attention of the last tokens over the reused rows."""
+        watched = recompute.watched
         if not selection.needs_hot and self.captured is not None and self.captured.serves(cache, watched):
             tail = np.arange(max(0, len(ids) - watched), len(ids))
-            return Evidence(plan, influence=self.captured.influence(cache, ids, tail))
+            restore = not bool(recompute.must[tail[:-1]].all())  # the last token is computed in any case
+            return Evidence(plan, influence=self.captured.influence(cache, ids, tail, restore=restore))
         reduce = mean_attention if selection.needs_hot else influence
         layers = watch_tail(self.model, self.spec, cache, ids, len(ids), watched, reduce)
         if selection.needs_hot:

@@ -44,6 +44,7 @@ class OrderedMatcher(Matcher):
         begins = np.flatnonzero(np.diff(wanted, prepend=-2) > 1)  # of stretches, in `wanted`
         stretch = np.cumsum(np.diff(wanted, prepend=-2) > 1) - 1
         near = _surrounding(wanted, begins, candidates)
+        near &= self._hopeful(target, wanted, stretch, near, candidates)
         lengths = np.bincount(stretch, minlength=len(begins))
         best = np.full(len(begins), -np.inf)
         same = np.zeros(len(wanted), bool)
@@ -69,14 +70,41 @@ class OrderedMatcher(Matcher):
         """
         if not len(wanted) or not len(reference):
             return np.full(len(wanted), -1, np.int64), np.full(len(wanted), -2.0, np.float32)
-        expected = expected_positions(anchors, wanted, len(reference))
-        offsets = np.arange(-self.window, self.window + 1)
-        places = np.clip(expected[:, None] + offsets, 0, len(reference) - 1)  # [m, 2w+1]
+        expected, places = self._places(wanted, anchors, len(reference))
         similarity = self._similarity(target[wanted], reference, places)
         score = similarity - self.penalty * np.abs(places - expected[:, None]) / self.window
         best = score.argmax(axis=1)
         row = np.arange(len(wanted))
         return places[row, best], similarity[row, best]
+
+    def _places(self, wanted: Positions, anchors: Positions, limit: int) -> tuple[Positions, Positions]:
+        """Where in a reference of ``limit`` tokens each wanted token is expected [m], and where to look [m, 2w+1]."""
+        expected = expected_positions(anchors, wanted, limit)
+        offsets = np.arange(-self.window, self.window + 1)
+        return expected, np.clip(expected[:, None] + offsets, 0, limit - 1)
+
+    def _hopeful(
+        self,
+        target: Tokens,
+        wanted: Positions,
+        stretch: Positions,
+        near: NDArray[np.bool_],
+        candidates: Sequence[Candidate],
+    ) -> NDArray[np.bool_]:
+        """The stretches that may retell something, bool [stretches]: enough of their tokens stand where they would.
+
+        Any two texts share their common words, so a long prompt has thousands of tokens that some place resembles. Most
+        stretches retell nothing, and to see that takes no similarity.
+        """
+        hopeful = np.zeros(near.shape[1], bool)
+        for number, candidate in enumerate(candidates):
+            if not len(candidate.tokens):
+                continue
+            close = np.flatnonzero(near[number][stretch])
+            _, places = self._places(wanted[close], candidate.anchors, len(candidate.tokens))
+            stands = (candidate.tokens[places] == target[wanted[close], None]).any(axis=1)
+            hopeful[stretch[close[_kindred(stands, stretch[close])]]] = True
+        return hopeful
 
     def _similarity(self, ids: Tokens, reference: Tokens, places: Positions) -> NDArray[np.float32]:
         """Cosines between distinct ids, looked up per (token, place): the table is fixed, so n x m is never formed."""

@@ -19,6 +19,7 @@ from semshare_core.pool.entry import RowSpan
 from semshare_core.pool.segment import MemoryRows, Pair
 from semshare_core.prefill import rearrange
 from semshare_core.prefill.cache import MergedCache
+from semshare_core.prefill.feed import Copies
 
 _SHIFT = 16  # tokens by which moved rows move
 _LEFT_OUT = 0.15  # of moved rows, as many as are computed anew
@@ -136,14 +137,13 @@ class Workload:
 def watched_copies() -> Iterator[Callable[[], str]]:
     """Within the context copies to the device are watched; the call tells what memory they came from."""
     pinned: list[bool] = []
-    plain: Callable[[Tensor, torch.device], Tensor] = vars(rearrange)["carry"]
+    plain = Copies.carry
 
-    def carry(tensor: Tensor, device: torch.device) -> Tensor:
-        if tensor.device != device:
-            pinned.append(tensor.is_pinned())
-        return plain(tensor, device)
+    def carry(self: Copies, rows: Tensor, picked: Tensor | slice) -> Tensor:
+        pinned.append(rows.is_pinned())
+        return plain(self, rows, picked)
 
-    with patch.object(rearrange, "carry", carry):
+    with patch.object(Copies, "carry", carry):
         yield lambda: f"{sum(pinned)} of {len(pinned)} copies came from pinned memory" if pinned else "no copies"
 
 

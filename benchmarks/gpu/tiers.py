@@ -6,7 +6,7 @@ as their rows) and both. ``overlap`` is what both together save, of the shorter 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from functools import partial
 from statistics import median
 from typing import Any
@@ -14,7 +14,6 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from benchmarks.gpu.laying import (
     TINY,
@@ -32,7 +31,7 @@ from semshare_core import PoolConfig
 from semshare_core.match.plan import ReusePlan
 from semshare_core.pool import Entry, ReferencePool
 from semshare_core.pool.segment import MemoryRows, Pair, to_devices, to_host
-from semshare_core.prefill.feed import carry
+from semshare_core.prefill.feed import Copies
 
 Laid = tuple[ReusePlan, NDArray[np.bool_]]
 
@@ -89,33 +88,18 @@ def _down(pairs: list[Pair], to: list[MemoryRows]) -> None:
 
 
 def _carried(record: Record, chosen: Options, places: dict[str, MemoryRows]) -> None:
-    """One layer's keys, as they lie and picked out first, which is how they are laid."""
+    """One layer's keys: all of them, and most of them, picked here and there."""
+    copies = Copies(chosen.device)
     for place, rows in places.items():
-        keys = rows.layer(0)[0]
         if place == "device":
             continue
-        ways: dict[str, Callable[[], Tensor]] = {
-            "carry": partial(carry, keys, chosen.device),
-            "index_select on the host": partial(_picked, keys),
-            "index_select, then carry": partial(_picked_and_carried, keys, chosen.device),
-            "carry, then index_select": partial(_carried_and_picked, keys, chosen.device),
-        }
-        for name, call in ways.items():
-            took = timed(call, chosen.device, 10)
-            rate = keys.numel() * keys.element_size() / median(took) / 1e6
-            record.add(f"{name}, {place}", f"{spread(took)}, {rate:.1f} GB/s", ms=took, gb_per_s=rate)
-
-
-def _picked(rows: Tensor) -> Tensor:
-    return rows.index_select(2, torch.arange(rows.shape[2]))
-
-
-def _picked_and_carried(rows: Tensor, device: torch.device) -> Tensor:
-    return carry(_picked(rows), device)
-
-
-def _carried_and_picked(rows: Tensor, device: torch.device) -> Tensor:
-    return carry(rows, device).index_select(2, torch.arange(rows.shape[2], device=device))
+        keys = rows.layer(0)[0]
+        some = torch.as_tensor(np.flatnonzero(moved(keys.shape[2])[1]))
+        for name, picked in (("all rows", slice(0, keys.shape[2])), ("picked rows", some)):
+            took = timed(partial(copies.carry, keys, picked), chosen.device, 10)
+            count = len(range(keys.shape[2])[picked]) if isinstance(picked, slice) else len(picked)
+            rate = count * keys.shape[1] * keys.shape[3] * keys.element_size() / median(took) / 1e6
+            record.add(f"carry {name}, {place}", f"{spread(took)}, {rate:.1f} GB/s", ms=took, gb_per_s=rate)
 
 
 def _laid(

@@ -26,6 +26,7 @@ _RATIOS = (0.1, 0.05, 0.2)
 _REPEATS = 5
 _PREFIX, _BEHIND = 4_000, 60
 _STEPS = 32
+_KERNELS = 12
 _POOL_BYTES = 12 * 2**30
 
 
@@ -45,7 +46,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     for tokens in sizes[:2]:
         record.attempt(f"shuffled {tokens}", bench.shuffled, tokens)
     record.attempt("prefix", bench.prefix, 200 if chosen.tiny else _PREFIX)
-    record.attempt("profile", bench.profile, sizes[0])
+    for tokens, ratio in zip(sizes, (0.1, 0.05), strict=False):
+        record.attempt(f"profile {tokens}", bench.profile, tokens, ratio)
     record.attempt("miss", bench.miss, sizes[1])
     for tokens in sizes[2:]:
         record.attempt(f"shuffled {tokens}", bench.shuffled, tokens)
@@ -141,29 +143,26 @@ class Bench:
             fulls.append(self.full(prompts.fresh()))
         self._tell(record, f"a miss of {tokens} tokens", reports, fulls, [])
 
-    def profile(self, record: Record, tokens: int) -> None:
+    def profile(self, record: Record, tokens: int, ratio: float) -> None:
         """One call's kernels, and what the processor waited for."""
         prompts = Prompts(tokens, self.model.config.vocab_size)
         self.engine.pool.clear()
         self.engine.warm([prompts.reference])
         for _ in range(4):
-            self.ours(prompts.shuffled(), 0.1)
+            self.ours(prompts.shuffled(), ratio)
         activities = [torch.profiler.ProfilerActivity.CPU]
         if self.device.type == "cuda":
             activities.append(torch.profiler.ProfilerActivity.CUDA)
         call = prompts.shuffled()
         with torch.profiler.profile(activities=activities) as profiled:
-            self.ours(call, 0.1)
-        events = profiled.key_averages()
-        on_device = sorted(events, key=_device_us, reverse=True)
-        total = sum(map(_device_us, events)) / 1000
-        record.add(
-            "kernels", f"{total:.1f} ms on the device in {sum(e.count for e in events if _device_us(e))} kernels"
-        )
-        for event in on_device[:14]:
-            record.add(f"kernel {event.key[:70]}", f"{_device_us(event) / 1000:.2f} ms in {event.count}")
-        for event in sorted(events, key=lambda e: e.self_cpu_time_total, reverse=True)[:8]:
-            record.add(f"call {event.key[:60]}", f"{event.self_cpu_time_total / 1000:.2f} ms in {event.count}")
+            self.ours(call, ratio)
+        events = [event for event in profiled.key_averages() if _device_us(event)]
+        total, count = sum(map(_device_us, events)) / 1000, sum(event.count for event in events)
+        name = f"{tokens} tokens, ratio {ratio}"
+        record.add(f"kernels, {name}", f"{total:.1f} ms on the device in {count} kernels", ms=total, kernels=count)
+        for event in sorted(events, key=_device_us, reverse=True)[:_KERNELS]:
+            ms = _device_us(event) / 1000
+            record.add(f"{name}: {event.key[:64]}", f"{ms:.2f} ms in {event.count}", ms=ms, count=event.count)
 
     def ways(self, record: Record, tokens: int) -> None:
         """The same calls without graphs, and without attention by rows."""

@@ -112,10 +112,16 @@ def to_host(rows: MemoryRows) -> MemoryRows:
     """Rows in host memory; pinned, for fast copies back, if they come from an accelerator."""
     pairs = []
     for pair in rows.pairs:
-        far = pair[0].device.type != "cpu"
-        keys, values = ((tensor.cpu().pin_memory() if far else tensor) for tensor in pair)
+        keys, values = (tensor if tensor.device.type == "cpu" else _pinned(tensor) for tensor in pair)
         pairs.append((keys, values))
+    for device in {tensor.device for pair in rows.pairs for tensor in pair if tensor.device.type != "cpu"}:
+        torch.accelerator.synchronize(device)
     return MemoryRows(pairs)
+
+
+def _pinned(tensor: Tensor) -> Tensor:
+    """A copy in pinned memory, which is there when its device has been waited for."""
+    return torch.empty(tensor.shape, dtype=tensor.dtype, device="cpu", pin_memory=True).copy_(tensor, non_blocking=True)
 
 
 def to_devices(rows: MemoryRows, devices: Sequence[torch.device]) -> MemoryRows:

@@ -45,14 +45,44 @@ class LayerFeed(Generic[T]):
         self._submitted = max(self._submitted, until)
 
 
-def carry(tensor: Tensor, device: torch.device) -> Tensor:
-    """Copy ``tensor`` to ``device`` and wait for the copy. On an accelerator other work goes on meanwhile."""
-    if tensor.device == device or device.type == "cpu":
-        return tensor.to(device)
-    main = torch.accelerator.current_stream(device)
-    copying = torch.Stream(device)
-    with copying:
-        copy = tensor.to(device, non_blocking=True)
-    copying.synchronize()
-    copy.record_stream(main)  # its memory must not be reused before the layer is done with it
-    return copy
+class Copies:
+    """Copies to one device, in a stream of their own beside what the maker's thread computes there.
+
+    Nobody waits on the processor: whoever uses copies lets his stream wait for their :meth:`mark`. On the CPU a copy is
+    there when :meth:`carry` returns.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
+        self._using = torch.accelerator.current_stream(device) if device.type != "cpu" else None
+        self._copying = torch.Stream(device) if device.type != "cpu" else None
+
+    def carry(self, rows: Tensor, picked: Tensor | slice) -> Tensor:
+        """The rows [1, heads, m, size] at ``picked`` of ``rows`` [1, heads, any, size], on the device.
+
+        From pinned memory rows are read where they lie: consecutive ones head by head, others all, and picked there.
+        """
+        if self._copying is None or self._using is None:
+            return rows[:, :, picked].clone() if isinstance(picked, slice) else rows.index_select(2, picked)
+        with self._copying:
+            if not rows.is_pinned():
+                here = rows[:, :, picked] if isinstance(picked, slice) else rows.index_select(2, picked)
+                copy = here.to(self._device, non_blocking=True)
+            elif isinstance(picked, slice):
+                copy = rows.new_empty(rows[:, :, picked].shape, device=self._device)
+                for there, here in zip(copy[0], rows[0], strict=True):
+                    there.copy_(here[picked], non_blocking=True)
+            else:
+                copy = rows.to(self._device, non_blocking=True)
+                copy = copy.index_select(2, picked.to(self._device, non_blocking=True))
+        copy.record_stream(self._using)  # its memory must not be reused before the layer is done with it
+        return copy
+
+    def mark(self) -> torch.Event | None:
+        """What is recorded when all copies so far are there."""
+        return self._copying.record_event() if self._copying is not None else None
+
+    def wait(self, mark: torch.Event | None) -> None:
+        """Let what is computed from now on wait for ``mark``."""
+        if mark is not None and self._using is not None:
+            self._using.wait_event(mark)

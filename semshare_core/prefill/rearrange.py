@@ -20,7 +20,7 @@ from semshare_core.model.attention.by_rows import kernels_run
 from semshare_core.model.rotary import Rotation
 from semshare_core.model.spec import ModelSpec
 from semshare_core.prefill.cache import MergedCache, to_torch
-from semshare_core.prefill.feed import LayerFeed, carry
+from semshare_core.prefill.feed import Copies, LayerFeed
 
 Pair = tuple[Tensor, Tensor]
 
@@ -160,13 +160,23 @@ class _Filling:
         self._moves = moves
         self._spec = spec
         self._zeros = zeros
-        far = any(move.far(index, spec.devices[index]) for move in moves for index in range(n_layers))
+        far = [
+            device
+            for index, device in enumerate(spec.devices[:n_layers])
+            if any(move.far(index, device) for move in moves)
+        ]
+        self._copies = {device: Copies(device) for device in dict.fromkeys(far)}
         # the feed gets only the moves: a reference to this object would be a cycle and keep the rows in memory
-        self._feed = LayerFeed(partial(_fetched, moves, spec.devices), n_layers) if far else None
+        fetch = partial(_fetched, moves, spec.devices, self._copies)
+        self._feed = LayerFeed(fetch, n_layers) if far else None
 
     @torch.no_grad()
     def fill(self, index: int, buffers: Pair) -> None:
-        fetched = self._feed.take(index) if self._feed else [None] * len(self._moves)
+        fetched: list[Pair | None] = [None] * len(self._moves)
+        if self._feed is not None:
+            fetched, mark = self._feed.take(index)
+            if mark is not None:
+                self._copies[self._spec.devices[index]].wait(mark)
         for move, pair in zip(self._moves, fetched, strict=True):
             move.lay(buffers, index, pair, self._spec.rotations[index])
         if self._zeros.numel():
@@ -174,10 +184,13 @@ class _Filling:
                 buffer.index_fill_(2, self._zeros.to(buffer.device), 0)
 
 
-def _fetched(moves: Sequence[_Move], devices: Sequence[torch.device], index: int) -> list[Pair | None]:
-    """The layer's far rows for each move; None if they are not far."""
+def _fetched(
+    moves: Sequence[_Move], devices: Sequence[torch.device], copies: dict[torch.device, Copies], index: int
+) -> tuple[list[Pair | None], torch.Event | None]:
+    """The layer's far rows for each move, None if they are not far; and when they will be there."""
     device = devices[index]
-    return [move.fetch(index, device) if move.far(index, device) else None for move in moves]
+    pairs = [move.fetch(index, copies[device]) if move.far(index, device) else None for move in moves]
+    return pairs, copies[device].mark() if device in copies else None
 
 
 class _Move:
@@ -198,9 +211,10 @@ class _Move:
         """Whether the layer's rows do not lie on ``device``."""
         return not self.rows.in_memory or self.rows.like(index)[0].device != device
 
-    def fetch(self, index: int, device: torch.device) -> Pair:
-        """The served rows [1, kv_heads, m, head_dim], on ``device``."""
-        keys, values = (carry(self._picked(rows), device) for rows in self.rows.layer(index))
+    def fetch(self, index: int, copies: Copies) -> Pair:
+        """The served rows [1, kv_heads, m, head_dim], on the layer's device."""
+        picked = self._local if self._source is None else self._source
+        keys, values = (copies.carry(rows, picked) for rows in self.rows.layer(index))
         return keys, values
 
     def lay(self, buffers: Pair, index: int, fetched: Pair | None, rotation: Rotation) -> None:
@@ -230,7 +244,7 @@ class _Move:
         """``positions`` on ``device``, copied there once."""
         key = (name, device)
         if key not in self._on_device:
-            self._on_device[key] = positions.to(device)
+            self._on_device[key] = positions.to(device, non_blocking=True)
         return self._on_device[key]
 
     def _angles_of(self, rotation: Rotation, device: torch.device) -> tuple[Tensor, Tensor] | None:
@@ -238,7 +252,7 @@ class _Move:
         assert self._shift is not None
         key = (id(rotation.frequencies), device)
         if key not in self._angles:
-            self._angles[key] = rotation.angles(self._shift.to(device))
+            self._angles[key] = rotation.angles(self._shift.to(device, non_blocking=True))
         return self._angles[key]
 
 

@@ -121,7 +121,7 @@ def _laid(
     assert expected is not None
     same = same_rows(found, expected, plan[1])
     told, values = _overlap(copying, computing, both)
-    told = f"{told}; {came_from()}; {'the same rows' if same else 'OTHER ROWS than those on the device'}"
+    told = f"{told}; {came_from()}; {same}, as laid on the device"
     record.add(f"laying, {name}", told, same_rows=same, times=workload.times, copies=came_from(), **values)
 
 
@@ -169,8 +169,7 @@ def _own_stream(record: Record, chosen: Options, workload: Workload, rows: Memor
     assert found is not None
     assert expected is not None
     same = same_rows(found, expected, plan[1])
-    told = "the same rows" if same else "OTHER ROWS: their memory was used again too early"
-    record.add("laying in the caller's own stream", told, same_rows=same, times=workload.times)
+    record.add("laying in the caller's own stream", same, same_rows=same, times=workload.times)
 
 
 def _pool(record: Record, chosen: Options, pairs: list[Pair]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
+from functools import cache
 from typing import Generic, TypeVar
 
 import torch
@@ -55,7 +56,7 @@ class Copies:
     def __init__(self, device: torch.device) -> None:
         self._device = device
         self._using = torch.accelerator.current_stream(device) if device.type != "cpu" else None
-        self._copying = torch.Stream(device) if device.type != "cpu" else None
+        self._copying = _copying(device) if device.type != "cpu" else None
 
     def carry(self, rows: Tensor, picked: Tensor | slice) -> Tensor:
         """The rows [1, heads, m, size] at ``picked`` of ``rows`` [1, heads, any, size], on the device.
@@ -86,3 +87,9 @@ class Copies:
         """Let what is computed from now on wait for ``mark``."""
         if mark is not None and self._using is not None:
             self._using.wait_event(mark)
+
+
+@cache
+def _copying(device: torch.device) -> torch.Stream:
+    """The stream of all copies to ``device``: memory that served one stream's tensors stays with that stream."""
+    return torch.Stream(device)

@@ -26,7 +26,7 @@ from semshare_core.model.spec import ModelSpec, decoder_layers, measure_spec
 from semshare_core.prefill.attention_probe import hot_tokens, influence, mean_attention, watch_tail
 from semshare_core.prefill.cache import MergedCache
 from semshare_core.prefill.captured import CapturedPasses
-from semshare_core.prefill.forward import RowForward
+from semshare_core.prefill.forward import CHUNK_ROWS, RowForward
 from semshare_core.prefill.rearrange import ReferenceRows, lay_rows
 from semshare_core.prefill.trial import try_out
 from semshare_core.process.interrupt import NEVER, Interrupt
@@ -139,7 +139,9 @@ class SelectivePrefill:
             cache.ready = self.captured.logits(cache, ids, np.arange(start, n))
             pending = 1
         else:
-            parts = passes(start, n - 1 if complete else n, block_of(self.model), self._forward.most_rows)
+            # the last part runs in the model's own code, with a mask
+            longest = self._forward.chunk_rows or CHUNK_ROWS
+            parts = passes(start, n - 1 if complete else n, block_of(self.model), longest)
             pending = 1 if complete else len(parts.pop())
             for part in parts:
                 self.compute(cache, ids, part)

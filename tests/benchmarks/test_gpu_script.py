@@ -39,7 +39,7 @@ def test_every_part_leaves_its_figures(tmp_path: Path) -> None:
     assert all(f"CPU, {size} entries, query on the host" in parts["lookup"]["figures"] for size in (100, 1000, 9000))
     laid = {name: figure for name, figure in parts["tiers"]["figures"].items() if name.startswith("laying, ")}
     assert len(laid) == 4
-    assert all(figure["same_rows"] for figure in laid.values())
+    assert all(figure["same_rows"] == "the same rows" for figure in laid.values())
     run = read(tmp_path / "found" / "run.json")
     assert [(part["part"], part["outcome"]) for part in run["parts"]] == [
         ("card", "ok"),

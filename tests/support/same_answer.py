@@ -66,6 +66,13 @@ def not_low_on_accelerators(reason: str) -> pytest.MarkDecorator:
 short_prefixes_serve = not_low_on_cpu("exact takes whole blocks of 512 keys only, which test_bit_identity is about")
 
 
+def same_numbers(found: Tensor, expected: Tensor) -> bool:
+    """On the CPU bit for bit. An accelerator's kernels may round otherwise than the same operations one by one."""
+    if ON_CPU:
+        return torch.equal(found, expected)
+    return bool((found.float() - expected.float()).abs().max() <= TOLERANCE * expected.float().abs().max().clamp_min(1))
+
+
 # --- logits ------------------------------------------------------------------------------------------------------
 
 

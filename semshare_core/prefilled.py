@@ -142,7 +142,8 @@ class PrefilledRequest:
         """Give the cache to the caller: the request's limits no longer interrupt it, and its rows are its own."""
         for cache in (self.cache, self.whole.cache):
             cache.interrupt = NEVER
-        self.whole.cache.move_out()
+        if not self.compressed:
+            self.whole.cache.move_out()
 
     @contextmanager
     def distrust(self) -> Iterator[None]:

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from semshare_core.match.plan import ReusePlan, Source
+from semshare_core.model.attention.by_rows import kernels_run
 from semshare_core.model.rotary import Rotation
 from semshare_core.model.spec import ModelSpec
 from semshare_core.pool.entry import RowSpan
@@ -93,7 +94,9 @@ class Workload:
         ]
         steps = torch.arange(0, shape.dim, 2, device=device) / shape.dim
         rotations = [Rotation(1.0 / 10000.0**steps)] * shape.layers
-        self.spec = ModelSpec(layers, [None] * shape.layers, rotations, "additive", True, None, True)
+        self.spec = ModelSpec(
+            layers, [None] * shape.layers, rotations, "additive", True, None, True, by_rows=kernels_run(device)
+        )
         self.times = 1
         self._hidden = torch.randn((shape.computed, shape.width), device=device, dtype=dtype)
 

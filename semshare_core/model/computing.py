@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 
 import torch
 from transformers import PreTrainedModel
@@ -24,8 +24,18 @@ def computing(model: PreTrainedModel, autocast: Autocast | None = None) -> Itera
         for values in training:
             values["training"] = False
         # no_grad comes last: leaving inference mode switches gradients on
-        with (autocast or Autocast.current()).applied(), torch.inference_mode(False), torch.no_grad():
+        with (
+            (autocast or Autocast.current()).applied(),
+            _on(model.device),
+            torch.inference_mode(False),
+            torch.no_grad(),
+        ):
             yield
     finally:
         for values in training:
             values["training"] = True
+
+
+def _on(device: torch.device) -> AbstractContextManager[object]:
+    """The thread's device, on which kernels are launched, is ``device``."""
+    return torch.cuda.device(device) if device.type == "cuda" else nullcontext()

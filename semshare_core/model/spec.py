@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
@@ -14,7 +15,7 @@ from transformers import PreTrainedModel
 from transformers.cache_utils import DynamicCache
 
 from semshare_core.errors import UnsupportedModelError
-from semshare_core.model.attention.by_rows import NAME, can_attend_by_rows, chosen
+from semshare_core.model.attention.by_rows import NAME, can_attend_by_rows, chosen, try_kernel
 from semshare_core.model.attention.grouped import uses_sdpa
 from semshare_core.model.attention.switched import config_switched
 from semshare_core.model.cache_argument import with_cache
@@ -158,18 +159,29 @@ def _by_rows(model: PreTrainedModel, layers: list[nn.Module]) -> bool:
     if len(devices) > 1 or not can_attend_by_rows(model):
         return False
     marker, calls = torch.zeros((1, 1, 1, 1), device=model.device), chosen.calls
+    shapes: set[tuple[int, int, int]] = set()
+
+    def note(layer: int, query: Tensor, key: Tensor, *_: object) -> None:
+        shapes.add((query.shape[1], key.shape[1], query.shape[3]))
 
     def mark(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], Any]:
         kwargs["attention_mask"] = marker
         return args, kwargs
 
     handles = [layer.register_forward_pre_hook(mark, with_kwargs=True) for layer in layers]
-    chosen.marker, chosen.rows = marker, torch.arange(4, device=model.device)
+    chosen.marker, chosen.rows, chosen.watch = marker, torch.arange(4, device=model.device), note
     try:
         with config_switched(model, NAME):
             model(input_ids=torch.zeros((1, 4), dtype=torch.int64, device=model.device), use_cache=False)
+        for shape in shapes:
+            try_kernel(*shape, model.dtype, model.device)
+    except Exception as error:  # a compiler that is missing, a card whose memory is too small for a block, ...
+        warnings.warn(
+            f"{type(error).__name__}: {error} So this model attends with masks, which is slower.", stacklevel=4
+        )
+        return False
     finally:
-        chosen.marker = chosen.rows = None
+        chosen.marker = chosen.rows = chosen.watch = None
         for handle in handles:
             handle.remove()
     return chosen.calls == calls + len(layers)

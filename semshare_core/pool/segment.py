@@ -115,7 +115,7 @@ def to_host(rows: MemoryRows) -> MemoryRows:
         keys, values = (tensor if tensor.device.type == "cpu" else _pinned(tensor) for tensor in pair)
         pairs.append((keys, values))
     for device in {tensor.device for pair in rows.pairs for tensor in pair if tensor.device.type != "cpu"}:
-        torch.accelerator.synchronize(device)
+        torch.accelerator.current_stream(device).synchronize()
     return MemoryRows(pairs)
 
 

@@ -17,8 +17,9 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from semshare_core.model.attention.by_rows import attends_by_rows
 from semshare_core.model.attention.grouped import uses_sdpa
-from semshare_core.model.attention.switched import register, switchable, switched_attention
+from semshare_core.model.attention.switched import config_switched, register, switchable, switched_attention
 from semshare_core.model.spec import ModelSpec
 from semshare_core.prefill.cache import MergedCache
 from semshare_core.prefill.forward import RowForward
@@ -111,7 +112,8 @@ def _weights_shown(model: PreTrainedModel, spec: ModelSpec, collect: Collect) ->
         return
     _collecting.layer = collect
     try:
-        with switched_attention(model, _NAME):
+        switched = config_switched if attends_by_rows(model) else switched_attention
+        with switched(model, _NAME):
             yield
     finally:
         del _collecting.layer

@@ -38,6 +38,7 @@ class BufferLayer(DynamicLayer):
         self._value_buffer: Tensor | None = None
         self._home: tuple[Tensor, Tensor] | None = None
         self._at_home = False
+        self._wanted = capacity
 
     # The base class has these two as attributes. Reading them fills the layer first.
 
@@ -89,6 +90,8 @@ class BufferLayer(DynamicLayer):
         """Make the buffers on ``device`` with the heads, sizes and dtype of the given [1, kv_heads, any, head_dim]."""
         self.dtype, self.device = like_keys.dtype, device
         home, self._home = self._home, None
+        if home is not None and (home[0].dtype != like_keys.dtype or home[0].shape[3] != like_keys.shape[3]):
+            home, self.capacity = None, self._wanted
         self._at_home = home is not None
         self._key_buffer, self._value_buffer = home or (
             torch.empty((*like.shape[:2], self.capacity, like.shape[3]), dtype=like.dtype, device=device)
@@ -111,7 +114,7 @@ class BufferLayer(DynamicLayer):
 
     def live_in(self, home: tuple[Tensor, Tensor], capacity: int) -> None:
         """Take these buffers, with room for ``capacity`` rows, instead of new ones."""
-        self._home, self.capacity = home, capacity
+        self._home, self._wanted, self.capacity = home, self.capacity, capacity
 
     def settle(self) -> None:
         """Have the rows in the buffers."""
@@ -180,6 +183,7 @@ class BufferLayer(DynamicLayer):
         if at_home:
             keys, values = self.buffers
             length = self.length
+            self.capacity = max(self._wanted, length)
             self.allocate(keys, values, keys.device)
             for mine, theirs in zip(self._allocated, (keys, values), strict=True):
                 mine[:, :, :length] = theirs[:, :, :length]
@@ -233,7 +237,9 @@ class MergedCache(InterruptibleCache):
 
     def at_home(self, home: list[tuple[Tensor, Tensor]]) -> bool:
         """Whether all layers use these buffers."""
-        return all(layer.lives_in(pair) for layer, pair in zip(self.layers, home, strict=True))
+        return len(home) == len(self.layers) and all(
+            layer.lives_in(pair) for layer, pair in zip(self.layers, home, strict=True)
+        )
 
     def settle(self) -> None:
         """Have all layers' rows in their buffers."""

@@ -9,6 +9,8 @@ into a row behind the prompt's), and serves prompts of any length.
 
 from __future__ import annotations
 
+import logging
+import threading
 import weakref
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
@@ -20,16 +22,20 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from semshare_core.errors import SemShareError
 from semshare_core.model.attention.by_rows import chosen
 from semshare_core.model.spec import ModelSpec
 from semshare_core.prefill.cache import MergedCache, to_torch
 from semshare_core.prefill.forward import Parts, Positions, RowForward
 from semshare_core.prefill.fused_norms import fused, rms_norms
+from semshare_core.process.forking import free
 from semshare_core.process.interrupt import NEVER, Interrupt
 
 MOST_ROWS = 4096
 """A pass over more rows keeps the card busy without a graph."""
 _GRAPHS = 32
+_ONE_CAPTURE = free(threading.Lock())  # PyTorch makes one graph at a time
+_log = logging.getLogger(__name__)
 _HOME_STEP = 4096
 
 
@@ -51,17 +57,23 @@ class CapturedPasses:
         self._holder: weakref.ref[MergedCache] | None = None
         self._passes: OrderedDict[tuple[str, int], _Pass] = OrderedDict()
         self._memory: Any = None  # PyTorch's name of the graphs' memory
+        self._stream: torch.cuda.Stream | None = None
+        self._capturing: torch.cuda.Stream | None = None
         self.computing = False
 
     def new_cache(self, capacity: int, interrupt: Interrupt) -> MergedCache:
         """A cache for ``capacity`` rows, at home if nobody else lives there."""
         cache = MergedCache(len(self._spec.layers), capacity, interrupt)
-        if self._like and not self._lent:
-            if capacity > self._capacity:
-                self._build(-(-capacity // _HOME_STEP) * _HOME_STEP)
+        if self._like and not self._lent and self._has_room(capacity):
             cache.live_in(self._home, self._capacity)
             self._holder = weakref.ref(cache)
+            self._follow_stream()
         return cache
+
+    def drop(self) -> None:
+        """Give back all memory; an answer that is being made keeps its rows."""
+        self._passes.clear()
+        self._memory, self._holder, self._home = None, None, []
 
     def learn(self, cache: MergedCache) -> None:
         """Learn from a filled cache what a home must be like."""
@@ -146,10 +158,27 @@ class CapturedPasses:
         holder = self._holder() if self._holder is not None else None
         return holder is not None and holder.at_home(self._home)
 
+    def _has_room(self, capacity: int) -> bool:
+        """Whether the home has room for ``capacity`` rows, now or after it was built anew."""
+        if capacity > self._capacity:
+            try:
+                self._build(-(-capacity // _HOME_STEP) * _HOME_STEP)
+            except torch.OutOfMemoryError:  # a cache of the very size may fit
+                self.drop()
+                return False
+        return True
+
+    def _follow_stream(self) -> None:
+        """Let this thread's stream wait for that of the last call, which may still read its rows."""
+        if self._home[0][0].device.type != "cuda":
+            return
+        now = torch.cuda.current_stream()
+        if self._stream is not None and self._stream != now:
+            now.wait_stream(self._stream)
+        self._stream = now
+
     def _build(self, capacity: int) -> None:
-        self._passes.clear()
-        self._memory = None
-        self._home = []  # before the larger one is made
+        self.drop()  # before the larger one is made
         self._home = [
             (keys.new_zeros(_with_rows(keys, capacity + 1)), values.new_zeros(_with_rows(values, capacity + 1)))
             for keys, values in self._like
@@ -180,9 +209,9 @@ class CapturedPasses:
         length, interrupt, cache.interrupt = cache.layers[0].length, cache.interrupt, NEVER
         self.computing = True
         try:
-            if taken.graph is None and taken.tried:
+            if taken.graph is None and taken.tried == 1:
                 self._capture(taken, compute)
-            taken.tried = True
+            taken.tried += 1
             if taken.graph is None:
                 return compute()
             taken.graph.replay()
@@ -192,9 +221,17 @@ class CapturedPasses:
             cache.finish(length)
 
     def _capture(self, taken: _Pass, compute: Callable[[], Tensor]) -> None:
-        graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph, pool=self._memory, capture_error_mode="thread_local"):
-            taken.output = compute()
+        """Make the graph of a pass; of code that looks at numbers while it runs there can be none."""
+        graph, capturing = torch.cuda.CUDAGraph(), self._capturing or torch.cuda.Stream(taken.device)
+        self._capturing = capturing
+        try:
+            with _ONE_CAPTURE, torch.cuda.graph(graph, self._memory, capturing, capture_error_mode="thread_local"):
+                taken.output = compute()
+        except SemShareError:
+            raise
+        except Exception as error:  # transformers' code may fail in any way; step by step it tells what is wrong
+            _log.info("a pass over %d rows is computed step by step: %s", len(taken.ids), error)
+            return
         self._memory = self._memory or graph.pool()
         taken.graph = graph
 
@@ -209,7 +246,7 @@ class _Pass:
         self.positions, self.written = self._numbers
         self.output = torch.empty(0)
         self.graph: torch.cuda.CUDAGraph | None = None
-        self.tried = False
+        self.tried = 0
 
     def load(self, ids: Tensor, positions: Positions, spare: int) -> None:
         """Padding comes first: it is computed at the first position, and written into the row ``spare``."""

@@ -37,6 +37,8 @@ def captured_steps(model: PreTrainedModel, captured: CapturedPasses | None, cach
             logits = _next_logits(captured, cache, ids)
             if logits is not None:
                 return CausalLMOutputWithPast(logits=logits[None, None], **with_cache(model, cache))
+        if ours:
+            cache.ready = None  # of another token than the one that comes now
         return own(*args, **kwargs)
 
     before = model.__dict__.get("forward")

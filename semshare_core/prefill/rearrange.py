@@ -113,9 +113,11 @@ def _lay_at_once(cache: MergedCache, spec: ModelSpec, moves: Sequence[_Move], ze
     device = spec.devices[0]
     likes = [moves[0].rows.like(index) for index in range(len(cache.layers))]
     alike = all(keys.shape == values.shape and keys.dtype == values.dtype for keys, values in likes)
-    if not kernels_run(device) or not alike or any(there != device for there in spec.devices):
+    if not spec.by_rows or not kernels_run(device) or not alike or any(there != device for there in spec.devices):
         return False
     if not all(move.rows.in_memory and not move.far(0, device) for move in moves):
+        return False
+    if any(move.rows.like(0)[0].dtype != likes[0][0].dtype for move in moves):
         return False
     from semshare_core.prefill.lay_kernel import DTYPES, lay_on_device  # only here is Triton wanted
 

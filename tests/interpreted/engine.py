@@ -18,6 +18,7 @@ from semshare_core.prefill.forward import RowForward
 from semshare_core.prefill.fused_norms import fused, rms_norms
 from tiny_models import LAYERS, tiny_model, tiny_tokenizer
 
+CAPTURE = CapturedPasses._capture
 POLICY = ReusePolicy(recompute_ratio=0.4)
 PARTS = np.random.default_rng(3).integers(0, 200, (6, 24))
 QUESTION = list(range(1, 13))
@@ -70,7 +71,7 @@ def test_answers_are_those_without(name: str, counts: Counter[str], monkeypatch:
     assert [outcome for _, outcome, *_ in found] == ["miss", *["semantic"] * 3]
     by_rows = name != "mpt"  # it adds ALiBi's bias to its mask
     assert engine._prefill.spec.by_rows == by_rows
-    assert counts["lay_on_device"] >= 3
+    assert (counts["lay_on_device"] >= 3) == by_rows
     assert (counts["logits"], counts["step"]) == ((2, 6) if by_rows else (0, 0)), "the first reuse shows the shapes"
     assert (counts["influence"] > 0) == by_rows
 
@@ -142,6 +143,42 @@ def test_nothing_is_left_behind_by_a_pass_that_fails(monkeypatch: pytest.MonkeyP
         assert chosen.marker is chosen.rows is chosen.watch is None
         assert not any(module._forward_pre_hooks for module in engine.model.modules())
         assert told(engine.generate(prompt(3), max_new_tokens=3, store=False)) == expected
+
+
+def test_code_that_cannot_be_captured_is_computed_step_by_step(monkeypatch: pytest.MonkeyPatch) -> None:
+    class NoGraph:
+        """As PyTorch's, when it meets an operation that waits for the device."""
+
+        def __init__(self, *_: Any, **__: Any) -> None:
+            raise RuntimeError("operation not permitted when stream is capturing")
+
+    pretend(monkeypatch)
+    monkeypatch.setattr(CapturedPasses, "_capture", CAPTURE)
+    monkeypatch.setattr(torch.cuda, "CUDAGraph", lambda: None)
+    monkeypatch.setattr(torch.cuda, "Stream", lambda device: None)
+    monkeypatch.setattr(torch.cuda, "graph", NoGraph)
+    engine = engine_of("llama")
+    engine.warm([prompt(0)])
+    answers = [told(engine.generate(prompt(1), max_new_tokens=3, store=False)) for _ in range(4)]
+    assert answers == [answers[0]] * 4
+
+
+def test_a_home_that_there_is_no_memory_for_is_done_without(monkeypatch: pytest.MonkeyPatch) -> None:
+    pretend(monkeypatch)
+    engine = engine_of("llama")
+    engine.warm([prompt(0)])
+    engine.generate(prompt(1)[-60:], max_new_tokens=2, store=False)
+    kept = engine.prefill(prompt(1)[-60:], store=False)  # what lived at home last
+
+    def build(self: CapturedPasses, capacity: int) -> None:
+        self.drop()
+        raise torch.OutOfMemoryError("planted")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(CapturedPasses, "_build", build)
+        without = told(engine.generate(prompt(2), max_new_tokens=3, store=False))
+    assert told(engine.generate(prompt(2), max_new_tokens=3, store=False)) == without
+    assert kept.cache.get_seq_length() == 60
 
 
 def test_norms_are_fused_where_the_function_is_the_same() -> None:

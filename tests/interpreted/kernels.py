@@ -21,12 +21,14 @@ windows = pytest.mark.parametrize("window", [None, 24])
 numbers_of_rows = pytest.mark.parametrize("rows", [1, 8, 70])
 
 
-def made(n_heads: int, kv_heads: int, size: int, rows: int, dtype: torch.dtype = torch.float32) -> tuple[Tensor, ...]:
+def made(
+    n_heads: int, kv_heads: int, size: int, rows: int, dtype: torch.dtype = torch.float32, keys: int = KEYS
+) -> tuple[Tensor, ...]:
     """Queries as models give them, and views of longer buffers of keys and values."""
     torch.manual_seed(rows)
     query = torch.randn(1, rows, n_heads, size).to(dtype).transpose(1, 2)
-    key, value = (torch.randn(1, kv_heads, KEYS + 3, size).to(dtype)[:, :, :KEYS] for _ in range(2))
-    positions = torch.sort(torch.randperm(KEYS)[:rows]).values
+    key, value = (torch.randn(1, kv_heads, keys + 3, size).to(dtype)[:, :, :keys] for _ in range(2))
+    positions = torch.sort(torch.randperm(keys)[:rows]).values
     return query, key, value, positions
 
 
@@ -53,6 +55,13 @@ def test_attention_by_rows_is_masked_attention(
     expected = scores.softmax(-1) @ value[0].repeat_interleave(n_heads // kv_heads, 0)
     torch.testing.assert_close(output, expected.transpose(0, 1)[None], atol=2e-6, rtol=0)
     torch.testing.assert_close(sums, scores.logsumexp(-1).T * LOG2_E, atol=1e-5, rtol=0)
+
+
+def test_attention_of_so_many_rows_that_blocks_are_large() -> None:
+    query, key, value, positions = made(4, 2, 16, 1030, keys=1100)
+    output, _ = attend_rows(query, key, value, positions, 0.25)
+    expected = scores_of(query, key, positions, None).softmax(-1) @ value[0].repeat_interleave(2, 0)
+    torch.testing.assert_close(output, expected.transpose(0, 1)[None], atol=2e-6, rtol=0)
 
 
 def test_attention_by_rows_in_half_precision() -> None:

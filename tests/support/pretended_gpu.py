@@ -32,11 +32,14 @@ def in_interpreter(test_file: str) -> None:
 
 def pretend(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let engines made from now on compute as they do on a GPU."""
+    from semshare_core.model import spec
     from semshare_core.model.attention import by_rows
     from semshare_core.prefill import captured, rearrange
     from semshare_core.prefill.captured import CapturedPasses
 
+    # the interpreter is slow: what the engine tries out is tried in kernels.py, and rows that nobody reads are few
+    monkeypatch.setattr(spec, "try_kernel", lambda *shape: None)
+    monkeypatch.setattr(captured, "_HOME_STEP", 32)
     for module in (by_rows, rearrange):
         monkeypatch.setattr(module, "kernels_run", lambda device: True)
-    monkeypatch.setattr(captured, "_HOME_STEP", 32)  # the interpreter is slow, also over rows that nobody reads
     monkeypatch.setattr(CapturedPasses, "_capture", lambda self, taken, compute: None)

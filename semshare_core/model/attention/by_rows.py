@@ -16,11 +16,14 @@ from torch import Tensor
 from transformers import PreTrainedModel
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
+from semshare_core.errors import UnsupportedModelError
 from semshare_core.model.attention.switched import register, switchable
 
 NAME = "semshare_rows"
 WIDEST = 256
 """The largest head size that the kernel has room for."""
+
+_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 
 Watch = Callable[[int, Tensor, Tensor, Tensor, Tensor, float], None]
 """Gets a layer's number, query, key, value, the logarithms of its softmax's sums, and the scale of its products."""
@@ -54,7 +57,18 @@ def kernels_run(device: torch.device) -> bool:
 
 def can_attend_by_rows(model: PreTrainedModel) -> bool:
     """Whether to try it with ``model``: it attends by ``sdpa``, and looks that up when it runs."""
-    return model.config._attn_implementation in ("sdpa", NAME) and kernels_run(model.device) and switchable(model)
+    plain = model.config._attn_implementation in ("sdpa", NAME) and model.dtype in _DTYPES
+    return plain and kernels_run(model.device) and switchable(model)
+
+
+def try_kernel(n_heads: int, kv_heads: int, size: int, dtype: torch.dtype, device: torch.device) -> None:
+    """Run the kernel in blocks of every size; raises what the compiler or the card raises."""
+    from semshare_core.model.attention.row_kernel import attend_rows
+
+    for n_rows in (1, 8, 64, 2048):
+        query = torch.zeros((1, n_heads, n_rows, size), dtype=dtype, device=device)
+        key = torch.zeros((1, kv_heads, n_rows, size), dtype=dtype, device=device)
+        attend_rows(query, key, key, torch.arange(n_rows, device=device), size**-0.5)
 
 
 def attends_by_rows(model: PreTrainedModel) -> bool:
@@ -75,8 +89,10 @@ def _attend(
     """As ``sdpa_attention_forward``. With the marker: by the chosen rows."""
     special = any(extra.get(name) is not None for name in ("position_bias", "softcap", "s_aux"))
     plain = key.shape[3] == value.shape[3] <= WIDEST and query.shape[0] == 1 and not special
-    if chosen.marker is None or attention_mask is not chosen.marker or not plain:
+    if chosen.marker is None or attention_mask is not chosen.marker:
         return sdpa_attention_forward(module, query, key, value, attention_mask, dropout, scaling, **extra)
+    if not plain:
+        raise UnsupportedModelError(f"{type(module).__name__} asks for more than attention by rows can do.")
     from semshare_core.model.attention.row_kernel import attend_rows  # only here is Triton wanted
 
     assert chosen.rows is not None
@@ -84,7 +100,7 @@ def _attend(
     output, sums = attend_rows(query, key, value, chosen.rows, scale, chosen.window)
     chosen.calls += 1
     if chosen.watch is not None:
-        chosen.watch(int(module.layer_idx), query, key, value, sums, scale)  # type: ignore[arg-type]
+        chosen.watch(getattr(module, "layer_idx", -1), query, key, value, sums, scale)
     return output, None
 
 

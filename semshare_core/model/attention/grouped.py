@@ -32,7 +32,7 @@ def grouped_attention(model: PreTrainedModel, *, rows: bool = False) -> Abstract
 
     ``rows``: the model can attend by rows (:attr:`semshare_core.model.spec.ModelSpec.by_rows`).
     """
-    if rows:
+    if rows and model.config._attn_implementation == "sdpa":  # the caller may have set another since
         return config_switched(model, by_rows.NAME)
     if model.config._attn_implementation != "sdpa" or model.device.type != "cpu" or not switchable(model):
         return nullcontext()

@@ -51,6 +51,10 @@ class NumericalError(SemShareError, ArithmeticError):
     """The model computed logits that are not numbers, so nothing it says can be trusted."""
 
 
+class DeviceMemoryError(SemShareError, MemoryError):
+    """A call needs more memory than the device has, also after the pool's rows have left it; nothing was lost."""
+
+
 class CallTimeoutError(SemShareError, TimeoutError):
     """A call took longer than its ``timeout`` and was given up; the model is free again."""
 

@@ -17,6 +17,7 @@ from functools import partial
 from typing import TypeVar
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -30,7 +31,7 @@ from semshare_core.config import ReusePolicy
 from semshare_core.decode.generate import Decoded, check_logits, decode
 from semshare_core.decode.sampling import SamplingParams
 from semshare_core.embed.prompt_vectors import NO_VECTORS
-from semshare_core.errors import ConfigError, DamagedFileError, PoolWarning
+from semshare_core.errors import ConfigError, DamagedFileError, DeviceMemoryError, PoolWarning
 from semshare_core.lookup.explain import explain
 from semshare_core.lookup.find import Lookup, find
 from semshare_core.lookup.search import Query
@@ -92,6 +93,7 @@ class Request:
         self.queue_ms = self.embed_ms = 0.0
         self.entry: weakref.ref[Entry] | None = None
         self._embedding: NDArray[np.float32] | None = None
+        self._answering = False
         self.encoded: EncodedPrompt = encode(prompt, runtime.tokenizer, vocabulary_size(runtime.model), runtime.context)
 
     @property
@@ -120,10 +122,15 @@ class Request:
     def run(self, reserve: int, use: Callable[[PrefilledRequest], T]) -> tuple[PrefilledRequest, T]:
         """Plan, prefill, and call ``use`` with the result. If stored rows are damaged, warn and do all of it again.
 
+        So it is, once, if the device has too little memory before the first token: the pool's rows leave it.
         Rows on disk are read during the prefill, before the first token. So a second call of ``use`` does no harm.
         Needs the model's lock.
+
+        Raises:
+            DeviceMemoryError: the call needs more memory than the device has.
         """
         self.computed_by = self.runtime.identify()
+        made_room = False
         while True:
             planned = self.plan(reserve)
             self.interrupt.check()
@@ -135,6 +142,16 @@ class Request:
                 if not stored:
                     raise
                 warnings.warn(f"{error} The prompts that need it are left out.", PoolWarning, stacklevel=2)
+                continue
+            except torch.OutOfMemoryError as error:
+                if made_room or self._answering:
+                    raise DeviceMemoryError(
+                        f"the device has too little memory for this call of {len(self.tokens)} tokens: shorten the "
+                        f"prompt or the answer, or use a smaller model or dtype. {error}"
+                    ) from error
+            del planned  # what it drew on may leave, too
+            self.runtime.make_room()
+            made_room = True
 
     def _attempt(self, planned: RequestPlan, use: Callable[[PrefilledRequest], T]) -> tuple[PrefilledRequest, T]:
         """Serve the prompt once. After an error no reference to the cache is left."""
@@ -286,6 +303,12 @@ class Request:
     ) -> Decoded:
         """Generate the answer. Needs the model's lock."""
         runtime = self.runtime
+
+        def told(token: int) -> None:
+            self._answering = True
+            if on_token is not None:
+                on_token(token)
+
         with captured_steps(runtime.model, runtime.prefill.captured, prefilled.cache):
             return decode(
                 runtime.model,
@@ -294,7 +317,7 @@ class Request:
                 prefilled.ids,
                 sampling,
                 interrupt=self.interrupt,
-                on_token=on_token,
+                on_token=told,
             )
 
     def commit(

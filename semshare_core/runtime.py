@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from semshare_core.budget.calibration import Calibration
@@ -56,6 +57,14 @@ class Runtime:
         with autocast.OFF.applied():
             self.prefill.follow(self.weights.structure, identity, foreign_code=self.weights.foreign_code)
         return identity
+
+    def make_room(self) -> None:
+        """Free the device's memory of all that a call can do without. Needs the model's lock."""
+        self.pool.leave_device()
+        if self.prefill.captured is not None:
+            self.prefill.captured.drop()
+        if self.model.device.type == "cuda":
+            torch.cuda.empty_cache()
 
     @property
     def movable_tokens(self) -> int | None:

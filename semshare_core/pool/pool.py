@@ -308,6 +308,14 @@ class ReferencePool(Search):
             pinned = self._entries.pinned_segments()
         self._tiers.promote([segment for each in wanted if (segment := each()) is not None], pinned)
 
+    def leave_device(self) -> None:
+        """Move all rows but pinned ones off the device, to where there is room; those that find none leave the pool."""
+        with self._tiers.making_room:
+            with self._lock:
+                pinned = self._entries.pinned_segments()
+            stays = sum(segment.n_bytes for segment in pinned if segment.tier == "device")
+            self._tiers.make_room("device", self._tiers.budget["device"] - stays, (), pinned)
+
     def discard(self, unwanted: Iterable[Entry | View]) -> None:
         """Drop entries; those that are gone already are passed over."""
         with self._lock:

@@ -15,7 +15,9 @@ from transformers import LogitsProcessor, PreTrainedModel, PreTrainedTokenizerBa
 
 from chat_tokenizers import Says, sentencepiece_tokenizer
 from semshare_core import PoolConfig, ReusePolicy, SemShareEngine
-from semshare_core.errors import NumericalError, PoolWarning
+from semshare_core import request as request_module
+from semshare_core.decode import generate as generate_module
+from semshare_core.errors import DeviceMemoryError, NumericalError, PoolWarning
 from semshare_core.pool import pool as pool_module
 from semshare_core.pool.disk.segment_file import SegmentFile
 from semshare_core.prefill.selective import SelectivePrefill
@@ -418,6 +420,58 @@ def test_what_is_counted_is_what_a_token_takes(engine: SemShareEngine, live: Liv
 
 def _out_of_memory(*_: Any, **__: Any) -> Any:
     raise torch.OutOfMemoryError("out of memory")
+
+
+@pytest.mark.parametrize("host_bytes", [0, 2**24], ids=["no host tier", "host tier"])
+def test_a_call_without_memory_gets_the_pools(host_bytes: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    pool = PoolConfig(host_bytes=host_bytes, heal=False)
+    engine = SemShareEngine(tiny_model("llama"), tiny_tokenizer(), policy=ReusePolicy(recompute_ratio=0.4), pool=pool)
+    engine.warm([TEXT])
+    moved = TEXT[100:] + TEXT[:100]
+    expected = engine.generate(moved, max_new_tokens=4, store=False)
+    prefill, on_device = SelectivePrefill.selective, []
+
+    def crowded(self: SelectivePrefill, *arguments: Any, **named: Any) -> Any:
+        on_device.append(engine.pool.stats().device_bytes)
+        if on_device[-1]:
+            _out_of_memory()
+        return prefill(self, *arguments, **named)
+
+    monkeypatch.setattr(SelectivePrefill, "selective", crowded)
+    found = engine.generate(moved, max_new_tokens=4, store=False)
+    assert on_device[0] > 0
+    assert on_device[1:] == ([0] if host_bytes else []), "without a host tier there is nothing left to draw on"
+    assert found.report.outcome == ("semantic" if host_bytes else "miss")
+    if host_bytes:
+        assert found.token_ids == expected.token_ids
+
+
+def test_a_call_that_has_too_little_memory_in_any_case_says_so(
+    engine: SemShareEngine, live: Live, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine.warm([TEXT])
+    with monkeypatch.context() as patch:
+        patch.setattr(request_module, "decode", _out_of_memory)
+        with pytest.raises(DeviceMemoryError, match="shorten the prompt"):
+            engine.generate(TEXT, max_new_tokens=4)
+    assert engine.pool.stats().entries == 0, "it had to leave"
+    assert len(engine.generate(TEXT, max_new_tokens=4).token_ids) == 4
+
+
+def test_no_token_comes_twice_where_memory_is_out_in_the_midst_of_an_answer(
+    engine: SemShareEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    steps = iter(range(100))
+
+    def check(logits: torch.Tensor) -> None:
+        if next(steps) == 2:
+            _out_of_memory()
+
+    monkeypatch.setattr(generate_module, "check_logits", check)
+    pieces: list[str] = []
+    with pytest.raises(DeviceMemoryError):
+        pieces.extend(engine.stream(TEXT, max_new_tokens=6))
+    assert next(steps) == 3, "the call was not begun again"
 
 
 def test_a_finished_answer_is_not_lost_where_memory_is_out_for_what_comes_behind(

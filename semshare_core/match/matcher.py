@@ -68,6 +68,7 @@ def _serve_fuzzy(
     ]
     rows = matcher.match(target, wanted, candidates)
     found = rows.candidate >= 0
+    plan.derived.clear()
     plan.source[wanted[found]] = Source.FUZZY
     plan.reference[wanted[found]] = np.asarray(partners)[rows.candidate[found]]
     plan.position[wanted[found]] = rows.position[found]

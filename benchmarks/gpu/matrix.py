@@ -16,7 +16,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from importlib.util import find_spec
 from pathlib import Path
@@ -39,6 +39,7 @@ TESTS = (
     "tests/compress",
     "tests/select",
 )
+TINY_TESTS = ("tests/engine/test_namespaces.py",)
 NEEDS = {"tests/pool/test_pool_tiers.py": "hypothesis", "tests/prefill/test_query_blocks.py": "hypothesis"}
 """Files that cannot be read without a package that a machine may lack. They are told as left out."""
 
@@ -49,7 +50,7 @@ _PRINTED = 3900  # characters, of all
 _OUTCOMES = ("passed", "failed", "skipped")
 
 
-def commands(device: str, processes: int = PROCESSES) -> list[tuple[str, list[str]]]:
+def commands(device: str, processes: int = PROCESSES, tests: Sequence[str] = TESTS) -> list[tuple[str, list[str]]]:
     """A name, ``dtype on device``, and the command of each run. :func:`environment` makes the rest of it."""
     command = [sys.executable, "-m", "pytest", "-q", "--no-header", "--tb=short", "-m", "not real"]
     command += ["-p", "no:cacheprovider", f"--rootdir={ROOT}", "-c", str(ROOT / "pyproject.toml"), "-o", "addopts=-rs"]
@@ -57,8 +58,8 @@ def commands(device: str, processes: int = PROCESSES) -> list[tuple[str, list[st
     command += [f"--ignore={ROOT / file}" for file in left_out()]
     if processes > 1 and find_spec("xdist") is not None:
         command += ["-n", str(processes)]
-    tests = [test for test in TESTS if test not in left_out()]
-    return [(f"{dtype} on {device}", [*command, *tests]) for dtype in DTYPES]
+    there = [test for test in tests if test not in left_out()]
+    return [(f"{dtype} on {device}", [*command, *there]) for dtype in DTYPES]
 
 
 def left_out() -> list[str]:
@@ -73,9 +74,11 @@ def environment(device: str, dtype: str) -> dict[str, str]:
     return {**os.environ, **tests, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(paths)}
 
 
-def run(device: str, processes: int = PROCESSES, seconds: float = SECONDS) -> dict[str, dict[str, Any]]:
+def run(
+    device: str, processes: int = PROCESSES, seconds: float = SECONDS, tests: Sequence[str] = TESTS
+) -> dict[str, dict[str, Any]]:
     """Counts of all runs, for JSON; each run is ended after so many ``seconds``. An accelerator does both together."""
-    runs = commands(device, processes)
+    runs = commands(device, processes, tests)
     with ThreadPoolExecutor(len(runs) if device != "cpu" else 1) as together:
         counted = [
             together.submit(_counted, command, environment(device, name.split()[0]), seconds) for name, command in runs
@@ -198,9 +201,11 @@ def main() -> int:
     parser.add_argument("--device", default="cuda")
     parser.add_argument("--processes", type=int, default=PROCESSES)
     parser.add_argument("--seconds", type=float, default=SECONDS, help="the longest that one of the two runs may take")
+    parser.add_argument("--tiny", action="store_true", help="try it out: one file of tests")
     parser.add_argument("--out", type=Path, help="all counts as JSON")
     options = parser.parse_args()
-    counts = run(options.device, options.processes, options.seconds)
+    tests = TINY_TESTS if options.tiny else TESTS
+    counts = run(options.device, options.processes, options.seconds, tests)
     print(shown(counts))
     if options.out is not None:
         options.out.write_text(json.dumps(counts, indent=1) + "\n")

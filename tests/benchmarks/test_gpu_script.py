@@ -50,6 +50,21 @@ def test_every_part_leaves_its_figures(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+def test_ttft_and_the_matrix_run_where_there_is_no_card(tmp_path: Path) -> None:
+    done = script(tmp_path, "--parts", "ttft", "matrix")
+    assert done.returncode == 0, done.stdout + done.stderr
+    figures = read(tmp_path / "found" / "ttft.json")["figures"]
+    for name in ("300 tokens, ratio 0.1", "a prefix of 200 and 60 tokens", "a miss of 300 tokens"):
+        assert len(figures[name]["ttft_ms"]) == 5
+    counts = read(tmp_path / "found" / "matrix.json")
+    assert {name: count["total"]["failed"] for name, count in counts.items()} == {
+        "float32 on cpu": 0,
+        "bfloat16 on cpu": 0,
+    }
+    assert all(count["total"]["passed"] > 10 for count in counts.values())
+
+
+@pytest.mark.slow
 def test_a_part_that_fails_is_told_and_loses_nothing_of_the_others(tmp_path: Path) -> None:
     (tmp_path / "found" / "card.json").mkdir(parents=True)  # where its figures should go
     done = script(tmp_path, "--parts", "card", "lookup")

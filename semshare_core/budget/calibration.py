@@ -81,7 +81,7 @@ class Calibration(BaseModel):
         spread: the forecast's usual errors.
         account_margin: in usual errors, how far above its forecast a call's account lies. Nine of ten calls lie
             below it.
-        cost: predicts the time of a prefill.
+        cost: predicts the time of a prefill on one kind of device.
         observations: all measurements. The forecast is fitted to them.
     """
 
@@ -185,8 +185,10 @@ class Calibration(BaseModel):
         shares = [item.features.shares for item in self.observations]
         return {name: max(share[name] for share in shares) for name in shares[0]}
 
-    def pays(self, features: PlanFeatures, ratio: float) -> bool:
-        """Whether reuse is predicted to be faster than computing the whole suffix."""
+    def pays(self, features: PlanFeatures, ratio: float, device: str = "cpu") -> bool:
+        """Whether reuse is predicted to be faster than computing the whole suffix; True where ``device`` is another."""
+        if device != self.cost.device:
+            return True
         prefix = features.tokens - features.suffix
         full = self.cost.full(features.tokens) - self.cost.full(prefix) + self.cost.laid * prefix  # both lay the prefix
         return self.cost.reuse(features.tokens, features.computed(ratio)) < full

@@ -17,6 +17,7 @@ class CostModel(BaseModel):
         fixed: constant seconds of a call that reuses rows.
         row: seconds per computed row; ``pair``: per computed row and key that it reads.
         laid: seconds per reused row, for lookup, matching, reading, moving its keys and watching.
+        device: the kind of device that was measured, as torch names it. Of other kinds nothing is said.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -25,6 +26,7 @@ class CostModel(BaseModel):
     row: float
     pair: float
     laid: float
+    device: str = "cpu"
 
     @classmethod
     def fit(
@@ -33,6 +35,7 @@ class CostModel(BaseModel):
         full_seconds: NDArray[np.float64],
         rows: NDArray[np.float64],
         seconds: NDArray[np.float64],
+        device: str = "cpu",
     ) -> CostModel:
         """Fit by least relative squares, with no coefficient below 0.
 
@@ -47,7 +50,8 @@ class CostModel(BaseModel):
         full = _design(np.zeros_like(tokens), tokens, tokens / 2, np.zeros_like(tokens))
         design = np.concatenate([full, _design(np.ones_like(n), rows, n, n - rows)])
         target = np.concatenate([full_seconds, seconds[measured]])
-        return cls(**dict(zip(cls.model_fields, non_negative_fit(design, target).tolist(), strict=True)))
+        fixed, row, pair, laid = non_negative_fit(design, target).tolist()
+        return cls(fixed=fixed, row=row, pair=pair, laid=laid, device=device)
 
     def full(self, tokens: int) -> float:
         """Seconds of a full prefill of ``tokens`` tokens."""

@@ -104,7 +104,7 @@ def decide(
         decision = _for_ratio(features, goal, goal.ratio, calibration)
         decision = replace(decision, reason=Reason.FIXED_RATIO.text(ratio=goal.ratio))
     else:
-        decision = _for_level(features, goal, calibration)
+        decision = _for_level(features, goal, calibration, layers.device)
     if decision.budget is None:
         return replace(decision, reason=behind_prefix(decision.reason, plan))
     return replace(decision, recompute=plan_recompute(plan, needs, selection, goal.policy, decision.budget, layers))
@@ -139,12 +139,12 @@ def _for_ratio(features: PlanFeatures, goal: Goal, ratio: float, calibration: Ca
     return Decision(budget, expected_kl=account, account=account)
 
 
-def _for_level(features: PlanFeatures, goal: Goal, calibration: Calibration | None) -> Decision:
+def _for_level(features: PlanFeatures, goal: Goal, calibration: Calibration | None, device: str) -> Decision:
     if calibration is None or goal.method:
         decision = _by_rule(features, goal)
         why = Reason.NOT_CALIBRATED if calibration is None else Reason.OTHER_METHOD
         return replace(decision, reason=decision.reason or why.text(), calibration=UNCALIBRATED)
-    return replace(_by_calibration(features, goal.level, calibration), calibration=_name(goal, calibration))
+    return replace(_by_calibration(features, goal.level, calibration, device), calibration=_name(goal, calibration))
 
 
 def _name(goal: Goal, calibration: Calibration | None) -> str:
@@ -152,7 +152,7 @@ def _name(goal: Goal, calibration: Calibration | None) -> str:
     return UNCALIBRATED if calibration is None or goal.method else calibration.name
 
 
-def _by_calibration(features: PlanFeatures, level: str, calibration: Calibration) -> Decision:
+def _by_calibration(features: PlanFeatures, level: str, calibration: Calibration, device: str) -> Decision:
     if difference := calibration.difference(features):
         return _too_different(features, difference)
     ratio = calibration.ratio_for(level, features)
@@ -161,7 +161,7 @@ def _by_calibration(features: PlanFeatures, level: str, calibration: Calibration
     saved = features.suffix - features.computed(ratio)
     if saved < MIN_SAVED_TOKENS:
         return Decision(None, Reason.TOO_LITTLE_SAVED.text(saved=saved, tokens=features.suffix), bypassed=True)
-    if not calibration.pays(features, ratio):
+    if not calibration.pays(features, ratio, device):
         return Decision(None, Reason.SLOWER.text(saved=saved, tokens=features.suffix), bypassed=True)
     return Decision(
         Budget(ratio, fill=True),

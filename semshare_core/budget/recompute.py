@@ -39,10 +39,12 @@ class Layers:
     Attributes:
         count: the number of decoder layers.
         observable: whether the layers show their attention weights.
+        device: the kind of device that they compute on, as torch names it.
     """
 
     count: int
     observable: bool = True
+    device: str = "cpu"
 
 
 @dataclass(frozen=True)

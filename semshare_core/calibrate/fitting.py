@@ -26,7 +26,11 @@ _FOLDS = 10
 
 
 def fit_calibration(
-    observations: Sequence[Observation], fingerprint: Mapping[str, str], prompts: str, ratios: Sequence[float]
+    observations: Sequence[Observation],
+    fingerprint: Mapping[str, str],
+    prompts: str,
+    ratios: Sequence[float],
+    device: str = "cpu",
 ) -> Calibration:
     """Choose each level's margin with forecasts that have not seen the call, nor its chain (cross-fitting).
 
@@ -37,6 +41,7 @@ def fit_calibration(
         fingerprint: of model, tokenizer and dtype.
         prompts: a description of the pairs.
         ratios: the recompute ratios.
+        device: the kind of device that all of them were measured on.
 
     Raises:
         ConfigError: there are too few observations.
@@ -59,6 +64,7 @@ def fit_calibration(
         np.array([item.full_seconds for item in observations]),
         np.array([[float(features.computed(ratio)) for ratio in ratios] for features in plans]),
         by_ratio([(item.ratios, item.seconds) for item in observations], ratios),
+        device,
     )
     return Calibration(
         fingerprint=dict(fingerprint),

@@ -58,12 +58,12 @@ def merged(*several: Iterable[Observation]) -> list[Observation]:
 
 
 def earlier_observations(
-    paths: Iterable[Path], fingerprint: Mapping[str, str]
+    paths: Iterable[Path], fingerprint: Mapping[str, str], device: str = "cpu"
 ) -> tuple[list[Observation], Calibration | None]:
     """The observations of calibrations and journals (``.jsonl``), and the first calibration.
 
     Raises:
-        ConfigError: a file cannot be read, or belongs to another model.
+        ConfigError: a file cannot be read, belongs to another model, or was measured on another kind of device.
     """
     observations: list[list[Observation]] = []
     first = None
@@ -74,6 +74,11 @@ def earlier_observations(
         found = read_calibration(path)
         if found.fingerprint != fingerprint or found.ratios != list(RATIOS):
             raise ConfigError(f"{path} is the calibration of another model or dtype, or has other ratios.")
+        if found.cost.device != device:
+            raise ConfigError(
+                f"{path} was measured on {found.cost.device}, and its times say nothing of {device}: extend it on the "
+                "same kind of device (--device), or calibrate anew without --extend."
+            )
         first = first or found
         observations.append(found.observations)
     return merged(*observations), first
@@ -113,12 +118,12 @@ def measure_all(
     found = merged(known, measure_enough(engine, pairs, wanted, spare, log, journal=journal))
     if spare.used:
         source = f"{source}, {spare.used} of them built-in substitutes"
-    made = fit_calibration(found, fingerprint, source_of(found, source), RATIOS)
+    made = fit_calibration(found, fingerprint, source_of(found, source), RATIOS, engine.model.device.type)
     for number in range(1, ROUNDS + 1 if chains else 1):
         log(f"round {number} of {ROUNDS}: {chains} chains under calibration {made.name}")
         served = under(engine, made)
         found = merged(found, measure_chains(served, draw_chains(chains, seed, number), log, journal=journal))
-        made = fit_calibration(found, fingerprint, source_of(found, source), RATIOS)
+        made = fit_calibration(found, fingerprint, source_of(found, source), RATIOS, engine.model.device.type)
     return made
 
 

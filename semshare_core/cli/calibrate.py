@@ -74,7 +74,7 @@ def calibrate(
         model, dtype=dtype, device=device, pool=PoolConfig(max_bytes=_POOL_BYTES, heal=False), calibration=None
     )
     parts = identity(engine.model, engine.tokenizer)
-    known, base = earlier_observations(extend or [], parts)
+    known, base = earlier_observations(extend or [], parts, engine.model.device.type)
     brought = missing(brought, known)
     place = out or calibration_file(parts)
     journal = Journal(place.with_suffix(".observations.jsonl"), parts)

@@ -73,7 +73,7 @@ class SelectivePrefill:
     @property
     def layers(self) -> Layers:
         """The model's layers."""
-        return Layers(self.n_layers, self.spec.observable)
+        return Layers(self.n_layers, self.spec.observable, self.model.device.type)
 
     def follow(self, structure: tuple[Any, ...], identity: str | None = None, *, foreign_code: bool = False) -> None:
         """Examine the model again if its layers, or the modules that make its positions and masks, have changed.

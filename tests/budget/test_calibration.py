@@ -17,8 +17,9 @@ from semshare_core.budget.account import Limits
 from semshare_core.budget.calibration import RATIOS, Calibration
 from semshare_core.budget.cost import CostModel
 from semshare_core.budget.goal import Goal
-from semshare_core.budget.governor import UNCALIBRATED, plan_features
+from semshare_core.budget.governor import UNCALIBRATED, decide, plan_features
 from semshare_core.budget.levels import BOUNDS
+from semshare_core.budget.recompute import Layers
 from semshare_core.calibrate.fitting import fit_calibration
 from semshare_core.errors import ConfigError
 from semshare_core.match.plan import ReusePlan, Source
@@ -167,6 +168,21 @@ def test_what_does_not_pay_is_computed() -> None:
     decision = decided(plan_of(1000), ReusePolicy(level="fast"), 980, calibration=slow)
     assert decision.budget is None
     assert "would take longer" in decision.reason
+
+
+def test_times_of_another_kind_of_device_decide_nothing() -> None:
+    found = made()
+    slow = found.model_copy(update={"cost": CostModel(fixed=60.0, row=1e-3, pair=0.0, laid=0.0, device="cuda")})
+    assert decided(plan_of(1000), ReusePolicy(level="fast"), 980, calibration=slow).budget is not None
+    there = decide(
+        plan_of(1000),
+        Goal(ReusePolicy(level="fast")),
+        980,
+        layers=Layers(4, device="cuda"),
+        calibration=slow,
+    )
+    assert there.budget is None
+    assert "would take longer" in there.reason
 
 
 def test_a_prefix_is_laid_either_way_and_counts_for_neither() -> None:

@@ -152,6 +152,8 @@ def test_calibrations_and_journals_are_put_together(tmp_path: Path) -> None:
     assert first == made(60)
     with pytest.raises(ConfigError, match="another model"):
         earlier_observations([base], PARTS | {"dtype": "bfloat16"})
+    with pytest.raises(ConfigError, match=r"was measured on cpu.*times say nothing of cuda"):
+        earlier_observations([base], PARTS, "cuda")
     assert merged(found, found) == found
 
 

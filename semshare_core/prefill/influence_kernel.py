@@ -130,4 +130,5 @@ def add_influence(
         KEYS=_KEYS,
         WINDOWED=window is not None,
         PRECISION="ieee" if query.dtype == float32 else "tf32",
+        enable_fp_fusion=True,
     )

@@ -77,12 +77,11 @@ def _lay(
         second = first + (1 if INTERLEAVED else HALF)
         both = turned[:, None] & (pair < HALF)[None, :]
         angle = turn[:, None] * HALF + pair[None, :]
-        # as Rotation.turn_ rounds: rows have the same bits wherever they came from
         c, s = tl.load(cos + angle, mask=both, other=1.0), tl.load(sin + angle, mask=both, other=0.0)
         a = tl.load(keys[:, None] + first[None, :], mask=both, other=0.0).to(tl.float32)
         b = tl.load(keys[:, None] + second[None, :], mask=both, other=0.0).to(tl.float32)
-        tl.store(keys_to[:, None] + first[None, :], tl.fma(-b, s, a * c).to(DTYPE), mask=both)
-        tl.store(keys_to[:, None] + second[None, :], tl.fma(a, s, b * c).to(DTYPE), mask=both)
+        tl.store(keys_to[:, None] + first[None, :], (a * c - b * s).to(DTYPE), mask=both)
+        tl.store(keys_to[:, None] + second[None, :], (b * c + a * s).to(DTYPE), mask=both)
 
 
 def lay_on_device(
@@ -137,6 +136,7 @@ def lay_on_device(
         BYTES=keys.element_size(),
         ALIGNED=16 if aligned else 1,
         ROWS=_ROWS,
+        enable_fp_fusion=False,  # products are rounded, as they are step by step
     )
 
 

@@ -166,6 +166,7 @@ def attend_rows(
         WINDOWED=window is not None,
         PRECISION="ieee" if query.dtype == float32 else "tf32",
         num_warps=8 if queries == 128 else 4,
+        enable_fp_fusion=True,
     )
     if parts == 1:
         return output, sums[0]
@@ -181,6 +182,7 @@ def attend_rows(
         WIDTH=triton.next_power_of_2(size),
         PARTS=parts,
         num_warps=1,
+        enable_fp_fusion=True,
     )
     return joined, total
 

@@ -88,9 +88,7 @@ class Bench:
 
     def shuffled(self, record: Record, tokens: int) -> None:
         """Shuffled and edited passages at every ratio. The first calls with new shapes are told apart."""
-        prompts = Prompts(tokens, self.model.config.vocab_size)
-        self.engine.pool.clear()
-        self.engine.warm([prompts.reference])
+        prompts = self._stored(tokens)
         self.full(prompts.shuffled())
         full_peak, full = self._peak(lambda: self.full(prompts.shuffled()))
         fulls = [full]
@@ -112,9 +110,7 @@ class Bench:
 
     def prefix(self, record: Record, tokens: int) -> None:
         """An exact prefix and a few tokens behind it, in decoding steps of transformers."""
-        prompts = Prompts(tokens, self.model.config.vocab_size, seed=1)
-        self.engine.pool.clear()
-        self.engine.warm([prompts.reference])
+        prompts = self._stored(tokens, seed=1)
         calls = [prompts.continued(_BEHIND) for _ in range(_REPEATS + 3)]
         first = [self.ours(call, None).ttft_ms for call in calls[:3]]
         reports = [self.ours(call, None) for call in calls[3:]]
@@ -134,9 +130,7 @@ class Bench:
 
     def miss(self, record: Record, tokens: int) -> None:
         """A prompt with nothing in common with the pool."""
-        prompts = Prompts(tokens, self.model.config.vocab_size, seed=2)
-        self.engine.pool.clear()
-        self.engine.warm([prompts.reference])
+        prompts = self._stored(tokens, seed=2)
         reports, fulls = [], []
         for _ in range(_REPEATS):
             reports.append(self.ours(prompts.fresh(), 0.1))
@@ -145,9 +139,7 @@ class Bench:
 
     def profile(self, record: Record, tokens: int, ratio: float) -> None:
         """One call's kernels, and what the processor waited for."""
-        prompts = Prompts(tokens, self.model.config.vocab_size)
-        self.engine.pool.clear()
-        self.engine.warm([prompts.reference])
+        prompts = self._stored(tokens)
         for _ in range(4):
             self.ours(prompts.shuffled(), ratio)
         activities = [torch.profiler.ProfilerActivity.CPU]
@@ -166,13 +158,18 @@ class Bench:
 
     def ways(self, record: Record, tokens: int) -> None:
         """The same calls without graphs, and without attention by rows."""
-        prompts = Prompts(tokens, self.model.config.vocab_size)
-        self.engine.pool.clear()
-        self.engine.warm([prompts.reference])
+        prompts = self._stored(tokens)
         prefill: Any = self.engine._prefill
         self._way(record, "captured", prompts)
         prefill.captured = None
         self._way(record, "step by step, by rows", prompts)
+
+    def _stored(self, tokens: int, seed: int = 0) -> Prompts:
+        """Prompts of so many tokens, whose reference alone is in the pool."""
+        prompts = Prompts(tokens, self.model.config.vocab_size, seed)
+        self.engine.pool.clear()
+        self.engine.warm([prompts.reference])
+        return prompts
 
     def _way(self, record: Record, name: str, prompts: Prompts) -> None:
         for _ in range(3):

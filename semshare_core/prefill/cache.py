@@ -36,8 +36,7 @@ class BufferLayer(DynamicLayer):
         self.visible = 0
         self._key_buffer: Tensor | None = None
         self._value_buffer: Tensor | None = None
-        self._home: tuple[Tensor, Tensor] | None = None
-        self._at_home = False
+        self._home: tuple[Tensor, Tensor] | None = None  # somebody's buffers that it has, or takes when it is allocated
         self._wanted = capacity
 
     # The base class has these two as attributes. Reading them fills the layer first.
@@ -89,10 +88,10 @@ class BufferLayer(DynamicLayer):
     def allocate(self, like_keys: Tensor, like_values: Tensor, device: torch.device) -> None:
         """Make the buffers on ``device`` with the heads, sizes and dtype of the given [1, kv_heads, any, head_dim]."""
         self.dtype, self.device = like_keys.dtype, device
-        home, self._home = self._home, None
+        home = self._home if self._key_buffer is None else None
         if home is not None and (home[0].dtype != like_keys.dtype or home[0].shape[3] != like_keys.shape[3]):
             home, self.capacity = None, self._wanted
-        self._at_home = home is not None
+        self._home = home
         self._key_buffer, self._value_buffer = home or (
             torch.empty((*like.shape[:2], self.capacity, like.shape[3]), dtype=like.dtype, device=device)
             for like in (like_keys, like_values)
@@ -123,7 +122,7 @@ class BufferLayer(DynamicLayer):
         self._fill_now()
 
     def lives_in(self, home: tuple[Tensor, Tensor]) -> bool:
-        return self._home is home or (self._key_buffer is home[0] and self._value_buffer is home[1])
+        return self._home is home
 
     def set_length(self, length: int) -> None:
         """Declare the first ``length`` rows valid."""
@@ -179,8 +178,7 @@ class BufferLayer(DynamicLayer):
 
     def move_out(self) -> None:
         """Copy the rows into buffers of their own, if they live in somebody's home."""
-        at_home, self._home, self._at_home = self._at_home, None, False
-        if at_home:
+        if self._home is not None and self.is_initialized:
             keys, values = self.buffers
             length = self.length
             self.capacity = max(self._wanted, length)
@@ -195,7 +193,7 @@ class BufferLayer(DynamicLayer):
             self.length = self.keys.shape[2]
 
     def reset(self) -> None:
-        self._key_buffer = self._value_buffer = self._fill = None
+        self._key_buffer = self._value_buffer = self._fill = self._home = None
         self.length = 0
         super().reset()
 

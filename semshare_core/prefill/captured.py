@@ -116,22 +116,17 @@ class CapturedPasses:
         """
         from semshare_core.prefill.influence_kernel import add_influence  # only here is Triton wanted
 
-        taken, deepest = (
-            self._pass("influence restored" if restore else "influence", len(tail)),
-            len(self._spec.layers) - 1,
-        )
+        taken = self._pass("influence restored" if restore else "influence", len(tail))
         taken.load(ids[int(tail[0]) : int(tail[-1]) + 1], tail, self._capacity)
-
-        def add(layer: int, query: Tensor, key: Tensor, value: Tensor, sums: Tensor, scale: float) -> None:
-            assert chosen.rows is not None
-            times = 2.0 if layer == deepest - 1 else 1.0  # the pass ends before the deepest layer attends
-            add_influence(total, query, key, value, sums, chosen.rows, scale, chosen.window, times)
-
-        total = torch.empty(0)
+        deepest = len(self._spec.layers) - 1
 
         def compute() -> Tensor:
-            nonlocal total
             total = torch.zeros(self._capacity, dtype=torch.float32, device=taken.device)
+
+            def add(layer: int, query: Tensor, key: Tensor, value: Tensor, sums: Tensor, scale: float) -> None:
+                times = 2.0 if layer == deepest - 1 else 1.0  # the pass ends before the deepest layer attends
+                add_influence(total, query, key, value, sums, taken.positions, scale, chosen.window, times)
+
             where = taken.written
             home = self._home if restore else []
             saved = [tuple(buffer.index_select(2, where) for buffer in pair) for pair in home]

@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import triton
 import triton.language as tl
-from torch import Tensor, float32
+from torch import Tensor
+
+from semshare_core.model.attention.row_kernel import LOG2_E, constants, strides
 
 _KEYS = 32
 
@@ -101,9 +103,8 @@ def add_influence(
         scale: of the products.
         window: the last so many keys are seen; None: all.
     """
-    heads, rows, size = query.shape[1:]
-    kv_heads, n = key.shape[1], key.shape[2]
-    group = heads // kv_heads
+    heads, rows = query.shape[1:3]
+    kv_heads, n = key.shape[1:3]
     _add[(triton.cdiv(n, _KEYS),)](
         query,
         key,
@@ -112,23 +113,13 @@ def add_influence(
         positions,
         total,
         n,
-        scale * 1.4426950408889634,
+        scale * LOG2_E,
         window or 0,
         times,
-        query.stride(1),
-        query.stride(2),
-        key.stride(1),
-        key.stride(2),
-        value.stride(1),
-        value.stride(2),
+        *strides(query, key, value),
         ROWS=rows,
-        GROUP=group,
         KV_HEADS=kv_heads,
-        SIZE=size,
-        WIDTH=triton.next_power_of_2(size),
-        QUERIES=max(16, triton.next_power_of_2(rows * group)),
+        QUERIES=max(16, triton.next_power_of_2(rows * (heads // kv_heads))),
         KEYS=_KEYS,
-        WINDOWED=window is not None,
-        PRECISION="ieee" if query.dtype == float32 else "tf32",
-        enable_fp_fusion=True,
+        **constants(query, key, window),
     )

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import partial
-from typing import Protocol
+from typing import Literal, Protocol
 
 import numpy as np
 import torch
@@ -23,6 +23,8 @@ from semshare_core.prefill.cache import MergedCache, to_torch
 from semshare_core.prefill.feed import Copies, LayerFeed
 
 Pair = tuple[Tensor, Tensor]
+
+_HOST = torch.device("cpu")
 
 
 class Rows(Protocol):
@@ -111,9 +113,10 @@ def _moves(plan: ReusePlan, references: Sequence[ReferenceRows], tokens: NDArray
 def _lay_at_once(cache: MergedCache, spec: ModelSpec, moves: Sequence[_Move], zeros: NDArray[np.int64]) -> bool:
     """Lay all layers with a kernel, if all rows lie on a device that runs it. Returns whether it did."""
     device = spec.devices[0]
+    if not spec.by_rows or not kernels_run(device) or any(there != device for there in spec.devices):
+        return False
     likes = [moves[0].rows.like(index) for index in range(len(cache.layers))]
-    alike = all(keys.shape == values.shape and keys.dtype == values.dtype for keys, values in likes)
-    if not spec.by_rows or not kernels_run(device) or not alike or any(there != device for there in spec.devices):
+    if not all(keys.shape == values.shape and keys.dtype == values.dtype for keys, values in likes):
         return False
     if not all(move.rows.in_memory and not move.far(0, device) for move in moves):
         return False
@@ -147,8 +150,9 @@ def _lay_at_once(cache: MergedCache, spec: ModelSpec, moves: Sequence[_Move], ze
 def _table(moves: Sequence[_Move], zeros: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """What :func:`semshare_core.prefill.lay_kernel.lay_on_device` takes, and the shifts that turn, int64 [any]."""
     number = np.concatenate([np.full(len(move.target), index) for index, move in enumerate(moves)])
-    local, target = (np.concatenate(parts) for parts in zip(*((m.local, m.target) for m in moves), strict=True))
-    shift = target - np.concatenate([move.position for move in moves])
+    local, target, shift = (
+        np.concatenate(parts) for parts in zip(*((m.local, m.target, m.shift) for m in moves), strict=True)
+    )
     turned = shift != 0
     turn = np.where(turned, np.cumsum(turned) - 1, -1)
     nothing = np.stack([np.full(len(zeros), -1), np.zeros(len(zeros), int), zeros, np.full(len(zeros), -1)])
@@ -200,12 +204,10 @@ class _Move:
 
     def __init__(self, rows: Rows, target: NDArray[np.int64], position: NDArray[np.int64], start: int) -> None:
         self.rows = rows
-        self.target, self.position, self.local = target, position, position - start
-        local, shift = self.local, target - position
-        self._target, self._local = to_torch(target), to_torch(local)
-        self._shift = to_torch(shift) if shift.any() else None
+        self.target, self.local, self.shift = target, position - start, target - position
+        self._turns = bool(self.shift.any())
         self._stretch = _slice(target)
-        self._source = _slice(local)
+        self._source = _slice(self.local)
         self._on_device: dict[tuple[str, torch.device], Tensor] = {}
         self._angles: dict[tuple[int, torch.device], tuple[Tensor, Tensor] | None] = {}
 
@@ -215,14 +217,14 @@ class _Move:
 
     def fetch(self, index: int, copies: Copies) -> Pair:
         """The served rows [1, kv_heads, m, head_dim], on the layer's device."""
-        picked = self._local if self._source is None else self._source
+        picked = self._index("local", _HOST) if self._source is None else self._source
         keys, values = (copies.carry(rows, picked) for rows in self.rows.layer(index))
         return keys, values
 
     def lay(self, buffers: Pair, index: int, fetched: Pair | None, rotation: Rotation) -> None:
         """Write the layer's rows into ``buffers`` and rotate the keys. ``fetched``: the rows, if they were far."""
         pair = fetched or self.rows.layer(index)
-        for buffer, rows, rotates in zip(buffers, pair, (self._shift is not None, False), strict=True):
+        for buffer, rows, rotates in zip(buffers, pair, (self._turns, False), strict=True):
             if self._stretch is not None:  # without a copy in between
                 laid = buffer[:, :, self._stretch]
                 if fetched:
@@ -230,31 +232,30 @@ class _Move:
                 elif self._source is not None:
                     laid.copy_(rows[:, :, self._source])
                 else:
-                    torch.index_select(rows, 2, self._index("local", self._local, rows.device), out=laid)
+                    torch.index_select(rows, 2, self._index("local", rows.device), out=laid)
                 if rotates:
                     rotation.turn_(laid, self._angles_of(rotation, laid.device))
                 continue
             picked = rows if fetched else self._picked(rows)
             if rotates:
                 rotation.turn_(picked, self._angles_of(rotation, picked.device))
-            buffer.index_copy_(2, self._index("target", self._target, buffer.device), picked)
+            buffer.index_copy_(2, self._index("target", buffer.device), picked)
 
     def _picked(self, rows: Tensor) -> Tensor:
-        return rows.index_select(2, self._index("local", self._local, rows.device))
+        return rows.index_select(2, self._index("local", rows.device))
 
-    def _index(self, name: str, positions: Tensor, device: torch.device) -> Tensor:
-        """``positions`` on ``device``, copied there once."""
+    def _index(self, name: Literal["target", "local", "shift"], device: torch.device) -> Tensor:
+        """One of the arrays on ``device``, copied there once."""
         key = (name, device)
         if key not in self._on_device:
-            self._on_device[key] = positions.to(device, non_blocking=True)
+            self._on_device[key] = to_torch(getattr(self, name), device)
         return self._on_device[key]
 
     def _angles_of(self, rotation: Rotation, device: torch.device) -> tuple[Tensor, Tensor] | None:
         """The rotation angles, which all layers with the same frequencies share."""
-        assert self._shift is not None
         key = (id(rotation.frequencies), device)
         if key not in self._angles:
-            self._angles[key] = rotation.angles(self._shift.to(device, non_blocking=True))
+            self._angles[key] = rotation.angles(self._index("shift", device))
         return self._angles[key]
 
 

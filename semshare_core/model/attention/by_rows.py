@@ -87,11 +87,10 @@ def _attend(
     **extra: Any,
 ) -> tuple[Tensor, None]:
     """As ``sdpa_attention_forward``. With the marker: by the chosen rows."""
-    special = any(extra.get(name) is not None for name in ("position_bias", "softcap", "s_aux"))
-    plain = key.shape[3] == value.shape[3] <= WIDEST and query.shape[0] == 1 and not special
     if chosen.marker is None or attention_mask is not chosen.marker:
         return sdpa_attention_forward(module, query, key, value, attention_mask, dropout, scaling, **extra)
-    if not plain:
+    special = any(extra.get(name) is not None for name in ("position_bias", "softcap", "s_aux"))
+    if special or query.shape[0] > 1 or not key.shape[3] == value.shape[3] <= WIDEST:
         raise UnsupportedModelError(f"{type(module).__name__} asks for more than attention by rows can do.")
     from semshare_core.model.attention.row_kernel import attend_rows  # only here is Triton wanted
 

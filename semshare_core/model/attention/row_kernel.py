@@ -10,12 +10,15 @@ are joined by the sums of their softmax.
 
 from __future__ import annotations
 
+from typing import Any
+
 import triton
 import triton.language as tl
 from torch import Tensor, empty, float32
 
 _BUSY = 256  # programs from which on keys are not divided further; an H100 has 132 multiprocessors
 _LEAST_KEYS = 256  # of one part
+LOG2_E = 1.4426950408889634  # kernels compute with powers of two
 _BLOCK_BYTES = 16384  # of the keys of one block, of which a program's memory has several
 
 
@@ -146,27 +149,17 @@ def attend_rows(
         sums,
         positions,
         rows,
-        scale * 1.4426950408889634,
+        scale * LOG2_E,
         window or 0,
-        query.stride(1),
-        query.stride(2),
-        key.stride(1),
-        key.stride(2),
-        value.stride(1),
-        value.stride(2),
+        *strides(query, key, value),
         output.stride(0),
         output.stride(1),
         sums.stride(0),
-        GROUP=group,
-        SIZE=size,
-        WIDTH=triton.next_power_of_2(size),
         QUERIES=queries,
         KEYS=max(16, min(64, _BLOCK_BYTES // (triton.next_power_of_2(size) * key.element_size()))),
         PARTS=parts,
-        WINDOWED=window is not None,
-        PRECISION="ieee" if query.dtype == float32 else "tf32",
         num_warps=8 if queries == 128 else 4,
-        enable_fp_fusion=True,
+        **constants(query, key, window),
     )
     if parts == 1:
         return output, sums[0]
@@ -185,6 +178,24 @@ def attend_rows(
         enable_fp_fusion=True,
     )
     return joined, total
+
+
+def strides(*tensors: Tensor) -> list[int]:
+    """The strides of heads and of rows, of each tensor [1, heads, rows, head_dim]."""
+    return [tensor.stride(dim) for tensor in tensors for dim in (1, 2)]
+
+
+def constants(query: Tensor, key: Tensor, window: int | None) -> dict[str, Any]:
+    """What a kernel that multiplies queries and keys [1, heads, any, head_dim] is compiled for."""
+    size = query.shape[3]
+    return {
+        "GROUP": query.shape[1] // key.shape[1],
+        "SIZE": size,
+        "WIDTH": triton.next_power_of_2(size),
+        "WINDOWED": window is not None,
+        "PRECISION": "ieee" if query.dtype == float32 else "tf32",
+        "enable_fp_fusion": True,
+    }
 
 
 def _parts(programs: int, keys: int) -> int:

@@ -2,7 +2,8 @@
 
 An account is an upper quantile, not a bound that was measured. It is an input of the forecast for the calls that draw
 on the rows. With a calibration it comes from the forecast. Without one it comes from the share of the prompt that was
-computed, see :func:`assumed_account`.
+computed, see :func:`assumed_account`. It is never below that of the approximate rows that a call keeps: they do not
+become better because the prompt becomes longer.
 """
 
 from __future__ import annotations

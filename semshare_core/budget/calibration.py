@@ -87,7 +87,7 @@ class Calibration(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    format: Literal[11] = 11
+    format: Literal[12] = 12
     fingerprint: dict[str, str]
     prompts: str
     ratios: list[float]
@@ -103,13 +103,14 @@ class Calibration(BaseModel):
         """Format 8 has other names. Formats 8 and 9 have no chains, and measured the first ratios of the list.
 
         Up to format 10 the begin of a chat's last answer was not computed, and nothing was known of repeated wording.
-        Margins that kept the promise then are taken to keep it now.
+        Up to format 11 the forecast read no shares of the suffix. Margins that kept the promise then are taken to keep
+        it now.
         """
-        if not isinstance(data, dict) or data.get("format") not in (8, 9, 10):
+        if not isinstance(data, dict) or data.get("format") not in (8, 9, 10, 11):
             return data
         items = data.get("observations")
         if not isinstance(items, list) or not all(isinstance(item, dict) for item in items):
-            return data | {"format": 11}  # the fields' own checks say what is wrong
+            return data | {"format": 12}  # the fields' own checks say what is wrong
         items = [dict(item) for item in items]
         for item in items:
             if item.get("kind") == "suffix":  # a slip of format 9
@@ -118,7 +119,7 @@ class Calibration(BaseModel):
             if features is not None:
                 item["features"] = {_NAMES_SINCE_9.get(name, name): value for name, value in features.items()}
             item.setdefault("ratios", data.get("ratios", [])[: len(item.get("kl", []))])
-        return data | {"format": 11, "observations": items}
+        return data | {"format": 12, "observations": items}
 
     @functools.cached_property
     def forecast(self) -> Forecast:

@@ -31,11 +31,13 @@ FEATURES = (
     "log of the account drawn on",
     "share served by approximate rows",
     "share of that context, of rows in wording that repeats, unless computed in any case",
+    "log of the share of the suffix chosen",
+    "share of the suffix's context that reused rows have not read, or read elsewhere",
 )
 """The names of the entries of :meth:`PlanFeatures.vector`."""
 
 _ACCOUNT_FLOOR = 3e-3  # nats: differences between smaller accounts do not matter
-_LEAST_CHOSEN = 0.02  # of the prompt: keeps the logarithm finite if no row is chosen
+_LEAST_CHOSEN = 0.02  # of the prompt, or of the suffix: keeps the logarithm finite if no row is chosen
 
 
 @dataclass(frozen=True)
@@ -59,6 +61,7 @@ class PlanFeatures:
         approximate: tokens of the whole prompt that approximate rows serve.
         inherited: in nats, the mean over the prompt's tokens of the account of the approximate row that serves them; 0
             for lossless rows and new tokens.
+        kept: in nats, the largest account of the approximate rows that serve tokens which need not be computed.
         repeated: the part of ``mismatch`` that is of rows in wording that stands in the prompt several times
             (``semshare_core.match.repetition``), and that are not computed in any case. Where such wording only shifts,
             as behind a new date, it adds nothing.
@@ -81,6 +84,7 @@ class PlanFeatures:
     approximate: int = 0
     inherited: float = 0.0
     repeated: float = 0.0
+    kept: float = 0.0
 
     @classmethod
     def of(cls, plan: ReusePlan, needs: Needs, fresh_from: int) -> PlanFeatures:
@@ -107,6 +111,7 @@ class PlanFeatures:
             begins=float(shallow[moved].sum()),
             approximate=int(plan.approximate.sum()),
             inherited=0.0 if plan.account is None else float(plan.account.mean()),
+            kept=0.0 if plan.account is None else float(plan.account[~needs.must].max(initial=0.0)),
             repeated=0.0 if plan.repeated is None else float(context[moved & plan.repeated & ~needs.must].sum()),
         )
 
@@ -127,6 +132,7 @@ class PlanFeatures:
     def vector(self, ratio: float) -> NDArray[np.float64]:
         """Float64 [len(FEATURES)] at a recompute ratio."""
         n, rows = self.tokens, self.computed(ratio)
+        suffix = max(self.suffix, 1)  # behind a long prefix, shares of the prompt say little of what is behind it
         return np.array(
             [
                 1.0,
@@ -146,6 +152,8 @@ class PlanFeatures:
                 np.log1p(self.inherited / _ACCOUNT_FLOOR),
                 self.approximate / n,
                 self.repeated / n,
+                np.log((rows - self.must) / suffix + _LEAST_CHOSEN),
+                self.mismatch / suffix,
             ]
         )
 

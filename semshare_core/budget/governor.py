@@ -107,6 +107,7 @@ def decide(
         decision = _for_level(features, goal, calibration, layers.device)
     if decision.budget is None:
         return replace(decision, reason=behind_prefix(decision.reason, plan))
+    decision = replace(decision, account=max(decision.account, features.kept))
     return replace(decision, recompute=plan_recompute(plan, needs, selection, goal.policy, decision.budget, layers))
 
 

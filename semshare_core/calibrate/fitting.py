@@ -10,9 +10,10 @@ from numpy.typing import NDArray
 from semshare_core.budget.calibration import Calibration, Observation, by_ratio, choices, kl_table
 from semshare_core.budget.cost import CostModel
 from semshare_core.budget.features import PlanFeatures, feature_matrix
-from semshare_core.budget.forecast import Forecast, log_kl
+from semshare_core.budget.forecast import KL_FLOOR, Forecast, log_kl
 from semshare_core.budget.levels import BOUNDS
 from semshare_core.budget.spread import Spread
+from semshare_core.calibrate.chain_accounts import with_accounts
 from semshare_core.calibrate.risk import margin_for
 from semshare_core.errors import ConfigError
 
@@ -23,6 +24,7 @@ ACCOUNT_QUANTILE = 0.9
 """An account is this quantile of what such calls were measured to be."""
 
 _FOLDS = 10
+_ROUNDS = 3  # the accounts of chains follow from the forecast, which reads them; a fourth round changes little
 
 
 def fit_calibration(
@@ -47,12 +49,14 @@ def fit_calibration(
         ConfigError: there are too few observations.
     """
     check_enough(len({item.unit for item in observations}))
-    plans = [item.features for item in observations]
     kl = kl_table(observations, ratios)
-    tokens = token_counts(plans)
     kinds, units = np.array([item.kind for item in observations]), np.array([item.unit for item in observations])
-    forecast, spread, errors = cross_fitted(plans, kl, ratios, units)
-    at = promised(observations)
+    plans, (forecast, spread, errors) = _with_plans(observations, kl, ratios, units)
+    for _ in range(_ROUNDS if any(item.chain for item in observations) else 0):
+        upper = log_kl(kl) - errors + account_margin(errors, spread) * spread[:, None]
+        observations = with_accounts(observations, kl, np.maximum(0.0, np.exp(upper) - KL_FLOOR))
+        plans, (forecast, spread, errors) = _with_plans(observations, kl, ratios, units)
+    tokens, at = token_counts(plans), promised(observations)
     margins = {
         level: margin_for(
             forecast[at], spread[at], log_kl(kl[at]), float(log_kl(bound.kl)), bound.share, kinds[at], units[at]
@@ -76,6 +80,13 @@ def fit_calibration(
         cost=cost,
         observations=list(observations),
     )
+
+
+def _with_plans(
+    observations: Sequence[Observation], kl: NDArray[np.float64], ratios: Sequence[float], units: NDArray[np.str_]
+) -> tuple[list[PlanFeatures], tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]]:
+    plans = [item.features for item in observations]
+    return plans, cross_fitted(plans, kl, ratios, units)
 
 
 def promised(observations: Sequence[Observation]) -> NDArray[np.int64]:

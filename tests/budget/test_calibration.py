@@ -260,6 +260,28 @@ def test_what_rows_inherit_beyond_all_that_was_measured_counts_in_full() -> None
 
 
 @pytest.mark.parametrize("calibration", [made(60), None], ids=["calibrated", "not calibrated"])
+@pytest.mark.parametrize("policy", [ReusePolicy(level="fast"), ReusePolicy(recompute_ratio=0.3)])
+def test_rows_that_stay_keep_their_account_however_long_the_prompt_becomes(
+    calibration: Calibration | None, policy: ReusePolicy
+) -> None:
+    plan = plan_of(3000)
+    plan.source[:2000] = Source.PREFIX
+    plan = replace(plan, account=np.where(np.arange(3000) < 30, 0.12, 0.0))
+    decision = decided(plan, policy, 2980, calibration=calibration)
+    assert decision.budget is not None
+    assert decision.account >= 0.12
+    assert decided(replace(plan, account=None), policy, 2980, calibration=calibration).account < 0.12
+
+
+def test_rows_that_are_computed_in_any_case_leave_no_account() -> None:
+    plan = replace(plan_of(3000), account=np.where(np.arange(3000) >= 2990, 0.12, 0.0))
+    features = plan_features(plan, Goal(ReusePolicy(level="fast")), 2980)
+    assert features is not None
+    assert features.inherited > 0
+    assert features.kept == 0
+
+
+@pytest.mark.parametrize("calibration", [made(60), None], ids=["calibrated", "not calibrated"])
 @pytest.mark.parametrize("ratio", [0.3, 1.0])
 def test_rows_of_which_nothing_is_known_leave_a_fixed_ratio_without_a_forecast(
     calibration: Calibration | None, ratio: float

@@ -41,6 +41,19 @@ def test_repeated_wording_counts_by_how_much_its_context_has_changed() -> None:
     assert found.repeated == pytest.approx(context_mismatch(plan)[0][10:-20][::2].sum())
 
 
+def test_what_stands_behind_a_long_prefix_is_told_by_its_own_shares() -> None:
+    """A file that is read again at the end of a long history: as shares of the prompt, its rows hardly show."""
+    short, long = made_features(1), made_features(1)
+    long = replace(short, tokens=short.tokens + 20_000)
+    ratio = 0.3
+    alike = ratio * short.tokens / long.tokens  # as many rows
+    assert long.computed(alike) == short.computed(ratio)
+    for name in ("log of the share of the suffix chosen", FEATURES[-1]):
+        at = FEATURES.index(name)
+        assert long.vector(alike)[at] == pytest.approx(short.vector(ratio)[at])
+    assert long.vector(alike)[FEATURES.index("share computed")] < 0.2 * short.vector(ratio)[2]
+
+
 def test_repeated_wording_that_only_shifts_adds_nothing() -> None:
     shifted = lines_in(list(range(LINES)))
     shifted.position[shifted.source == Source.MOVED] += 2  # two tokens of the reference are gone, as of an old date

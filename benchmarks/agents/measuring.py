@@ -6,7 +6,7 @@ import copy
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -15,12 +15,14 @@ from transformers import PreTrainedModel
 from transformers.cache_utils import Cache
 
 from benchmarks.agents.held import CALL_TOKENS, answer_holds
-from benchmarks.agents.item import BACK_TO_BACK, NOISE_FLOOR, TurnItem
+from benchmarks.agents.item import BACK_TO_BACK, NOISE_FLOOR, PREFIX_CACHE, TurnItem
 from benchmarks.agents.old_text import OldText
 from benchmarks.measure import Baseline, full_prefill
+from benchmarks.systems.answer import common_length
 from benchmarks.workloads.agent_steps import Ask
 from semshare_core import ReusePolicy, ReuseReport, SemShareEngine
 from semshare_core.budget.levels import MEASURED_TOKENS
+from semshare_core.model.cache_argument import with_cache
 from semshare_core.model.computing import computing
 from semshare_core.model.lock import lock_of
 from semshare_core.prompt.encode import Prompt
@@ -115,6 +117,28 @@ def floor_turn(engine: SemShareEngine, other: PreTrainedModel, full: FullTurn, p
         cpu_seconds = time.thread_time() - began
     compared = _compared(other, engine, full, cache, logits)
     return _item(place, full, NOISE_FLOOR, compared, times=(seconds, cpu_seconds), old=(0, 0), report=None)
+
+
+def prefix_turn(engine: SemShareEngine, full: FullTurn, before: Tensor, place: Place) -> TurnItem:
+    """By transformers' own cache of an earlier prompt, int64 [1, m]: no lossless system computes less.
+
+    Timed are the search for the common beginning and the rest of the prompt; the rows lie in the cache already.
+    """
+    model, ids = engine.model, full.base.ids
+    with own_passes(model), torch.no_grad():
+        cache = full_prefill(model, before)[2]
+        began, started = time.thread_time(), time.perf_counter()
+        known = common_length(before[0].tolist(), ids[0, :-1].tolist())
+        if known < before.shape[1]:
+            cache.crop(known - before.shape[1])
+        rest = ids[:, known:]
+        logits = model(input_ids=rest, **with_cache(model, cache), use_cache=True, logits_to_keep=1).logits[0, -1]
+        int(logits.argmax())
+        times = time.perf_counter() - started, time.thread_time() - began
+    compared = _compared(model, engine, full, cache, logits)
+    item = _item(place, full, PREFIX_CACHE, compared, times=times, old=(0, 0), report=None)
+    ratio = round(rest.shape[1] / ids.shape[1], 4)
+    return replace(item, recompute_ratio=ratio, outcome="prefix")
 
 
 def _compared(

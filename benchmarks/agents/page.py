@@ -31,7 +31,7 @@ from benchmarks.report.tables import figures_table
 NAME = "agents-table.md"
 PLOT = "plots/agents-turns.svg"
 _HEAD = "<!-- Written by python -m benchmarks.agents.page. Edits are lost. -->"
-_COLOURS = dict(zip(MODES, ("#c8553d", "#0b6e4f", "#3d6fb6"), strict=True))
+_COLOURS = dict(zip(MODES, ("#c8553d", "#999999", "#0b6e4f", "#3d6fb6"), strict=True))
 
 
 def main() -> int:

@@ -8,14 +8,14 @@ from statistics import mean, median
 from benchmarks.agents import promises, turns
 from benchmarks.agents.estimates import share
 from benchmarks.agents.figures import ASKED, beyond, by_edit, late, part_of
-from benchmarks.agents.item import BACK_TO_BACK, NOISE_FLOOR, AgentItem, TurnItem
+from benchmarks.agents.item import BACK_TO_BACK, NOISE_FLOOR, PREFIX_CACHE, AgentItem, TurnItem
 from benchmarks.agents.plan import IDLE, SHORT_IDLE
 from benchmarks.agents.turns import idle_mode
 from benchmarks.report.tables import NOTHING, markdown
 from benchmarks.workloads.agent_chains import EDITS
 from semshare_core.budget.levels import BOUNDS
 
-MODES = (BACK_TO_BACK, idle_mode(IDLE), idle_mode(SHORT_IDLE))
+MODES = (BACK_TO_BACK, PREFIX_CACHE, idle_mode(IDLE), idle_mode(SHORT_IDLE))
 _SYSTEMS = (*BOUNDS, promises.WITHOUT, NOISE_FLOOR)
 
 

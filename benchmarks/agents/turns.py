@@ -6,8 +6,8 @@ import time
 from collections.abc import Sequence
 
 from benchmarks.agents.healing import healed_rows, idle
-from benchmarks.agents.item import BACK_TO_BACK, TurnItem
-from benchmarks.agents.measuring import FullTurn, Place, full_turn
+from benchmarks.agents.item import BACK_TO_BACK, PREFIX_CACHE, TurnItem
+from benchmarks.agents.measuring import FullTurn, Place, full_turn, prefix_turn
 from benchmarks.agents.old_text import OldText
 from benchmarks.agents.plan import IDLE, LEVEL, SHORT_IDLE
 from benchmarks.agents.run import AgentRun, emptied
@@ -41,6 +41,9 @@ def _back_to_back(run: AgentRun, chain: Chain) -> list[FullTurn]:
     for number, turn in enumerate(chain.turns, 1):
         full = full_turn(run.engine, turn.prompt, turn.ask)
         run.serve(run.engine, full, LEVEL, Place(PART, chain.id, chain.edit, number, BACK_TO_BACK), old)
+        if chain.edit == STABLE and fulls:
+            place = Place(PART, chain.id, chain.edit, number, PREFIX_CACHE)
+            run.keep(prefix_turn(run.engine, full, fulls[-1].base.ids, place))
         old.add(full.base.ids[0].numpy())
         fulls.append(full)
     return fulls
@@ -65,4 +68,4 @@ def idle_mode(factor: float) -> str:
 
 
 def _had_time(item: TurnItem) -> bool:
-    return item.part == PART and item.mode != BACK_TO_BACK
+    return item.part == PART and item.mode not in (BACK_TO_BACK, PREFIX_CACHE)

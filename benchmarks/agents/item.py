@@ -23,7 +23,8 @@ class TurnItem:
         edit: of the chain.
         turn: counted from 1.
         system: a level, or what else answered.
-        mode: ``back to back``, ``prefix cache`` for transformers' own, or the idle time before this turn in full prefills of the turn before it.
+        mode: ``back to back``, ``prefix cache`` for transformers' own, or the idle time before this turn in full
+            prefills of the turn before it.
         tokens: of the prompt.
         full_ms: of the full prefill of this prompt in the same run.
         cpu_ms, full_cpu_ms: processor time of the calling thread, for the whole call (with what is stored) and for the

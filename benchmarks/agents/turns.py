@@ -37,7 +37,8 @@ def turns(run: AgentRun) -> None:
 
 
 def _back_to_back(run: AgentRun, chain: Chain) -> list[FullTurn]:
-    old, fulls = OldText(), []
+    old = OldText()
+    fulls: list[FullTurn] = []
     for number, turn in enumerate(chain.turns, 1):
         full = full_turn(run.engine, turn.prompt, turn.ask)
         run.serve(run.engine, full, LEVEL, Place(PART, chain.id, chain.edit, number, BACK_TO_BACK), old)

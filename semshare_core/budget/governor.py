@@ -107,8 +107,8 @@ def decide(
         decision = _for_level(features, goal, calibration, layers.device)
     if decision.budget is None:
         return replace(decision, reason=behind_prefix(decision.reason, plan))
-    decision = replace(decision, account=max(decision.account, features.kept))
-    return replace(decision, recompute=plan_recompute(plan, needs, selection, goal.policy, decision.budget, layers))
+    recompute = plan_recompute(plan, needs, selection, goal.policy, decision.budget, layers)
+    return replace(decision, account=max(decision.account, features.kept), recompute=recompute)
 
 
 def reusable(plan: ReusePlan, needs: Needs, fresh_from: int) -> bool:

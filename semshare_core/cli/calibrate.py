@@ -11,7 +11,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from semshare_core.budget.calibration import Calibration, chosen, kl_table
+from semshare_core.budget.calibration import Calibration, Observation, chosen, kl_table
 from semshare_core.budget.forecast import log_kl
 from semshare_core.budget.levels import BOUNDS
 from semshare_core.calibrate import fitting
@@ -115,17 +115,27 @@ def calibrate(
 
 
 def _served_table(made: Calibration) -> Table:
-    """How far the chains were off as they were served, under the fits before they were measured."""
+    """How far the chains were off as they were served, under earlier fits, and how many lie above their new account."""
     table = Table(title="Chains as they were served, under earlier fits")
-    for column in ("level", "bound (KL)", "chains", "turns", "mean KL", "beyond the bound"):
+    for column in ("level", "bound (KL)", "chains", "turns", "mean KL", "beyond the bound", "above the account"):
         table.add_column(column)
     for level, bound in BOUNDS.items():
         items = [item for item in made.observations if item.level == level]
         kl = np.array([item.served_kl for item in items])
         if len(kl):
             chains, broken = len({item.unit for item in items}), (kl > bound.kl).mean()
-            table.add_row(level, str(bound.kl), str(chains), str(len(kl)), f"{kl.mean():.4f}", f"{broken:.1%}")
+            above = _above_account(made, items)
+            told = f"{np.mean(above):.1%}" if above else ""
+            table.add_row(level, str(bound.kl), str(chains), str(len(kl)), f"{kl.mean():.4f}", f"{broken:.1%}", told)
     return table
+
+
+def _above_account(made: Calibration, items: list[Observation]) -> list[bool]:
+    """For each turn that was served at a measured ratio, whether its KL lies above its account: at most 10 % should."""
+    served = [(item, item.ratios[item.kl.index(item.served_kl)]) for item in items if item.served_kl in item.kl]
+    return [
+        (item.served_kl or 0.0) > max(made.account(item.features, ratio), item.features.kept) for item, ratio in served
+    ]
 
 
 def _table(made: Calibration) -> Table:

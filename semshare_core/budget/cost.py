@@ -10,6 +10,9 @@ from pydantic import BaseModel, ConfigDict
 class CostModel(BaseModel):
     """Seconds = ``fixed`` + ``row`` x rows + ``pair`` x rows x keys read + ``laid`` x rows laid.
 
+    A row reads the keys before it. The last rows of a prompt read all but half of their own number. We count so wherever
+    the rows stand: that is exact behind a prefix and for a full prefill, and too much for rows further ahead.
+
     The model belongs to one kind of device. Only the ratios of the terms matter, and they differ little between
     machines of one kind. On an accelerator ``fixed`` weighs more than on a CPU.
 
@@ -48,7 +51,7 @@ class CostModel(BaseModel):
         measured = ~np.isnan(seconds)
         n, rows = np.repeat(tokens[:, None], rows.shape[1], axis=1)[measured], rows[measured]
         full = _design(np.zeros_like(tokens), tokens, tokens / 2, np.zeros_like(tokens))
-        design = np.concatenate([full, _design(np.ones_like(n), rows, n, n - rows)])
+        design = np.concatenate([full, _design(np.ones_like(n), rows, n - rows / 2, n - rows)])
         target = np.concatenate([full_seconds, seconds[measured]])
         fixed, row, pair, laid = non_negative_fit(design, target).tolist()
         return cls(fixed=fixed, row=row, pair=pair, laid=laid, device=device)
@@ -59,7 +62,7 @@ class CostModel(BaseModel):
 
     def reuse(self, tokens: int, rows: int) -> float:
         """Seconds of a prefill of ``tokens`` tokens that computes ``rows`` rows."""
-        return float(_design(1.0, rows, tokens, tokens - rows) @ self._weights)
+        return float(_design(1.0, rows, tokens - rows / 2, tokens - rows) @ self._weights)
 
     @property
     def _weights(self) -> NDArray[np.float64]:

@@ -214,6 +214,13 @@ def test_a_cost_model_finds_what_made_the_times() -> None:
     )
 
 
+def test_to_compute_every_row_costs_a_full_prefill_and_what_reuse_costs_in_any_case() -> None:
+    cost = CostModel(fixed=0.05, row=2e-3, pair=3e-7, laid=1e-5)
+    assert cost.reuse(3000, 3000) == pytest.approx(cost.full(3000) + cost.fixed)
+    behind_prefix = cost.full(3000) - cost.full(2000)
+    assert cost.reuse(3000, 1000) == pytest.approx(behind_prefix + cost.fixed + 2000 * cost.laid)
+
+
 def test_no_coefficient_is_below_zero() -> None:
     tokens = np.array([100.0, 200.0, 300.0])
     found = CostModel.fit(tokens, 1e-3 * tokens, np.outer(tokens, (0.1, 0.5)), np.outer(1e-4 * tokens, (3.0, 1.0)))

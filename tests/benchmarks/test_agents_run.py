@@ -22,7 +22,16 @@ from benchmarks.agents.arrivals import arrivals
 from benchmarks.agents.facts import facts
 from benchmarks.agents.healing import pool_config
 from benchmarks.agents.held import answer_holds, expected_tokens, same_call, tool_call
-from benchmarks.agents.item import BACK_TO_BACK, NOISE_FLOOR, AgentItem, ArrivalItem, FactItem, TurnItem, agent_item
+from benchmarks.agents.item import (
+    BACK_TO_BACK,
+    NOISE_FLOOR,
+    PREFIX_CACHE,
+    AgentItem,
+    ArrivalItem,
+    FactItem,
+    TurnItem,
+    agent_item,
+)
 from benchmarks.agents.old_text import OldText
 from benchmarks.agents.plan import Plan
 from benchmarks.agents.promises import WITHOUT, promises
@@ -95,13 +104,25 @@ def test_idle_time_is_measured_where_the_engine_heals(agents: AgentRun, monkeypa
     monkeypatch.setattr(AgentRun, "healing", second)
     agents.plan = replace(PLAN, short_idle=("clock",))
     turns(agents)
-    idle = [item for item in _turns(agents) if item.mode != BACK_TO_BACK]
+    idle = [item for item in _turns(agents) if item.mode not in (BACK_TO_BACK, PREFIX_CACHE)]
     assert [(item.edit, item.mode, item.turn) for item in idle] == [
         ("clock", mode, turn) for mode in ("idle 1.5", "idle 0.3") for turn in (1, 2, 3)
     ]
     fulls = [item.full_ms / 1e3 for item in idle if item.mode == "idle 1.5"]
     assert waited == pytest.approx([1.5 * fulls[0], 1.5 * fulls[1], 0.3 * fulls[0], 0.3 * fulls[1]], rel=0.05)
     assert second.pool.stats().entries == 0
+
+
+def test_a_stable_history_stands_beside_what_transformers_own_cache_takes(agents: AgentRun) -> None:
+    agents.plan = replace(PLAN, edits=("stable",))
+    turns(agents)
+    beside = [item for item in _turns(agents) if item.mode == PREFIX_CACHE]
+    assert [item.turn for item in beside] == [2, 3]
+    for item in beside:
+        assert item.promised_kl == pytest.approx(0, abs=1e-5)
+        served = next(each for each in _turns(agents) if (each.turn, each.mode) == (item.turn, BACK_TO_BACK))
+        assert item.recompute_ratio == pytest.approx(served.recompute_ratio, abs=0.05)
+        assert 0 < item.recompute_ratio < 1
 
 
 def test_promises_are_measured_at_every_level_beside_the_noise_floor(agents: AgentRun) -> None:

@@ -10,8 +10,8 @@ from pydantic import BaseModel, ConfigDict
 class CostModel(BaseModel):
     """Seconds = ``fixed`` + ``row`` x rows + ``pair`` x rows x keys read + ``laid`` x rows laid.
 
-    A row reads the keys before it. The last rows of a prompt read all but half of their own number. We count so wherever
-    the rows stand: that is exact behind a prefix and for a full prefill, and too much for rows further ahead.
+    A row reads the keys before it. The last rows of a prompt read all but half of their own number. We count so
+    wherever the rows stand: that is exact behind a prefix and for a full prefill, and too much for rows further ahead.
 
     The model belongs to one kind of device. Only the ratios of the terms matter, and they differ little between
     machines of one kind. On an accelerator ``fixed`` weighs more than on a CPU.

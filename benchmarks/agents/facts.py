@@ -6,6 +6,7 @@ import copy
 from dataclasses import dataclass
 
 import torch
+from transformers import PreTrainedModel
 
 from benchmarks.agents.held import expected_tokens, likelihood
 from benchmarks.agents.item import FactItem
@@ -46,6 +47,7 @@ class _Distance:
 def facts(run: AgentRun) -> None:
     """Documents at every distance in turn, until the full prefill has enough answers right at each."""
     plan = run.plan
+    rounded = copy.deepcopy(run.engine.model).bfloat16()
     states = {distance: _Distance() for distance in plan.distances}
     planned = [(number, distance) for number in range(plan.documents) for distance in plan.distances]
     for number, distance in run.take(PART, planned):
@@ -56,7 +58,7 @@ def facts(run: AgentRun) -> None:
             run.material.memories, run.count_tokens, distance=distance, facts=FACTS[state.stage], seed=str(number)
         )
         with emptied(run.engine):
-            measured = _document(run, made, distance)
+            measured = _document(run, made, distance, rounded)
         state.count(sum(item.full_right for item in measured), len(measured))
     for distance, state in states.items():
         if state.right < plan.right:
@@ -66,12 +68,12 @@ def facts(run: AgentRun) -> None:
             )
 
 
-def _document(run: AgentRun, made: DerivedDocument, distance: int) -> list[FactItem]:
+def _document(run: AgentRun, made: DerivedDocument, distance: int, rounded: PreTrainedModel) -> list[FactItem]:
     engine = run.engine
-    margins = _full_margins(run, made)
+    margins, floors = (_full_margins(run, made, model) for model in (engine.model, rounded))
     engine.warm([made.reference], namespace=made.id)
     items = []
-    for asked, full in zip(made.questions, margins, strict=True):
+    for asked, full, floor in zip(made.questions, margins, floors, strict=True):
         served = engine.prefill(asked.prompt, reuse=LEVEL, namespace=made.id, store=False)
         with own_passes(engine.model):
             margin = sum(
@@ -90,24 +92,25 @@ def _document(run: AgentRun, made: DerivedDocument, distance: int) -> list[FactI
                 full_margin=round(full, 4),
                 outcome=report.outcome,
                 recompute_ratio=round(report.recompute_ratio, 4),
+                floor_margin=round(floor, 4),
             )
         )
         run.keep(items[-1])
     return items
 
 
-def _full_margins(run: AgentRun, made: DerivedDocument) -> list[float]:
-    """The full prefill's, of each question: the document is computed once, and each question behind it."""
+def _full_margins(run: AgentRun, made: DerivedDocument, model: PreTrainedModel) -> list[float]:
+    """The full prefill's by ``model``, of each question: the document is computed once, each question behind it."""
     engine = run.engine
     prompts = [engine.token_ids(asked.prompt) for asked in made.questions]
     shared = min(common_length(prompts[0], other[:-1]) for other in prompts)
     margins = []
-    with own_passes(engine.model):
-        _, _, cache = full_prefill(engine.model, torch.tensor([prompts[0][:shared]]))
+    with own_passes(model):
+        _, _, cache = full_prefill(model, torch.tensor([prompts[0][:shared]]))
         for asked, ids in zip(made.questions, prompts, strict=True):
             own = copy.deepcopy(cache)
-            logits = Continuation(engine.model, own).read(torch.tensor(ids[shared:]), 1)[0]
-            new, old = (likelihood(engine.model, own, logits, tokens) for tokens in _choices(run, asked))
+            logits = Continuation(model, own).read(torch.tensor(ids[shared:]), 1)[0]
+            new, old = (likelihood(model, own, logits, tokens) for tokens in _choices(run, asked))
             margins.append(new - old)
     return margins
 

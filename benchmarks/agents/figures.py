@@ -186,6 +186,12 @@ def _anchor(items: Sequence[TurnItem]) -> Iterator[Figure]:
             yield Figure(f"compaction behind a full turn, {system}", told, published)
 
 
+def _floor(items: Sequence[FactItem]) -> str:
+    """What the full prefill in other numerics has stale."""
+    margins = [item.floor_margin for item in items if item.floor_margin is not None]
+    return f", noise floor {sum(margin <= 0 for margin in margins)}" if len(margins) == len(items) else ""
+
+
 def _facts(items: Sequence[FactItem]) -> Iterator[Figure]:
     for distance in sorted({item.distance for item in items}):
         found = [item for item in items if item.distance == distance]
@@ -197,7 +203,8 @@ def _facts(items: Sequence[FactItem]) -> Iterator[Figure]:
         kept = sum(item.right for item in found if item.full_right)
         reused = sum(item.outcome != "miss" and item.recompute_ratio < 1 for item in found)
         told = (
-            f"stale {stale}, full prefill {full_stale}, of {len(found)}; of its {right} right answers {kept} kept; "
+            f"stale {stale}, full prefill {full_stale}{_floor(found)}, of {len(found)}; of its {right} right answers "
+            f"{kept} kept; "
             f"{mean(item.tokens_between for item in found):.0f} tokens between, {reused} reused"
         )
         judged = distance in JUDGED_DISTANCES

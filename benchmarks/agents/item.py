@@ -101,7 +101,7 @@ class FactItem:
         document: several questions are asked of one.
         distance: as planned: tokens between the fact and the text that depends on it; ``tokens_between``: as counted.
         margin: log-probability per token of the new answer less that of the old one, in nats.
-        full_margin: the full prefill's.
+        full_margin: the full prefill's; ``floor_margin``: the full prefill's in bfloat16.
     """
 
     document: str
@@ -113,6 +113,7 @@ class FactItem:
     full_margin: float
     outcome: str
     recompute_ratio: float
+    floor_margin: float | None = None
 
     @property
     def right(self) -> bool:

@@ -148,6 +148,7 @@ def test_derived_facts_are_asked_at_each_distance(agents: AgentRun) -> None:
     full = agents.engine
     for item in found:
         assert item.full_margin != 0
+        assert item.floor_margin not in (None, item.full_margin)
     assert full.pool.stats().entries == 0
 
 

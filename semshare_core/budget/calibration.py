@@ -16,7 +16,7 @@ from semshare_core.budget.cost import CostModel
 from semshare_core.budget.features import PlanFeatures, feature_matrix
 from semshare_core.budget.forecast import KL_FLOOR, Forecast, log_kl
 from semshare_core.budget.levels import BOUNDS
-from semshare_core.budget.spread import Spread
+from semshare_core.budget.spread import UsualError
 from semshare_core.errors import ConfigError
 from semshare_core.report.reasons import NO_REASON, Reason, ReasonText
 
@@ -87,12 +87,12 @@ class Calibration(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    format: Literal[12] = 12
+    format: Literal[13] = 13
     fingerprint: dict[str, str]
     prompts: str
     ratios: list[float]
     margins: dict[str, float | None]
-    spread: Spread
+    spread: UsualError
     account_margin: float = 1.3
     cost: CostModel
     observations: list[Observation] = Field(repr=False)
@@ -103,14 +103,14 @@ class Calibration(BaseModel):
         """Format 8 has other names. Formats 8 and 9 have no chains, and measured the first ratios of the list.
 
         Up to format 10 the begin of a chat's last answer was not computed, and nothing was known of repeated wording.
-        Up to format 11 the forecast read no shares of the suffix. Margins that kept the promise then are taken to keep
-        it now.
+        Up to format 11 the forecast read no shares of the suffix, and up to format 12 all calls had one usual error.
+        Margins that kept the promise then are taken to keep it now.
         """
-        if not isinstance(data, dict) or data.get("format") not in (8, 9, 10, 11):
+        if not isinstance(data, dict) or data.get("format") not in (8, 9, 10, 11, 12):
             return data
         items = data.get("observations")
         if not isinstance(items, list) or not all(isinstance(item, dict) for item in items):
-            return data | {"format": 12}  # the fields' own checks say what is wrong
+            return data | {"format": 13}  # the fields' own checks say what is wrong
         items = [dict(item) for item in items]
         for item in items:
             if item.get("kind") == "suffix":  # a slip of format 9
@@ -119,7 +119,8 @@ class Calibration(BaseModel):
             if features is not None:
                 item["features"] = {_NAMES_SINCE_9.get(name, name): value for name, value in features.items()}
             item.setdefault("ratios", data.get("ratios", [])[: len(item.get("kl", []))])
-        return data | {"format": 12, "observations": items}
+        spread = {"lossless": data.get("spread"), "approximate": data.get("spread")}
+        return data | {"format": 13, "spread": spread, "observations": items}
 
     @functools.cached_property
     def forecast(self) -> Forecast:
@@ -139,7 +140,8 @@ class Calibration(BaseModel):
         if margin is None or not ratios:
             return None
         expected = self._log_kl(features, ratios)[None]
-        index = chosen(expected, self.spread.of(np.array([features.tokens])), float(log_kl(BOUNDS[level].kl)), margin)
+        usual = np.array([self._usual_error(features)])
+        index = chosen(expected, usual, float(log_kl(BOUNDS[level].kl)), margin)
         return ratios[index[0]] if index[0] >= 0 else None
 
     def choices(self, features: PlanFeatures) -> list[float]:
@@ -152,8 +154,11 @@ class Calibration(BaseModel):
 
     def account(self, features: PlanFeatures, ratio: float) -> float:
         """The account of a call's rows, in nats: nine of ten such calls have a smaller KL."""
-        usual = self.spread.of(float(features.tokens))
+        usual = self._usual_error(features)
         return max(_LEAST_ACCOUNT, _in_nats(self._log_kl(features, [ratio])[0] + self.account_margin * usual))
+
+    def _usual_error(self, features: PlanFeatures) -> float:
+        return float(self.spread.of(float(features.tokens), features.approximate > 0))
 
     def _log_kl(self, features: PlanFeatures, ratios: Sequence[float]) -> NDArray[np.float64]:
         """The forecast log KL [ratios]."""
@@ -163,7 +168,7 @@ class Calibration(BaseModel):
             return expected
         # The forecast never extrapolates: what lies beyond adds as an independent error. Computed rows inherit none.
         # An account is an upper quantile, and the forecast a median.
-        median = beyond * np.exp(-self.account_margin * self.spread.of(float(features.tokens)))
+        median = beyond * np.exp(-self.account_margin * self._usual_error(features))
         reused = 1 - np.array([features.computed(ratio) for ratio in ratios]) / features.tokens
         left = np.multiply(median, reused, where=reused > 0, out=np.zeros_like(reused))  # it may be infinite
         return log_kl(np.maximum(np.exp(expected) - KL_FLOOR, 0.0) + left)

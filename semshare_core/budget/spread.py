@@ -1,6 +1,7 @@
-"""The forecast's usual error, by the length of the prompt. Margins are multiples of it.
+"""The forecast's usual error, by the length of the prompt and by its rows. Margins are multiples of it.
 
-Forecasts of short prompts err more. With one error for all lengths, long prompts would compute more than they need
+Forecasts of short prompts err more, unless they draw on approximate rows: there the errors of all earlier calls count,
+and those of long chains are no smaller. With one error for all, long prompts would compute more than they need
 (locally weighted conformal inference, Lei, G'Sell, Rinaldo, Tibshirani and Wasserman, arXiv 1604.04173, section 5.2).
 """
 
@@ -11,6 +12,7 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict
 
 _LEAST = 0.15  # added to each error of the log KL, so that the logarithm of an error of 0 is finite
+_ENOUGH = 20  # calls, for a line of their own
 
 
 class Spread(BaseModel):
@@ -42,3 +44,31 @@ class Spread(BaseModel):
         """The usual error [...] for ``tokens`` [...]."""
         within = np.clip(tokens, self.least, self.most)
         return np.asarray(np.exp(self.level + self.slope * np.log(within)))
+
+
+class UsualError(BaseModel):
+    """The usual errors of calls that draw on lossless rows alone, and of those that draw on approximate ones."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    lossless: Spread
+    approximate: Spread
+
+    @classmethod
+    def fit(
+        cls, tokens: NDArray[np.float64], errors: NDArray[np.float64], approximate: NDArray[np.bool_]
+    ) -> UsualError:
+        """Fit to ``tokens`` [prompts], ``errors`` [prompts, ratios] and ``approximate`` [prompts].
+
+        Where there are few calls of a kind, it has the line of all.
+        """
+        whole = Spread.fit(tokens, errors)
+        lines = [
+            Spread.fit(tokens[kind], errors[kind]) if kind.sum() >= _ENOUGH else whole
+            for kind in (~approximate, approximate)
+        ]
+        return cls(lossless=lines[0], approximate=lines[1])
+
+    def of(self, tokens: NDArray[np.float64] | float, approximate: NDArray[np.bool_] | bool) -> NDArray[np.float64]:
+        """The usual error [...] for ``tokens`` [...] and ``approximate`` [...]."""
+        return np.where(approximate, self.approximate.of(tokens), self.lossless.of(tokens))

@@ -12,7 +12,7 @@ from semshare_core.budget.cost import CostModel
 from semshare_core.budget.features import PlanFeatures, feature_matrix
 from semshare_core.budget.forecast import KL_FLOOR, Forecast, log_kl
 from semshare_core.budget.levels import BOUNDS
-from semshare_core.budget.spread import Spread
+from semshare_core.budget.spread import UsualError
 from semshare_core.calibrate.chain_accounts import with_accounts
 from semshare_core.calibrate.risk import margin_for
 from semshare_core.errors import ConfigError
@@ -76,7 +76,7 @@ def fit_calibration(
         ratios=list(ratios),
         margins=margins,
         account_margin=account_margin(errors, spread),
-        spread=Spread.fit(tokens, errors),
+        spread=UsualError.fit(tokens, errors, drawing(plans)),
         cost=cost,
         observations=list(observations),
     )
@@ -109,6 +109,11 @@ def token_counts(plans: Sequence[PlanFeatures]) -> NDArray[np.float64]:
     return np.array([float(features.tokens) for features in plans])
 
 
+def drawing(plans: Sequence[PlanFeatures]) -> NDArray[np.bool_]:
+    """Whether each prompt draws on approximate rows, bool [plans]."""
+    return np.array([features.approximate > 0 for features in plans])
+
+
 def check_enough(pairs: int) -> None:
     """Raise ConfigError if there are too few pairs and chains to show that a promise is kept."""
     if pairs < LEAST_PAIRS:
@@ -136,7 +141,7 @@ def cross_fitted(
         The forecast log KL [calls, ratios], infinite where a level may not choose the ratio; its usual error [calls];
         and its error [calls, ratios], NaN where ``kl`` is NaN.
     """
-    features, tokens = feature_matrix(plans, ratios), token_counts(plans)
+    features, tokens, approximate = feature_matrix(plans, ratios), token_counts(plans), drawing(plans)
     fold = folds(range(len(plans)) if units is None else units)
     forecast, spread = np.empty_like(kl), np.empty(len(kl))
     for number in range(_FOLDS):
@@ -145,7 +150,8 @@ def cross_fitted(
     errors = log_kl(kl) - forecast
     for number in range(_FOLDS):
         out = fold == number
-        spread[out] = Spread.fit(tokens[~out], errors[~out]).of(tokens[out])
+        usual = UsualError.fit(tokens[~out], errors[~out], approximate[~out])
+        spread[out] = usual.of(tokens[out], approximate[out])
     offered = np.array([np.isin(ratios, choices(features, ratios)) for features in plans])
     reached = np.maximum.accumulate(~np.isnan(kl), axis=1)  # a ratio above all measured ones counts as the largest
     return np.where(offered & reached, forecast, np.inf), spread, errors

@@ -81,8 +81,8 @@ def test_what_was_measured_at_other_ratios_or_is_no_number_is_refused() -> None:
 def test_margins_chosen_by_another_forecast_are_not_read(tmp_path: Path) -> None:
     path = tmp_path / "old.json"
     text = made(60).to_json()
-    assert '"format": 12' in text
-    path.write_text(text.replace('"format": 12', '"format": 7'))
+    assert '"format": 13' in text
+    path.write_text(text.replace('"format": 13', '"format": 7'))
     with pytest.raises(ConfigError, match="Make it again"):
         calibration_files.read_calibration(path)
 
@@ -297,7 +297,7 @@ def test_rows_of_which_nothing_is_known_leave_a_fixed_ratio_without_a_forecast(
 @pytest.mark.parametrize(
     "observations", ["", ', "observations": null', ', "observations": [3]', ', "observations": [{}]']
 )
-@pytest.mark.parametrize("version", [8, 10, 11, 12])
+@pytest.mark.parametrize("version", [8, 10, 12, 13])
 def test_a_damaged_calibration_of_any_format_is_told_as_one(version: int, observations: str, tmp_path: Path) -> None:
     path = tmp_path / "damaged.json"
     path.write_text(f'{{"format": {version}{observations}}}')

@@ -16,7 +16,7 @@ from semshare_core.budget.calibration import RATIOS, choices, chosen, measured_r
 from semshare_core.budget.cost import CostModel
 from semshare_core.budget.features import FEATURES
 from semshare_core.budget.forecast import Forecast, log_kl
-from semshare_core.budget.spread import Spread
+from semshare_core.budget.spread import Spread, UsualError
 from semshare_core.calibrate.clustered_test import binomial_tail
 from semshare_core.calibrate.fitting import cross_fitted
 from semshare_core.calibrate.risk import MARGIN_RISK, margin_for
@@ -121,6 +121,27 @@ def test_prompts_of_one_length_have_one_usual_error() -> None:
         found = Spread.fit(np.full(60, 800.0), errors)
     assert found.slope == 0
     assert found.of(np.array([100.0, 800.0, 9000.0])) == pytest.approx(float(found.of(800.0)))
+
+
+def test_calls_on_approximate_rows_have_a_usual_error_of_their_own() -> None:
+    """Those of short prompts err less, and of long ones more: one line for both would be wrong at either end."""
+    rng = np.random.default_rng(0)
+    tokens = np.exp(rng.uniform(np.log(500), np.log(8000), 400))
+    approximate = np.arange(400) % 2 == 0
+    size = np.where(approximate, 0.5, (tokens / 500) ** -0.5)
+    found = UsualError.fit(tokens, rng.normal(0, 1, (400, 4)) * size[:, None], approximate)
+    assert found.of(8000.0, False) < 0.6 * found.of(8000.0, True)
+    assert found.of(600.0, False) > 1.3 * found.of(600.0, True)
+    both = found.of(np.array([8000.0, 8000.0]), np.array([False, True]))
+    assert both.tolist() == [found.of(8000.0, False), found.of(8000.0, True)]
+
+
+def test_few_calls_on_approximate_rows_share_the_line_of_all() -> None:
+    tokens, approximate = np.linspace(500, 5000, 60), np.arange(60) < 5
+    errors = np.random.default_rng(0).normal(0, 1, (60, 4))
+    found = UsualError.fit(tokens, errors, approximate)
+    assert found.approximate == Spread.fit(tokens, errors)
+    assert found.lossless == Spread.fit(tokens[5:], errors[5:])
 
 
 def test_features_are_named_and_what_must_be_computed_counts_as_computed() -> None:

@@ -19,10 +19,10 @@ from benchmarks.agents.item import BACK_TO_BACK, NOISE_FLOOR, PREFIX_CACHE, Turn
 from benchmarks.agents.old_text import OldText
 from benchmarks.measure import Baseline, full_prefill
 from benchmarks.systems.answer import common_length
+from benchmarks.systems.prefix_cache import prefill_rest
 from benchmarks.workloads.agent_steps import Ask
 from semshare_core import ReusePolicy, ReuseReport, SemShareEngine
 from semshare_core.budget.levels import MEASURED_TOKENS
-from semshare_core.model.cache_argument import with_cache
 from semshare_core.model.computing import computing
 from semshare_core.model.lock import lock_of
 from semshare_core.prompt.encode import Prompt
@@ -131,13 +131,11 @@ def prefix_turn(engine: SemShareEngine, full: FullTurn, before: Tensor, place: P
         known = common_length(before[0].tolist(), ids[0, :-1].tolist())
         if known < before.shape[1]:
             cache.crop(known - before.shape[1])
-        rest = ids[:, known:]
-        logits = model(input_ids=rest, **with_cache(model, cache), use_cache=True, logits_to_keep=1).logits[0, -1]
-        int(logits.argmax())
+        logits = prefill_rest(model, cache, ids, known)
         times = time.perf_counter() - started, time.thread_time() - began
     compared = _compared(model, engine, full, cache, logits)
     item = _item(place, full, PREFIX_CACHE, compared, times=times, old=(0, 0), report=None)
-    ratio = round(rest.shape[1] / ids.shape[1], 4)
+    ratio = round(1 - known / ids.shape[1], 4)
     return replace(item, recompute_ratio=ratio, outcome="prefix")
 
 

@@ -5,9 +5,11 @@ from __future__ import annotations
 import copy
 import time
 from collections.abc import Callable
+from typing import cast
 
 import torch
-from transformers import DynamicCache
+from torch import Tensor
+from transformers import Cache, DynamicCache, PreTrainedModel
 
 from benchmarks.systems.answer import common_length
 from benchmarks.systems.system import Prefilled, Subject, System
@@ -37,15 +39,20 @@ class PrefixCache(System):
             started = time.perf_counter()
             known = _longest(references, target)
             cache = copy.deepcopy(kept)
-            rest = ids[:, known:]
-            kept_rows = with_cache(engine.model, cache)
-            logits = engine.model(input_ids=rest, use_cache=True, logits_to_keep=1, **kept_rows).logits[0, -1]
-            int(logits.argmax())
+            logits = prefill_rest(engine.model, cache, ids, known)
             seconds = time.perf_counter() - started
-            ratio = rest.shape[1] / ids.shape[1]
+            ratio = 1 - known / ids.shape[1]
             return Prefilled(seconds, logits, cache, subject.full_kv_bytes, ratio, "prefix" if known else "miss")
 
         return call
+
+
+def prefill_rest(model: PreTrainedModel, cache: Cache, ids: Tensor, known: int) -> Tensor:
+    """The logits [vocabulary] behind ``ids``, int64 [1, n], whose first ``known`` rows the cache holds."""
+    rows = with_cache(model, cache)
+    logits = model(input_ids=ids[:, known:], use_cache=True, logits_to_keep=1, **rows).logits[0, -1]
+    int(logits.argmax())  # wait for the device
+    return cast(Tensor, logits)
 
 
 def _longest(references: list[list[int]], target: list[int]) -> int:

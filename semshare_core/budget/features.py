@@ -125,6 +125,10 @@ class PlanFeatures:
         """Shares of the prompt that must not exceed the measured ones by much, or it is another kind of prompt."""
         return {"served fuzzily": self.fuzzy / self.tokens, "new": self.new / self.tokens}
 
+    def with_kept(self, account: float) -> float:
+        """The account of all the call's rows if those that it computed or moved have ``account``, in nats."""
+        return max(account, self.kept)
+
     def computed(self, ratio: float) -> int:
         """The number of tokens computed at a recompute ratio: at least ``must``, at most ``suffix``."""
         return max(self.must, min(self.suffix, round(ratio * self.tokens)))

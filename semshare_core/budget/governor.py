@@ -108,7 +108,7 @@ def decide(
     if decision.budget is None:
         return replace(decision, reason=behind_prefix(decision.reason, plan))
     recompute = plan_recompute(plan, needs, selection, goal.policy, decision.budget, layers)
-    return replace(decision, account=max(decision.account, features.kept), recompute=recompute)
+    return replace(decision, account=features.with_kept(decision.account), recompute=recompute)
 
 
 def reusable(plan: ReusePlan, needs: Needs, fresh_from: int) -> bool:

@@ -36,7 +36,7 @@ def with_accounts(
         found[number] = item.model_copy(update={"features": features})
         served = np.flatnonzero(kl[number] == item.served_kl)
         if served.size:
-            before[item.unit] = max(float(upper[number, served[0]]), features.kept)
+            before[item.unit] = features.with_kept(float(upper[number, served[0]]))
         else:  # computed in full, or by another plan: whose rows come next is not known
             before.pop(item.unit, None)
     return found

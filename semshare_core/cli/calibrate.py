@@ -134,7 +134,7 @@ def _above_account(made: Calibration, items: list[Observation]) -> list[bool]:
     """For each turn that was served at a measured ratio, whether its KL lies above its account: at most 10 % should."""
     served = [(item, item.ratios[item.kl.index(item.served_kl)]) for item in items if item.served_kl in item.kl]
     return [
-        (item.served_kl or 0.0) > max(made.account(item.features, ratio), item.features.kept) for item, ratio in served
+        (item.served_kl or 0.0) > item.features.with_kept(made.account(item.features, ratio)) for item, ratio in served
     ]
 
 

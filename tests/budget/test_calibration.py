@@ -20,6 +20,7 @@ from semshare_core.budget.goal import Goal
 from semshare_core.budget.governor import UNCALIBRATED, decide, plan_features
 from semshare_core.budget.levels import BOUNDS
 from semshare_core.budget.recompute import Layers
+from semshare_core.budget.spread import UsualError
 from semshare_core.calibrate.fitting import fit_calibration
 from semshare_core.errors import ConfigError
 from semshare_core.match.plan import ReusePlan, Source
@@ -90,6 +91,7 @@ def test_margins_chosen_by_another_forecast_are_not_read(tmp_path: Path) -> None
 def _older(found: Calibration, version: int) -> str:
     """The file that an earlier version would have written: without chains, and in format 8 with other names."""
     data = json.loads(found.to_json()) | {"format": version}
+    data["spread"] = data["spread"]["lossless"]  # of all calls
     del data["account_margin"]
     for item in data["observations"]:
         for name in ("ratios", "chain", "turn", "level", "served_kl"):
@@ -106,7 +108,8 @@ def test_a_calibration_of_an_earlier_format_is_read(tmp_path: Path, version: int
     path.write_text(_older(now, version))
     found = calibration_files.read_calibration(path)
     assert found.account_margin == Calibration.model_fields["account_margin"].default
-    assert found == now.model_copy(update={"account_margin": found.account_margin})
+    of_all = UsualError(lossless=now.spread.lossless, approximate=now.spread.lossless)
+    assert found == now.model_copy(update={"account_margin": found.account_margin, "spread": of_all})
 
 
 def test_a_folder_that_cannot_be_written_is_said(tmp_path: Path) -> None:

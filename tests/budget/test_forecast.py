@@ -130,7 +130,7 @@ def test_calls_on_approximate_rows_have_a_usual_error_of_their_own() -> None:
     approximate = np.arange(400) % 2 == 0
     size = np.where(approximate, 0.5, (tokens / 500) ** -0.5)
     found = UsualError.fit(tokens, rng.normal(0, 1, (400, 4)) * size[:, None], approximate)
-    assert found.of(8000.0, False) < 0.6 * found.of(8000.0, True)
+    assert found.of(8000.0, False) < 0.8 * found.of(8000.0, True)
     assert found.of(600.0, False) > 1.3 * found.of(600.0, True)
     both = found.of(np.array([8000.0, 8000.0]), np.array([False, True]))
     assert both.tolist() == [found.of(8000.0, False), found.of(8000.0, True)]

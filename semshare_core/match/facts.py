@@ -3,7 +3,8 @@
 A row of another word is often close enough. A row of another number gives a wrong answer: stale facts are computed
 whatever the budget says. A token is part of a fact if its text contains a digit of any script, or begins with a capital
 letter. The capital of a common word at the beginning of a sentence does not count. A token that is part of a character
-counts as the character that it makes with its neighbours.
+counts as the character that it makes with its neighbours. What depends on a stale fact is stale, too
+(:mod:`semshare_core.match.mentions`).
 
 Not seen: names in scripts without capitals (Arabic, Devanagari, Chinese), and numbers written as words, such as Chinese
 numerals. In a script without spaces, everything up to the next mark counts as the rest of a changed fact.
@@ -21,14 +22,17 @@ from numpy.typing import NDArray
 from transformers import PreTrainedTokenizerBase
 
 from semshare_core.match.distance import last_marked, since_last
+from semshare_core.match.mentions import Words, mentioning
 from semshare_core.match.plan import ReferenceTokens, ReusePlan, Source
 from semshare_core.match.spelling import BYTE_LEVEL_SPACE, SPACE, is_whole, joined, reader
 from semshare_core.prompt.own_tokenizer import own_tokenizer
 from semshare_core.tokens import Tokens
 
 _SPACES = (BYTE_LEVEL_SPACE, SPACE, " ")  # with which a word's first token begins
+_MIX = np.uint64(0x9E3779B97F4A7C15)  # odd: words of other tokens, or in another order, get other names
 _COMMON_SHARE = 0.05  # of a vocabulary: byte-pair ids are numbered by falling frequency
 _QUOTES = "\"'()[]* \u201c\u201d\u2018\u2019\u00ab\u00bb\u201e"
+_LINE_ENDS = "\u010a\n"  # as texts have them, and byte-level vocabularies
 _WITHIN = tuple("\u2018\u2019\u201c\u201d\u2013\u2014\u2026")  # words and numbers go on behind them: calibrated so
 _SENTENCE_ENDS = (".", "!", "?", "\u2026")
 _MARKERS = "".join(_SPACES) + "#\u010a\n"  # of a space or a word's continuation, in the vocabularies of tokenizers
@@ -71,21 +75,27 @@ class FactTokens:
         self._kinds_of = np.zeros((3, size), bool)
         self._small = np.full(size, -1, np.int64)
         self._is_part = np.zeros(size, bool)
+        self._ends, self._breaks, self._says = np.zeros((3, size), bool)
         own = own_tokenizer(tokenizer)
         self._text_of = functools.cache(lambda token: own.decode([token]))
         vocabulary = tokenizer.get_vocab()
+        self._common = _COMMON_SHARE * len(vocabulary)
         # where no spelling begins with a space, none shows where words begin
         self._spaced = any(spelling.startswith(_SPACES) for spelling in vocabulary)
         read = reader(vocabulary)
         spelled = {token: read(spelling) for spelling, token in vocabulary.items() if token < size}
         texts = {token: text.decode() for token, text in spelled.items() if is_whole(text)}
         self._parts = {token: part for token, part in spelled.items() if token not in texts}
-        self._is_part[list(self._parts)] = True
+        self._is_part[list(self._parts)] = self._says[list(self._parts)] = True
         ids = {text: token for token, text in texts.items()}
         for token, text in texts.items():
             self._kinds_of[:, token] = self._kinds_of_text(text)
+            self._breaks[token] = any(mark in text for mark in _LINE_ENDS)
+            said = text.strip(_MARKERS)
+            self._ends[token] = said.rstrip(_QUOTES).endswith(_SENTENCE_ENDS)
+            self._says[token] = any(character.isalnum() for character in said)
             small = _small(text, ids)
-            if 0 <= small < min(token, _COMMON_SHARE * len(vocabulary)):
+            if 0 <= small < min(token, self._common):
                 self._small[token] = small
 
     def changed(
@@ -93,6 +103,7 @@ class FactTokens:
     ) -> NDArray[np.bool_]:
         """Bool [n]: served tokens whose fact differs, the rest of that fact, and ``halo`` tokens behind it.
 
+        So are later sentences that mention what a sentence with such a fact, or with a new one, is about.
         A digit that is served fuzzily differs even where it agrees: its row comes out of another number.
 
         Args:
@@ -129,7 +140,26 @@ class FactTokens:
         loose = target_kinds.facts & fuzzy
         fact |= _reached(fact[::-1], loose[::-1])[::-1]
         stale = _reached(fact, within)
-        return np.asarray(since_last(stale) <= min(halo, len(target) - 1))
+        edited = stale | (new & target_kinds.facts)
+        dependent = mentioning(self._words(target, target_kinds), edited, identical)
+        return np.asarray((since_last(stale) <= min(halo, len(target) - 1)) | dependent)
+
+    def _words(self, text: Tokens, kinds: _Kinds) -> Words:
+        goes_on = kinds.continues & np.append(False, self._says[text[:-1]])  # not behind a mark or the end of a line
+        begins = np.flatnonzero(~goes_on)
+        within = np.arange(len(text)) - np.repeat(begins, np.diff(begins, append=len(text)))
+        mixed = (text.astype(np.uint64) + np.uint64(1)) * _MIX ** (within + 1).astype(np.uint64)
+        # a point between digits ends nothing
+        ends = self._breaks[text] | (self._ends[text] & ~np.append(kinds.continues[1:], False))
+        sentences = np.concatenate(([0], np.cumsum(ends)[:-1]))
+        alone = np.diff(begins, append=len(text)) == 1
+        common = alone & (text[begins] < self._common)
+        return Words(
+            begins,
+            np.add.reduceat(mixed, begins),
+            sentences[begins],
+            np.logical_or.reduceat(self._says[text], begins) & ~common,
+        )
 
     def _kinds(self, text: Tokens) -> _Kinds:
         kinds = self._kinds_of[:, text]

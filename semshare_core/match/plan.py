@@ -46,7 +46,8 @@ class ReusePlan:
         position: int64, position in that reference; -1 where the token is new.
         reference_ids: the references the plan draws on.
         similarity: of the best reference to the target, in [0, 1].
-        stale: bool, tokens whose number, code or name differs from that of the row that serves them; None: not known.
+        stale: bool, tokens whose number, code or name differs from that of the row that serves them, and sentences that
+            mention what a sentence with such a token is about; None: not known.
         account: float64, in nats, the account of the entry whose approximate row serves the token; 0 for lossless rows
             and new tokens. None: all rows that serve are lossless.
         repeated: bool, tokens of the prompt whose wording stands there several times; None: not known.

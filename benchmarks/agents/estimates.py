@@ -51,7 +51,7 @@ def share(items: Sequence[TurnItem], hit: Callable[[TurnItem], bool]) -> Share:
 
 @dataclass(frozen=True)
 class Comparison:
-    """How often something holds for a system and for the noise floor, on the same turns.
+    """How often something holds for a system and for what it is held against, on the same turns or questions.
 
     Attributes:
         most: the upper end of the one-sided 95 % interval of the difference (system - floor): below 0 the system is
@@ -69,11 +69,11 @@ class Comparison:
         return None if not self.count else self.held >= self.floor or self.most >= 0
 
 
-def compared(pairs: Sequence[tuple[TurnItem, TurnItem]]) -> Comparison:
-    """Of pairs (system, floor) of one turn each, with a bootstrap over whole chains."""
+def compared(pairs: Sequence[tuple[str, bool, bool]]) -> Comparison:
+    """Of (chain or document, holds for the system, holds for the floor), with a bootstrap over whole chains."""
     groups: dict[str, list[tuple[int, int]]] = {}
-    for ours, floor in pairs:
-        groups.setdefault(ours.chain, []).append((bool(ours.held), bool(floor.held)))
+    for chain, ours, floor in pairs:
+        groups.setdefault(chain, []).append((ours, floor))
     counts = np.array([[*map(sum, zip(*group, strict=True)), len(group)] for group in groups.values()], np.float64)
     if not len(counts):
         return Comparison(0, 0, 0, 0.0)

@@ -139,7 +139,8 @@ def _held(items: Sequence[TurnItem]) -> Iterator[Figure]:
                 for item in found
                 if item.system == level and item.ask == kind and (item.chain, item.turn) in floors
             ]
-            made = compared([pair for pair in pairs if pair[0].held is not None and pair[1].held is not None])
+            told_of_both = [(ours.chain, ours.held, floor.held) for ours, floor in pairs]
+            made = compared([(chain, a, b) for chain, a, b in told_of_both if a is not None and b is not None])
             if made.count:
                 full = sum(bool(ours.full_held) for ours, _ in pairs)
                 told = f"{made.held} of {made.count}, noise floor {made.floor}, full prefill {full}"
@@ -195,21 +196,19 @@ def _floor(items: Sequence[FactItem]) -> str:
 def _facts(items: Sequence[FactItem]) -> Iterator[Figure]:
     for distance in sorted({item.distance for item in items}):
         found = [item for item in items if item.distance == distance]
-        stale, full_stale = (
-            sum(not held for held in answers)
-            for answers in ([item.right for item in found], [item.full_right for item in found])
-        )
-        right = len(found) - full_stale
+        made = compared([(item.document, item.right, item.full_right) for item in found])
+        stale, full_stale, right = made.count - made.held, made.count - made.floor, made.floor
         kept = sum(item.right for item in found if item.full_right)
         reused = sum(item.outcome != "miss" and item.recompute_ratio < 1 for item in found)
         told = (
             f"stale {stale}, full prefill {full_stale}{_floor(found)}, of {len(found)}; of its {right} right answers "
             f"{kept} kept; "
+            f"the difference is at most {made.most:+.1%}; "
             f"{mean(item.tokens_between for item in found):.0f} tokens between, {reused} reused"
         )
         judged = distance in JUDGED_DISTANCES
         met: bool | None = None
         if judged:
-            met = stale <= full_stale if right >= RIGHT or stale > full_stale else None
-        target = f"stale no more than the full prefill, >= {RIGHT} right" if judged else ""
+            met = made.met if right >= RIGHT or not made.met else None
+        target = f"stale no more than the full prefill, or chance explains it; >= {RIGHT} right" if judged else ""
         yield Figure(f"derived facts, {distance} tokens behind the edit", told, target, met)

@@ -118,10 +118,11 @@ def test_reports_of_a_model_without_calibration_must_say_so(name: str) -> None:
 def test_derived_facts_may_be_no_staler_than_the_full_prefill() -> None:
     right: list[AgentItem] = [made_fact(question=str(number)) for number in range(100)]
     both = made_fact(margin=-1.0, full_margin=-1.0)
-    ours = made_fact(margin=-1.0)
+    ours: list[AgentItem] = [made_fact(question=str(number), document=str(number), margin=-1.0) for number in range(5)]
     name = "derived facts, 0 tokens"
     assert _met([*right, both], name) is True
-    assert _met([*right, ours], name) is False
+    assert _met([*right, *ours[:1]], name) is True  # one answer more may be chance
+    assert _met([*right, *ours], name) is False
     assert _met([*right[1:], both], name) is None  # 99 right answers are too few
     assert _met([made_fact(distance=1500, margin=-1.0)], "derived facts, 1500 tokens") is None
 

@@ -106,6 +106,7 @@ def report_of(prefilled: PrefilledRequest, first_token_at: float, generated: int
         moved_tokens=plan.count(Source.MOVED),
         fuzzy_tokens=plan.count(Source.FUZZY),
         new_tokens=plan.count(Source.NEW),
+        lossless_prefix_tokens=prefilled.lossless_prefix,
         recomputed_tokens=int(recomputed.sum()),
         recompute_ratio=(prefilled.whole.layer_rows + n_layers) / (n * n_layers),
         queue_ms=request.queue_ms,

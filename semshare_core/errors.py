@@ -15,6 +15,10 @@ class PromptError(SemShareError, ValueError):
     """A prompt cannot be answered: empty, longer than the context, or made of unknown token ids."""
 
 
+class PromptTooLongError(PromptError):
+    """A prompt leaves no room for an answer in the model's context."""
+
+
 class ModelError(SemShareError):
     """A model or tokenizer cannot be loaded."""
 

@@ -79,6 +79,13 @@ class PrefilledRequest:
         return self.planned.lookup.approximate(self.whole.recomputed)
 
     @property
+    def lossless_prefix(self) -> int:
+        """So many leading rows were reused, and are a full prefill's."""
+        prefix = self.planned.lookup.plan.prefix_tokens
+        other = self.approximate_rows[:prefix] | self.whole.recomputed[:prefix]
+        return int(other.argmax()) if other.any() else prefix
+
+    @property
     def pending(self) -> int:
         """The number of last prompt tokens that the cache lacks, at least 1."""
         return self.whole.pending

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from transformers import PreTrainedTokenizerBase
 
-from semshare_core.errors import PromptError
+from semshare_core.errors import PromptError, PromptTooLongError
 from semshare_core.prompt.chat_template import Messages, check_messages, check_tools, continues, render
 from semshare_core.prompt.control_tokens import ControlTokens, control_tokens, texts_of
 from semshare_core.prompt.ids import ids_of
@@ -94,7 +94,7 @@ def encode(prompt: Prompt, tokenizer: PreTrainedTokenizerBase, vocabulary: int, 
     if ids.min() < 0 or ids.max() >= vocabulary:
         raise PromptError(f"token ids must lie in [0, {vocabulary}); got {int(ids.min())} to {int(ids.max())}.")
     if len(ids) >= context:
-        raise PromptError(
+        raise PromptTooLongError(
             f"the prompt has {len(ids)} tokens but the model's context is {context}, answer included: shorten it."
         )
     if encoded.from_ids:

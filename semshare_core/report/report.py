@@ -73,6 +73,8 @@ class ReuseReport(BaseModel):
         reference_ids: the pooled prompts that served tokens.
         similarity: of the most similar reference, in [0, 1]; None when no search was made.
         queue_ms: how long the request waited for the model, which serves one at a time.
+        lossless_prefix_tokens: so many leading tokens were served by rows that are a full prefill's. It is what other
+            servers count as cached tokens.
         recomputed_tokens: tokens whose final rows were computed, the last prompt token included.
         recompute_ratio: rows computed / (prompt tokens x layers), the first layer included.
         kv_bytes: keys and values kept for decoding when it begins; ``kv_bytes_full``: uncompressed.
@@ -112,6 +114,7 @@ class ReuseReport(BaseModel):
     moved_tokens: int = 0
     fuzzy_tokens: int = 0
     new_tokens: int = 0
+    lossless_prefix_tokens: int = 0
     recomputed_tokens: int = 0
     recompute_ratio: float = 1.0
     queue_ms: float = 0.0

@@ -105,8 +105,8 @@ class ChatCall:
         return cls(engine, prompt, grammar, form, names if choice != "none" else [])
 
     @classmethod
-    def of_text(cls, engine: SemShareEngine, prompt: str) -> ChatCall:
-        """A call with a plain text."""
+    def of_text(cls, engine: SemShareEngine, prompt: Prompt) -> ChatCall:
+        """A call with a plain text, or with token ids."""
         return cls(engine, prompt, None, CallFormat(), [])
 
     def stream(

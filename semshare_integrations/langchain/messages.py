@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from typing import Any
 
@@ -16,20 +15,7 @@ from langchain_core.messages import (
 )
 
 from semshare_integrations.adapter.chat_call import openai_call
-
-_TEXT = ("text", "text-plain", "output_text", "input_text")
-_MEDIA = (
-    "image",
-    "image_url",
-    "input_image",
-    "audio",
-    "input_audio",
-    "video",
-    "file",
-    "input_file",
-    "document",
-    "media",
-)
+from semshare_integrations.adapter.content import answer_text, text_of, tool_text
 
 
 def to_template(messages: Sequence[BaseMessage]) -> list[dict[str, Any]]:
@@ -66,63 +52,9 @@ def _role(message: BaseMessage) -> str:
 
 
 def _text(message: BaseMessage) -> str:
-    content = message.content
+    whose = f"a {type(message).__name__}"
     if isinstance(message, AIMessage):
-        return _assistant_text(message)
-    if isinstance(content, str):
-        return content
-    parts = []
-    for block in content:
-        text = _text_of_block(block)
-        if text is not None:
-            parts.append(text)
-        elif isinstance(message, ToolMessage) and _kind(block) not in _MEDIA:
-            parts.append(json.dumps(block, ensure_ascii=False))
-        else:
-            raise _refused(message, block)
-    return "\n".join(parts)
-
-
-def _assistant_text(message: AIMessage) -> str:
-    """The text of an assistant's message, also of another provider's.
-
-    Other blocks are left out: thoughts, tools that the provider ran, and calls, which ``tool_calls`` has. A refusal
-    counts as text if there is no other.
-    """
-    blocks = [message.content] if isinstance(message.content, str) else message.content
-    parts: list[str] = []
-    goes_on = False  # citations split a sentence into blocks
-    refusal = message.additional_kwargs.get("refusal")
-    for block in blocks:
-        text = _text_of_block(block)
-        if text is None and _kind(block) in _MEDIA:
-            raise _refused(message, block)
-        if isinstance(block, dict) and _kind(block) == "refusal":
-            refusal = block.get("refusal")
-        if text is not None and goes_on:
-            parts[-1] += text
-        elif text:
-            parts.append(text)
-        goes_on = text is not None and bool(parts)
-    return "\n".join(parts) or (refusal if isinstance(refusal, str) else "")
-
-
-def _kind(block: str | dict[str, Any]) -> Any:
-    return "text" if isinstance(block, str) else block.get("type")
-
-
-def _text_of_block(block: str | dict[str, Any]) -> str | None:
-    """The text of a text block; None for another kind. Some providers leave the type out."""
-    if isinstance(block, str):
-        return block
-    text = block.get("text")
-    if _kind(block) in _TEXT or (_kind(block) is None and isinstance(text, str)):
-        return text or ""
-    return None
-
-
-def _refused(message: BaseMessage, block: str | dict[str, Any]) -> ValueError:
-    return ValueError(
-        f"the content of a {type(message).__name__} has a block of type {_kind(block)!r}, but the model reads only "
-        "text: leave the block out or describe it in words."
-    )
+        return answer_text(message.content, whose, message.additional_kwargs.get("refusal"))
+    if isinstance(message, ToolMessage):
+        return tool_text(message.content, whose)
+    return text_of(message.content, whose)

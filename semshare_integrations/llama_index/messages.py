@@ -21,6 +21,7 @@ from llama_index.core.tools import BaseTool
 
 from semshare_core.errors import ConfigError
 from semshare_integrations.adapter.chat_call import call_id, openai_call
+from semshare_integrations.adapter.openai_messages import call_arguments
 from semshare_integrations.tools import Reply
 
 _ROLES = {
@@ -46,7 +47,8 @@ def to_template(messages: Sequence[ChatMessage]) -> list[dict[str, Any]]:
         entry: dict[str, Any] = {"role": _ROLES[message.role], "content": _text(message)}
         if calls := [block for block in message.blocks if isinstance(block, ToolCallBlock)]:
             entry["tool_calls"] = [
-                openai_call(call.tool_name, _arguments(call), call.tool_call_id or "") for call in calls
+                openai_call(call.tool_name, call_arguments(call.tool_name, call.tool_kwargs), call.tool_call_id or "")
+                for call in calls
             ]
         if entry["role"] == "tool":
             entry |= {
@@ -114,15 +116,3 @@ def _text_of_block(message: ChatMessage, block: ContentBlock) -> str:
         f"a {message.role.value} message has a {type(block).__name__}, but the model reads only text: leave the block "
         "out or describe it in words."
     )
-
-
-def _arguments(call: ToolCallBlock) -> dict[str, Any]:
-    arguments = call.tool_kwargs
-    if isinstance(arguments, str):
-        try:
-            arguments = json.loads(arguments or "{}")
-        except json.JSONDecodeError as error:
-            raise ValueError(f"the arguments of the call of {call.tool_name!r} are not JSON: {error}.") from error
-    if not isinstance(arguments, dict):
-        raise ValueError(f"the arguments of the call of {call.tool_name!r} must be a JSON object; got {arguments!r}.")
-    return arguments

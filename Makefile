@@ -4,7 +4,7 @@ PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
-EXTRAS := cpu,langchain,llamaindex,charts,otel,cookbook,docs,bench,dev
+EXTRAS := cpu,langchain,llamaindex,serve,charts,otel,cookbook,docs,bench,dev
 # A process loads the demo model once and computes with one thread; on two cores two of them are the fastest.
 PROCESSES ?= 2
 PIP    := $(BIN)/python -m pip --disable-pip-version-check

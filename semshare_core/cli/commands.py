@@ -28,6 +28,10 @@ _OWN = {
     "why": ("semshare_core.cli.why:why", "Say why a prompt is served as it is, and where it first differs."),
 }
 
+_OWN_PACKAGE = "semshare"
+_OF_EXTRAS = {"serve": "Answer over HTTP, as OpenAI's clients expect it (extra 'serve')."}
+"""Summaries of the commands that come with this package by entry points, as those of other packages do."""
+
 
 class Commands(TyperGroup):
     """Own commands first. A package cannot replace one of them."""
@@ -104,4 +108,6 @@ def _package(entry: EntryPoint) -> str:
 def _summary(entry: EntryPoint) -> str:
     if entry.dist is None or "Summary" not in entry.dist.metadata:
         return f"Of {_package(entry)}."
+    if entry.dist.name == _OWN_PACKAGE and entry.name in _OF_EXTRAS:
+        return _OF_EXTRAS[entry.name]
     return f"{entry.dist.metadata['Summary']} ({_package(entry)})"

@@ -22,14 +22,16 @@ class _End:
 
 
 async def in_thread(
-    make: Callable[[threading.Event], Generator[T, None, None]], unread: Callable[[T], None] = lambda _: None
+    make: Callable[[threading.Event], Generator[T, None, None]],
+    unread: Callable[[T], None] = lambda _: None,
+    ended: Callable[[], None] = lambda: None,
 ) -> AsyncGenerator[T, None]:
     """Run the generator that ``make`` returns in its own thread, and yield its items to the event loop.
 
     One thread runs the whole generator, because torch's grad and inference modes belong to a thread. The thread enters
     the consumer's autocast. If the consumer closes this generator, or its task is cancelled, the event that ``make``
     got is set at once; the thread closes its generator at the next item. ``unread`` is called with each item that
-    nobody took, in either thread.
+    nobody took, in either thread. ``ended`` is called in the thread when its generator is closed.
     """
     loop = asyncio.get_running_loop()
     arrived = asyncio.Event()
@@ -59,6 +61,8 @@ async def in_thread(
             post(_End())
         except BaseException as error:  # raised again in the consumer
             post(_End(error))
+        finally:
+            ended()
 
     context = contextvars.copy_context()
     threading.Thread(target=context.run, args=(work,), name="semshare-async", daemon=True).start()

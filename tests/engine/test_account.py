@@ -151,12 +151,11 @@ def test_a_ratio_that_computes_every_row_expects_no_divergence(engine: SemShareE
 def test_only_rows_of_a_full_prefill_count_as_cached(engine: SemShareEngine) -> None:
     first, second, third = PARAGRAPHS[:3]
     engine.warm([f"{first}\n\n{second}\n\n{third}\n\nAll?"])
-    swapped = engine.generate(f"{first}\n\n{third}\n\n{second}\n\nAll?", max_new_tokens=2, reuse=POLICIES["runs"]).report
+    order = f"{first}\n\n{third}\n\n{second}\n\n"
+    swapped = engine.generate(f"{order}All?", max_new_tokens=2, reuse=POLICIES["runs"]).report
     assert swapped.outcome == "semantic"
     assert len(first) <= swapped.lossless_prefix_tokens <= swapped.prefix_tokens
-    again = engine.generate(
-        f"{first}\n\n{third}\n\n{second}\n\nWhich of them?", max_new_tokens=2, reuse=POLICIES["runs"]
-    ).report
+    again = engine.generate(f"{order}Which of them?", max_new_tokens=2, reuse=POLICIES["runs"]).report
     assert again.prefix_tokens > len(first) + len(third)
     assert len(first) <= again.lossless_prefix_tokens < len(first) + 20, "behind it the earlier call's rows are moved"
     assert engine.generate(third, max_new_tokens=2, reuse="off").report.lossless_prefix_tokens == 0

@@ -1,0 +1,190 @@
+"""What every request passes: its id, its key, its size, the log; and its end, if the client leaves."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import traceback
+from typing import Any
+from urllib.parse import quote
+
+from starlette.datastructures import Headers
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from semshare_integrations.serving.errors import CLIENT_CLOSED, RequestError, request_error
+from semshare_integrations.serving.exchange import LOG, Exchange
+from semshare_integrations.serving.keys import Keys
+from semshare_integrations.serving.metrics import Metrics
+
+_FREE = ("/health",)  # for load balancers, which have no key
+_WHILE_DRAINING = ("/health", "/ready", "/metrics")
+
+
+class _ClientLeft(Exception):
+    """Nobody waits for the response any more."""
+
+
+class Gate:
+    """An ASGI application around the routes.
+
+    Attributes:
+        draining: no new work is taken, because the server is about to stop.
+    """
+
+    def __init__(self, app: ASGIApp, keys: Keys, metrics: Metrics, max_body_bytes: int) -> None:
+        self._app = app
+        self._keys = keys
+        self._metrics = metrics
+        self._max_body_bytes = max_body_bytes
+        self.draining = False
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one request."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        headers = Headers(scope=scope)
+        exchange = Exchange.of(scope["method"], _printable(scope["path"]), headers)
+        response = _Response(send, exchange)
+        try:
+            async with exchange.closing:
+                await self._answer(scope, receive, headers, exchange, response)
+        except _ClientLeft:
+            exchange.failure = exchange.failure or "client_left"
+            exchange.status = CLIENT_CLOSED if not response.began else exchange.status
+        except asyncio.CancelledError:
+            exchange.failure, exchange.status = "shutdown", exchange.status or 503
+            raise
+        finally:
+            self._metrics.answered(_route(scope), exchange.status)
+            exchange.log()
+
+    async def _answer(
+        self, scope: Scope, receive: Receive, headers: Headers, exchange: Exchange, response: _Response
+    ) -> None:
+        try:
+            if exchange.path not in _FREE:
+                exchange.caller = self._keys.caller(_key(headers))
+            if self.draining and exchange.path not in _WHILE_DRAINING:
+                raise RequestError(
+                    "The server is shutting down.", 503, "server_error", "shutting_down", headers={"Retry-After": "5"}
+                )
+            body = await self._body(receive, headers)
+            scope.setdefault("state", {})["exchange"] = exchange
+            await _while_connected(self._app, scope, receive, response, body)
+        except Exception as error:
+            if isinstance(error, _ClientLeft):
+                raise
+            await self._refuse(error, exchange, response)
+
+    async def _refuse(self, error: Exception, exchange: Exchange, response: _Response) -> None:
+        told = request_error(error)
+        exchange.failure = exchange.failure or told.code or told.kind
+        if told.status == 500:
+            log_failure(error, exchange)
+        if response.began:  # too late for a status; the connection is closed, which says that the body is cut off
+            raise _ClientLeft
+        await send_json(response, told.status, told.body(exchange.path), dict(told.headers))
+
+    async def _body(self, receive: Receive, headers: Headers) -> bytes:
+        """The request's body. Raises :class:`RequestError` if it is too large."""
+        body = bytearray()
+        announced = headers.get("content-length", "0")
+        size = int(announced) if announced.isdecimal() else 0
+        while True:
+            if max(size, len(body)) > self._max_body_bytes:
+                raise RequestError(
+                    f"The request has more than {self._max_body_bytes} bytes, which is this server's limit.",
+                    413,
+                    code="request_too_large",
+                    headers={"Connection": "close"},
+                )
+            message = await receive()
+            if message["type"] == "http.disconnect":
+                raise _ClientLeft
+            body += message.get("body", b"")
+            if not message.get("more_body", False) and len(body) <= self._max_body_bytes:
+                return bytes(body)
+
+
+class _Response:
+    """Passes a response on, and remembers how far it came."""
+
+    def __init__(self, send: Send, exchange: Exchange) -> None:
+        self._send = send
+        self._exchange = exchange
+        self.began = self.complete = False
+
+    async def __call__(self, message: Message) -> None:
+        if message["type"] == "http.response.start":
+            self.began = True
+            self._exchange.status = message["status"]
+            message["headers"] = [*message.get("headers", ()), (b"x-request-id", self._exchange.id.encode())]
+        elif message["type"] == "http.response.body":
+            self.complete = not message.get("more_body", False)
+        await self._send(message)
+
+
+async def _while_connected(app: ASGIApp, scope: Scope, receive: Receive, response: _Response, body: bytes) -> None:
+    """Run ``app``, and cancel it as soon as the client disconnects. Raises :class:`_ClientLeft` then."""
+    unread: list[Message] = [{"type": "http.request", "body": body, "more_body": False}]
+    never = asyncio.Event()
+
+    async def give() -> Message:
+        if unread:
+            return unread.pop()
+        await never.wait()
+        raise AssertionError("never")
+
+    async def disconnected() -> None:
+        while (await receive())["type"] != "http.disconnect":
+            pass
+
+    work = asyncio.ensure_future(app(scope, give, response))
+    watch = asyncio.ensure_future(disconnected())
+    try:
+        await asyncio.wait((work, watch), return_when=asyncio.FIRST_COMPLETED)
+        left = not work.done() and not response.complete  # a complete response looks like a disconnect, too
+        if left:
+            work.cancel()
+        try:
+            await work
+        except asyncio.CancelledError:
+            if left:
+                raise _ClientLeft from None
+            raise
+    finally:
+        for task in (work, watch):
+            task.cancel()
+        await asyncio.gather(work, watch, return_exceptions=True)
+
+
+def log_failure(error: BaseException, exchange: Exchange) -> None:
+    """Log where an error arose. Its message is left out, because it may quote a prompt."""
+    where = "".join(traceback.format_tb(error.__traceback__))
+    LOG.error("id=%s failed with a %s:\n%s", exchange.id, type(error).__qualname__, where)
+
+
+async def send_json(send: Send, status: int, body: Any, headers: dict[str, str]) -> None:
+    """A whole response."""
+    content = json.dumps(body).encode()
+    named = {**headers, "content-type": "application/json", "content-length": str(len(content))}
+    lines = [(name.lower().encode("latin-1"), value.encode("latin-1")) for name, value in named.items()]
+    await send({"type": "http.response.start", "status": status, "headers": lines})
+    await send({"type": "http.response.body", "body": content})
+
+
+def _printable(path: str) -> str:
+    """A path for one line of a log."""
+    return quote(path, safe="/:._-")[:256]
+
+
+def _key(headers: Headers) -> str | None:
+    """OpenAI's clients send a bearer token, Anthropic's a header of their own."""
+    kind, _, key = headers.get("authorization", "").partition(" ")
+    return key.strip() if kind.lower() == "bearer" else headers.get("x-api-key")
+
+
+def _route(scope: Scope) -> str:
+    """The route's own path, so that clients cannot fill the metrics with names."""
+    return str(getattr(scope.get("route"), "path", "other"))

@@ -1,0 +1,22 @@
+"""OpenAI's presence and frequency penalties, which transformers does not have."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from transformers import LogitsProcessor
+
+
+class CountPenalties(LogitsProcessor):
+    """Lowers the logits of tokens that the answer has: by ``presence`` once, and by ``frequency`` for each time."""
+
+    def __init__(self, presence: float, frequency: float) -> None:
+        self._presence = presence
+        self._frequency = frequency
+        self._prompt_tokens: int | None = None
+
+    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
+        if self._prompt_tokens is None:
+            self._prompt_tokens = input_ids.shape[1]
+        counts = torch.bincount(input_ids[0, self._prompt_tokens :], minlength=scores.shape[-1]).to(scores)
+        return scores - self._frequency * counts - self._presence * (counts > 0)

@@ -1,0 +1,46 @@
+"""What all routes need."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from fastapi import Request
+
+from semshare_core import SemShareEngine
+from semshare_integrations.serving.admission import Admission
+from semshare_integrations.serving.answers import Answers
+from semshare_integrations.serving.exchange import exchange_of
+from semshare_integrations.serving.keys import Caller, Keys
+from semshare_integrations.serving.metrics import Metrics
+from semshare_integrations.serving.settings import ServeSettings
+
+
+@dataclass(frozen=True)
+class Server:
+    """The parts of a server that its routes share.
+
+    Attributes:
+        began: when the server started, in seconds of Unix time.
+    """
+
+    engine: SemShareEngine
+    settings: ServeSettings
+    keys: Keys
+    admission: Admission
+    metrics: Metrics
+    answers: Answers
+    began: float
+
+
+def server_of(request: Request) -> Server:
+    """The server that got the request."""
+    server = request.app.state.server
+    assert isinstance(server, Server)
+    return server
+
+
+def caller_of(request: Request) -> Caller:
+    """Who sent the request."""
+    caller = exchange_of(request).caller
+    assert caller is not None, "the gate knows every caller"
+    return caller

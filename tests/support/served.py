@@ -1,0 +1,80 @@
+"""A server on a free port of this machine, in a thread of the test."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import httpx
+import openai
+
+from semshare_core import PoolConfig, SemShareEngine
+from semshare_integrations.serving import Keys, ServeSettings, make_app
+from semshare_integrations.serving.gate import Gate
+from semshare_integrations.serving.run import DrainingServer
+from tiny_models import tiny_model, tiny_tokenizer
+
+MODEL = "tiny"
+ALICE, BOB, OPERATOR = "alice-has-a-long-key", "bob-has-another-key", "operator-looks-after-all"
+
+
+@dataclass
+class Served:
+    """A running server."""
+
+    url: str
+    gate: Gate
+    engine: SemShareEngine
+    server: DrainingServer
+
+    def openai(self, key: str = "no key at all", **settings: Any) -> openai.OpenAI:
+        """OpenAI's client, which tries nothing twice."""
+        return openai.OpenAI(base_url=f"{self.url}/v1", api_key=key, **{"max_retries": 0, **settings})
+
+    def http(self, key: str | None = None) -> httpx.Client:
+        """A plain client."""
+        headers = {} if key is None else {"Authorization": f"Bearer {key}"}
+        return httpx.Client(base_url=self.url, headers=headers, timeout=30)
+
+    def metric(self, name: str, key: str | None = None, **labels: str) -> float:
+        """The value of a metric, summed over the labels that are not given."""
+        total = 0.0
+        for line in self.http(key).get("/metrics").raise_for_status().text.splitlines():
+            if line.partition("{")[0].partition(" ")[0] == name and all(
+                f'{k}="{v}"' in line for k, v in labels.items()
+            ):
+                total += float(line.rpartition(" ")[2])
+        return total
+
+    def wait(self, condition: Any, seconds: float = 10) -> None:
+        """Until ``condition`` holds."""
+        end = time.monotonic() + seconds
+        while not condition():
+            assert time.monotonic() < end, "it never came"
+            time.sleep(0.01)
+
+
+@contextmanager
+def serving(engine: SemShareEngine, keys: Keys | None = None, spans: Any = None, **settings: Any) -> Iterator[Served]:
+    """Serve ``engine`` as long as the context lasts."""
+    gate = make_app(engine, ServeSettings(**{"model": MODEL, **settings}), keys, spans)
+    server = DrainingServer("127.0.0.1", 0, grace=5)
+    thread = threading.Thread(target=server.serve_app, args=(gate,), daemon=True)
+    thread.start()
+    served = Served(f"http://127.0.0.1:{server.port}", gate, engine, server)
+    served.wait(lambda: server.started)
+    try:
+        yield served
+    finally:
+        server.should_exit = True
+        thread.join(20)
+        assert not thread.is_alive()
+
+
+def tiny_engine(**pool: Any) -> SemShareEngine:
+    """A tiny engine with a pool of its own."""
+    return SemShareEngine(tiny_model("llama"), tiny_tokenizer(), pool=PoolConfig(**pool))

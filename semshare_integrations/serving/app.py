@@ -62,7 +62,7 @@ def make_app(
 
     app = FastAPI(lifespan=life, openapi_url=None)  # whoever has no key gets no list of routes, either
     app.state.server = Server(engine, settings, keys, admission, metrics, answers, time.time())
-    for each in (RequestError, SemShareError, HTTPException):
+    for each in (RequestError, SemShareError, HTTPException, Exception):
         app.add_exception_handler(each, _answer_error)
     for router in (chat.router, completions.router, status.router):
         app.include_router(router)

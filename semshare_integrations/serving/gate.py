@@ -82,6 +82,8 @@ class Gate:
         exchange.failure = exchange.failure or told.code or told.kind
         if told.status == 500:
             log_failure(error, exchange)
+        if response.complete:
+            return
         if response.began:  # too late for a status; the connection is closed, which says that the body is cut off
             raise _ClientLeft
         await send_json(response, told.status, told.body(exchange.path), dict(told.headers))

@@ -19,6 +19,7 @@ LOGGING: dict[str, Any] = {
     "loggers": {
         "semshare.serving": {"handlers": ["stderr"], "level": "INFO", "propagate": False},
         "uvicorn": {"handlers": ["stderr"], "level": "INFO", "propagate": False},
+        "uvicorn.access": {"level": "WARNING"},  # the gate's line says more
     },
 }
 

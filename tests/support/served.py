@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 import time
 from collections.abc import Iterator
@@ -14,6 +15,7 @@ import openai
 
 from semshare_core import PoolConfig, SemShareEngine
 from semshare_integrations.serving import Keys, ServeSettings, make_app
+from semshare_integrations.serving.exchange import LOG
 from semshare_integrations.serving.gate import Gate
 from semshare_integrations.serving.run import DrainingServer
 from tiny_models import tiny_model, tiny_tokenizer
@@ -73,6 +75,19 @@ def serving(engine: SemShareEngine, keys: Keys | None = None, spans: Any = None,
         server.should_exit = True
         thread.join(20)
         assert not thread.is_alive()
+
+
+@contextmanager
+def logged() -> Iterator[list[str]]:
+    """The lines that the server logs meanwhile."""
+    lines: list[str] = []
+    handler = logging.Handler()
+    handler.emit = lambda record: lines.append(record.getMessage())  # type: ignore[method-assign]
+    LOG.addHandler(handler)
+    try:
+        yield lines
+    finally:
+        LOG.removeHandler(handler)
 
 
 def tiny_engine(**pool: Any) -> SemShareEngine:

@@ -15,9 +15,11 @@ import openai
 
 from semshare_core import PoolConfig, SemShareEngine
 from semshare_integrations.serving import Keys, ServeSettings, make_app
+from semshare_integrations.serving.admission import Admission
 from semshare_integrations.serving.exchange import LOG
 from semshare_integrations.serving.gate import Gate
 from semshare_integrations.serving.run import DrainingServer
+from semshare_integrations.serving.server import Server
 from tiny_models import tiny_model, tiny_tokenizer
 
 MODEL = "tiny"
@@ -32,6 +34,12 @@ class Served:
     gate: Gate
     engine: SemShareEngine
     server: DrainingServer
+
+    @property
+    def admission(self) -> Admission:
+        """Who runs and waits."""
+        server: Server = self.gate._app.state.server  # type: ignore[attr-defined]
+        return server.admission
 
     def openai(self, key: str = "no key at all", **settings: Any) -> openai.OpenAI:
         """OpenAI's client, which tries nothing twice."""

@@ -55,6 +55,7 @@ class Ending:
     reply: Reply
     finish_reason: str
     report: ReuseReport
+    token_ids: list[int]
 
 
 @dataclass(frozen=True)
@@ -183,7 +184,8 @@ def _part(call: ChatCall, piece: Piece, index: int, logprobs: list[TokenLogprob]
     text = call.take(piece)
     if piece.report is None:
         return Part(index, text, logprobs)
-    return Part(index, text, logprobs, Ending(call.reply, call.finish_reason(piece) or "stop", piece.report))
+    ending = Ending(call.reply, call.finish_reason(piece) or "stop", piece.report, piece.token_ids or [])
+    return Part(index, text, logprobs, ending)
 
 
 async def gathered(parts: AsyncGenerator[Part, None]) -> list[Part]:

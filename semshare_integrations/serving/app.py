@@ -13,7 +13,7 @@ from starlette.responses import JSONResponse, Response
 
 from semshare_core import SemShareEngine
 from semshare_core.errors import ConfigError, SemShareError
-from semshare_integrations.serving import chat, completions, status
+from semshare_integrations.serving import chat, completions, messages, responses, status
 from semshare_integrations.serving.admission import Admission
 from semshare_integrations.serving.answers import Answers
 from semshare_integrations.serving.errors import RequestError, request_error
@@ -64,7 +64,7 @@ def make_app(
     app.state.server = Server(engine, settings, keys, admission, metrics, answers, time.time())
     for each in (RequestError, SemShareError, HTTPException, Exception):
         app.add_exception_handler(each, _answer_error)
-    for router in (chat.router, completions.router, status.router):
+    for router in (chat.router, completions.router, responses.router, messages.router, status.router):
         app.include_router(router)
     gate = Gate(app, keys, metrics, settings.max_body_bytes)
     app.state.gate = gate

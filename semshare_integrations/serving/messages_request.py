@@ -1,0 +1,106 @@
+"""Anthropic's request for a message, and its messages in OpenAI's form."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Literal
+
+from pydantic import ConfigDict, Field
+
+from semshare_core import SemShareEngine
+from semshare_integrations.adapter.content import Block, text_of
+from semshare_integrations.serving.keys import Caller
+from semshare_integrations.serving.requests import Common, Strict
+
+Blocks = str | list[dict[str, Any]]
+
+
+class ClientTool(Strict):
+    """A tool that the client runs."""
+
+    model_config = ConfigDict(extra="ignore", strict=True)
+
+    type: Literal["custom"] = "custom"
+    name: str = Field(min_length=1)
+    description: str | None = None
+    input_schema: dict[str, Any]
+
+    def openai(self) -> dict[str, Any]:
+        """The tool in OpenAI's form."""
+        function = self.model_dump(include={"name", "description"}, exclude_none=True)
+        return {"type": "function", "function": {**function, "parameters": self.input_schema}}
+
+
+class ToolChoice(Strict):
+    """Which tool the model must call."""
+
+    type: Literal["auto", "any", "tool", "none"]
+    name: str | None = None
+    disable_parallel_tool_use: bool = True
+
+
+class Turn(Strict):
+    """One message."""
+
+    role: Literal["user", "assistant", "system"]
+    content: Blocks
+
+
+class CountRequest(Common):
+    """What both of Anthropic's requests have: a chat with tools."""
+
+    messages: list[Turn] = Field(min_length=1)
+    system: Blocks | None = None
+    tools: list[ClientTool] = Field(default_factory=list)
+    tool_choice: ToolChoice | None = None
+    thinking: Any = None  # a hint: a model thinks as its template says
+
+    def openai_messages(self) -> list[dict[str, Any]]:
+        """The messages in OpenAI's form.
+
+        Raises:
+            ValueError: a block is of an unknown kind, or has not what it must have.
+        """
+        messages: list[dict[str, Any]] = []
+        if self.system:
+            messages.append({"role": "system", "content": text_of(self.system, "system")})
+        for turn in self.messages:
+            blocks: list[Any] = [turn.content] if isinstance(turn.content, str) else turn.content
+            if turn.role == "assistant":
+                messages.append(_assistants(blocks))
+            else:
+                messages += _users(turn.role, blocks)
+        return messages
+
+
+class MessagesRequest(CountRequest):
+    """Anthropic's request for a message, in its common subset."""
+
+    max_tokens: int = Field(ge=1)
+    stop_sequences: list[str] = Field(default_factory=list)
+
+    def engine_settings(self, engine: SemShareEngine, caller: Caller, max_new_tokens: int) -> dict[str, Any]:
+        """Settings of :meth:`SemShareEngine.stream`."""
+        return {**super().engine_settings(engine, caller, max_new_tokens), "stop": self.stop_sequences}
+
+
+def _assistants(blocks: list[Block]) -> dict[str, Any]:
+    """Text and calls; thoughts are not read again."""
+    calls = [
+        {"id": block.get("id"), "function": {"name": block.get("name"), "arguments": block.get("input")}}
+        for block in blocks
+        if isinstance(block, Mapping) and block.get("type") == "tool_use"
+    ]
+    return {"role": "assistant", "content": blocks, "tool_calls": calls}
+
+
+def _users(role: str, blocks: list[Block]) -> list[dict[str, Any]]:
+    """Results of tools are messages of their own, before what the user says."""
+    results, said = [], []
+    for block in blocks:
+        if isinstance(block, Mapping) and block.get("type") == "tool_result":
+            content = block.get("content") or ""
+            results.append({"role": "tool", "tool_call_id": block.get("tool_use_id"), "content": content})
+        else:
+            said.append(block)
+    return [*results, {"role": role, "content": said}] if said or not results else results

@@ -12,11 +12,12 @@ from semshare_core.process.lazy_import import import_alone
 if TYPE_CHECKING:
     from semshare_integrations.serving.app import make_app
     from semshare_integrations.serving.keys import Keys
+    from semshare_integrations.serving.run import DrainingServer
     from semshare_integrations.serving.settings import ServeSettings
 
-__all__ = ["Keys", "ServeSettings", "make_app"]
+__all__ = ["DrainingServer", "Keys", "ServeSettings", "make_app"]
 
-_DEFINED_IN = {"Keys": "keys", "ServeSettings": "settings", "make_app": "app"}
+_DEFINED_IN = {"DrainingServer": "run", "Keys": "keys", "ServeSettings": "settings", "make_app": "app"}
 _NEEDED = ("fastapi", "starlette", "uvicorn", "prometheus_client")
 
 

@@ -5,15 +5,12 @@ from __future__ import annotations
 import ipaddress
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
 from semshare_core.cli.amounts import read_bytes
 from semshare_core.config import PoolConfig, ReusePolicy, resolve_policy
-
-if TYPE_CHECKING:
-    from semshare_integrations.serving.run import DrainingServer
 
 _DEFAULT_BYTES = "2GiB"
 
@@ -45,7 +42,7 @@ def serve(
     Keys also come from the environment: SEMSHARE_API_KEYS, with commas between them, and SEMSHARE_OPERATOR_KEY. The
     operator sees the whole pool and the metrics, and fills the public namespace.
     """
-    from semshare_integrations.serving import Keys, ServeSettings, make_app
+    from semshare_integrations.serving import DrainingServer, Keys, ServeSettings, make_app
 
     keys = Keys.read(api_keys, os.environ)
     settings = ServeSettings(
@@ -58,7 +55,7 @@ def serve(
         vllm_metrics=vllm_metrics,
     )
     policy = resolve_policy(reuse, ReusePolicy(), "--reuse")
-    server = _listening(host, port, grace)
+    server = DrainingServer(host, port, grace)  # has its address before the slow loading of the model
     pool_config = PoolConfig(max_bytes=read_bytes(max_bytes), path=pool, public_namespace=keys.public_namespace)
     spans = _spans(settings.model) if otel else None
 
@@ -88,10 +85,3 @@ def _is_loopback(host: str) -> bool:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
         return False
-
-
-def _listening(host: str, port: int, grace: int) -> DrainingServer:
-    """A server with an address, before the slow loading of the model."""
-    from semshare_integrations.serving.run import DrainingServer
-
-    return DrainingServer(host, port, grace)

@@ -20,6 +20,7 @@ from semshare_integrations.adapter import ChatCall, in_thread
 from semshare_integrations.serving.admission import Admission
 from semshare_integrations.serving.errors import RequestError, request_error
 from semshare_integrations.serving.exchange import Exchange
+from semshare_integrations.serving.live import Live, Seen
 from semshare_integrations.serving.logprobs import LogprobRecorder, TokenLogprob
 from semshare_integrations.serving.metrics import Metrics
 from semshare_integrations.serving.spans import Spans
@@ -72,11 +73,18 @@ class Answers:
     """The engine, as the routes see it."""
 
     def __init__(
-        self, engine: SemShareEngine, admission: Admission, metrics: Metrics, spans: Spans, timeout: float
+        self,
+        engine: SemShareEngine,
+        admission: Admission,
+        metrics: Metrics,
+        live: Live,
+        spans: Spans,
+        timeout: float,
     ) -> None:
         self.engine = engine
         self._admission = admission
         self._metrics = metrics
+        self._live = live
         self._spans = spans
         self._timeout = timeout
 
@@ -126,6 +134,7 @@ class Answers:
 
         def record(report: ReuseReport, finish_reason: str) -> None:
             self._metrics.record(report, waited, finish_reason)
+            self._live.add(Seen.of(exchange, report, waited, finish_reason))
             self._spans.record(exchange, report, ask.operation)
 
         def unread(part: Part) -> None:

@@ -13,13 +13,14 @@ from starlette.responses import JSONResponse, Response
 
 from semshare_core import SemShareEngine
 from semshare_core.errors import ConfigError, SemShareError
-from semshare_integrations.serving import chat, completions, messages, responses, status
+from semshare_integrations.serving import chat, completions, messages, page, responses, status
 from semshare_integrations.serving.admission import Admission
 from semshare_integrations.serving.answers import Answers
 from semshare_integrations.serving.errors import RequestError, request_error
 from semshare_integrations.serving.exchange import exchange_of
 from semshare_integrations.serving.gate import Gate
 from semshare_integrations.serving.keys import Keys
+from semshare_integrations.serving.live import Live
 from semshare_integrations.serving.metrics import Metrics
 from semshare_integrations.serving.server import Server
 from semshare_integrations.serving.settings import ServeSettings
@@ -48,9 +49,9 @@ def make_app(
             "an operator key needs a pool with its public namespace: "
             f"PoolConfig(public_namespace={keys.public_namespace!r})."
         )
-    metrics, admission = Metrics(), Admission(settings)
+    metrics, admission, live = Metrics(), Admission(settings), Live()
     metrics.observe(admission, engine)
-    answers = Answers(engine, admission, metrics, spans or NoSpans(), settings.timeout)
+    answers = Answers(engine, admission, metrics, live, spans or NoSpans(), settings.timeout)
 
     @asynccontextmanager
     async def life(app: FastAPI) -> AsyncIterator[None]:
@@ -61,10 +62,10 @@ def make_app(
         await asyncio.to_thread(_close, engine)
 
     app = FastAPI(lifespan=life, openapi_url=None)  # whoever has no key gets no list of routes, either
-    app.state.server = Server(engine, settings, keys, admission, metrics, answers, time.time())
+    app.state.server = Server(engine, settings, keys, admission, metrics, answers, live, time.time())
     for each in (RequestError, SemShareError, HTTPException, Exception):
         app.add_exception_handler(each, _answer_error)
-    for router in (chat.router, completions.router, responses.router, messages.router, status.router):
+    for router in (chat.router, completions.router, responses.router, messages.router, status.router, page.router):
         app.include_router(router)
     gate = Gate(app, keys, metrics, settings.max_body_bytes)
     app.state.gate = gate

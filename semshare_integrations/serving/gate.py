@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import base64
+import binascii
 import json
 import traceback
+from contextlib import suppress
 from typing import Any
 from urllib.parse import quote
 
@@ -13,10 +16,11 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from semshare_integrations.serving.errors import CLIENT_CLOSED, RequestError, request_error
 from semshare_integrations.serving.exchange import LOG, Exchange
-from semshare_integrations.serving.keys import Keys
+from semshare_integrations.serving.keys import Caller, Keys
 from semshare_integrations.serving.metrics import Metrics
 
 _FREE = ("/health",)  # for load balancers, which have no key
+_PAGES = ("/", "/state")  # for browsers, which ask for a name and a password
 _WHILE_DRAINING = ("/health", "/ready", "/metrics")
 
 
@@ -64,7 +68,7 @@ class Gate:
     ) -> None:
         try:
             if exchange.path not in _FREE:
-                exchange.caller = self._keys.caller(_key(headers))
+                exchange.caller = self._caller(exchange.path, headers)
             if self.draining and exchange.path not in _WHILE_DRAINING:
                 raise RequestError(
                     "The server is shutting down.", 503, "server_error", "shutting_down", headers={"Retry-After": "5"}
@@ -76,6 +80,15 @@ class Gate:
             if isinstance(error, _ClientLeft):
                 raise
             await self._refuse(error, exchange, response)
+
+    def _caller(self, path: str, headers: Headers) -> Caller:
+        """Who asks. Raises :class:`RequestError`."""
+        try:
+            return self._keys.caller(_key(headers))
+        except RequestError as error:
+            if path in _PAGES:
+                error.headers = {"WWW-Authenticate": 'Basic realm="The operator key, as password"'}
+            raise
 
     async def _refuse(self, error: Exception, exchange: Exchange, response: _Response) -> None:
         told = request_error(error)
@@ -182,9 +195,14 @@ def _printable(path: str) -> str:
 
 
 def _key(headers: Headers) -> str | None:
-    """OpenAI's clients send a bearer token, Anthropic's a header of their own."""
+    """OpenAI's clients send a bearer token, Anthropic's a header of their own, browsers a password."""
     kind, _, key = headers.get("authorization", "").partition(" ")
-    return key.strip() if kind.lower() == "bearer" else headers.get("x-api-key")
+    if kind.lower() == "bearer":
+        return key.strip()
+    if kind.lower() == "basic":
+        with suppress(binascii.Error, UnicodeDecodeError):
+            return base64.b64decode(key, validate=True).decode().partition(":")[2]
+    return headers.get("x-api-key")
 
 
 def _route(scope: Scope) -> str:

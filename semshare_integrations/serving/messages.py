@@ -67,6 +67,7 @@ def _call(engine: SemShareEngine, body: CountRequest) -> ChatCall:
         tools=[tool.openai() for tool in body.tools],
         tool_choice=None if choice is None else choice.name if choice.type == "tool" else choice.type,
         parallel_tool_calls=choice is not None and not choice.disable_parallel_tool_use,
+        response_format=body.output_config.response_format(),
     )
 
 

@@ -39,6 +39,19 @@ class ToolChoice(Strict):
     disable_parallel_tool_use: bool = True
 
 
+class OutputConfig(Strict):
+    """Anthropic's ``output_config``."""
+
+    effort: str | None = None  # a hint
+    format: dict[str, Any] | None = None
+
+    def response_format(self) -> dict[str, Any] | None:
+        """The format in OpenAI's form."""
+        if self.format is None:
+            return None
+        return {"type": self.format.get("type"), "json_schema": {"schema": self.format.get("schema")}}
+
+
 class Turn(Strict):
     """One message."""
 
@@ -53,7 +66,11 @@ class CountRequest(Common):
     system: Blocks | None = None
     tools: list[ClientTool] = Field(default_factory=list)
     tool_choice: ToolChoice | None = None
-    thinking: Any = None  # a hint: a model thinks as its template says
+    output_config: OutputConfig = OutputConfig()
+    # hints; a model thinks as its template says
+    thinking: Any = None
+    inference_geo: str | None = None
+    speed: str | None = None
 
     def openai_messages(self) -> list[dict[str, Any]]:
         """The messages in OpenAI's form.

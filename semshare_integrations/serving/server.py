@@ -11,6 +11,7 @@ from semshare_integrations.serving.admission import Admission
 from semshare_integrations.serving.answers import Answers
 from semshare_integrations.serving.exchange import exchange_of
 from semshare_integrations.serving.keys import Caller, Keys
+from semshare_integrations.serving.live import Live
 from semshare_integrations.serving.metrics import Metrics
 from semshare_integrations.serving.settings import ServeSettings
 
@@ -29,6 +30,7 @@ class Server:
     admission: Admission
     metrics: Metrics
     answers: Answers
+    live: Live
     began: float
 
 

@@ -8,10 +8,13 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import redirect_stdout
+from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
 
 import pytest
+
+from semshare_core import SemShareEngine
+from served import serving
 
 ROOT = Path(__file__).parents[2]
 PAGES = [
@@ -39,6 +42,16 @@ def names(pages: list[Path]) -> list[str]:
     return [page.name for page in pages]
 
 
+@contextmanager
+def started(page: Path) -> Iterator[None]:
+    """What the page's reader has started: the server that its clients ask."""
+    if page.name != "serving.md":
+        yield
+        return
+    with serving(SemShareEngine.from_pretrained("demo"), model="demo", port=8000):
+        yield
+
+
 RUNNABLE = [page for page in PAGES if any(language == "python" for language, _, _ in blocks(page))]
 
 
@@ -48,12 +61,14 @@ def test_python_blocks_run_as_pasted(page: Path) -> None:
     """In the order of the page and in one namespace, as a reader would paste them; they print what the page shows."""
     namespace: dict[str, object] = {"__name__": "__main__"}
     printed = io.StringIO()
-    for language, code, line in blocks(page):
-        if language == "python":
-            with redirect_stdout(io.StringIO()) as printed:
-                exec(compile("\n" * (line - 1) + code, str(page), "exec"), namespace)
-        if language == "text":
-            assert repeatable(printed.getvalue()) == repeatable(code), f"{page.name}:{line} is not what the code prints"
+    with started(page):
+        for language, code, line in blocks(page):
+            if language == "python":
+                with redirect_stdout(io.StringIO()) as printed:
+                    exec(compile("\n" * (line - 1) + code, str(page), "exec"), namespace)
+            if language == "text":
+                said = repeatable(printed.getvalue())
+                assert said == repeatable(code), f"{page.name}:{line} is not what the code prints"
 
 
 @pytest.mark.parametrize("page", PAGES, ids=names(PAGES))
@@ -88,6 +103,7 @@ def test_pages_are_found() -> None:
         "why.md",
         "agents.md",
         "engine.md",
+        "serving.md",
     )
     runnable = {"README.md", *guides}
     assert runnable | {"paper.md"} <= set(names(PAGES))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from typing import Any
 
@@ -95,6 +96,13 @@ def test_a_tool_is_used_and_its_result_read(client: anthropic.Anthropic, stream:
     answer = client.messages.create(**{**asked, "messages": follow, "tool_choice": {"type": "none"}})
     assert answer.content[0].type == "text"
     assert (answer.usage.cache_read_input_tokens or 0) > 100
+
+
+def test_a_schema_is_kept(client: anthropic.Anthropic) -> None:
+    schema = {"type": "object", "properties": {"year": {"type": "integer"}}, "required": ["year"]}
+    config: Any = {"effort": "low", "format": {"type": "json_schema", "schema": schema}}
+    message = client.messages.create(**{**GREEDY, "max_tokens": 60}, output_config=config)
+    assert isinstance(json.loads(text_of(message))["year"], int)
 
 
 def test_a_stop_sequence_is_named(client: anthropic.Anthropic) -> None:

@@ -23,6 +23,8 @@ from semshare_integrations.serving.gate import Gate
 from served import ALICE, OPERATOR
 from tiny_models import tiny_model, tiny_tokenizer
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 ROOT = Path(__file__).parents[2]
 RUN = "import typer; from semshare_integrations.serving.command import serve; typer.run(serve)"
 
@@ -66,7 +68,7 @@ def test_importing_the_rest_imports_no_server() -> None:
     assert done.stdout == "[]\n"
 
 
-@pytest.mark.parametrize("absent", ["fastapi", "uvicorn", "prometheus_client"])
+@pytest.mark.parametrize("absent", ["fastapi", "uvicorn"])
 def test_a_package_that_is_absent_is_named_with_its_extra(absent: str) -> None:
     code = f"import sys; sys.modules[{absent!r}] = None\n"
     code += "from semshare_integrations.serving.command import serve; serve('no such model', port=0)"

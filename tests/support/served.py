@@ -69,10 +69,12 @@ class Served:
 
 
 @contextmanager
-def serving(engine: SemShareEngine, keys: Keys | None = None, spans: Any = None, **settings: Any) -> Iterator[Served]:
+def serving(
+    engine: SemShareEngine, keys: Keys | None = None, spans: Any = None, port: int = 0, **settings: Any
+) -> Iterator[Served]:
     """Serve ``engine`` as long as the context lasts."""
     gate = make_app(engine, ServeSettings(**{"model": MODEL, **settings}), keys, spans)
-    server = DrainingServer("127.0.0.1", 0, grace=5)
+    server = DrainingServer("127.0.0.1", port, grace=5)
     thread = threading.Thread(target=server.serve_app, args=(gate,), daemon=True)
     thread.start()
     served = Served(f"http://127.0.0.1:{server.port}", gate, engine, server)
@@ -80,7 +82,7 @@ def serving(engine: SemShareEngine, keys: Keys | None = None, spans: Any = None,
     try:
         yield served
     finally:
-        server.should_exit = True
+        server.handle_exit(15, None)
         thread.join(20)
         assert not thread.is_alive()
 

@@ -1,0 +1,59 @@
+"""``/``: a page that shows what is happening, and the events that keep it up to date."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from importlib.resources import files
+
+from fastapi import APIRouter, Request
+from starlette.responses import HTMLResponse, Response, StreamingResponse
+
+from semshare_core.report.token_strip import SOURCES
+from semshare_integrations.serving.errors import RequestError
+from semshare_integrations.serving.events import data_event
+from semshare_integrations.serving.server import caller_of, server_of
+
+router = APIRouter()
+
+_SECONDS = 1.0
+_POLICY = "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; connect-src 'self'"
+
+
+@router.get("/")
+async def page(request: Request) -> Response:
+    """The page."""
+    _check(request)
+    text = files(__package__).joinpath("page.html").read_text(encoding="utf-8")
+    for name, _, colour in SOURCES:
+        text = text.replace(f"{{{{{name}}}}}", colour)
+    text = text.replace("{{model}}", _escaped(server_of(request).settings.model))
+    return HTMLResponse(text, headers={"Content-Security-Policy": _POLICY, "Cache-Control": "no-store"})
+
+
+@router.get("/state")
+async def state(request: Request) -> Response:
+    """The state, each second, as long as somebody looks."""
+    _check(request)
+    server, gate = server_of(request), request.app.state.gate
+
+    async def events() -> AsyncIterator[str]:
+        while not gate.draining:
+            yield data_event(await asyncio.to_thread(server.live.state, server.admission, server.engine))
+            await asyncio.sleep(_SECONDS)
+
+    return StreamingResponse(events(), media_type="text/event-stream", headers={"Cache-Control": "no-store"})
+
+
+def _check(request: Request) -> None:
+    """Raises :class:`RequestError` unless the caller may see the requests of all."""
+    server, caller = server_of(request), caller_of(request)
+    if not caller.operator:
+        how = (
+            "send the operator's key" if server.keys.public_namespace else "start the server with SEMSHARE_OPERATOR_KEY"
+        )
+        raise RequestError(f"The page shows the requests of all: {how}.", 403, code="permission_denied")
+
+
+def _escaped(text: str) -> str:
+    return text.replace("&", "&amp;").replace("<", "&lt;")

@@ -59,6 +59,7 @@ def test_the_wheel_holds_the_packages_and_nothing_else(wheel: Path) -> None:
     for package in ("adapter", "langchain", "llama_index", "serving", "statistics", "tools"):
         assert f"semshare_integrations/{package}/__init__.py" in names
     assert "semshare_core/py.typed" in names
+    assert "semshare_integrations/serving/page.html" in names
     assert "semshare_integrations/py.typed" in names
 
 

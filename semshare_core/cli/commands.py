@@ -29,7 +29,10 @@ _OWN = {
 }
 
 _OWN_PACKAGE = "semshare"
-_OF_EXTRAS = {"serve": "Answer over HTTP, as OpenAI's clients expect it (extra 'serve')."}
+_OF_EXTRAS = {
+    "audit": "Say what would have been saved on requests that were logged (extra 'serve').",
+    "serve": "Answer over HTTP, as OpenAI's clients expect it (extra 'serve').",
+}
 """Summaries of the commands that come with this package by entry points, as those of other packages do."""
 
 

@@ -82,7 +82,8 @@ def completion_logprobs(tokens: Sequence[TokenLogprob], offset: int) -> dict[str
     return {
         "tokens": [token.token for token in tokens],
         "token_logprobs": [token.logprob for token in tokens],
-        "top_logprobs": [dict(token.top) for token in tokens],
+        # the chosen token stands there, too; of tokens with one text, such as parts of characters, the likeliest
+        "top_logprobs": [dict([(token.token, token.logprob), *reversed(token.top)]) for token in tokens],
         "text_offset": offsets,
     }
 

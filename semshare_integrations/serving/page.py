@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import html
+import re
 from collections.abc import AsyncIterator
 from importlib.resources import files
 
@@ -25,9 +27,8 @@ async def page(request: Request) -> Response:
     """The page."""
     _check(request)
     text = files(__package__).joinpath("page.html").read_text(encoding="utf-8")
-    for name, _, colour in SOURCES:
-        text = text.replace(f"{{{{{name}}}}}", colour)
-    text = text.replace("{{model}}", _escaped(server_of(request).settings.model))
+    filled = {name: colour for name, _, colour in SOURCES} | {"model": html.escape(server_of(request).settings.model)}
+    text = re.sub(r"\{\{(\w+)\}\}", lambda found: filled[found[1]], text)
     return HTMLResponse(text, headers={"Content-Security-Policy": _POLICY, "Cache-Control": "no-store"})
 
 
@@ -53,7 +54,3 @@ def _check(request: Request) -> None:
             "send the operator's key" if server.keys.public_namespace else "start the server with SEMSHARE_OPERATOR_KEY"
         )
         raise RequestError(f"The page shows the requests of all: {how}.", 403, code="permission_denied")
-
-
-def _escaped(text: str) -> str:
-    return text.replace("&", "&amp;").replace("<", "&lt;")

@@ -56,7 +56,7 @@ def test_the_wheel_holds_the_packages_and_nothing_else(wheel: Path) -> None:
     names = zipfile.ZipFile(wheel).namelist()
     tops = {name.partition("/")[0] for name in names}
     assert {top for top in tops if not top.endswith(".dist-info")} == {"semshare_core", "semshare_integrations"}
-    for package in ("adapter", "langchain", "llama_index", "serving", "statistics", "tools"):
+    for package in ("adapter", "audit", "langchain", "llama_index", "serving", "statistics", "tools"):
         assert f"semshare_integrations/{package}/__init__.py" in names
     assert "semshare_core/py.typed" in names
     assert "semshare_integrations/serving/page.html" in names

@@ -49,6 +49,10 @@ class _Suite:
 class TestUnit(_Suite, ChatModelUnitTests):
     """How the model is made."""
 
+    @pytest.mark.xfail(reason="it compares with a picture of the object that only langchain-openai's own tests have")
+    def test_serdes(self, model: ChatOpenAI, snapshot: Any) -> None:
+        super().test_serdes(model, snapshot)
+
 
 @pytest.mark.real
 class TestIntegration(_Suite, ChatModelIntegrationTests):

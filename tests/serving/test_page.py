@@ -67,7 +67,7 @@ def test_it_loads_nothing_from_elsewhere_and_escapes(served: Served) -> None:
     with served.http() as http:
         page = http.get("/")
     assert "default-src 'none'" in page.headers["content-security-policy"]
-    assert "tiny &lt;b>" in page.text
+    assert "tiny &lt;b&gt;" in page.text
     assert "{{" not in page.text
     assert "http://" not in page.text.replace("http://www.w3.org", "")
     assert "https://" not in page.text

@@ -1,0 +1,86 @@
+"""What SemShare would have saved: requests from a log, per kind of edit."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from semshare_core import SemShareEngine
+from semshare_core.errors import ConfigError
+from semshare_integrations.audit.command import audit
+from tiny_models import tiny_model, tiny_tokenizer
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+LIGHT = "The lighthouse at Vinga was built in 1890. Its keeper lit the lamp every evening. " * 3
+FERRY = "The ferry to Vinga leaves at ten o'clock. It is a trip of forty minutes from here. " * 3
+
+
+def chat(system: str, question: str, **more: Any) -> dict[str, Any]:
+    messages = [{"role": "system", "content": system}, {"role": "user", "content": question}]
+    return {"model": "gpt-5", "messages": messages, "temperature": 0.5, **more}
+
+
+LINES: list[Any] = [
+    chat(LIGHT + FERRY, "When was it built?"),
+    {"custom_id": "1", "method": "POST", "url": "/v1/chat/completions", "body": chat(FERRY + LIGHT, "When?")},
+    {"request": {"model": "gpt-5", "prompt": LIGHT + FERRY}},
+    chat(LIGHT + FERRY, "When was it built, and by whom?"),
+    chat(LIGHT + FERRY, "When was it built?", user="somebody else"),
+    {"model": "gpt-5", "messages": [{"role": "user", "content": [{"type": "image_url"}]}]},
+]
+
+
+@pytest.fixture
+def log(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    model, tokenizer = tiny_model("llama"), tiny_tokenizer()
+    monkeypatch.setattr(
+        SemShareEngine,
+        "from_pretrained",
+        lambda name, *, pool, policy, **_: SemShareEngine(model, tokenizer, pool=pool, policy=policy),
+    )
+    path = tmp_path / "log.jsonl"
+    path.write_text("\n".join([*map(json.dumps, LINES), ""]))
+    return path
+
+
+def test_a_table_has_a_line_for_each_kind_of_edit(log: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    audit(log, sample=1.0, as_json=True)
+    said = capsys.readouterr()
+    *kinds, everything = json.loads(said.out)
+    found = {kind["edit"]: kind for kind in kinds}
+    assert found["nothing like it before"]["requests"] == 2, "the first, and somebody else's"
+    assert found["nothing like it before"]["computed_share"] == 1.0
+    assert sum(kind["requests"] for kind in kinds) == everything["requests"] == 5
+    assert sum(kind["prompt_tokens"] for kind in kinds) == everything["prompt_tokens"]
+    moved = next(kind for kind in kinds if kind["edit"] not in ("nothing like it before",) and kind["compared"])
+    assert moved["mean_kl"] > -1e-6
+    assert 0 < moved["computed_share"] < 1
+    assert "line 6 is left out" in said.err
+    assert "only text" in said.err
+
+
+def test_a_page_can_be_shown_and_quotes_nothing(log: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    page = tmp_path / "page.html"
+    audit(log, sample=0.0, page=page, model="tiny & small")
+    text = page.read_text()
+    assert "tiny &amp; small" in text
+    assert "nothing like it before" in text
+    assert "Vinga" not in text
+    assert "{{" not in text
+    assert "edit" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [("", "has no requests"), ("{", "line 1 is not JSON"), ('{"a": 1}\n', "line 1 has neither"), ("[]", "neither")],
+)
+def test_a_log_that_is_none(log: Path, content: str, says: str) -> None:
+    log.write_text(content)
+    with pytest.raises(ConfigError, match=says):
+        audit(log)
+    with pytest.raises(ConfigError, match="cannot be read"):
+        audit(log.parent / "nothing.jsonl")

@@ -132,6 +132,10 @@ class ChatCall:
                         f"stop={settings.get('stop')!r} out of calls with tools or a response format, or use a stop "
                         "string that such answers cannot contain."
                     )
+                if piece.finish_reason == "length" and not self.names and processor.completes(piece.token_ids or []):
+                    piece = replace(
+                        piece, finish_reason="stop"
+                    )  # it is whole; the limit left no room for the end token
                 yield piece
 
     def take(self, piece: Piece) -> str:

@@ -278,3 +278,24 @@ def test_a_schema_is_kept(client: openai.OpenAI) -> None:
     form = {"type": "json_object"}
     answer = client.chat.completions.create(**GREEDY, max_completion_tokens=80, response_format=form)
     assert isinstance(json.loads(answer.choices[0].message.content or ""), dict)
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_an_answer_that_is_whole_at_the_last_token_was_not_cut_off(client: openai.OpenAI, stream: bool) -> None:
+    """OpenAI's client refuses to parse an answer that ended with ``length``."""
+    schema = {"type": "object", "properties": {"text": {"type": "string"}}, "required": ["text"]}
+    asked: Any = {
+        **GREEDY,
+        "max_completion_tokens": 40,
+        "response_format": {"type": "json_schema", "json_schema": {"name": "said", "schema": schema}},
+    }
+    if stream:
+        chunks = list(client.chat.completions.create(**asked, stream=True))
+        text, reason = text_of(chunks), chunks[-1].choices[0].finish_reason
+    else:
+        choice = client.chat.completions.create(**asked).choices[0]
+        text, reason = choice.message.content or "", choice.finish_reason
+    assert isinstance(json.loads(text)["text"], str)
+    assert reason == "stop"
+    free = client.chat.completions.create(**GREEDY, max_completion_tokens=9, tools=[TIME], tool_choice="auto")
+    assert free.choices[0].finish_reason == "length", "free text is never whole by itself"

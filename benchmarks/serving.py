@@ -3,7 +3,8 @@
     python -m benchmarks.serving [--rounds 5] [--tokens 32]
 
 Both ways take turns, so that a busy machine disturbs them alike. Nothing is reused or stored, so that both compute the
-same. Printed is the time to the first token (mean of a round, median of the rounds) and the tokens per second.
+same. Printed is the time to the first token (mean of a round, median of the rounds), the tokens per second, and the
+processor time of a request, the client's included: other work on the machine changes it least.
 """
 
 from __future__ import annotations
@@ -33,10 +34,11 @@ Ask = Callable[[str, int], tuple[float, int]]
 
 @dataclass(frozen=True)
 class Round:
-    """Requests at once: the mean seconds to the first token, and tokens per second."""
+    """Requests at once: the mean seconds to the first token, tokens per second, processor seconds of a request."""
 
     first: float
     speed: float
+    processor: float
 
 
 def prompts(number: int, count: int) -> list[str]:
@@ -84,10 +86,10 @@ def over_http(url: str) -> Ask:
 def measured(ask: Ask, number: int, count: int, tokens: int) -> Round:
     """One round of ``count`` requests at once."""
     with ThreadPoolExecutor(count) as threads:
-        began = time.perf_counter()
+        began, processor = time.perf_counter(), time.process_time()
         results = list(threads.map(lambda prompt: ask(prompt, tokens), prompts(number, count)))
-        seconds = time.perf_counter() - began
-    return Round(mean(first for first, _ in results), sum(count for _, count in results) / seconds)
+        seconds, processor = time.perf_counter() - began, (time.process_time() - processor) / count
+    return Round(mean(first for first, _ in results), sum(tokens for _, tokens in results) / seconds, processor)
 
 
 @contextmanager
@@ -125,7 +127,12 @@ def main() -> None:
                         rounds[name].append(result)
             for name, results in rounds.items():
                 first, speed = median(r.first for r in results), median(r.speed for r in results)
-                print(f"{count} at once, {name:<10}: first token {1e3 * first:7.1f} ms, {speed:6.1f} tokens/s")
+                processor = median(r.processor for r in results)
+                print(
+                    f"{count} at once, {name:<10}: first token {1e3 * first:7.1f} ms, {speed:6.1f} tokens/s, "
+                    f"{processor:6.3f} s of processor time a request",
+                    flush=True,
+                )
 
 
 if __name__ == "__main__":

@@ -76,18 +76,22 @@ class Keys:
         """Keys from a file, one a line, or from the environment, with commas between them.
 
         Raises:
-            ConfigError: the file cannot be read or has no key, or a key is malformed.
+            ConfigError: the file cannot be read, it or a variable that is set has no key, or a key is malformed.
         """
-        listed = environment.get(KEYS_VARIABLE, "").split(",")
+        keys = _listed(KEYS_VARIABLE, environment)
+        operator = _listed(OPERATOR_VARIABLE, environment)
         if path is not None:
             try:
-                listed += path.read_text(encoding="utf-8").splitlines()
+                lines = path.read_text(encoding="utf-8").splitlines()
             except (OSError, UnicodeDecodeError) as error:
                 raise ConfigError(f"the file of API keys {path} cannot be read: {error}.") from error
-        keys = [line.strip() for line in listed if line.strip() and not line.lstrip().startswith("#")]
-        if path is not None and not keys:
-            raise ConfigError(f"the file of API keys {path} has no key: write one a line.")
-        return cls(keys, environment.get(OPERATOR_VARIABLE) or None)
+            in_file = [line.strip() for line in lines if line.strip() and not line.lstrip().startswith("#")]
+            if not in_file:
+                raise ConfigError(f"the file of API keys {path} has no key: write one a line.")
+            keys += in_file
+        if len(operator) > 1:
+            raise ConfigError(f"{OPERATOR_VARIABLE} has a comma: there is one operator's key.")
+        return cls(keys, operator[0] if operator else None)
 
     @property
     def open(self) -> bool:
@@ -98,6 +102,11 @@ class Keys:
     def public_namespace(self) -> str | None:
         """The namespace that the operator fills for all; None: there is no operator."""
         return None if self._operator is None else PUBLIC_NAMESPACE
+
+    def named(self, name: str, salt: str | None) -> str | None:
+        """The namespace of the caller with this name in the log; None: nobody has it."""
+        callers = [Caller(digest, operator=False) for digest in self._digests] or [Caller(None, operator=True)]
+        return next((caller.namespace(salt) for caller in callers if caller.name == name), None)
 
     def caller(self, key: str | None) -> Caller:
         """Who has the key.
@@ -123,6 +132,16 @@ class Keys:
                 headers={"WWW-Authenticate": "Bearer"},
             )
         return Caller(digest, operator=self._operator is not None and hmac.compare_digest(digest, self._operator))
+
+
+def _listed(variable: str, environment: Mapping[str, str]) -> list[str]:
+    """The keys in a variable. One that is set and has none would leave open what was meant to be shut."""
+    if variable not in environment:
+        return []
+    keys = [key.strip() for key in environment[variable].split(",") if key.strip()]
+    if not keys:
+        raise ConfigError(f"{variable} is set, and has no key: give one, or unset it (`unset {variable}`).")
+    return keys
 
 
 def _digest(key: str) -> bytes:

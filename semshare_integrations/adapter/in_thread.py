@@ -65,7 +65,12 @@ async def in_thread(
             ended()
 
     context = contextvars.copy_context()
-    threading.Thread(target=context.run, args=(work,), name="semshare-async", daemon=True).start()
+    thread = threading.Thread(target=context.run, args=(work,), name="semshare-async", daemon=True)
+    try:
+        thread.start()
+    except RuntimeError:  # the system has no more threads: who waits for the end would wait forever
+        ended()
+        raise
     try:
         while True:
             while not waiting:

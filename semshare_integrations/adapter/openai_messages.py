@@ -27,12 +27,16 @@ def _converted(number: int, message: Mapping[str, Any]) -> dict[str, Any]:
         raise ValueError(f"messages[{number}] has the role {message.get('role')!r}: use one of {', '.join(_ROLES)}.")
     whose, content = f"messages[{number}]", message.get("content")
     calls = message.get("tool_calls") or ()
+    if isinstance(calls, str) or not isinstance(calls, Sequence):
+        raise ValueError(f"the tool_calls of {whose} are no list.")
     if content is None and role == "assistant" and (calls or message.get("refusal")):
         content = ""
     if not isinstance(content, str | Sequence) or not all(isinstance(block, str | Mapping) for block in content):
         raise ValueError(f"{whose} has no content: it must be a text or a list of content parts.")
     if role == "tool":
         call = message.get("tool_call_id")
+        if not isinstance(call, str | None) or not isinstance(message.get("name"), str | None):
+            raise ValueError(f"the tool_call_id and the name of {whose} must be texts.")
         return {
             "role": role,
             "content": tool_text(content, whose),
@@ -65,6 +69,8 @@ def call_arguments(name: str, arguments: Any) -> dict[str, Any]:
             arguments = json.loads(arguments or "{}")
         except json.JSONDecodeError as error:
             raise ValueError(f"the arguments of the call of {name!r} are not JSON: {error}.") from error
+        except RecursionError:
+            raise ValueError(f"the arguments of the call of {name!r} are nested too deeply.") from None
     if not isinstance(arguments, Mapping):
         raise ValueError(f"the arguments of the call of {name!r} must be a JSON object; got {arguments!r}.")
     return dict(arguments)

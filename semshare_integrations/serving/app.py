@@ -34,7 +34,8 @@ def make_app(
     """An application that serves ``engine``, for any ASGI server.
 
     When the server stops, the pool is written to its folder and closed. The application runs in one process and one
-    event loop.
+    event loop. ASGI tells nobody that a server is about to stop: set ``draining`` where yours says so, or streams of
+    the page's state hold it up for a minute.
 
     Args:
         keys: who may ask; default: everybody.
@@ -62,12 +63,14 @@ def make_app(
         await asyncio.to_thread(_close, engine)
 
     app = FastAPI(lifespan=life, openapi_url=None)  # whoever has no key gets no list of routes, either
-    app.state.server = Server(engine, settings, keys, admission, metrics, answers, live, time.time())
+    app.state.server = Server(
+        engine, settings, keys, admission, metrics, answers, live, time.time(), asyncio.Semaphore(1)
+    )
     for each in (RequestError, SemShareError, HTTPException, Exception):
         app.add_exception_handler(each, _answer_error)
     for router in (chat.router, completions.router, responses.router, messages.router, status.router, page.router):
         app.include_router(router)
-    gate = Gate(app, keys, metrics, settings.max_body_bytes)
+    gate = Gate(app, keys, metrics, settings)
     app.state.gate = gate
     return gate
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ipaddress
 import os
 from pathlib import Path
 from typing import Annotated, Any
@@ -22,6 +21,9 @@ def serve(
     name: Annotated[str | None, typer.Option(help="What clients call the model. [MODEL]", show_default=False)] = None,
     api_keys: Annotated[
         Path | None, typer.Option(help="A file with the keys of those who may ask, one a line.", show_default=False)
+    ] = None,
+    allow_host: Annotated[
+        list[str] | None, typer.Option(help="A name under which a proxy passes requests on.", show_default=False)
     ] = None,
     pool: Annotated[Path | None, typer.Option(help="A folder in which the pool stays.", show_default=False)] = None,
     max_bytes: Annotated[str, typer.Option(help="The pool's keys and values in memory.")] = _DEFAULT_BYTES,
@@ -43,6 +45,7 @@ def serve(
     operator sees the whole pool and the metrics, and fills the public namespace.
     """
     from semshare_integrations.serving import DrainingServer, Keys, ServeSettings, make_app
+    from semshare_integrations.serving.doors import is_loopback
 
     keys = Keys.read(api_keys, os.environ)
     settings = ServeSettings(
@@ -52,6 +55,7 @@ def serve(
         max_body_bytes=read_bytes(max_body),
         timeout=timeout,
         default_max_tokens=max_tokens,
+        hosts=tuple(name.lower() for name in allow_host or ()),
         vllm_metrics=vllm_metrics,
     )
     policy = resolve_policy(reuse, ReusePolicy(), "--reuse")
@@ -62,7 +66,7 @@ def serve(
     from semshare_core.engine import SemShareEngine
 
     engine = SemShareEngine.from_pretrained(model, dtype=dtype, device=device, pool=pool_config, policy=policy)
-    if keys.open and not _is_loopback(host):
+    if keys.open and not is_loopback(host):
         typer.secho(
             f"semshare: {host} can be reached from other machines, and there are no API keys: everybody there may ask, "
             "and all share one namespace. Give keys with --api-keys or SEMSHARE_API_KEYS.",
@@ -76,12 +80,3 @@ def _spans(model: str) -> Any:
     from semshare_integrations.serving.spans import OtelSpans
 
     return OtelSpans(model)
-
-
-def _is_loopback(host: str) -> bool:
-    if host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False

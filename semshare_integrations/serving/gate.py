@@ -14,12 +14,16 @@ from urllib.parse import quote
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from semshare_integrations.serving.doors import check_host, check_origin
 from semshare_integrations.serving.errors import CLIENT_CLOSED, RequestError, request_error
 from semshare_integrations.serving.exchange import LOG, Exchange
 from semshare_integrations.serving.keys import Caller, Keys
 from semshare_integrations.serving.metrics import Metrics
+from semshare_integrations.serving.settings import ServeSettings
 
 _FREE = ("/health",)  # for load balancers, which have no key
+_BODY_SECONDS = 60.0  # for a whole body to come
+_SLACK = 15.0  # seconds behind the time limit: the engine's own error comes first
 _PAGES = ("/", "/state")  # for browsers, which ask for a name and a password
 _WHILE_DRAINING = ("/health", "/ready", "/metrics")
 
@@ -33,14 +37,15 @@ class Gate:
 
     Attributes:
         draining: no new work is taken, because the server is about to stop.
+        loopback: the server listens to its own machine alone, and must be asked as that.
     """
 
-    def __init__(self, app: ASGIApp, keys: Keys, metrics: Metrics, max_body_bytes: int) -> None:
+    def __init__(self, app: ASGIApp, keys: Keys, metrics: Metrics, settings: ServeSettings) -> None:
         self._app = app
         self._keys = keys
         self._metrics = metrics
-        self._max_body_bytes = max_body_bytes
-        self.draining = False
+        self._settings = settings
+        self.draining = self.loopback = False
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request."""
@@ -67,15 +72,19 @@ class Gate:
         self, scope: Scope, receive: Receive, headers: Headers, exchange: Exchange, response: _Response
     ) -> None:
         try:
+            if self.loopback:
+                check_host(headers, self._settings.hosts)
             if exchange.path not in _FREE:
                 exchange.caller = self._caller(exchange.path, headers)
             if self.draining and exchange.path not in _WHILE_DRAINING:
                 raise RequestError(
                     "The server is shutting down.", 503, "server_error", "shutting_down", headers={"Retry-After": "5"}
                 )
-            body = await self._body(receive, headers)
+            check_origin(exchange.method, headers)
+            body = await self._timed_body(receive, headers)
             scope.setdefault("state", {})["exchange"] = exchange
-            await _while_connected(self._app, scope, receive, response, body)
+            deadline = self._settings.timeout + _SLACK
+            await _while_connected(self._app, scope, receive, response, body, deadline)
         except Exception as error:
             if isinstance(error, _ClientLeft):
                 raise
@@ -84,7 +93,7 @@ class Gate:
     def _caller(self, path: str, headers: Headers) -> Caller:
         """Who asks. Raises :class:`RequestError`."""
         try:
-            return self._keys.caller(_key(headers))
+            return self._keys.caller(_key(headers, path))
         except RequestError as error:
             if path in _PAGES:
                 error.headers = {"WWW-Authenticate": 'Basic realm="The operator key, as password"'}
@@ -101,15 +110,27 @@ class Gate:
             raise _ClientLeft
         await send_json(response, told.status, told.body(exchange.path), dict(told.headers))
 
+    async def _timed_body(self, receive: Receive, headers: Headers) -> bytes:
+        """The request's body. Raises :class:`RequestError` if it is too large, or comes too slowly."""
+        try:
+            return await asyncio.wait_for(self._body(receive, headers), _BODY_SECONDS)
+        except (TimeoutError, asyncio.TimeoutError):
+            raise RequestError(
+                f"The request had not come whole after {_BODY_SECONDS:g} seconds. Please send it again.",
+                408,
+                code="request_timeout",
+                headers={"Connection": "close"},
+            ) from None
+
     async def _body(self, receive: Receive, headers: Headers) -> bytes:
         """The request's body. Raises :class:`RequestError` if it is too large."""
         body = bytearray()
         announced = headers.get("content-length", "0")
         size = int(announced) if announced.isdecimal() else 0
         while True:
-            if max(size, len(body)) > self._max_body_bytes:
+            if max(size, len(body)) > self._settings.max_body_bytes:
                 raise RequestError(
-                    f"The request has more than {self._max_body_bytes} bytes, which is this server's limit.",
+                    f"The request has more than {self._settings.max_body_bytes} bytes, which is this server's limit.",
                     413,
                     code="request_too_large",
                     headers={"Connection": "close"},
@@ -118,7 +139,7 @@ class Gate:
             if message["type"] == "http.disconnect":
                 raise _ClientLeft
             body += message.get("body", b"")
-            if not message.get("more_body", False) and len(body) <= self._max_body_bytes:
+            if not message.get("more_body", False) and len(body) <= self._settings.max_body_bytes:
                 return bytes(body)
 
 
@@ -140,8 +161,13 @@ class _Response:
         await self._send(message)
 
 
-async def _while_connected(app: ASGIApp, scope: Scope, receive: Receive, response: _Response, body: bytes) -> None:
-    """Run ``app``, and cancel it as soon as the client disconnects. Raises :class:`_ClientLeft` then."""
+async def _while_connected(
+    app: ASGIApp, scope: Scope, receive: Receive, response: _Response, body: bytes, deadline: float
+) -> None:
+    """Run ``app``, and cancel it as soon as the client disconnects. Raises :class:`_ClientLeft` then.
+
+    So it does after ``deadline`` seconds: a client that does not read what it asked for has left as well.
+    """
     unread: list[Message] = [{"type": "http.request", "body": body, "more_body": False}]
     never = asyncio.Event()
 
@@ -158,7 +184,7 @@ async def _while_connected(app: ASGIApp, scope: Scope, receive: Receive, respons
     work = asyncio.ensure_future(app(scope, give, response))
     watch = asyncio.ensure_future(disconnected())
     try:
-        await asyncio.wait((work, watch), return_when=asyncio.FIRST_COMPLETED)
+        await asyncio.wait((work, watch), timeout=deadline, return_when=asyncio.FIRST_COMPLETED)
         left = not work.done() and not response.complete  # a complete response looks like a disconnect, too
         if left:
             work.cancel()
@@ -194,12 +220,15 @@ def _printable(path: str) -> str:
     return quote(path, safe="/:._-")[:256]
 
 
-def _key(headers: Headers) -> str | None:
-    """OpenAI's clients send a bearer token, Anthropic's a header of their own, browsers a password."""
+def _key(headers: Headers, path: str) -> str | None:
+    """OpenAI's clients send a bearer token, Anthropic's a header of their own, browsers a password.
+
+    A password is taken for the pages alone: a browser that has it sends it wherever any site's page tells it to.
+    """
     kind, _, key = headers.get("authorization", "").partition(" ")
     if kind.lower() == "bearer":
         return key.strip()
-    if kind.lower() == "basic":
+    if kind.lower() == "basic" and path in _PAGES:
         with suppress(binascii.Error, UnicodeDecodeError):
             return base64.b64decode(key, validate=True).decode().partition(":")[2]
     return headers.get("x-api-key")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import html
 import re
+import time
 from collections.abc import AsyncIterator
 from importlib.resources import files
 
@@ -19,7 +20,11 @@ from semshare_integrations.serving.server import caller_of, server_of
 router = APIRouter()
 
 _SECONDS = 1.0
-_POLICY = "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; connect-src 'self'"
+_LONGEST = 60.0  # seconds; then the browser asks again. A server that nobody tells to drain stops within that time
+_POLICY = (
+    "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; connect-src 'self'; "
+    "frame-ancestors 'none'"  # no site lays it under its own buttons
+)
 
 
 @router.get("/")
@@ -39,7 +44,8 @@ async def state(request: Request) -> Response:
     server, gate = server_of(request), request.app.state.gate
 
     async def events() -> AsyncIterator[str]:
-        while not gate.draining:
+        end = time.monotonic() + _LONGEST
+        while not gate.draining and time.monotonic() < end:
             yield data_event(await asyncio.to_thread(server.live.state, server.admission, server.engine))
             await asyncio.sleep(_SECONDS)
 

@@ -9,6 +9,7 @@ from typing import Any
 import uvicorn
 
 from semshare_core.errors import ConfigError
+from semshare_integrations.serving.doors import is_loopback
 from semshare_integrations.serving.gate import Gate
 
 LOGGING: dict[str, Any] = {
@@ -58,8 +59,15 @@ class DrainingServer(uvicorn.Server):
     def serve_app(self, gate: Gate) -> None:
         """Serve until a signal comes, or ``should_exit`` is set."""
         self._gate = gate
+        gate.loopback = is_loopback(self.config.host)
         self.config.app = gate
         self.run([self._socket])
+
+    async def on_tick(self, counter: int) -> bool:
+        """Called ten times a second. Whoever sets ``should_exit`` stops the server as a signal does."""
+        done = await super().on_tick(counter)
+        self._gate.draining = self._gate.draining or done
+        return done
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """Called for SIGINT and SIGTERM."""

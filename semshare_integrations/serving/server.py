@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from dataclasses import dataclass
 
 from fastapi import Request
@@ -22,6 +23,7 @@ class Server:
 
     Attributes:
         began: when the server started, in seconds of Unix time.
+        parsing: who has it reads a large body.
     """
 
     engine: SemShareEngine
@@ -32,6 +34,7 @@ class Server:
     answers: Answers
     live: Live
     began: float
+    parsing: asyncio.Semaphore
 
 
 def server_of(request: Request) -> Server:

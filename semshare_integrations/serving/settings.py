@@ -18,9 +18,11 @@ class ServeSettings(Settings):
         max_waiting_tokens: so many tokens may run and wait, prompts (a token is taken for 4 bytes) and answers
             together. A single request may have more.
         max_body_bytes: a larger request gets status 413.
-        timeout: in seconds, from the request to the end of its answer. It contains the time in the queue.
+        timeout: in seconds, from the request to the end of its answer. It contains the time in the queue. Whoever
+            has not read the answer a quarter of a minute later is cut off.
         default_max_tokens: the longest chat answer of a request that names no limit.
         max_choices: the largest ``n``, and the most prompts in a request.
+        hosts: names under which a server that listens to its own machine alone may be asked, beside that machine's own.
         vllm_metrics: also show the metrics under vLLM's names.
     """
 
@@ -32,4 +34,5 @@ class ServeSettings(Settings):
     timeout: float = Field(default=600.0, gt=0)
     default_max_tokens: int = Field(default=1024, ge=1)
     max_choices: int = Field(default=16, ge=1)
+    hosts: tuple[str, ...] = ()
     vllm_metrics: bool = False

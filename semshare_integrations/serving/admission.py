@@ -8,7 +8,7 @@ from collections import deque
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
-from semshare_integrations.serving.errors import RequestError
+from semshare_integrations.serving.errors import NO_RETRY, RequestError
 from semshare_integrations.serving.settings import ServeSettings
 
 _LONGEST_RETRY = 60  # seconds
@@ -40,7 +40,7 @@ class Admission:
         """A place for a request of ``tokens``. Gives the seconds that it waited.
 
         Raises:
-            RequestError: too many requests or tokens wait, or the wait was as long as a request may take.
+            RequestError: 429: too many requests or tokens wait; 504: the wait was as long as a request may take.
         """
         settings, began = self._settings, time.monotonic()
         busy = self.running >= settings.max_running or bool(self._queue)
@@ -74,7 +74,14 @@ class Admission:
             else:
                 self._queue.remove(turn)
             if isinstance(error, TimeoutError | asyncio.TimeoutError):
-                raise self._too_much(f"this one has waited for {self._settings.timeout:g} seconds") from None
+                raise RequestError(
+                    f"The request has waited for {self._settings.timeout:g} seconds, which is all the time that it has "
+                    "here. Ask when fewer others do, or start the server with a longer --timeout.",
+                    504,
+                    "server_error",
+                    "timeout",
+                    headers=NO_RETRY,
+                ) from None
             raise
 
     def _next(self) -> None:

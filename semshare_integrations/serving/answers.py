@@ -5,17 +5,15 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
-from collections.abc import AsyncGenerator, Callable, Generator, Sequence
+from collections.abc import AsyncGenerator, Callable, Coroutine, Generator, Sequence
 from contextlib import aclosing, closing, suppress
 from dataclasses import dataclass, field, replace
-from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 
 from transformers import LogitsProcessor
 
 from semshare_core import Piece, ReuseReport, SemShareEngine
 from semshare_core.errors import SemShareError
-from semshare_core.prompt.encode import Prompt
 from semshare_integrations.adapter import ChatCall, in_thread
 from semshare_integrations.serving.admission import Admission
 from semshare_integrations.serving.errors import RequestError, request_error
@@ -26,6 +24,8 @@ from semshare_integrations.serving.metrics import Metrics
 from semshare_integrations.serving.spans import Spans
 from semshare_integrations.statistics import Operation
 from semshare_integrations.tools import Reply
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -87,6 +87,7 @@ class Answers:
         self._live = live
         self._spans = spans
         self._timeout = timeout
+        self._tasks: set[asyncio.Task[Any]] = set()
 
     def start(self, asks: Sequence[Ask], tokens: int, exchange: Exchange) -> AsyncGenerator[Part, None]:
         """The parts of the answers, one answer after the other, so that each can reuse the prompt's rows.
@@ -100,30 +101,68 @@ class Answers:
         exchange.closing.push_async_callback(parts.aclose)
         return parts
 
-    async def warm(self, prompts: Sequence[Prompt], namespace: str, tokens: int, *, pin: bool) -> list[ReuseReport]:
-        """Read prompts ahead, in turn with the answers."""
+    async def in_turn(self, work: Callable[[threading.Event, float], T], tokens: int) -> T:
+        """Run ``work`` in a thread, in turn with the answers.
+
+        It is called with an event that is set when nobody waits any more, and with the seconds that it may take.
+        """
         cancel = threading.Event()
-        async with self._admission.place(tokens) as waited:
-            warm = partial(self.engine.warm, prompts, namespace=namespace, pin=pin, cancel=cancel)
-            work = asyncio.ensure_future(asyncio.to_thread(warm, timeout=max(1e-3, self._timeout - waited)))
-            try:
-                return await asyncio.shield(work)
-            except asyncio.CancelledError:
-                cancel.set()
-                await asyncio.gather(work, return_exceptions=True)  # until then the place is not free
-                raise
+
+        async def run() -> T:
+            async with self._admission.place(tokens) as waited:
+                left = max(1e-3, self._timeout - waited)
+                thread = asyncio.ensure_future(asyncio.to_thread(work, cancel, left))
+                try:
+                    return await asyncio.shield(thread)
+                except asyncio.CancelledError:
+                    cancel.set()
+                    await _ended(thread)
+                    raise
+
+        return await self._kept(run())
+
+    async def _kept(self, work: Coroutine[Any, Any, T]) -> T:
+        """Run ``work`` in a task of its own, which nobody but this method cancels, and cancels but once.
+
+        What awaits this method may be cancelled many times over, as anyio does. The task still keeps its place until
+        its thread has ended.
+        """
+        task = self._task(work)
+        try:
+            return await asyncio.shield(task)
+        finally:
+            task.cancel()
+            await asyncio.wait((task,))
+
+    def _task(self, work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
+        task = asyncio.ensure_future(work)
+        self._tasks.add(task)  # the loop has only weak references
+        task.add_done_callback(self._tasks.discard)
+        task.add_done_callback(lambda done: done.cancelled() or done.exception())  # told to whoever still waits
+        return task
 
     async def _parts(self, asks: Sequence[Ask], tokens: int, exchange: Exchange) -> AsyncGenerator[Part, None]:
+        """The parts as the engine makes them. A reader that is slow, or reads nothing, keeps no place."""
+        arrived: asyncio.Queue[Part | None] = asyncio.Queue()
+        work = self._task(self._work(asks, tokens, exchange, arrived.put_nowait))
+        work.add_done_callback(lambda _: arrived.put_nowait(None))
+        try:
+            while (part := await arrived.get()) is not None:
+                yield part
+            await work  # raises what went wrong
+        finally:
+            work.cancel()
+            await asyncio.wait((work,))
+
+    async def _work(self, asks: Sequence[Ask], tokens: int, exchange: Exchange, give: Callable[[Part], None]) -> None:
         began = time.monotonic()
         async with self._admission.place(tokens) as waited:
             for ask in asks:
                 left = max(1e-3, self._timeout - (time.monotonic() - began))
                 timed = replace(ask, settings={**ask.settings, "timeout": left})
-                async with aclosing(self._one(timed, waited, exchange)) as parts:
-                    async for part in parts:
-                        yield part
+                await self._one(timed, waited, exchange, give)
 
-    async def _one(self, ask: Ask, waited: float, exchange: Exchange) -> AsyncGenerator[Part, None]:
+    async def _one(self, ask: Ask, waited: float, exchange: Exchange, give: Callable[[Part], None]) -> None:
         """One answer. It ends when the engine's thread has ended: until then its place is not free."""
         loop, thread_ended = asyncio.get_running_loop(), asyncio.Event()
         started_at = time.time()
@@ -138,8 +177,8 @@ class Answers:
             self._spans.record(exchange, report, ask.operation)
 
         def unread(part: Part) -> None:
-            if part.ending is not None:
-                record(part.ending.report, part.ending.finish_reason)
+            if part.ending is not None:  # whatever ended it, the client had left
+                record(part.ending.report, "abort")
 
         def make(closed: threading.Event) -> Generator[Part, None, None]:
             return self._run(ask, closed, lambda report: record(report, "abort"))
@@ -154,13 +193,13 @@ class Answers:
                         exchange.reports.append(part.ending.report)
                         exchange.finish_reason = part.ending.finish_reason
                         record(part.ending.report, part.ending.finish_reason)
-                    yield part
+                    give(part)
         except Exception as error:
             self._spans.record_error(exchange, error, ask.operation, started_at)
             raise
         finally:
             if begun:
-                await thread_ended.wait()
+                await _ended(asyncio.ensure_future(thread_ended.wait()))
 
     def _run(
         self, ask: Ask, closed: threading.Event, on_left: Callable[[ReuseReport], None]
@@ -195,6 +234,18 @@ def _part(call: ChatCall, piece: Piece, index: int, logprobs: list[TokenLogprob]
         return Part(index, text, logprobs)
     ending = Ending(call.reply, call.finish_reason(piece) or "stop", piece.report, piece.token_ids or [])
     return Part(index, text, logprobs, ending)
+
+
+async def _ended(work: asyncio.Future[Any]) -> None:
+    """Wait until ``work`` has ended, however often the waiting is cancelled: until then its place is not free."""
+    cancelled: asyncio.CancelledError | None = None
+    while not work.done():
+        try:
+            await asyncio.wait((work,))
+        except asyncio.CancelledError as error:
+            cancelled = error
+    if cancelled is not None:
+        raise cancelled
 
 
 async def gathered(parts: AsyncGenerator[Part, None]) -> list[Part]:

@@ -5,20 +5,22 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Iterator, Sequence
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 from uuid import uuid4
 
 from fastapi import APIRouter, Request
-from pydantic import ConfigDict, Field
+from pydantic import ConfigDict, FailFast, Field
 from starlette.responses import JSONResponse, Response
 
+from semshare_core import SemShareEngine
 from semshare_integrations.adapter import ChatCall
 from semshare_integrations.adapter.chat_call import call_id, openai_call
 from semshare_integrations.adapter.openai_messages import to_template
 from semshare_integrations.serving.answers import Ask, Ending, Part, gathered
 from semshare_integrations.serving.events import DONE, data_event, event_stream
 from semshare_integrations.serving.exchange import exchange_of
-from semshare_integrations.serving.requests import BYTES_PER_TOKEN, Sampled, Strict, check_model, invalid, parsed
+from semshare_integrations.serving.parsing import Objects, Strict, invalid, parsed
+from semshare_integrations.serving.requests import BYTES_PER_TOKEN, Sampled, check_count, check_model
 from semshare_integrations.serving.server import Server, caller_of, server_of
 from semshare_integrations.serving.usage import openai_usage, semshare_object
 from semshare_integrations.tools import Reply
@@ -49,25 +51,26 @@ class Tool(Strict):
 class ChatRequest(Sampled):
     """OpenAI's request for a chat completion, with vLLM's additions."""
 
-    messages: list[dict[str, Any]] = Field(min_length=1)
+    messages: Objects = Field(min_length=1)
     max_completion_tokens: int | None = Field(default=None, ge=1)
     logprobs: bool = False
     top_logprobs: int | None = Field(default=None, ge=0, le=20)
-    tools: list[Tool] = Field(default_factory=list)
+    tools: Annotated[list[Tool], FailFast()] = Field(default_factory=list)
     tool_choice: str | dict[str, Any] | None = None
     parallel_tool_calls: bool = False
     response_format: dict[str, Any] | None = None
     chat_template_kwargs: dict[str, Any] | None = None
     # hints
-    modalities: list[Literal["text"]] | None = None
+    modalities: Annotated[list[Literal["text"]], Field(max_length=8)] | None = None
     reasoning_effort: str | None = None
     verbosity: str | None = None
     prediction: Any = None
     store: bool | None = None
 
-    def check(self, max_choices: int) -> None:
+    def check(self, max_choices: int, engine: SemShareEngine) -> None:
         """Raises :class:`RequestError` for fields that do not fit each other."""
-        super().check(max_choices)
+        super().check(max_choices, engine)
+        check_count(self.messages, engine, "messages")
         if self.top_logprobs is not None and not self.logprobs:
             raise invalid("top_logprobs is only allowed when logprobs is true.", "top_logprobs")
         if self.chat_template_kwargs:
@@ -113,7 +116,7 @@ async def chat_completions(request: Request) -> Response:
     server, exchange = server_of(request), exchange_of(request)
     body = await parsed(request, ChatRequest)
     check_model(body.model, server.settings.model)
-    body.check(server.settings.max_choices)
+    body.check(server.settings.max_choices, server.engine)
     asks = body.asks(server, request)
     size = len(await request.body()) // BYTES_PER_TOKEN + sum(ask.settings["max_new_tokens"] for ask in asks)
     parts = server.answers.start(asks, size, exchange)

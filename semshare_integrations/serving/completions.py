@@ -9,15 +9,18 @@ from typing import Any, cast
 from uuid import uuid4
 
 from fastapi import APIRouter, Request
-from pydantic import Field
+from pydantic import Field, SkipValidation, field_validator
+from pydantic_core import PydanticCustomError
 from starlette.responses import JSONResponse, Response
 
+from semshare_core import SemShareEngine
 from semshare_integrations.adapter import ChatCall
 from semshare_integrations.serving.answers import Ask, Ending, Part, gathered
 from semshare_integrations.serving.events import DONE, data_event, event_stream
 from semshare_integrations.serving.exchange import exchange_of
 from semshare_integrations.serving.logprobs import completion_logprobs
-from semshare_integrations.serving.requests import BYTES_PER_TOKEN, Sampled, check_model, invalid, parsed
+from semshare_integrations.serving.parsing import invalid, parsed
+from semshare_integrations.serving.requests import BYTES_PER_TOKEN, Sampled, check_model, too_long
 from semshare_integrations.serving.server import Server, caller_of, server_of
 from semshare_integrations.serving.usage import openai_usage, semshare_object
 
@@ -26,24 +29,38 @@ router = APIRouter()
 _DEFAULT_TOKENS = 16  # OpenAI's
 
 
+Prompts = str | list[str] | list[int] | list[list[int]]
+
+
 class CompletionRequest(Sampled):
     """OpenAI's request for a completion, with vLLM's additions."""
 
-    prompt: str | list[str] | list[int] | list[list[int]]
+    prompt: SkipValidation[Prompts]
     logprobs: int | None = Field(default=None, ge=0, le=20)
     echo: bool = False
     best_of: int | None = None
     suffix: str | None = None
 
+    @field_validator("prompt", mode="before")
+    @classmethod
+    def _of_one_kind(cls, given: Any) -> Any:
+        """The first element says what all must be. Pydantic would list a mistake for each element and each kind."""
+        kind: type = type(given[0]) if isinstance(given, list) and given else str
+        if isinstance(given, str) or (isinstance(given, list) and kind in (str, int) and _all(given, kind)):
+            return given
+        if isinstance(given, list) and kind is list and all(_all(each, int) for each in given):
+            return given
+        raise PydanticCustomError("prompt_type", "Input should be a text, token ids, or a list of either")
+
     @property
     def prompts(self) -> list[str | list[int]]:
         """One prompt, or several."""
-        several = not isinstance(self.prompt, str) and not all(isinstance(part, int) for part in self.prompt)
+        several = not isinstance(self.prompt, str) and bool(self.prompt) and not isinstance(self.prompt[0], int)
         return cast("list[str | list[int]]", self.prompt if several else [self.prompt] if self.prompt else [])
 
-    def check(self, max_choices: int) -> None:
+    def check(self, max_choices: int, engine: SemShareEngine) -> None:
         """Raises :class:`RequestError` for fields that do not fit each other."""
-        super().check(max_choices)
+        super().check(max_choices, engine)
         if self.best_of not in (None, self.n):
             raise invalid("best_of is not supported: ask for n answers and choose.", "best_of", "unsupported_parameter")
         if self.suffix:
@@ -54,6 +71,9 @@ class CompletionRequest(Sampled):
             raise invalid("The prompt is empty: send a text or token ids.", "prompt")
         if len(self.prompts) > max_choices:
             raise invalid(f"This server takes at most {max_choices} prompts in one request.", "prompt")
+        longest = max((len(prompt) for prompt in self.prompts if isinstance(prompt, list)), default=0)
+        if longest > engine.context:
+            raise too_long(f"The prompt has {longest} tokens", engine.context, "prompt")
 
     def asks(self, server: Server, request: Request) -> list[Ask]:
         """The answers that the client wants: to each prompt ``n``."""
@@ -72,13 +92,17 @@ class CompletionRequest(Sampled):
         ]
 
 
+def _all(given: Any, kind: type) -> bool:
+    return isinstance(given, list) and all(type(each) is kind for each in given)  # True is no token
+
+
 @router.post("/v1/completions")
 async def completions(request: Request) -> Response:
     """Continue a text."""
     server, exchange = server_of(request), exchange_of(request)
     body = await parsed(request, CompletionRequest)
     check_model(body.model, server.settings.model)
-    body.check(server.settings.max_choices)
+    body.check(server.settings.max_choices, server.engine)
     asks = body.asks(server, request)
     size = len(await request.body()) // BYTES_PER_TOKEN + sum(ask.settings["max_new_tokens"] for ask in asks)
     parts = server.answers.start(asks, size, exchange)

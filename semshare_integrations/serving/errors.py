@@ -20,7 +20,9 @@ from semshare_core.errors import (
 CLIENT_CLOSED = 499
 """Nobody gets this status: the client has left. It stands in the log and in the metrics."""
 
-_NO_RETRY = {"x-should-retry": "false"}  # OpenAI's clients would repeat the request, which would fail again
+NO_RETRY = {"x-should-retry": "false"}
+"""OpenAI's clients would repeat the request, which would fail again."""
+
 _ANTHROPIC = {
     400: "invalid_request_error",
     401: "authentication_error",
@@ -28,6 +30,7 @@ _ANTHROPIC = {
     404: "not_found_error",
     405: "invalid_request_error",
     413: "request_too_large",
+    415: "invalid_request_error",
     429: "rate_limit_error",
     503: "overloaded_error",
 }
@@ -77,17 +80,17 @@ def request_error(error: BaseException) -> RequestError:
     if isinstance(error, PromptError | ConfigError):
         return RequestError(message, code="invalid_value")
     if isinstance(error, CallTimeoutError):
-        return RequestError(message, 504, "server_error", "timeout", headers=_NO_RETRY)
+        return RequestError(message, 504, "server_error", "timeout", headers=NO_RETRY)
     if isinstance(error, CallCancelledError):
-        return RequestError(message, CLIENT_CLOSED, "server_error", "cancelled", headers=_NO_RETRY)
+        return RequestError(message, CLIENT_CLOSED, "server_error", "cancelled", headers=NO_RETRY)
     if isinstance(error, DeviceMemoryError):
-        return RequestError(message, 503, "server_error", "out_of_memory", headers=_NO_RETRY)
+        return RequestError(message, 503, "server_error", "out_of_memory", headers=NO_RETRY)
     if isinstance(error, NumericalError):
-        return RequestError(message, 500, "server_error", "not_numbers", headers=_NO_RETRY)
+        return RequestError(message, 500, "server_error", "not_numbers", headers=NO_RETRY)
     return RequestError(
         f"the server failed with a {type(error).__name__}; its log says more. Nothing of the request was kept.",
         500,
         "server_error",
         "internal_error",
-        headers=_NO_RETRY,
+        headers=NO_RETRY,
     )

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
+import threading
 from collections.abc import Iterator, Sequence
 from typing import Any
 from uuid import uuid4
@@ -22,7 +22,8 @@ from semshare_integrations.serving.errors import RequestError
 from semshare_integrations.serving.events import event_stream, named_event
 from semshare_integrations.serving.exchange import exchange_of
 from semshare_integrations.serving.messages_request import CountRequest, MessagesRequest
-from semshare_integrations.serving.requests import BYTES_PER_TOKEN, check_model, invalid, parsed
+from semshare_integrations.serving.parsing import invalid, parsed
+from semshare_integrations.serving.requests import BYTES_PER_TOKEN, check_model
 from semshare_integrations.serving.server import caller_of, server_of
 from semshare_integrations.serving.usage import semshare_object
 
@@ -35,9 +36,11 @@ async def messages(request: Request) -> Response:
     server, exchange = server_of(request), exchange_of(request)
     body = await parsed(request, MessagesRequest)
     check_model(body.model, server.settings.model)
+    body.check(server.engine)
     settings = body.engine_settings(server.engine, caller_of(request), body.max_tokens)
     ask = Ask(lambda: _call(server.engine, body), settings, "chat")
-    parts = server.answers.start([ask], len(await request.body()) // BYTES_PER_TOKEN + body.max_tokens, exchange)
+    size = len(await request.body()) // BYTES_PER_TOKEN + settings["max_new_tokens"]
+    parts = server.answers.start([ask], size, exchange)
     answer = MessageAnswer(body, server.engine, server.settings.model)
     if not body.stream:
         return JSONResponse(answer.whole(await gathered(parts)))
@@ -49,14 +52,19 @@ async def messages(request: Request) -> Response:
 @router.post("/v1/messages/count_tokens")
 async def count_tokens(request: Request) -> dict[str, int]:
     """How many tokens a chat has."""
-    engine = server_of(request).engine
+    server = server_of(request)
     body = await parsed(request, CountRequest)
-    check_model(body.model, server_of(request).settings.model)
-    try:
-        ids = await asyncio.to_thread(lambda: engine.token_ids(_call(engine, body).prompt))
-    except ValueError as error:
-        raise invalid(str(error)) from None
-    return {"input_tokens": len(ids)}
+    check_model(body.model, server.settings.model)
+    body.check(server.engine)
+
+    def count(cancel: threading.Event, timeout: float) -> int:
+        try:
+            return len(server.engine.token_ids(_call(server.engine, body).prompt))
+        except ValueError as error:
+            raise invalid(str(error)) from None
+
+    tokens = await server.answers.in_turn(count, len(await request.body()) // BYTES_PER_TOKEN)
+    return {"input_tokens": tokens}
 
 
 def _call(engine: SemShareEngine, body: CountRequest) -> ChatCall:

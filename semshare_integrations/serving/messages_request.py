@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import ConfigDict, Field
+from pydantic import ConfigDict, FailFast, Field, model_validator
 
 from semshare_core import SemShareEngine
 from semshare_integrations.adapter.content import Block, text_of
 from semshare_integrations.serving.keys import Caller
-from semshare_integrations.serving.requests import Common, Strict
-
-Blocks = str | list[dict[str, Any]]
+from semshare_integrations.serving.parsing import Strict, TextOrObjects
+from semshare_integrations.serving.requests import Common, check_count
 
 
 class ClientTool(Strict):
@@ -38,6 +37,12 @@ class ToolChoice(Strict):
     name: str | None = None
     disable_parallel_tool_use: bool = True
 
+    @model_validator(mode="after")
+    def _names_a_tool(self) -> ToolChoice:
+        if self.type == "tool" and not self.name:
+            raise ValueError("of type 'tool' it must have the tool's name")
+        return self
+
 
 class OutputConfig(Strict):
     """Anthropic's ``output_config``."""
@@ -56,21 +61,25 @@ class Turn(Strict):
     """One message."""
 
     role: Literal["user", "assistant", "system"]
-    content: Blocks
+    content: TextOrObjects
 
 
 class CountRequest(Common):
     """What both of Anthropic's requests have: a chat with tools."""
 
-    messages: list[Turn] = Field(min_length=1)
-    system: Blocks | None = None
-    tools: list[ClientTool] = Field(default_factory=list)
+    messages: Annotated[list[Turn], FailFast()] = Field(min_length=1)
+    system: TextOrObjects | None = None
+    tools: Annotated[list[ClientTool], FailFast()] = Field(default_factory=list)
     tool_choice: ToolChoice | None = None
     output_config: OutputConfig = OutputConfig()
     # hints; a model thinks as its template says
     thinking: Any = None
     inference_geo: str | None = None
     speed: str | None = None
+
+    def check(self, engine: SemShareEngine) -> None:
+        """Raises :class:`RequestError` for what cannot fit."""
+        check_count(self.messages, engine, "messages")
 
     def openai_messages(self) -> list[dict[str, Any]]:
         """The messages in OpenAI's form.
@@ -94,7 +103,7 @@ class MessagesRequest(CountRequest):
     """Anthropic's request for a message, in its common subset."""
 
     max_tokens: int = Field(ge=1)
-    stop_sequences: list[str] = Field(default_factory=list)
+    stop_sequences: list[str] = Field(default_factory=list, max_length=64)
 
     def engine_settings(self, engine: SemShareEngine, caller: Caller, max_new_tokens: int) -> dict[str, Any]:
         """Settings of :meth:`SemShareEngine.stream`."""

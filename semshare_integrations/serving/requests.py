@@ -2,30 +2,24 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, TypeVar
+from collections.abc import Sized
+from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
-from pydantic_core import from_json
-from starlette.requests import Request
+from pydantic import Field
 from transformers import LogitsProcessor
 
 from semshare_core import SemShareEngine
 from semshare_core.config import Level
 from semshare_core.decode.sampling import end_tokens
+from semshare_core.model.support import vocabulary_size
 from semshare_integrations.serving.errors import RequestError
 from semshare_integrations.serving.keys import Caller
+from semshare_integrations.serving.parsing import Biases, Stops, Strict, Tokens, invalid
 from semshare_integrations.serving.penalties import CountPenalties
 
 BYTES_PER_TOKEN = 4  # a guess for the limits of the queue, which spares them the tokenizing
 
-Model = TypeVar("Model", bound=BaseModel)
 Salt = Annotated[str, Field(min_length=1, max_length=128)]
-
-
-class Strict(BaseModel):
-    """A JSON object whose numbers are numbers, and whose fields are known."""
-
-    model_config = ConfigDict(extra="forbid", strict=True, protected_namespaces=())
 
 
 class SemShareOptions(Strict):
@@ -61,7 +55,7 @@ class Common(Hints):
     stream: bool = False
     temperature: float | None = Field(default=None, ge=0, le=2)
     top_p: float | None = Field(default=None, gt=0, le=1)
-    top_k: int | None = Field(default=None, ge=-1)
+    top_k: int | None = Field(default=None, ge=-1, lt=2**31)
     cache_salt: Salt | None = None
     request_id: str | None = Field(default=None, max_length=128)
     semshare: SemShareOptions = SemShareOptions()
@@ -73,7 +67,8 @@ class Common(Hints):
             own = engine.model.generation_config.temperature
             temperature = 1.0 if own is None else float(own)
         settings: dict[str, Any] = {
-            "max_new_tokens": max_new_tokens,
+            # more than the context is never generated, and must not count against the others' tokens in the queue
+            "max_new_tokens": min(max_new_tokens, engine.context),
             "temperature": temperature,
             "namespace": caller.namespace(self.cache_salt),
             "reuse": self.semshare.reuse,
@@ -98,16 +93,16 @@ class Sampled(Common):
 
     n: int = Field(default=1, ge=1)
     seed: int | None = Field(default=None, ge=-(2**63), lt=2**63)
-    stop: str | list[str] | None = None
+    stop: Stops | None = None
     max_tokens: int | None = Field(default=None, ge=1)
     presence_penalty: float = Field(default=0.0, ge=-2, le=2)
     frequency_penalty: float = Field(default=0.0, ge=-2, le=2)
-    logit_bias: dict[str, float] | None = None
+    logit_bias: Biases | None = None
     stream_options: StreamOptions | None = None
     min_p: float | None = Field(default=None, ge=0, le=1)
-    repetition_penalty: float | None = Field(default=None, gt=0)
+    repetition_penalty: float | None = Field(default=None, ge=0.01, le=100)
     min_tokens: int = Field(default=0, ge=0)
-    stop_token_ids: list[int] | None = None
+    stop_token_ids: Tokens | None = None
     ignore_eos: bool = False
 
     @property
@@ -115,8 +110,11 @@ class Sampled(Common):
         """Whether a stream ends with the usage."""
         return self.stream_options is not None and self.stream_options.include_usage
 
-    def check(self, max_choices: int) -> None:
+    def check(self, max_choices: int, engine: SemShareEngine) -> None:
         """Raises :class:`RequestError` for fields that do not fit each other, or the server."""
+        vocabulary = vocabulary_size(engine.model)
+        if any(token >= vocabulary for token in self.stop_token_ids or ()):
+            raise invalid(f"A token id is not below {vocabulary}, as this model's are.", "stop_token_ids")
         if self.stream_options is not None and not self.stream:
             raise invalid("stream_options is only allowed when stream is true.", "stream_options")
         if self.n > max_choices:
@@ -131,9 +129,11 @@ class Sampled(Common):
         if self.repetition_penalty is not None:
             settings["repetition_penalty"] = self.repetition_penalty
         if self.min_tokens:
-            settings["min_new_tokens"] = self.min_tokens
+            settings["min_new_tokens"] = min(self.min_tokens, engine.context)
         if self.logit_bias:
-            settings["sequence_bias"] = {(_token(name),): bias for name, bias in self.logit_bias.items()}
+            settings["sequence_bias"] = {
+                (_token(name, vocabulary_size(engine.model)),): bias for name, bias in self.logit_bias.items()
+            }
         if self.ignore_eos:
             settings["eos_token_id"] = self.stop_token_ids or None
         elif self.stop_token_ids:
@@ -155,53 +155,25 @@ class Sampled(Common):
         return [CountPenalties(self.presence_penalty, self.frequency_penalty)]
 
 
-def invalid(message: str, param: str | None = None, code: str = "invalid_value") -> RequestError:
-    """A request that is refused."""
-    return RequestError(message, code=code, param=param)
+def too_long(what: str, context: int, param: str) -> RequestError:
+    """A prompt that cannot fit, which is known without reading it."""
+    return invalid(f"{what}: this model's context has {context} tokens.", param, "context_length_exceeded")
 
 
-def _token(name: str) -> int:
-    if not name.isdecimal():
-        raise invalid(f"Invalid key in 'logit_bias': {name!r} is not a token id.", "logit_bias")
+def check_count(messages: Sized, engine: SemShareEngine, param: str) -> None:
+    """Raises :class:`RequestError` for more messages than the context has tokens: each has one at least."""
+    if len(messages) > engine.context:
+        raise too_long(f"These are {len(messages)} {param}", engine.context, param)
+
+
+def _token(name: str, vocabulary: int) -> int:
+    # the length first: Python refuses to read numbers of thousands of digits
+    if not (name.isascii() and name.isdecimal()) or len(name) > 9 or int(name) >= vocabulary:
+        raise invalid(
+            f"Invalid key in 'logit_bias': {name[:32]!r} is not a token id. This model's are below {vocabulary}.",
+            "logit_bias",
+        )
     return int(name)
-
-
-async def parsed(request: Request, model: type[Model]) -> Model:
-    """The body of ``request``.
-
-    Raises:
-        RequestError: it is not JSON, lacks a field, has an unknown one, or one of the wrong type.
-    """
-    try:
-        body = from_json(await request.body(), allow_inf_nan=False)
-    except ValueError as error:
-        raise invalid(f"We could not parse the JSON body of your request: {error}.", None, "invalid_json") from None
-    if not isinstance(body, dict):
-        raise invalid("The body of your request must be a JSON object.", None, "invalid_json")
-    try:
-        return model.model_validate({name: value for name, value in body.items() if value is not None})
-    except ValidationError as error:
-        raise _mistake(error) from None
-
-
-def _mistake(error: ValidationError) -> RequestError:
-    """The first mistake, in OpenAI's words."""
-    first = error.errors(include_url=False, include_context=False)[0]
-    place = [part for part in first["loc"] if not _is_branch(part)]
-    param = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in place).lstrip(".")
-    kind = first["type"]
-    if kind == "extra_forbidden":
-        return invalid(f"Unknown parameter: '{param}'.", param, "unknown_parameter")
-    if kind == "missing":
-        return invalid(f"Missing required parameter: '{param}'.", param, "missing_required_parameter")
-    if kind.endswith(("_type", "_parsing")):
-        return invalid(f"Invalid type for '{param}': {first['msg']}.", param, "invalid_type")
-    return invalid(f"Invalid value for '{param}': {first['msg'].removeprefix('Value error, ')}.", param)
-
-
-def _is_branch(part: int | str) -> bool:
-    """Whether pydantic names a branch of a union here, and no field."""
-    return isinstance(part, str) and (part in ("str", "int", "function-wrap") or "[" in part)
 
 
 def check_model(asked: str, served: str) -> None:

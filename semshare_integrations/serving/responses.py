@@ -19,7 +19,8 @@ from semshare_integrations.serving.chat import reply_text, unread_text
 from semshare_integrations.serving.errors import RequestError
 from semshare_integrations.serving.events import event_stream, named_event
 from semshare_integrations.serving.exchange import exchange_of
-from semshare_integrations.serving.requests import BYTES_PER_TOKEN, check_model, parsed
+from semshare_integrations.serving.parsing import parsed
+from semshare_integrations.serving.requests import BYTES_PER_TOKEN, check_count, check_model
 from semshare_integrations.serving.responses_request import ResponsesRequest
 from semshare_integrations.serving.server import Server, caller_of, server_of
 from semshare_integrations.serving.usage import semshare_object
@@ -34,9 +35,13 @@ async def responses(request: Request) -> Response:
     body = await parsed(request, ResponsesRequest)
     check_model(body.model, server.settings.model)
     body.check()
+    if not isinstance(body.input, str):
+        check_count(body.input, server.engine, "input")
     limit = body.max_output_tokens or server.settings.default_max_tokens
-    ask = Ask(lambda: _call(server, body), body.engine_settings(server.engine, caller_of(request), limit), "chat")
-    parts = server.answers.start([ask], len(await request.body()) // BYTES_PER_TOKEN + limit, exchange)
+    settings = body.engine_settings(server.engine, caller_of(request), limit)
+    ask = Ask(lambda: _call(server, body), settings, "chat")
+    size = len(await request.body()) // BYTES_PER_TOKEN + settings["max_new_tokens"]
+    parts = server.answers.start([ask], size, exchange)
     answer = ResponseAnswer(body, server.settings.model)
     if not body.stream:
         return JSONResponse(answer.whole(await gathered(parts)))
@@ -74,7 +79,7 @@ class ResponseAnswer:
         ending = parts[-1].ending
         assert ending is not None
         text, calls = reply_text(ending.reply), _calls(ending)
-        output = [self._item(text, "completed")] if text or not calls else []
+        output = [self._item(text, _status(ending))] if text or not calls else []
         return self._response([*output, *calls], ending)
 
     def begin(self) -> Iterator[str]:
@@ -94,8 +99,9 @@ class ResponseAnswer:
             return
         output = []
         if self._begun:
-            yield from self._text_done()
-            output.append(self._item(self._text, "completed"))
+            item = self._item(self._text, _status(ending))
+            yield from self._text_done(item)
+            output.append(item)
         for call in calls:
             yield from self._call_events(call, len(output))
             output.append(call)
@@ -117,11 +123,11 @@ class ResponseAnswer:
             self._text += text
             yield self._event("response.output_text.delta", **place, delta=text, logprobs=[])
 
-    def _text_done(self) -> Iterator[str]:
+    def _text_done(self, item: dict[str, Any]) -> Iterator[str]:
         place = {"item_id": self._message, "output_index": 0, "content_index": 0}
         yield self._event("response.output_text.done", **place, text=self._text, logprobs=[])
         yield self._event("response.content_part.done", **place, part=_part(self._text))
-        yield self._event("response.output_item.done", output_index=0, item=self._item(self._text, "completed"))
+        yield self._event("response.output_item.done", output_index=0, item=item)
 
     def _call_events(self, call: dict[str, Any], index: int) -> Iterator[str]:
         place = {"item_id": call["id"], "output_index": index}
@@ -148,15 +154,15 @@ class ResponseAnswer:
 
     def _response(self, output: list[dict[str, Any]], ending: Ending | None = None) -> dict[str, Any]:
         """The response as it is; without an ``ending`` it is in progress."""
-        body, cut = self._body, ending is not None and ending.finish_reason == "length"
-        status = "in_progress" if ending is None else "incomplete" if cut else "completed"
+        body = self._body
+        status = "in_progress" if ending is None else _status(ending)
         return {
             "id": self._id,
             "object": "response",
             "created_at": self._created,
             "status": status,
             "error": None,
-            "incomplete_details": {"reason": "max_output_tokens"} if cut else None,
+            "incomplete_details": {"reason": "max_output_tokens"} if status == "incomplete" else None,
             "instructions": body.instructions,
             "max_output_tokens": body.max_output_tokens,
             "metadata": body.metadata or {},
@@ -174,6 +180,11 @@ class ResponseAnswer:
             "usage": None if ending is None else _usage(ending),
             **({} if ending is None else {"semshare": semshare_object(ending.report)}),
         }
+
+
+def _status(ending: Ending) -> str:
+    """Of the response, and of its text."""
+    return "incomplete" if ending.finish_reason == "length" else "completed"
 
 
 def _part(text: str) -> dict[str, Any]:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import ConfigDict, Field
+from pydantic import ConfigDict, FailFast, Field
 
-from semshare_integrations.serving.requests import Common, Strict, invalid
+from semshare_integrations.serving.parsing import Strict, TextOrObjects, invalid
+from semshare_integrations.serving.requests import Common
 
 _UNSUPPORTED = {
     "previous_response_id": "this server keeps no conversation: send all items as input",
@@ -50,10 +51,10 @@ class TextFormat(Strict):
 class ResponsesRequest(Common):
     """OpenAI's request for a response, in its common subset."""
 
-    input: str | list[dict[str, Any]] = Field(min_length=1)
+    input: TextOrObjects = Field(min_length=1)
     instructions: str | None = None
     max_output_tokens: int | None = Field(default=None, ge=1)
-    tools: list[FlatFunction] = Field(default_factory=list)
+    tools: Annotated[list[FlatFunction], FailFast()] = Field(default_factory=list)
     tool_choice: str | dict[str, Any] | None = None
     parallel_tool_calls: bool = False
     text: TextFormat = TextFormat()
@@ -66,7 +67,7 @@ class ResponsesRequest(Common):
     max_tool_calls: Any = None
     top_logprobs: int | None = None
     # hints
-    include: list[str] | None = None
+    include: Annotated[list[str], Field(max_length=64)] | None = None
     reasoning: Any = None
     store: bool | None = None
     stream_options: Any = None

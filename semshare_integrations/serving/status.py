@@ -3,21 +3,23 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from dataclasses import asdict
-from typing import Any
+from typing import Annotated, Any
 
 from fastapi import APIRouter, Request
-from pydantic import Field
+from pydantic import FailFast, Field
 from starlette.responses import PlainTextResponse, Response
 
-from semshare_core import SemShareEngine
+from semshare_core import ReuseReport, SemShareEngine
 from semshare_core.prompt.encode import Prompt
 from semshare_integrations.adapter import ChatCall
 from semshare_integrations.adapter.openai_messages import to_template
 from semshare_integrations.serving.chat import Tool
 from semshare_integrations.serving.errors import RequestError
 from semshare_integrations.serving.keys import PUBLIC_NAMESPACE, Caller
-from semshare_integrations.serving.requests import BYTES_PER_TOKEN, Salt, Strict, check_model, invalid, parsed
+from semshare_integrations.serving.parsing import Objects, Strict, TextOrObjects, invalid, parsed
+from semshare_integrations.serving.requests import BYTES_PER_TOKEN, Salt, check_model
 from semshare_integrations.serving.server import Server, caller_of, server_of
 
 router = APIRouter()
@@ -25,7 +27,7 @@ router = APIRouter()
 _PROMETHEUS = "text/plain; version=0.0.4; charset=utf-8"
 
 
-@router.get("/health")
+@router.api_route("/health", methods=["GET", "HEAD"])
 async def health() -> Response:
     """The process is alive."""
     return PlainTextResponse("ok\n")
@@ -41,10 +43,10 @@ async def ready(request: Request) -> Response:
 
 @router.get("/metrics")
 async def metrics(request: Request) -> Response:
-    """What Prometheus scrapes. It is the operator's, if there is one: it has numbers of all callers."""
+    """What Prometheus scrapes. Where keys are set it is the operator's: it has numbers of all callers."""
     server = server_of(request)
-    if server.keys.public_namespace is not None and not caller_of(request).operator:
-        raise _forbidden("The metrics are the operator's")
+    if not caller_of(request).operator:
+        raise _forbidden("The metrics are of all callers, and the operator's")
     text = await asyncio.to_thread(server.metrics.exposition, vllm=server.settings.vllm_metrics)
     return Response(text, headers={"content-type": _PROMETHEUS})
 
@@ -95,17 +97,42 @@ class PoolRequest(Strict):
         return PUBLIC_NAMESPACE
 
 
+class ClearRequest(PoolRequest):
+    """What is forgotten.
+
+    Attributes:
+        caller: clear the namespace of the caller with this name in the log. It is the operator's to say.
+        everything: all namespaces. It is the operator's, too.
+    """
+
+    caller: str | None = None
+    everything: bool = False
+
+    def doomed(self, caller: Caller, server: Server) -> str | None:
+        """The namespace; None: all. Raises :class:`RequestError` if it is not the caller's."""
+        if self.caller is None and not self.everything:
+            return self.namespace(caller, server)
+        if not caller.operator:
+            raise _forbidden("The prompts of others are the operator's to clear")
+        if self.everything:
+            return None
+        found = server.keys.named(self.caller or "", self.cache_salt)
+        if found is None:
+            raise invalid(f"No key's caller has the name {self.caller!r}: the log has the names.", "caller")
+        return found
+
+
 class WarmChat(Strict):
     """A chat to read ahead."""
 
-    messages: list[dict[str, Any]] = Field(min_length=1)
-    tools: list[Tool] = Field(default_factory=list)
+    messages: Objects = Field(min_length=1)
+    tools: Annotated[list[Tool], FailFast()] = Field(default_factory=list)
 
 
 class WarmRequest(PoolRequest):
     """Prompts to read: texts, or lists of messages, or objects with messages and tools as a chat request has them."""
 
-    prompts: list[str | list[dict[str, Any]] | dict[str, Any]] = Field(min_length=1, max_length=64)
+    prompts: list[TextOrObjects | dict[str, Any]] = Field(min_length=1, max_length=64)
     pin: bool = False
 
 
@@ -126,21 +153,26 @@ async def warm(request: Request) -> dict[str, Any]:
     server, caller = server_of(request), caller_of(request)
     body = await parsed(request, WarmRequest)
     namespace = body.namespace(caller, server)
-    size = len(await request.body()) // BYTES_PER_TOKEN
-    try:
-        prompts = await asyncio.to_thread(lambda: [_prompt(given, server.engine) for given in body.prompts])
-    except ValueError as error:
-        raise invalid(f"A prompt cannot be read: {error}", "prompts") from None
-    reports = await server.answers.warm(prompts, namespace, size, pin=body.pin)
+    if body.pin and not caller.operator:
+        raise _forbidden("Pinned prompts stay when the pool is full, so pinning is the operator's")
+
+    def read(cancel: threading.Event, timeout: float) -> list[ReuseReport]:
+        try:
+            prompts = [_prompt(given, server.engine) for given in body.prompts]
+        except ValueError as error:
+            raise invalid(f"A prompt cannot be read: {error}", "prompts") from None
+        return server.engine.warm(prompts, namespace=namespace, pin=body.pin, cancel=cancel, timeout=timeout)
+
+    reports = await server.answers.in_turn(read, len(await request.body()) // BYTES_PER_TOKEN)
     return {"object": "pool.warm", "prompts": [{"tokens": r.prompt_tokens, "stored": r.stored} for r in reports]}
 
 
 @router.post("/v1/pool/clear")
 async def clear(request: Request) -> dict[str, Any]:
-    """Forget the caller's namespace."""
+    """Forget the caller's namespace, or the one that the operator names."""
     server, caller = server_of(request), caller_of(request)
-    body = await parsed(request, PoolRequest) if await request.body() else PoolRequest()
-    forgotten = await asyncio.to_thread(server.engine.pool.clear, body.namespace(caller, server))
+    body = await parsed(request, ClearRequest) if await request.body() else ClearRequest()
+    forgotten = await asyncio.to_thread(server.engine.pool.clear, body.doomed(caller, server))
     return {"object": "pool.clear", "entries": forgotten}
 
 
@@ -154,4 +186,8 @@ def _prompt(given: str | list[dict[str, Any]] | dict[str, Any], engine: SemShare
 
 
 def _forbidden(what: str) -> RequestError:
-    return RequestError(f"{what}: send the operator's key.", 403, code="permission_denied")
+    return RequestError(
+        f"{what}: send the operator's key, which the server has from SEMSHARE_OPERATOR_KEY.",
+        403,
+        code="permission_denied",
+    )

@@ -66,13 +66,14 @@ async def test_one_that_leaves_while_it_gets_its_place_passes_it_on() -> None:
     assert (places.running, places.waiting, places.tokens) == (0, 0, 0)
 
 
-async def test_a_wait_that_is_too_long_ends_with_429() -> None:
+async def test_a_wait_that_is_too_long_ends_with_504_and_is_not_tried_again() -> None:
     places, go, order = admission(timeout=0.05), asyncio.Event(), list[int]()
     running = asyncio.create_task(hold(places, go, order, 0))
     await turns()
     with pytest.raises(RequestError, match=r"has waited for 0\.05 seconds") as caught:
         await hold(places, go, order, 1)
-    assert caught.value.status == 429
+    assert caught.value.status == 504
+    assert caught.value.headers["x-should-retry"] == "false"
     assert (places.running, places.waiting, places.tokens) == (1, 0, 1)
     go.set()
     await running

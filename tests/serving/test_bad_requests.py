@@ -16,12 +16,22 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 CHAT: Any = {"model": MODEL, "messages": [{"role": "user", "content": "Where is Vinga?"}], "max_tokens": 2}
 TEXT: Any = {"model": MODEL, "prompt": "Where is Vinga?", "max_tokens": 2}
 TOOL: Any = {"type": "function", "function": {"name": "weather"}}
+JSON = {"Content-Type": "application/json"}
 PROVIDERS_TOOL: Any = {"type": "web_search_preview"}
+
+
+USER: Any = {"role": "user", "content": "x"}
+RESULT: Any = {"role": "tool", "content": "x", "tool_call_id": "a"}
+
+
+def called(arguments: str) -> Any:
+    """A chat with a call of a tool."""
+    return {"messages": [{"role": "assistant", "tool_calls": [{"function": {"name": "f", "arguments": arguments}}]}]}
 
 
 @pytest.fixture(scope="module")
 def served() -> Iterator[Served]:
-    with serving(tiny_engine(), max_body_bytes=100_000) as running:
+    with serving(tiny_engine(), max_body_bytes=300_000) as running:
         yield running
 
 
@@ -47,7 +57,7 @@ def schema(content: Any) -> dict[str, Any]:
         ({"stream_options": {"include_usage": True}}, "stream_options", "invalid_value", "when stream is true"),
         ({"stop": ["a", ""]}, None, "invalid_value", "non-empty strings"),
         ({"logit_bias": {"one": 1}}, "logit_bias", "invalid_value", "not a token id"),
-        ({"logit_bias": {"99999": 1}}, None, "invalid_value", ""),
+        ({"logit_bias": {"99999": 1}}, "logit_bias", "invalid_value", "not a token id"),
     ],
     ids=lambda value: str(value)[:40] if isinstance(value, dict) else "",
 )
@@ -77,6 +87,27 @@ def test_a_field_that_is_wrong(served: Served, kind: str, change: Any, param: st
             "invalid_value",
             "are not JSON",
         ),
+        (called("[" * 100_000), None, "invalid_value", "nested too deeply"),
+        ({"messages": [USER, {"role": "assistant", "tool_calls": 5}]}, None, "invalid_value", "are no list"),
+        ({"messages": [USER, {"role": "assistant", "tool_calls": {"a": 1}}]}, None, "invalid_value", "are no list"),
+        ({"messages": [USER, {**RESULT, "tool_call_id": [1]}]}, None, "invalid_value", "must be texts"),
+        ({"messages": [USER, {**RESULT, "name": [1]}]}, None, "invalid_value", "must be texts"),
+        ({"messages": [5] * 1000}, "messages[0]", "invalid_type", "valid dictionary"),
+        ({"messages": [USER] * 5000}, "messages", "context_length_exceeded", "4096"),
+        ({"logit_bias": {"9" * 5000: 1}}, "logit_bias", "invalid_value", "not a token id"),
+        ({"logit_bias": {"99999999": 1}}, "logit_bias", "invalid_value", "not a token id"),
+        ({"logit_bias": {"²": 1}}, "logit_bias", "invalid_value", "not a token id"),
+        ({"logit_bias": {"5": 1e308}}, "logit_bias.5", "invalid_value", "less than or equal to 100"),
+        ({"logit_bias": {str(number): 1 for number in range(2000)}}, "logit_bias", "invalid_value", "too many"),
+        ({"repetition_penalty": 1e-300}, "repetition_penalty", "invalid_value", "0.01"),
+        ({"stop_token_ids": [-5]}, "stop_token_ids[0]", "invalid_value", "greater than or equal to 0"),
+        ({"stop_token_ids": [10**12]}, "stop_token_ids", "invalid_value", "not below"),
+        ({"stop_token_ids": [10**30]}, "stop_token_ids", "invalid_value", "not below"),
+        ({"stop_token_ids": [1] * 100}, "stop_token_ids", "invalid_value", "too many"),
+        ({"stop": ["x"] * 100}, "stop", "invalid_value", "too many"),
+        ({"stop": ["x", 5]}, "stop", "invalid_type", "list of texts"),
+        ({"top_k": 10**30}, "top_k", "invalid_value", "less than"),
+        ({"semshare": {"store": True, "kept": 1}}, "semshare.kept", "unknown_parameter", "Unknown parameter"),
         ({"top_logprobs": 2}, "top_logprobs", "invalid_value", "logprobs is true"),
         ({"tools": [TOOL], "tool_choice": "wether"}, None, "invalid_value", "names no tool"),
         ({"tool_choice": "required"}, "tool_choice", "invalid_value", "when tools are specified"),
@@ -103,12 +134,17 @@ def test_a_chat_that_is_wrong(
         ({"prompt": []}, "prompt", "invalid_value"),
         ({"prompt": [1, 10**6]}, None, "invalid_value"),
         ({"prompt": {"a": 1}}, "prompt", "invalid_type"),
+        ({"prompt": [1, "a"]}, "prompt", "invalid_type"),
+        ({"prompt": [[1], "a"]}, "prompt", "invalid_type"),
+        ({"prompt": [[1], [True]]}, "prompt", "invalid_type"),
+        ({"prompt": [{}, 1]}, "prompt", "invalid_type"),
+        ({"prompt": [1] * 5000}, "prompt", "context_length_exceeded"),
         ({"best_of": 5}, "best_of", "unsupported_parameter"),
         ({"suffix": "x"}, "suffix", "unsupported_parameter"),
         ({"echo": True, "logprobs": 1}, "echo", "unsupported_parameter"),
         ({"prompt": ["x"] * 17}, "prompt", "invalid_value"),
     ],
-    ids=str,
+    ids=lambda value: str(value)[:40] if isinstance(value, dict) else "",
 )
 def test_a_completion_that_is_wrong(served: Served, change: Any, param: str | None, code: str) -> None:
     refused(served, "/v1/completions", {**TEXT, **change}, param, code)
@@ -147,7 +183,7 @@ def test_a_prompt_that_is_too_long(served: Served, stream: bool) -> None:
 @pytest.mark.parametrize("body", [b"{", b"", b"[]", b'{"model": NaN}', b"\xff\xfe", b'"text"'])
 def test_a_body_that_is_no_json_object(served: Served, body: bytes) -> None:
     with served.http() as http:
-        answer = http.post("/v1/chat/completions", content=body)
+        answer = http.post("/v1/chat/completions", content=body, headers=JSON)
     assert answer.status_code == 400
     assert answer.json()["error"]["code"] == "invalid_json"
 
@@ -166,14 +202,15 @@ def test_fields_that_are_null_are_left_out(served: Served) -> None:
 
 def test_a_huge_body_is_refused_before_it_is_read(served: Served) -> None:
     with served.http() as http:
-        announced = http.post("/v1/completions", content=b"x" * 100_001)
-        chunked = http.post("/v1/completions", content=(b"x" * 1000 for _ in range(101)))
+        announced = http.post("/v1/completions", content=b"x" * 300_001, headers=JSON)
+        chunked = http.post("/v1/completions", content=(b"x" * 1000 for _ in range(301)), headers=JSON)
     for answer in (announced, chunked):
         assert answer.status_code == 413
         assert answer.json()["error"]["code"] == "request_too_large"
     host, _, port = served.url.removeprefix("http://").partition(":")
     with socket.create_connection((host, int(port)), timeout=10) as line:
-        line.sendall(b"POST /v1/completions HTTP/1.1\r\nHost: x\r\nContent-Length: 999999999999\r\n\r\n")
+        line.sendall(b"POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n")
+        line.sendall(b"Content-Length: 999999999999\r\n\r\n")
         assert line.recv(100).startswith(b"HTTP/1.1 413"), "nothing was sent of it"
 
 

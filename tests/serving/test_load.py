@@ -16,7 +16,7 @@ import httpx
 import pytest
 
 from semshare_integrations.serving import Keys
-from served import ALICE, BOB, MODEL, Served, serving, tiny_engine
+from served import ALICE, BOB, MODEL, OPERATOR, Served, serving, tiny_engine
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -43,7 +43,8 @@ class Seen:
 
 @pytest.fixture
 def served() -> Iterator[Served]:
-    with serving(tiny_engine(max_bytes=20_000_000), Keys([ALICE, BOB]), max_waiting=REQUESTS) as running:
+    engine = tiny_engine(max_bytes=20_000_000, public_namespace="public")
+    with serving(engine, Keys([ALICE, BOB], OPERATOR), max_waiting=REQUESTS) as running:
         yield running
 
 
@@ -59,7 +60,8 @@ def cut_off(served: Served, number: int, key: str, name: str) -> None:
     """Send a request, and leave at some time."""
     content = json.dumps(body(number, name)).encode()
     host, _, port = served.url.removeprefix("http://").partition(":")
-    head = f"POST /v1/completions HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {key}\r\nContent-Length: {len(content)}"
+    head = "POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+    head += f"Authorization: Bearer {key}\r\nContent-Length: {len(content)}"
     with socket.create_connection((host, int(port)), timeout=20) as line:
         line.sendall(head.encode() + b"\r\n\r\n" + content[: len(content) // (number % 2 + 1)])
         if number % 4 == 0:
@@ -115,7 +117,7 @@ def test_nothing_hangs_and_all_adds_up(served: Served, live: Callable[[], int]) 
     assert not seen.references[ALICE] & seen.references[BOB], "and nobody else's"
 
     def metric(name: str, **labels: str) -> float:
-        return served.metric(f"semshare:{name}", ALICE, **labels)
+        return served.metric(f"semshare:{name}", OPERATOR, **labels)
 
     prompt = sum(usage["prompt_tokens"] for usage in seen.usages)
     generated = sum(usage["completion_tokens"] for usage in seen.usages)
@@ -126,6 +128,7 @@ def test_nothing_hangs_and_all_adds_up(served: Served, live: Callable[[], int]) 
     assert metric("http_requests_total", route="/v1/completions", status="404") == seen.statuses[404]
     assert len(seen.usages) <= answered <= REQUESTS - malformed
     assert len(seen.usages) <= complete <= len(seen.usages) + seen.cut_off
+    assert metric("request_success_total", finished_reason="cancelled") == 0, "who left is counted as abort"
     assert metric("answers_total") == complete + cut
     assert metric("prompt_tokens_total") == metric("prompt_tokens_by_source_total") >= prompt
     assert metric("prompt_tokens_cached_by_source_total") + metric("recomputed_tokens_total") == metric(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -101,8 +101,8 @@ def test_each_sees_and_clears_its_own_part_of_the_pool(served: Served) -> None:
         assert bob.get("/v1/pool").json()["own"]["entries"] == 0
         assert "all" not in alice.get("/v1/pool").json()
         assert operator.get("/v1/pool").json()["all"]["entries"] == 2
-        assert bob.post("/v1/pool/clear").json()["entries"] == 0
-        assert alice.post("/v1/pool/clear").json()["entries"] == 1
+        assert bob.post("/v1/pool/clear", json={}).json()["entries"] == 0
+        assert alice.post("/v1/pool/clear", json={}).json()["entries"] == 1
         assert alice.get("/v1/pool", params={"cache_salt": "one"}).json()["own"]["entries"] == 1
         assert alice.post("/v1/pool/clear", json={"cache_salt": "one"}).json()["entries"] == 1
 
@@ -111,7 +111,7 @@ def test_prompts_that_are_warmed_serve_chats_with_tools(served: Served) -> None:
     messages: Any = [{"role": "system", "content": LETTER}, {"role": "user", "content": "When do I begin?"}]
     tools: Any = [{"type": "function", "function": {"name": "calendar", "parameters": {"type": "object"}}}]
     with served.http(ALICE) as alice:
-        prompts = {"prompts": [{"messages": messages, "tools": tools}], "pin": True}
+        prompts = {"prompts": [{"messages": messages, "tools": tools}]}
         assert alice.post("/v1/pool/warm", json=prompts).json()["prompts"][0]["stored"]
         assert alice.post("/v1/pool/warm", json={"prompts": [{"message": 1}]}).status_code == 400
         assert alice.post("/v1/pool/warm", json={"prompts": ["x" * 5000]}).status_code == 400
@@ -120,6 +120,22 @@ def test_prompts_that_are_warmed_serve_chats_with_tools(served: Served) -> None:
     )
     report = answer.model_extra["semshare"]  # type: ignore[index]
     assert report["lossless_prefix_tokens"] == report["prompt_tokens"] - 1
+
+
+def test_pinning_is_the_operators_who_may_clear_all(served: Served) -> None:
+    with served.http(ALICE) as alice, served.http(OPERATOR) as operator, logged() as lines:
+        pinned = {"prompts": [LETTER * 2], "pin": True}
+        assert alice.post("/v1/pool/warm", json=pinned).status_code == 403
+        assert operator.post("/v1/pool/warm", json=pinned).status_code == 200
+        ask(served, ALICE)
+        ask(served, BOB, cache_salt="one")
+        served.wait(lambda: any("/v1/completions" in line for line in lines))
+        name = next(line for line in lines if "/v1/completions" in line).split("caller=")[1].split()[0]
+        for body in ({"caller": name}, {"everything": True}):
+            assert alice.post("/v1/pool/clear", json=body).status_code == 403
+        assert operator.post("/v1/pool/clear", json={"caller": "nobody"}).status_code == 400
+        assert operator.post("/v1/pool/clear", json={"caller": name}).json()["entries"] == 1
+        assert operator.post("/v1/pool/clear", json={"everything": True}).json()["entries"] == 2
 
 
 # --- doors -----------------------------------------------------------------------------------------------------------
@@ -132,6 +148,7 @@ def test_everything_but_health_needs_a_key(served: Served, path: str) -> None:
         assert answer.status_code == 401
         assert answer.headers["www-authenticate"].startswith("Basic" if path == "/" else "Bearer")
         assert nobody.get("/health").text == "ok\n"
+        assert nobody.head("/health").status_code == 200
 
 
 def test_a_key_that_is_missing_or_wrong(served: Served) -> None:
@@ -148,7 +165,9 @@ def test_a_key_that_is_missing_or_wrong(served: Served) -> None:
         assert http.get("/v1/models", headers={"x-api-key": ALICE}).status_code == 200, "as Anthropic's clients send it"
 
 
-def test_the_metrics_are_the_operators_if_there_is_one(served: Served) -> None:
+def test_the_metrics_are_the_operators_where_keys_are_set(served: Served) -> None:
+    with serving(tiny_engine(), Keys([ALICE])) as locked, locked.http(ALICE) as alice:
+        assert "SEMSHARE_OPERATOR_KEY" in alice.get("/metrics").json()["error"]["message"]
     assert httpx.get(f"{served.url}/metrics", headers={"x-api-key": ALICE}).status_code == 403
     text = httpx.get(f"{served.url}/metrics", headers={"x-api-key": OPERATOR}).text
     assert "semshare:num_requests_running 0.0" in text
@@ -158,12 +177,16 @@ def test_the_metrics_are_the_operators_if_there_is_one(served: Served) -> None:
 
 def test_neither_keys_nor_prompts_are_logged(served: Served) -> None:
     with logged() as lines, served.http(ALICE) as alice:
-        ask(served, ALICE)
-        alice.post("/v1/completions", json={"model": "Ms Berg", "prompt": LETTER})
-        alice.get("/v1/models", headers={"x-request-id": "mine", "Authorization": "Bearer " + "wrong" * 5})
-        alice.get("/v1/models", headers={"x-request-id": "a b\x7f"})
-        alice.get("/%0aid=forged status=200")
-        served.wait(lambda: len(lines) == 5)
+        requests: list[Callable[[], Any]] = [
+            lambda: ask(served, ALICE),
+            lambda: alice.post("/v1/completions", json={"model": "Ms Berg", "prompt": LETTER}),
+            lambda: alice.get("/v1/models", headers={"x-request-id": "mine", "Authorization": "Bearer " + "wrong" * 5}),
+            lambda: alice.get("/v1/models", headers={"x-request-id": "a b\x7f"}),
+            lambda: alice.get("/%0aid=forged status=200"),
+        ]
+        for number, send in enumerate(requests, start=1):
+            send()
+            served.wait(lambda number=number: len(lines) == number)  # a line comes behind its response
     log = "\n".join(lines)
     first, second, third, fourth, fifth = log.splitlines()
     assert "status=200" in first
@@ -188,6 +211,15 @@ def test_keys_come_from_a_file_and_the_environment(tmp_path: Path) -> None:
     with pytest.raises(RequestError):
         keys.caller("# of the team")
     assert Keys.read(None, {}).open
+    hashed = "#a-key-may-begin-like-a-comment"
+    assert Keys.read(None, {"SEMSHARE_API_KEYS": hashed}).caller(hashed)
+    for variable in ("SEMSHARE_API_KEYS", "SEMSHARE_OPERATOR_KEY"):
+        for empty in ("", " ", ",", " , "):
+            with pytest.raises(ConfigError, match="is set, and has no key"):
+                Keys.read(None, {variable: empty})
+            file.write_text(ALICE)
+            with pytest.raises(ConfigError, match="is set, and has no key"):
+                Keys.read(file, {variable: empty})
     file.write_text("# none\n")
     with pytest.raises(ConfigError, match="has no key"):
         Keys.read(file, {})

@@ -104,7 +104,7 @@ class ChatRequest(Sampled):
                 "chat",
                 choice,
                 (self.top_logprobs or 0) if self.logprobs else None,
-                self.processors(),
+                self.processors(server.engine),
             )
             for choice in range(self.n)
         ]

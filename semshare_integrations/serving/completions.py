@@ -85,7 +85,7 @@ class CompletionRequest(Sampled):
                 "text_completion",
                 number * self.n + choice,
                 self.logprobs,
-                self.processors(),
+                self.processors(server.engine),
             )
             for number, prompt in enumerate(self.prompts)
             for choice in range(self.n)

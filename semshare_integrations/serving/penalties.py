@@ -1,10 +1,25 @@
-"""OpenAI's presence and frequency penalties, which transformers does not have."""
+"""OpenAI's penalties and biases, as processors of our own: so they stand behind the one that records probabilities."""
 
 from __future__ import annotations
+
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor
 from transformers import LogitsProcessor
+
+
+class TokenBias(LogitsProcessor):
+    """Adds to the logits of tokens."""
+
+    def __init__(self, biases: Mapping[int, float]) -> None:
+        self._tokens = torch.tensor([*biases])
+        self._biases = torch.tensor([*biases.values()])
+
+    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
+        scores = scores.clone()
+        scores[:, self._tokens.to(scores.device)] += self._biases.to(scores)
+        return scores
 
 
 class CountPenalties(LogitsProcessor):

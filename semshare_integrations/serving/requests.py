@@ -6,7 +6,7 @@ from collections.abc import Sized
 from typing import Annotated, Any
 
 from pydantic import Field
-from transformers import LogitsProcessor
+from transformers import LogitsProcessor, RepetitionPenaltyLogitsProcessor
 
 from semshare_core import SemShareEngine
 from semshare_core.config import Level
@@ -15,7 +15,7 @@ from semshare_core.model.support import vocabulary_size
 from semshare_integrations.serving.errors import RequestError
 from semshare_integrations.serving.keys import Caller
 from semshare_integrations.serving.parsing import Biases, Stops, Strict, Tokens, invalid
-from semshare_integrations.serving.penalties import CountPenalties
+from semshare_integrations.serving.penalties import CountPenalties, TokenBias
 
 BYTES_PER_TOKEN = 4  # a guess for the limits of the queue, which spares them the tokenizing
 
@@ -126,14 +126,10 @@ class Sampled(Common):
         settings["stop"] = [self.stop] if isinstance(self.stop, str) else self.stop or []
         if self.min_p is not None:
             settings["min_p"] = self.min_p
-        if self.repetition_penalty is not None:
-            settings["repetition_penalty"] = self.repetition_penalty
+        if self._repetition(engine) != 1:
+            settings["repetition_penalty"] = 1.0  # processors() has it, behind the log probabilities
         if self.min_tokens:
             settings["min_new_tokens"] = min(self.min_tokens, engine.context)
-        if self.logit_bias:
-            settings["sequence_bias"] = {
-                (_token(name, vocabulary_size(engine.model)),): bias for name, bias in self.logit_bias.items()
-            }
         if self.ignore_eos:
             settings["eos_token_id"] = self.stop_token_ids or None
         elif self.stop_token_ids:
@@ -148,11 +144,22 @@ class Sampled(Common):
         """The seed of the answer number ``choice``: several answers with one seed would be the same."""
         return None if self.seed is None else (self.seed + choice) % 2**63
 
-    def processors(self) -> list[LogitsProcessor]:
-        """Logits processors of one answer."""
-        if not self.presence_penalty and not self.frequency_penalty:
-            return []
-        return [CountPenalties(self.presence_penalty, self.frequency_penalty)]
+    def processors(self, engine: SemShareEngine) -> list[LogitsProcessor]:
+        """Logits processors of one answer, in transformers' order. Raises :class:`RequestError` for unknown tokens."""
+        processors: list[LogitsProcessor] = []
+        if self.logit_bias:
+            vocabulary = vocabulary_size(engine.model)
+            processors.append(TokenBias({_token(name, vocabulary): bias for name, bias in self.logit_bias.items()}))
+        if (penalty := self._repetition(engine)) != 1:
+            processors.append(RepetitionPenaltyLogitsProcessor(penalty))
+        if self.presence_penalty or self.frequency_penalty:
+            processors.append(CountPenalties(self.presence_penalty, self.frequency_penalty))
+        return processors
+
+    def _repetition(self, engine: SemShareEngine) -> float:
+        """The request's penalty, or else the model's own."""
+        own = self.repetition_penalty
+        return float(engine.model.generation_config.repetition_penalty or 1.0) if own is None else own
 
 
 def too_long(what: str, context: int, param: str) -> RequestError:

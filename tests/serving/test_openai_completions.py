@@ -105,3 +105,17 @@ def test_penalties_count_what_the_answer_has(client: openai.OpenAI) -> None:
     often = client.completions.create(**{**biased, "logit_bias": {"65": 10}}, prompt=TEXT, frequency_penalty=2)
     assert often.choices[0].text.startswith("A")
     assert often.choices[0].text != "A" * 12
+
+
+@pytest.mark.parametrize("change", [{"logit_bias": {"65": 100}}, {"extra_body": {"repetition_penalty": 1.9}}], ids=str)
+def test_logprobs_are_the_models_own_before_biases_and_penalties(served: Served, change: Any) -> None:
+    client = served.openai()
+
+    def first(**settings: Any) -> Any:
+        asked: Any = {**GREEDY, "max_tokens": 1, "logprobs": 5, **settings}
+        logprobs = client.completions.create(**asked, prompt=TEXT).choices[0].logprobs
+        assert logprobs is not None
+        assert logprobs.top_logprobs is not None
+        return max(logprobs.top_logprobs[0].values())
+
+    assert first(**change) == pytest.approx(first(), abs=1e-3)

@@ -21,6 +21,7 @@ PAGES = [
     *(ROOT / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md")),
     *sorted((ROOT / "docs").glob("*.md")),
 ]
+ADDRESS = "127.0.0.1:8000"  # in the pages
 _FENCE = re.compile(r"^```(\S*)[^\n]*\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 _LINK = re.compile(r"\]\(([^)#\s]+)(?:#[^)\s]*)?\)")
 _NOT_CODE = ("mermaid", "toml", "{include}", "{toctree}", "{eval-rst}", "{glossary}")
@@ -43,13 +44,13 @@ def names(pages: list[Path]) -> list[str]:
 
 
 @contextmanager
-def started(page: Path) -> Iterator[None]:
-    """What the page's reader has started: the server that its clients ask."""
+def started(page: Path) -> Iterator[str]:
+    """What the page's reader has started: the server that its clients ask. Gives its address."""
     if page.name != "serving.md":
-        yield
+        yield ADDRESS
         return
-    with serving(SemShareEngine.from_pretrained("demo"), model="demo", port=8000):
-        yield
+    with serving(SemShareEngine.from_pretrained("demo"), model="demo") as served:
+        yield served.url.removeprefix("http://")
 
 
 RUNNABLE = [page for page in PAGES if any(language == "python" for language, _, _ in blocks(page))]
@@ -61,9 +62,10 @@ def test_python_blocks_run_as_pasted(page: Path) -> None:
     """In the order of the page and in one namespace, as a reader would paste them; they print what the page shows."""
     namespace: dict[str, object] = {"__name__": "__main__"}
     printed = io.StringIO()
-    with started(page):
+    with started(page) as address:
         for language, code, line in blocks(page):
             if language == "python":
+                code = code.replace(ADDRESS, address)  # a fixed port may be somebody else's
                 with redirect_stdout(io.StringIO()) as printed:
                     exec(compile("\n" * (line - 1) + code, str(page), "exec"), namespace)
             if language == "text":

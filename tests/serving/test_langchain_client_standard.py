@@ -55,6 +55,7 @@ class TestUnit(_Suite, ChatModelUnitTests):
 
 
 @pytest.mark.real
+@pytest.mark.slow
 class TestIntegration(_Suite, ChatModelIntegrationTests):
     @property
     def supports_json_mode(self) -> bool:

@@ -81,9 +81,7 @@ def test_a_client_that_leaves_ends_its_work(engine: SemShareEngine, body: Any, s
                 assert line.recv(17) == b"HTTP/1.1 200 OK\r\n"
             else:
                 time.sleep(0.3 if body is LONG else 0.02)
-        left_at = time.monotonic()
-        served.wait(idle(served))
-        assert time.monotonic() - left_at < 1, "3000 tokens take four minutes, the prompt a second"
+        served.wait(idle(served), 30)  # 3000 tokens take four minutes
         served.wait(lambda: bool(lines))
         assert "error=client_left" in lines[0]
         assert ("status=200" in lines[0]) == (stream and body is LONG), "otherwise it left before the answer began"
@@ -135,7 +133,7 @@ def test_the_client_comes_again_by_itself(engine: SemShareEngine) -> None:
                 lambda: served.openai(max_retries=2).completions.create(model=MODEL, prompt="a", max_tokens=1)
             )
             time.sleep(0.3)
-        assert answers.result(10).choices
+        assert answers.result(60).choices
 
 
 @pytest.mark.usefixtures("slow")
@@ -167,7 +165,7 @@ def test_a_server_that_stops_lets_answers_end(engine: SemShareEngine) -> None:
         short = pool.submit(client.post, "/v1/completions", json={**SHORT, "max_tokens": 8})
         served.wait(engine._lock.locked)
         served.server.handle_exit(15, None)
-        assert short.result(10).status_code == 200
+        assert short.result(60).status_code == 200
         with pytest.raises(httpx.ConnectError):
             served.wait(lambda: served.http().get("/ready").status_code == 0)
 

@@ -48,7 +48,7 @@ class Served:
     def http(self, key: str | None = None) -> httpx.Client:
         """A plain client."""
         headers = {} if key is None else {"Authorization": f"Bearer {key}"}
-        return httpx.Client(base_url=self.url, headers=headers, timeout=30)
+        return httpx.Client(base_url=self.url, headers=headers, timeout=60)
 
     def metric(self, name: str, key: str | None = None, **labels: str) -> float:
         """The value of a metric, summed over the labels that are not given."""
@@ -60,7 +60,7 @@ class Served:
                 total += float(line.rpartition(" ")[2])
         return total
 
-    def wait(self, condition: Any, seconds: float = 10) -> None:
+    def wait(self, condition: Any, seconds: float = 30) -> None:
         """Until ``condition`` holds."""
         end = time.monotonic() + seconds
         while not condition():
@@ -69,12 +69,10 @@ class Served:
 
 
 @contextmanager
-def serving(
-    engine: SemShareEngine, keys: Keys | None = None, spans: Any = None, port: int = 0, **settings: Any
-) -> Iterator[Served]:
+def serving(engine: SemShareEngine, keys: Keys | None = None, spans: Any = None, **settings: Any) -> Iterator[Served]:
     """Serve ``engine`` as long as the context lasts."""
     gate = make_app(engine, ServeSettings(**{"model": MODEL, **settings}), keys, spans)
-    server = DrainingServer("127.0.0.1", port, grace=5)
+    server = DrainingServer("127.0.0.1", 0, grace=5)
     thread = threading.Thread(target=server.serve_app, args=(gate,), daemon=True)
     thread.start()
     served = Served(f"http://127.0.0.1:{server.port}", gate, engine, server)
@@ -83,7 +81,7 @@ def serving(
         yield served
     finally:
         server.handle_exit(15, None)
-        thread.join(20)
+        thread.join(60)
         assert not thread.is_alive()
 
 

@@ -125,6 +125,8 @@ def test_errors_have_anthropics_form(served: Served, client: anthropic.Anthropic
         client.messages.create(**{**GREEDY, "model": "other"})
     with pytest.raises(anthropic.AuthenticationError):
         anthropic.Anthropic(base_url=served.url, api_key="wrong", max_retries=0).messages.create(**GREEDY)
+    with pytest.raises(anthropic.BadRequestError, match="the tool's name"):
+        client.messages.create(**{**GREEDY, "tool_choice": {"type": "tool"}})
     image: Any = [{"role": "user", "content": [{"type": "image", "source": {}}]}]
     with pytest.raises(anthropic.BadRequestError, match="only text"):
         client.messages.create(**{**GREEDY, "messages": image}, stream=True)

@@ -1,6 +1,6 @@
 """What HTTP costs: the same requests in process and through ``semshare serve``, one at a time and eight at once.
 
-    python -m benchmarks.serving [--rounds 5] [--tokens 32]
+    python -m benchmarks.server [--rounds 5] [--tokens 32]
 
 Both ways take turns, so that a busy machine disturbs them alike. Nothing is reused or stored, so that both compute the
 same. Printed is the time to the first token (mean of a round, median of the rounds), the tokens per second, and the

@@ -11,7 +11,6 @@ from rich.console import Console
 
 from semshare_core.cli.amounts import read_bytes
 from semshare_core.config import PoolConfig, ReusePolicy, resolve_policy
-from semshare_core.errors import ConfigError
 
 
 def audit(
@@ -37,9 +36,7 @@ def audit(
     from semshare_integrations.audit.replay import Replayed, by_kind, replay
 
     policy = resolve_policy(reuse, ReusePolicy(), "--reuse")
-    requests = list(read_requests(log))
-    if not requests:
-        raise ConfigError(f"the log {log} has no requests: name a file with one a line.")
+    requests = read_requests(log)
     config = PoolConfig(max_bytes=read_bytes(max_bytes))
     engine = SemShareEngine.from_pretrained(model, dtype=dtype, device=device, pool=config, policy=policy)
     replayed: list[Replayed] = []

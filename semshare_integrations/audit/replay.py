@@ -10,11 +10,11 @@ from typing import Any
 import torch
 
 from semshare_core import ReuseReport, SemShareEngine
-from semshare_core.errors import PromptError, SemShareError
+from semshare_core.errors import PromptError
 from semshare_core.model.lock import lock_of
 from semshare_core.prompt.encode import Prompt
 from semshare_core.quality.divergence import divergence
-from semshare_integrations.audit.log_file import prompt_of
+from semshare_integrations.audit.log_file import prompts_of
 
 NOTHING_NEAR = "nothing like it before"
 THE_SAME = "the same, or a beginning of it"
@@ -88,7 +88,7 @@ class Kind:
 
 
 def replay(
-    engine: SemShareEngine, requests: Iterable[tuple[int, Mapping[str, Any]]], *, sample: float, seed: int
+    engine: SemShareEngine, requests: Iterable[tuple[int, Mapping[str, Any] | str]], *, sample: float, seed: int
 ) -> Iterator[Replayed | tuple[int, str]]:
     """Prefill each request in its turn, and store it for the later ones. A pair: a request that was left out, and why.
 
@@ -100,19 +100,24 @@ def replay(
     """
     draw = random.Random(seed)
     for number, request in requests:
+        if isinstance(request, str):
+            yield number, request
+            continue
         try:
-            prompt = prompt_of(engine, request)
-            made = engine.prefill(prompt, namespace=_namespace(request))
-        except (SemShareError, ValueError) as error:
-            if not isinstance(error, PromptError | ValueError):
-                raise
+            prompts = prompts_of(engine, request)
+        except ValueError as error:
             yield number, str(error)
             continue
-        report = made.report
-        if report.reused_tokens and draw.random() < sample:
-            yield _compared(engine, number, prompt, made.logits, made.cache, report)
-        else:
-            yield Replayed(number, kind_of(report), report)
+        for prompt in prompts:
+            try:
+                made = engine.prefill(prompt, namespace=_namespace(request))
+            except PromptError as error:
+                yield number, str(error)
+                continue
+            if made.report.reused_tokens and draw.random() < sample:
+                yield _compared(engine, number, prompt, made.logits, made.cache, made.report)
+            else:
+                yield Replayed(number, kind_of(made.report), made.report)
 
 
 def kind_of(report: ReuseReport) -> str:

@@ -76,7 +76,12 @@ def test_a_page_can_be_shown_and_quotes_nothing(log: Path, tmp_path: Path, capsy
 
 @pytest.mark.parametrize(
     ("content", "says"),
-    [("", "has no requests"), ("{", "line 1 is not JSON"), ('{"a": 1}\n', "line 1 has neither"), ("[]", "neither")],
+    [
+        ("", "has no requests"),
+        ("{", "Line 1: it is not JSON"),
+        ('\n{"a": 1}\n', "Line 2: it has neither"),
+        ("[]", "neither"),
+    ],
 )
 def test_a_log_that_is_none(log: Path, content: str, says: str) -> None:
     log.write_text(content)
@@ -84,3 +89,37 @@ def test_a_log_that_is_none(log: Path, content: str, says: str) -> None:
         audit(log)
     with pytest.raises(ConfigError, match="cannot be read"):
         audit(log.parent / "nothing.jsonl")
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        '{"messages": [{"role": "us',
+        '{"model": "text-embedding-4", "input": "a text"}',
+        '{"prompt": null}',
+        '{"prompt": {"a": 1}}',
+        '{"prompt": [true]}',
+        '{"messages": null}',
+        '{"messages": 7}',
+        '{"messages": ["a text"]}',
+        '{"messages": [{"role": "user"}]}',
+        '{"messages": [{"role": "user", "content": "hi"}], "tools": [7]}',
+        "[" * 100_000,
+    ],
+)
+def test_a_line_that_is_no_request_is_left_out_and_the_others_count(
+    log: Path, line: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    log.write_text(f"{json.dumps(LINES[0])}\n{line}\n{json.dumps(LINES[3])}\n")
+    audit(log, as_json=True)
+    said = capsys.readouterr()
+    assert json.loads(said.out)[-1]["requests"] == 2
+    assert said.err.startswith("line 2 is left out: ")
+
+
+def test_several_prompts_in_a_request_count_each(log: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    log.write_text(json.dumps({"prompt": [LIGHT, LIGHT + FERRY]}))
+    audit(log, as_json=True)
+    *kinds, everything = json.loads(capsys.readouterr().out)
+    assert everything["requests"] == 2
+    assert {kind["edit"] for kind in kinds} == {"nothing like it before", "text added at the end"}

@@ -40,15 +40,17 @@ def audit(
     config = PoolConfig(max_bytes=read_bytes(max_bytes))
     engine = SemShareEngine.from_pretrained(model, dtype=dtype, device=device, pool=config, policy=policy)
     replayed: list[Replayed] = []
+    left_out = 0
     errors = Console(stderr=True, soft_wrap=True, highlight=False, markup=False)
     for each in replay(engine, requests, sample=sample, seed=seed):
         if isinstance(each, Replayed):
             replayed.append(each)
         else:
+            left_out += 1
             errors.print(f"line {each[0]} is left out: {each[1]}")
     kinds = by_kind(replayed)
     if page is not None:
-        page.write_text(tables.page(kinds, model, reuse), encoding="utf-8")
+        page.write_text(tables.page(kinds, model, reuse, left_out), encoding="utf-8")
     if as_json:
         print(json.dumps(tables.as_json(kinds), indent=1))
     else:

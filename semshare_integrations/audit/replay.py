@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
+import hashlib
 import random
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
+import numpy as np
 import torch
 
-from semshare_core import ReuseReport, SemShareEngine
+from semshare_core import Prefill, ReuseReport, SemShareEngine
 from semshare_core.errors import PromptError
 from semshare_core.model.lock import lock_of
-from semshare_core.prompt.encode import Prompt
 from semshare_core.quality.divergence import divergence
 from semshare_integrations.audit.log_file import prompts_of
 
 NOTHING_NEAR = "nothing like it before"
 THE_SAME = "the same, or a beginning of it"
+
+_BLOCK = 16  # tokens, as vLLM's prefix cache has them
 
 
 @dataclass(frozen=True)
@@ -27,16 +30,16 @@ class Replayed:
     Attributes:
         number: of its line.
         kind: of the edit that made it from the nearest earlier prompt.
+        cached: the leading tokens that a prefix cache would have served.
         kl: the KL to the full prefill in nats, the mean over the answer's first tokens; None: not in the sample.
-        agreement: the share of these tokens at which both find the same likeliest.
         full_ms: the time of the full prefill; None: not in the sample.
     """
 
     number: int
     kind: str
     report: ReuseReport
+    cached: int
     kl: float | None = None
-    agreement: float | None = None
     full_ms: float | None = None
 
 
@@ -60,8 +63,8 @@ class Kind:
 
     @property
     def prefix(self) -> float:
-        """The share that a lossless prefix served, which is what other servers' caches do."""
-        return sum(each.report.lossless_prefix_tokens for each in self.requests) / max(1, self.prompt_tokens)
+        """The share that a prefix cache would have served, had it all earlier prompts."""
+        return sum(each.cached for each in self.requests) / max(1, self.prompt_tokens)
 
     @property
     def sample(self) -> list[Replayed]:
@@ -81,10 +84,36 @@ class Kind:
 
     @property
     def speedup(self) -> float | None:
-        """Full prefill / time to the first token, over the sample."""
-        full = sum(each.full_ms or 0.0 for each in self.sample)
-        ours = sum(each.report.ttft_ms for each in self.sample)
-        return full / ours if self.sample and ours else None
+        """Full prefills / times to the first token.
+
+        The sample stands for all that reused rows. The others were prefilled in full, which is as fast on both sides.
+        """
+        alone = sum(each.report.ttft_ms for each in self.requests if not each.report.reused_tokens)
+        reused = sum(bool(each.report.reused_tokens) for each in self.requests)
+        if not self.requests or (reused and not self.sample):
+            return None
+        weight = reused / max(1, len(self.sample))
+        full = alone + weight * sum(each.full_ms or 0.0 for each in self.sample)
+        ours = alone + weight * sum(each.report.ttft_ms for each in self.sample)
+        return full / ours if ours else None
+
+
+class PrefixCache:
+    """What a prefix cache of other servers would hold, in blocks of 16 tokens, without an end to its memory."""
+
+    def __init__(self) -> None:
+        self._blocks: set[bytes] = set()
+
+    def served(self, namespace: str, ids: Sequence[int]) -> int:
+        """The leading tokens of ``ids`` that it serves. Then it holds all of them."""
+        found, missed, digest = 0, False, namespace.encode()
+        for end in range(_BLOCK, len(ids) + 1, _BLOCK):
+            block = np.asarray(ids[end - _BLOCK : end], np.int64)
+            digest = hashlib.blake2b(digest + block.tobytes(), digest_size=16).digest()
+            missed |= digest not in self._blocks
+            found += 0 if missed else _BLOCK
+            self._blocks.add(digest)
+        return min(found, len(ids) - 1)  # the last token is computed in any case
 
 
 def replay(
@@ -98,7 +127,7 @@ def replay(
         sample: the share of the requests that reuse rows and are compared with the full prefill.
         seed: draws the sample.
     """
-    draw = random.Random(seed)
+    draw, cache = random.Random(seed), PrefixCache()
     for number, request in requests:
         if isinstance(request, str):
             yield number, request
@@ -108,16 +137,18 @@ def replay(
         except ValueError as error:
             yield number, str(error)
             continue
+        namespace = _namespace(request)
         for prompt in prompts:
             try:
-                made = engine.prefill(prompt, namespace=_namespace(request))
+                made = engine.prefill(prompt, namespace=namespace)
             except PromptError as error:
                 yield number, str(error)
                 continue
+            ids = engine.token_ids(prompt)
+            found = Replayed(number, kind_of(made.report), made.report, cache.served(namespace, ids))
             if made.report.reused_tokens and draw.random() < sample:
-                yield _compared(engine, number, prompt, made.logits, made.cache, made.report)
-            else:
-                yield Replayed(number, kind_of(made.report), made.report)
+                found = _compared(engine, found, ids, made)
+            yield found
 
 
 def kind_of(report: ReuseReport) -> str:
@@ -135,15 +166,11 @@ def by_kind(replayed: Iterable[Replayed]) -> list[Kind]:
     return sorted(kinds.values(), key=lambda kind: -kind.prompt_tokens)
 
 
-def _compared(
-    engine: SemShareEngine, number: int, prompt: Prompt, logits: torch.Tensor, cache: Any, report: ReuseReport
-) -> Replayed:
-    full_ms = engine.prefill(prompt, reuse="off", store=False).report.ttft_ms
-    ids = torch.as_tensor(engine.token_ids(prompt), device=engine.model.device)
+def _compared(engine: SemShareEngine, found: Replayed, ids: list[int], made: Prefill) -> Replayed:
+    full_ms = engine.prefill(ids, reuse="off", store=False).report.ttft_ms
     with lock_of(engine.model):  # healing may not run meanwhile
-        found = divergence(engine.model, ids, cache, logits)
-    kl, agreement = float(found.kl.mean()), float(found.agree.mean())
-    return Replayed(number, kind_of(report), report, kl, agreement, full_ms)
+        measured = divergence(engine.model, torch.as_tensor(ids, device=engine.model.device), made.cache, made.logits)
+    return replace(found, kl=float(measured.kl.mean()), full_ms=full_ms)
 
 
 def _namespace(request: Mapping[str, Any]) -> str:

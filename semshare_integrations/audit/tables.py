@@ -77,11 +77,12 @@ def as_json(kinds: Sequence[Kind]) -> list[dict[str, Any]]:
     ]
 
 
-def page(kinds: Sequence[Kind], model: str, level: str) -> str:
-    """A page of HTML that needs nothing else. It quotes no prompt."""
+def page(kinds: Sequence[Kind], model: str, level: str, left_out: int) -> str:
+    """A page of HTML that needs nothing else. It quotes no prompt. ``left_out``: prompts that could not be run."""
     filled = {
         "model": html.escape(model),
         "level": html.escape(level),
+        "left_out": f"{left_out:,}",
         "prefix": colours.BLUE,
         "besides": colours.SKY,
         "head": "".join(f"<th>{html.escape(name)}</th>" for name in COLUMNS),

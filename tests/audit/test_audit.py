@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -11,6 +12,7 @@ import pytest
 from semshare_core import SemShareEngine
 from semshare_core.errors import ConfigError
 from semshare_integrations.audit.command import audit
+from semshare_integrations.audit.replay import Kind, PrefixCache, Replayed
 from tiny_models import tiny_model, tiny_tokenizer
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -70,6 +72,7 @@ def test_a_page_can_be_shown_and_quotes_nothing(log: Path, tmp_path: Path, capsy
     assert "tiny &amp; small" in text
     assert "nothing like it before" in text
     assert "Vinga" not in text
+    assert "could not be read or run: 1." in text
     assert "{{" not in text
     assert "edit" in capsys.readouterr().out
 
@@ -123,3 +126,37 @@ def test_several_prompts_in_a_request_count_each(log: Path, capsys: pytest.Captu
     *kinds, everything = json.loads(capsys.readouterr().out)
     assert everything["requests"] == 2
     assert {kind["edit"] for kind in kinds} == {"nothing like it before", "text added at the end"}
+
+
+def test_a_prefix_cache_serves_what_it_computed_whatever_ours_approximated(
+    log: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Our own lossless prefix ends where an approximate answer began; another server's goes on."""
+    chain = [chat(LIGHT + FERRY, "When?"), chat(FERRY + LIGHT, "When?"), chat(FERRY + LIGHT, "Where is it, and when?")]
+    log.write_text("\n".join(map(json.dumps, chain)))
+    audit(log, as_json=True)
+    everything = json.loads(capsys.readouterr().out)[-1]
+    shared = len(json.dumps(chain[2])) - 200  # bytes, which are this model's tokens
+    assert everything["prefix_share"] * everything["prompt_tokens"] >= shared
+
+
+def test_blocks_of_a_prefix_cache() -> None:
+    cache = PrefixCache()
+    assert cache.served("a", range(40)) == 0
+    assert cache.served("a", range(40)) == 32, "whole blocks"
+    assert cache.served("a", range(32)) == 31, "the last token is computed"
+    assert cache.served("a", [*range(20), *range(30, 50)]) == 16
+    assert cache.served("a", [7, *range(1, 40)]) == 0, "no block counts without those before it"
+    assert cache.served("b", range(40)) == 0
+
+
+def test_how_much_faster_counts_requests_that_reused_nothing() -> None:
+    """A sample of one stands for two that reused rows; the third was prefilled in full."""
+
+    def request(ttft: float, reused: int, full: float | None = None) -> Replayed:
+        report: Any = SimpleNamespace(ttft_ms=ttft, reused_tokens=reused)
+        return Replayed(1, "x", report, 0, None if full is None else 0.0, full)
+
+    assert Kind("x", [request(10, 5, 100), request(12, 5), request(80, 0)]).speedup == pytest.approx(280 / 100)
+    assert Kind("x", [request(80, 0)]).speedup == 1
+    assert Kind("x", [request(10, 5)]).speedup is None, "nothing was compared"

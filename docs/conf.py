@@ -40,7 +40,7 @@ nitpick_ignore_regex = [
     (r"py:.*", r"os\.PathLike|pathlib\.Path"),
     (
         r"py:.*",
-        r"PreTrained\w+|Pair|Blobs|semshare_core\.slots\.C|semshare_core\.match\.plan\.T|semshare_core\.config\.Settings|semshare_core\.model\.lock\.\w+|semshare_core\.pool\.pool\.ReferencePool|semshare_core\.prefill\.selective\.SelectivePrefill|semshare_integrations\.\w+\.(source|fields)\.\w+",
+        r"PreTrained\w+|Pair|Blobs|semshare_core\.slots\.C|semshare_core\.match\.plan\.T|semshare_core\.config\.Settings|semshare_core\.model\.lock\.\w+|semshare_core\.pool\.pool\.ReferencePool|semshare_core\.prefill\.selective\.SelectivePrefill|semshare_integrations\.\w+\.(source|fields)\.\w+|semshare_integrations\.serving\.(metrics|exchange)\.\w+",
     ),
 ]
 

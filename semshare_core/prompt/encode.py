@@ -7,6 +7,7 @@ from bisect import bisect_left
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import numpy as np
 from transformers import PreTrainedTokenizerBase
@@ -40,6 +41,7 @@ MAX_QUESTION_TOKENS = 256
 _BLANK_LINE = re.compile(r"\r?\n[ \t]*\r?\n\s*")
 _LINE_END = re.compile(r"\r?\n\s*")
 _CUE_CHARACTERS = 32
+_longest: WeakKeyDictionary[PreTrainedTokenizerBase, tuple[int, int]] = WeakKeyDictionary()
 _ALIKE = 64  # tokens: so many equal ones show that a text's end is tokenized as in the whole text
 
 
@@ -80,11 +82,11 @@ def encode(prompt: Prompt, tokenizer: PreTrainedTokenizerBase, vocabulary: int, 
         PromptError: empty, unknown ids, malformed messages, no chat template, or longer than the context.
     """
     if isinstance(prompt, str):
-        encoded = _encode_text(prompt, tokenizer)
+        encoded = _encode_text(prompt, tokenizer, context)
     elif isinstance(prompt, Chat):
-        encoded = _encode_messages(prompt.messages, tokenizer, prompt.tools, prompt.control_tokens)
+        encoded = _encode_messages(prompt.messages, tokenizer, context, prompt.tools, prompt.control_tokens)
     elif isinstance(prompt, Sequence) and len(prompt) and isinstance(prompt[0], Mapping):
-        encoded = _encode_messages(prompt, tokenizer)  # type: ignore[arg-type]
+        encoded = _encode_messages(prompt, tokenizer, context)  # type: ignore[arg-type]
     else:
         ids = ids_of(prompt)
         encoded = EncodedPrompt(ids, len(ids), from_ids=True)
@@ -133,8 +135,8 @@ def _question_length(tail: str) -> int | None:
     return len(tail) - starts[-1] if starts else None
 
 
-def _encode_text(text: str, tokenizer: PreTrainedTokenizerBase) -> EncodedPrompt:
-    _check_unicode(text, "the prompt")
+def _encode_text(text: str, tokenizer: PreTrainedTokenizerBase, context: int) -> EncodedPrompt:
+    _check_text(text, "the prompt", tokenizer, context)
     ids = np.asarray(encode_text(tokenizer, text, special=True), np.int64)
     start, question = question_start(text), len(ids)
     if start is not None:
@@ -188,11 +190,15 @@ def _question_of(ids: Tokens, tokenizer: PreTrainedTokenizerBase) -> int:
 
 
 def _encode_messages(
-    messages: Messages, tokenizer: PreTrainedTokenizerBase, tools: Messages = (), trusted: bool = False
+    messages: Messages,
+    tokenizer: PreTrainedTokenizerBase,
+    context: int,
+    tools: Messages = (),
+    trusted: bool = False,
 ) -> EncodedPrompt:
     check_messages(messages)
     check_tools(tools)
-    _check_unicode("".join(texts_of([*messages, *tools])), "a message")
+    _check_text("".join(texts_of([*messages, *tools])), "a message", tokenizer, context)
     control, mark = control_tokens(tokenizer, tools), ""
     if not trusted:
         messages, tools, mark = control.marked(messages, tools)
@@ -226,9 +232,26 @@ def _encode_messages(
     return EncodedPrompt(ids, question, answered, control=None if trusted else control)
 
 
-def _check_unicode(text: str, what: str) -> None:
-    """Raises :class:`PromptError` if ``text`` cannot be encoded (a lone surrogate)."""
+def _check_text(text: str, what: str, tokenizer: PreTrainedTokenizerBase, context: int) -> None:
+    """Raises :class:`PromptError` for text that cannot be encoded (a lone surrogate), or is by far too long.
+
+    No token spells more characters than the longest one. To tokenize megabytes takes a minute, in which no other thread
+    may run.
+    """
     try:
         text.encode()
     except UnicodeEncodeError as error:
         raise PromptError(f"{what} is not valid Unicode ({error.reason} at {error.start}): repair it.") from error
+    if len(text) > context * _longest_token(tokenizer):
+        raise PromptTooLongError(
+            f"the prompt has {len(text)} characters, which more than the model's context of {context} tokens would "
+            "spell: shorten it."
+        )
+
+
+def _longest_token(tokenizer: PreTrainedTokenizerBase) -> int:
+    """The characters of the longest token."""
+    size = len(tokenizer)
+    if tokenizer not in _longest or _longest[tokenizer][0] != size:  # tokens may be added later
+        _longest[tokenizer] = size, max(map(len, tokenizer.get_vocab()), default=1)
+    return _longest[tokenizer][1]

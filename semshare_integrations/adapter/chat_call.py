@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Generator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field, replace
@@ -11,13 +12,15 @@ from uuid import uuid4
 
 from semshare_core import Chat, Piece, SemShareEngine
 from semshare_core.decode.sampling import end_tokens
-from semshare_core.errors import ConfigError
+from semshare_core.errors import CallCancelledError, ConfigError
 from semshare_core.process.forking import free
+from semshare_core.process.interrupt import Interrupt
 from semshare_core.prompt.chat_template import continues
 from semshare_core.prompt.encode import Prompt
 from semshare_core.prompt.own_tokenizer import decode_ids
 from semshare_integrations.tools import (
     CallFormat,
+    Constraint,
     Grammar,
     Reply,
     call_format,
@@ -32,7 +35,9 @@ from semshare_integrations.tools.reply import settled_text
 CHAT_SETTINGS = ("tools", "tool_choice", "parallel_tool_calls", "response_format")
 """Settings that :meth:`ChatCall.of` takes. All other settings are the engine's."""
 
-_preparing = free(threading.Lock())  # several threads that prepare calls at once would block an event loop
+# several threads that prepare calls at once would block an event loop
+_preparing = free(threading.Lock())
+_searching = free(threading.Lock())  # a hard schema takes seconds; other chats are prepared meanwhile
 
 
 @dataclass
@@ -85,15 +90,16 @@ class ChatCall:
         """
         _check(messages)
         names = tool_names(tools)
-        choice = which_tool(tool_choice, names)
-        grammar = None
+        choice, offered, grammar = which_tool(tool_choice, names), tools, None
+        if isinstance(choice, NamedTool):
+            choice, offered = "any", [tool for tool in tools if tool["function"]["name"] == choice]
         with _preparing:
             form = call_format(engine.tokenizer)
             prompt = Chat(form.messages(messages, tools), tools if form.native else ())
             if tools and choice != "none":
                 if response_format is not None:
                     raise ValueError("response_format and tools exclude each other in one call: leave one of them out.")
-                grammar = reply_grammar(form, tools, choice, parallel_tool_calls, engine.tokenizer)
+                grammar = reply_grammar(form, offered, choice, parallel_tool_calls, engine.tokenizer)
             elif response_format is not None:
                 schema = _response_schema(response_format)
                 grammar = None if schema is None else json_grammar(schema)
@@ -120,11 +126,15 @@ class ChatCall:
         if self.grammar is None:
             yield from self.engine.stream(self.prompt, **settings, cancel=cancel)
             return
-        engine, limit = self.engine, settings["max_new_tokens"]
-        with _preparing:
-            processor = constraint(self.grammar, engine.model, engine.tokenizer, limit, engine.context)
+        began = time.monotonic()
+        try:
+            processor = self._constraint(settings["max_new_tokens"], Interrupt(cancel, settings.get("timeout")))
+        except CallCancelledError:  # the engine's stream ends so, too
+            return
         settings = {**settings, "logits_processor": [*(settings.get("logits_processor") or ()), processor]}
-        with closing(engine.stream(self.prompt, **settings, cancel=cancel)) as pieces:
+        if settings.get("timeout") is not None:
+            settings["timeout"] = max(1e-3, settings["timeout"] - (time.monotonic() - began))
+        with closing(self.engine.stream(self.prompt, **settings, cancel=cancel)) as pieces:
             for piece in pieces:
                 if piece.finish_reason == "stop" and not processor.completes(piece.token_ids or []):
                     raise ConfigError(
@@ -133,10 +143,19 @@ class ChatCall:
                         "string that such answers cannot contain."
                     )
                 if piece.finish_reason == "length" and not self.names and processor.completes(piece.token_ids or []):
-                    piece = replace(
-                        piece, finish_reason="stop"
-                    )  # it is whole; the limit left no room for the end token
+                    # it is whole; the limit left no room for the end token
+                    piece = replace(piece, finish_reason="stop")
                 yield piece
+
+    def _constraint(self, limit: int, interrupt: Interrupt) -> Constraint:
+        assert self.grammar is not None
+        while not _searching.acquire(timeout=-1 if interrupt.patience is None else interrupt.patience):
+            interrupt.check()
+        try:
+            model, tokenizer = self.engine.model, self.engine.tokenizer
+            return constraint(self.grammar, model, tokenizer, limit, self.engine.context, interrupt)
+        finally:
+            _searching.release()
 
     def take(self, piece: Piece) -> str:
         """Take a piece of the answer. Returns the new part of ``text``, without tool calls."""
@@ -182,17 +201,23 @@ def tool_names(tools: Sequence[Mapping[str, Any]]) -> list[str]:
     return [tool["function"]["name"] for tool in tools]
 
 
+class NamedTool(str):
+    """The name of the tool that must be called. Tools may be called ``none`` or ``auto``, too."""
+
+
 def which_tool(choice: Mapping[str, Any] | str | bool | None, names: Sequence[str]) -> str:
-    """The meaning of ``tool_choice=``: ``auto``, ``any``, ``none`` or the name of a tool."""
+    """The meaning of ``tool_choice=``: ``auto``, ``any``, ``none``, or a :class:`NamedTool`."""
+    given, named = choice, isinstance(choice, NamedTool)
     if isinstance(choice, Mapping):
-        named = choice.get("function", choice)
-        choice = named.get("name") or choice.get("type") if isinstance(named, Mapping) else named
+        inner = choice.get("function", choice)
+        named = isinstance(inner, Mapping) and bool(inner.get("name"))
+        choice = inner["name"] if named else choice.get("type") if isinstance(inner, Mapping) else inner
     words = {None: "auto", True: "any", False: "none", "required": "any", "auto": "auto", "any": "any", "none": "none"}
-    if isinstance(choice, str | bool | None) and choice in words:
+    if not named and isinstance(choice, str | bool | None) and choice in words:
         return words[choice]
     if choice not in names:
-        raise ValueError(f"tool_choice={choice!r} names no tool: pass 'auto', 'any', 'none' or one of {names}.")
-    return str(choice)
+        raise ValueError(f"tool_choice={given!r} names no tool: pass 'auto', 'any', 'none' or one of {names}.")
+    return NamedTool(choice)
 
 
 def call_id() -> str:

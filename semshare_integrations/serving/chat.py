@@ -81,6 +81,11 @@ class ChatRequest(Sampled):
             )
         if self.tool_choice not in (None, "none", "auto") and not self.tools:
             raise invalid("tool_choice is only allowed when tools are specified.", "tool_choice")
+        if self.ignore_eos and (self.tools or self.response_format):
+            raise invalid(
+                "ignore_eos is not allowed with tools or response_format: their answers end where they are complete.",
+                "ignore_eos",
+            )
 
     def asks(self, server: Server, request: Request) -> list[Ask]:
         """The answers that the client wants."""

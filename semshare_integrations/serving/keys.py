@@ -100,7 +100,7 @@ class Keys:
 
     @property
     def public_namespace(self) -> str | None:
-        """The namespace that the operator fills for all; None: there is no operator."""
+        """The namespace that the operator fills for all. It is None if there is no operator."""
         return None if self._operator is None else PUBLIC_NAMESPACE
 
     def named(self, name: str, salt: str | None) -> str | None:

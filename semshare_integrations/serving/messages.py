@@ -73,7 +73,7 @@ def _call(engine: SemShareEngine, body: CountRequest) -> ChatCall:
         engine,
         to_template(body.openai_messages()),
         tools=[tool.openai() for tool in body.tools],
-        tool_choice=None if choice is None else choice.name if choice.type == "tool" else choice.type,
+        tool_choice=None if choice is None else {"name": choice.name} if choice.type == "tool" else choice.type,
         parallel_tool_calls=choice is not None and not choice.disable_parallel_tool_use,
         response_format=body.output_config.response_format(),
     )

@@ -23,6 +23,7 @@ from semshare_core.decode.sampling import end_tokens
 from semshare_core.errors import ConfigError, MissingDependencyError
 from semshare_core.model.support import vocabulary_size
 from semshare_core.process.forking import free
+from semshare_core.process.interrupt import NEVER, Interrupt
 from semshare_core.prompt.own_tokenizer import own_tokenizer
 from semshare_integrations.tools.added_tokens import special_tokens, vocabulary_state
 from semshare_integrations.tools.grammar import Grammar
@@ -39,7 +40,7 @@ except ModuleNotFoundError as error:
     ) from error
 
 _NEAR = 512  # with fewer tokens left (and some times the shortest answer's), we always know a way to the end
-_FAR = 8192  # an error names the length of the shortest answer up to this length
+_FAR = 8192  # an error names the length of the shortest answer up to this length; longer ones take very many tokens
 _CHECKED = 8  # so many of the likeliest tokens are checked for a way to the end
 _REPLACED = 4  # one token may replace so many steps of the known way
 _SCARCE = 16  # with fewer spare tokens, only checked tokens are allowed
@@ -52,6 +53,7 @@ def constraint(
     tokenizer: PreTrainedTokenizerBase,
     max_new_tokens: int,
     context: int | None = None,
+    interrupt: Interrupt = NEVER,
 ) -> Constraint:
     """A logits processor that holds one reply of ``model`` to ``grammar``.
 
@@ -60,6 +62,7 @@ def constraint(
         tokenizer: a fast tokenizer.
         max_new_tokens: the longest reply.
         context: the longest prompt and reply together.
+        interrupt: ends the search for a way to the end of the reply, here and while the reply is generated.
 
     Raises:
         ConfigError: the grammar or a JSON schema in it cannot be compiled; every reply is longer than
@@ -69,7 +72,7 @@ def constraint(
     matcher = llguidance.LLMatcher(vocabulary.tokenizer, grammar.text)
     if matcher.is_error():
         raise ConfigError(f"the schema of a tool or answer cannot be compiled: {matcher.get_error().strip()}")
-    return Constraint(matcher, vocabulary, grammar.tags, max_new_tokens, context)
+    return Constraint(matcher, vocabulary, grammar.tags, max_new_tokens, context, interrupt)
 
 
 @dataclass(frozen=True)
@@ -85,18 +88,25 @@ class Constraint(LogitsProcessor):
     """Follows one sequence. The new ids of each step are the generated tokens."""
 
     def __init__(
-        self, matcher: Any, vocabulary: _Vocabulary, tags: Sequence[int], max_new_tokens: int, context: int | None
+        self,
+        matcher: Any,
+        vocabulary: _Vocabulary,
+        tags: Sequence[int],
+        max_new_tokens: int,
+        context: int | None,
+        interrupt: Interrupt,
     ) -> None:
         self._matcher = matcher
         self._vocabulary = vocabulary
         self._tags = tags
         self._left = max_new_tokens
         self._context = context
+        self._interrupt = interrupt
         self._seen = -1
         self._generated = 0
-        shortest = shortest_way_to_end(matcher, vocabulary.spelling, max_new_tokens, tags)
-        if shortest is None:
-            raise self._no_room(f"the answer may have {max_new_tokens} tokens")
+        shortest = self._shortest()
+        if shortest is None or len(shortest) > max_new_tokens:
+            raise self._no_room(f"the answer may have {max_new_tokens} tokens", shortest)
         self._way: list[int] | None = shortest
         self._ways: dict[int, list[int]] = {}  # to the end after each token that was checked in this step
         self._near = _NEAR + 4 * len(shortest)
@@ -109,7 +119,8 @@ class Constraint(LogitsProcessor):
             self._follow(input_ids[0, self._seen :].tolist())
         self._seen = n
         if self._matcher.is_error():
-            raise ConfigError(f"the reply left its grammar: {self._matcher.get_error().strip()}")
+            problem = self._matcher.get_error().strip().partition("\n")[0]  # more lines would quote the answer
+            raise ConfigError(f"the reply left its grammar: {problem}")
         allowed = scores.masked_fill(~self._allowed(scores.shape[-1]).to(scores.device), -torch.inf)
         if self._left <= self._near:
             allowed = self._with_room(allowed)
@@ -132,7 +143,8 @@ class Constraint(LogitsProcessor):
         self._left = self._context - prompt_tokens
         if self._way is None or len(self._way) > self._left:
             raise self._no_room(
-                f"the prompt's {prompt_tokens} tokens leave {self._left} of the model's context of {self._context}"
+                f"the prompt's {prompt_tokens} tokens leave {self._left} of the model's context of {self._context}",
+                self._way,
             )
 
     def _follow(self, tokens: Sequence[int]) -> None:
@@ -157,9 +169,9 @@ class Constraint(LogitsProcessor):
     def _with_room(self, scores: Tensor) -> Tensor:
         """``scores`` [1, vocabulary] without the tokens that leave no room for an end."""
         if self._way is None:
-            self._way = shortest_way_to_end(self._matcher, self._vocabulary.spelling, self._left, self._tags)
-            if self._way is None:
-                raise self._no_room(f"{self._left} tokens are left of it")
+            self._way = self._shortest()
+            if self._way is None or len(self._way) > self._left:
+                raise self._no_room(f"{self._left} tokens are left of it", self._way)
         best = scores[0].topk(min(_CHECKED, scores.shape[-1]))
         other_way = False
         refused = []
@@ -198,11 +210,15 @@ class Constraint(LogitsProcessor):
         spare = self._left - len(way)
         if not spare:  # another way is seldom shorter than the known one, and the search takes time
             return None
-        return way_to_end(after, self._vocabulary.spelling, self._left - 1, self._tags, thorough=spare > _SCARCE)
+        spelling, thorough = self._vocabulary.spelling, spare > _SCARCE
+        return way_to_end(after, spelling, self._left - 1, self._tags, thorough=thorough, interrupt=self._interrupt)
 
-    def _no_room(self, problem: str) -> ConfigError:
-        shortest = shortest_way_to_end(self._matcher, self._vocabulary.spelling, _FAR, self._tags)
-        takes = f"at least about {len(shortest)}" if shortest is not None else f"more than {_FAR}"
+    def _shortest(self) -> list[int] | None:
+        limit = max(self._left, _FAR)
+        return shortest_way_to_end(self._matcher, self._vocabulary.spelling, limit, self._tags, self._interrupt)
+
+    def _no_room(self, problem: str, shortest: list[int] | None) -> ConfigError:
+        takes = f"at least about {len(shortest)}" if shortest is not None else "very many"
         more = " more" if self._generated else ""
         return ConfigError(
             f"the answer cannot be finished: {problem}, but its schema takes {takes} tokens{more}. Raise max_tokens "

@@ -7,6 +7,7 @@ valid way, and nearly always the shortest.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -14,15 +15,18 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from semshare_core.process.interrupt import NEVER, Interrupt
+
 Mask = NDArray[np.bool_]
 Numbers = NDArray[np.int64]
 Bytes = NDArray[np.uint8]
 
 _TRIED = 12  # tokens that are tried at each step
-_NARROW = 256  # the longest single way: it could go on for ever, for example with the digits of a number
+_NARROW = 256  # the longest single way while an answer is generated
 _WIDE = 8  # ways that are followed at the same time
 _WIDEST = 48
 _MOST_STEPS = 20_000  # steps of one search, about a second; a longer search finds nothing
+_MOST_SECONDS = 2.0  # of processor time: a step in a pattern with many states takes milliseconds
 
 # first the letters that end something, last those that begin something
 _ORDER = (
@@ -76,7 +80,13 @@ def leads_to_end(matcher: Any, way: Sequence[int]) -> bool:
 
 
 def way_to_end(
-    matcher: Any, spelling: Spelling, limit: int, tags: Collection[int] = (), *, thorough: bool = True
+    matcher: Any,
+    spelling: Spelling,
+    limit: int,
+    tags: Collection[int] = (),
+    *,
+    thorough: bool = True,
+    interrupt: Interrupt = NEVER,
 ) -> list[int] | None:
     """Tokens that end a reply from the present state of ``matcher``; None if no way was found.
 
@@ -86,47 +96,120 @@ def way_to_end(
         limit: the largest number of tokens.
         tags: added tokens that may end free text.
         thorough: follow several ways if a single one does not end.
+        interrupt: ends the search with an error.
     """
-    narrow = _search(matcher, spelling, min(limit, _NARROW), tags, 1)  # nearly always succeeds, in a millisecond
-    return _search(matcher, spelling, limit, tags, _WIDE) if narrow is None and thorough else narrow
+    narrow = _single(matcher, spelling, min(limit, _NARROW), tags, interrupt)  # nearly always succeeds, in milliseconds
+    return _search(matcher, spelling, limit, tags, _WIDE, interrupt) if narrow is None and thorough else narrow
 
 
-def shortest_way_to_end(matcher: Any, spelling: Spelling, limit: int, tags: Collection[int] = ()) -> list[int] | None:
+def shortest_way_to_end(
+    matcher: Any, spelling: Spelling, limit: int, tags: Collection[int] = (), interrupt: Interrupt = NEVER
+) -> list[int] | None:
     """:func:`way_to_end`, but slower and with a shorter result."""
-    narrow = _search(matcher, spelling, min(limit, _NARROW), tags, 1)
-    wide = _search(matcher, spelling, limit if narrow is None else len(narrow) - 1, tags, _WIDEST)
+    narrow = _single(matcher, spelling, limit, tags, interrupt)
+    wide = _search(matcher, spelling, limit if narrow is None else len(narrow) - 1, tags, _WIDEST, interrupt)
     return narrow if wide is None else wide
 
 
-def _search(matcher: Any, spelling: Spelling, limit: int, tags: Collection[int], width: int) -> list[int] | None:
-    """Follow the ``width`` best ways at the same time, token by token (beam search)."""
-    waiting: dict[int, list[tuple[int, Any, tuple[int, ...]]]] = {0: [(0, matcher.deep_copy(), ())]}
-    tried = 0
-    for count in range(limit + 1):
-        if not waiting or tried > _MOST_STEPS:
+class _Effort:
+    """Ends a search that takes too long, or that nobody waits for."""
+
+    def __init__(self, interrupt: Interrupt) -> None:
+        self._interrupt = interrupt
+        self._end = time.thread_time() + _MOST_SECONDS
+        self._steps = 0
+
+    def spent(self, steps: int) -> bool:
+        """Count ``steps``. Says whether it is time to give up."""
+        self._interrupt.check()
+        self._steps += steps
+        return self._steps > _MOST_STEPS or time.thread_time() > self._end
+
+
+def _single(
+    matcher: Any, spelling: Spelling, limit: int, tags: Collection[int], interrupt: Interrupt
+) -> list[int] | None:
+    """Take the first step after which other tokens may follow than before it: more letters end no string.
+
+    If there is none, a pattern or a least length wants more: then take the longest.
+    """
+    effort = _Effort(interrupt)
+    at, bits, tokens = matcher.deep_copy(), matcher.compute_bitmask(), list[int]()
+    while not ended(at):
+        idle: list[tuple[int, Any, list[int]]] = []
+        for step in _steps(at, bits, spelling, tags):
+            after = at.deep_copy()
+            if effort.spent(1):
+                return None
+            if after.try_consume_tokens(step) != len(step):
+                continue
+            follow = after.compute_bitmask()
+            if follow != bits or ended(after):
+                at, bits = after, follow
+                tokens += step
+                break
+            idle.append((int(spelling.lengths[step].sum()), after, step))
+        else:
+            if not idle:
+                return None
+            _, at, step = max(idle, key=lambda found: found[0])
+            tokens += step
+        if len(tokens) > limit:
             return None
-        nodes = sorted(waiting.pop(count, []), key=lambda node: node[0])  # stable: by rank, then by parent
-        done = next((tokens for _, at, tokens in nodes if ended(at)), None)
+    return tokens
+
+
+def _search(
+    matcher: Any, spelling: Spelling, limit: int, tags: Collection[int], width: int, interrupt: Interrupt
+) -> list[int] | None:
+    """Follow the ``width`` best ways at the same time, token by token (beam search).
+
+    The best have fewest idle steps, after which the same tokens may follow as before: they have come farthest.
+    """
+    effort = _Effort(interrupt)
+    waiting: dict[int, list[_Node]] = {0: [_Node(matcher.deep_copy())]}
+    for count in range(limit + 1):
+        if not waiting:
+            return None
+        nodes = sorted(waiting.pop(count, []), key=lambda node: (node.idle, node.rank))  # stable: then by parent
+        done = next((node.tokens for node in nodes if ended(node.at)), None)
         if done is not None:
             return list(done)
         seen: set[bytes] = set()
-        followed = 0
-        for _, at, tokens in nodes:
-            bits = at.compute_bitmask()
+        for node in nodes:
+            bits = node.at.compute_bitmask()
             if bits in seen:  # the same tokens may follow, for example the letters of a string
                 continue
             seen.add(bits)
-            followed += 1
-            for rank, step in enumerate(_steps(at, bits, spelling, tags)):
-                tried += 1
-                after = at.deep_copy()
+            steps = _steps(node.at, bits, spelling, tags)
+            if effort.spent(len(steps)):
+                return None
+            for rank, step in enumerate(steps):
+                after = node.at.deep_copy()
                 if after.try_consume_tokens(step) == len(step):
-                    waiting.setdefault(count + len(step), []).append((rank, after, (*tokens, *step)))
-                    if width == 1:
-                        break
-            if followed == width:
+                    child = _Node(after, node.idle + (bits == node.before), rank, (*node.tokens, *step), bits)
+                    waiting.setdefault(count + len(step), []).append(child)
+            if len(seen) == width:
                 break
     return None
+
+
+@dataclass(frozen=True)
+class _Node:
+    """A way so far.
+
+    Attributes:
+        at: the matcher behind it.
+        idle: how many of its steps, but the last, changed nothing.
+        rank: of its last step among those of the step before.
+        before: the tokens that might follow before its last step.
+    """
+
+    at: Any
+    idle: int = 0
+    rank: int = 0
+    tokens: tuple[int, ...] = ()
+    before: bytes = b""
 
 
 def _steps(matcher: Any, bits: bytes, spelling: Spelling, tags: Collection[int]) -> list[list[int]]:

@@ -9,6 +9,7 @@ import json
 import re
 from collections.abc import Mapping
 from enum import Enum
+from threading import Event
 from typing import Annotated, Any, Literal
 
 import pytest
@@ -18,7 +19,8 @@ from pydantic import AfterValidator, BaseModel, Field, StringConstraints, WithJs
 from transformers import PreTrainedTokenizerBase
 
 from semshare_core import SemShareEngine
-from semshare_core.errors import ConfigError
+from semshare_core.errors import CallCancelledError, CallTimeoutError, ConfigError
+from semshare_core.process.interrupt import Interrupt
 from semshare_integrations.adapter import ChatCall
 from semshare_integrations.langchain import ChatSemShare
 from semshare_integrations.llama_index import SemShareLLM
@@ -218,6 +220,16 @@ def test_a_form_whose_shortest_answer_is_far_away_does_not_keep_the_call() -> No
     matcher = Endless()
     assert shortest_way_to_end(matcher, Spelling.of([b"a", b"b", b"c"]), 10**6) is None
     assert matcher.copies[0] < 100_000
+
+
+@pytest.mark.parametrize("error", [CallCancelledError, CallTimeoutError])
+def test_a_search_ends_when_nobody_waits_for_it(error: type[Exception]) -> None:
+    cancel = Event()
+    interrupt = Interrupt(cancel, 1e-6 if error is CallTimeoutError else None)
+    if error is CallCancelledError:
+        cancel.set()
+    with pytest.raises(error):
+        shortest_way_to_end(Endless(), Spelling.of([b"a", b"b", b"c"]), 10**6, interrupt=interrupt)
 
 
 class Endless:

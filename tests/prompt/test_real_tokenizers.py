@@ -309,6 +309,19 @@ def test_numbers_of_several_digits_a_token_come_to_an_end(chat: ChatSemShare, en
     constraint(grammar, engine.model, engine.tokenizer, 1500)
 
 
+def test_a_list_of_a_least_length_behind_a_text_has_a_way_to_its_end(engine: SemShareEngine) -> None:
+    """Tokens such as ``]],`` could follow each other in the text for ever, and look like ends."""
+    schema = {
+        "type": "object",
+        "properties": {
+            "note": {"type": "string"},
+            "days": {"type": "array", "items": {"type": "integer"}, "minItems": 3},
+        },
+        "required": ["note", "days"],
+    }
+    constraint(json_grammar(schema), engine.model, engine.tokenizer, 60)
+
+
 def test_a_stream_brings_the_same_text(chat: ChatSemShare, engine: SemShareEngine) -> None:
     text = "It rains.\n\nÖl, 5 < 6 </b> 🌧."
     assert chat.invoke("Rain?", **said(engine, text)).content == text

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import socket
 import threading
 import time
 from collections.abc import Iterator
@@ -49,6 +50,14 @@ class Served:
         """A plain client."""
         headers = {} if key is None else {"Authorization": f"Bearer {key}"}
         return httpx.Client(base_url=self.url, headers=headers, timeout=60)
+
+    @contextmanager
+    def leaving(self, request: httpx.Request) -> Iterator[socket.socket]:
+        """Send ``request`` on a line of its own. Its answer is read by nobody, and its client leaves in the end."""
+        head = [f"{request.method} {request.url.path} HTTP/1.1", *(f"{k}: {v}" for k, v in request.headers.items())]
+        with socket.create_connection(("127.0.0.1", self.server.port)) as line:
+            line.sendall("\r\n".join([*head, "", ""]).encode() + request.content)
+            yield line
 
     def metric(self, name: str, key: str | None = None, **labels: str) -> float:
         """The value of a metric, summed over the labels that are not given."""

@@ -18,6 +18,7 @@ from semshare_integrations.adapter import ChatCall, in_thread
 from semshare_integrations.serving.admission import Admission
 from semshare_integrations.serving.errors import RequestError, request_error
 from semshare_integrations.serving.exchange import Exchange
+from semshare_integrations.serving.in_full import ended, in_full
 from semshare_integrations.serving.live import Live, Seen
 from semshare_integrations.serving.logprobs import LogprobRecorder, TokenLogprob
 from semshare_integrations.serving.metrics import Metrics
@@ -112,12 +113,7 @@ class Answers:
             async with self._admission.place(tokens) as waited:
                 left = max(1e-3, self._timeout - waited)
                 thread = asyncio.ensure_future(asyncio.to_thread(work, cancel, left))
-                try:
-                    return await asyncio.shield(thread)
-                except asyncio.CancelledError:
-                    cancel.set()
-                    await _ended(thread)
-                    raise
+                return await in_full(thread, cancel.set)
 
         return await self._kept(run())
 
@@ -167,7 +163,7 @@ class Answers:
         loop, thread_ended = asyncio.get_running_loop(), asyncio.Event()
         started_at = time.time()
 
-        def ended() -> None:
+        def on_end() -> None:
             with suppress(RuntimeError):  # the loop is closed: nobody waits
                 loop.call_soon_threadsafe(thread_ended.set)
 
@@ -183,7 +179,7 @@ class Answers:
         def make(closed: threading.Event) -> Generator[Part, None, None]:
             return self._run(ask, closed, lambda report: record(report, "abort"))
 
-        parts = in_thread(make, unread, ended)
+        parts = in_thread(make, unread, on_end)
         begun = False
         try:
             async with aclosing(parts):
@@ -199,7 +195,7 @@ class Answers:
             raise
         finally:
             if begun:
-                await _ended(asyncio.ensure_future(thread_ended.wait()))
+                await ended(asyncio.ensure_future(thread_ended.wait()))
 
     def _run(
         self, ask: Ask, closed: threading.Event, on_left: Callable[[ReuseReport], None]
@@ -234,18 +230,6 @@ def _part(call: ChatCall, piece: Piece, index: int, logprobs: list[TokenLogprob]
         return Part(index, text, logprobs)
     ending = Ending(call.reply, call.finish_reason(piece) or "stop", piece.report, piece.token_ids or [])
     return Part(index, text, logprobs, ending)
-
-
-async def _ended(work: asyncio.Future[Any]) -> None:
-    """Wait until ``work`` has ended, however often the waiting is cancelled: until then its place is not free."""
-    cancelled: asyncio.CancelledError | None = None
-    while not work.done():
-        try:
-            await asyncio.wait((work,))
-        except asyncio.CancelledError as error:
-            cancelled = error
-    if cancelled is not None:
-        raise cancelled
 
 
 async def gathered(parts: AsyncGenerator[Part, None]) -> list[Part]:

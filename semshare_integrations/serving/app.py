@@ -17,7 +17,7 @@ from semshare_integrations.serving import chat, completions, messages, page, res
 from semshare_integrations.serving.admission import Admission
 from semshare_integrations.serving.answers import Answers
 from semshare_integrations.serving.errors import RequestError, request_error
-from semshare_integrations.serving.exchange import exchange_of
+from semshare_integrations.serving.exchange import LOG, exchange_of
 from semshare_integrations.serving.gate import Gate
 from semshare_integrations.serving.keys import Keys
 from semshare_integrations.serving.live import Live
@@ -26,6 +26,8 @@ from semshare_integrations.serving.server import Server
 from semshare_integrations.serving.settings import ServeSettings
 from semshare_integrations.serving.spans import NoSpans, Spans
 from semshare_integrations.tools import prepare
+
+_LAST_SECONDS = 15.0
 
 
 def make_app(
@@ -58,9 +60,13 @@ def make_app(
     async def life(app: FastAPI) -> AsyncIterator[None]:
         prepare(engine.model, engine.tokenizer)  # otherwise the first request with tools would block the event loop
         yield
-        while admission.running:  # what was cut off ends within the time of one layer
+        end = time.monotonic() + _LAST_SECONDS
+        while admission.running and time.monotonic() < end:  # what was cut off ends within the time of one layer
             await asyncio.sleep(0.01)
-        await asyncio.to_thread(_close, engine)
+        if admission.running:  # its thread still has the pool
+            LOG.warning("a request does not end: the latest prompts may be missing in the pool's folder")
+        else:
+            await asyncio.to_thread(_close, engine)
 
     app = FastAPI(lifespan=life, openapi_url=None)  # whoever has no key gets no list of routes, either
     app.state.server = Server(

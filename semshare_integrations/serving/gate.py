@@ -23,6 +23,7 @@ from semshare_integrations.serving.settings import ServeSettings
 
 _FREE = ("/health",)  # for load balancers, which have no key
 _BODY_SECONDS = 60.0  # for a whole body to come
+_BODIES = 8  # so many of the largest size may be there at once
 _SLACK = 15.0  # seconds behind the time limit: the engine's own error comes first
 _PAGES = ("/", "/state")  # for browsers, which ask for a name and a password
 _WHILE_DRAINING = ("/health", "/ready", "/metrics")
@@ -45,6 +46,7 @@ class Gate:
         self._keys = keys
         self._metrics = metrics
         self._settings = settings
+        self._bodies = 0  # bytes of all requests that are read or answered
         self.draining = self.loopback = False
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -61,9 +63,10 @@ class Gate:
         except _ClientLeft:
             exchange.failure = exchange.failure or "client_left"
             exchange.status = CLIENT_CLOSED if not response.began else exchange.status
-        except asyncio.CancelledError:
-            exchange.failure, exchange.status = "shutdown", exchange.status or 503
-            raise
+        except asyncio.CancelledError:  # the time to end in is over; what waited for the thread has waited
+            exchange.failure = "shutting_down"
+            if not response.began:
+                await self._refuse(_stopping(), exchange, response)
         finally:
             self._metrics.answered(_route(scope), exchange.status)
             exchange.log()
@@ -77,11 +80,9 @@ class Gate:
             if exchange.path not in _FREE:
                 exchange.caller = self._caller(exchange.path, headers)
             if self.draining and exchange.path not in _WHILE_DRAINING:
-                raise RequestError(
-                    "The server is shutting down.", 503, "server_error", "shutting_down", headers={"Retry-After": "5"}
-                )
+                raise _stopping()
             check_origin(exchange.method, headers)
-            body = await self._timed_body(receive, headers)
+            body = await self._timed_body(receive, headers, exchange)
             scope.setdefault("state", {})["exchange"] = exchange
             deadline = self._settings.timeout + _SLACK
             await _while_connected(self._app, scope, receive, response, body, deadline)
@@ -110,10 +111,10 @@ class Gate:
             raise _ClientLeft
         await send_json(response, told.status, told.body(exchange.path), dict(told.headers))
 
-    async def _timed_body(self, receive: Receive, headers: Headers) -> bytes:
+    async def _timed_body(self, receive: Receive, headers: Headers, exchange: Exchange) -> bytes:
         """The request's body. Raises :class:`RequestError` if it is too large, or comes too slowly."""
         try:
-            return await asyncio.wait_for(self._body(receive, headers), _BODY_SECONDS)
+            return await asyncio.wait_for(self._body(receive, headers, exchange), _BODY_SECONDS)
         except (TimeoutError, asyncio.TimeoutError):
             raise RequestError(
                 f"The request had not come whole after {_BODY_SECONDS:g} seconds. Please send it again.",
@@ -122,9 +123,10 @@ class Gate:
                 headers={"Connection": "close"},
             ) from None
 
-    async def _body(self, receive: Receive, headers: Headers) -> bytes:
-        """The request's body. Raises :class:`RequestError` if it is too large."""
+    async def _body(self, receive: Receive, headers: Headers, exchange: Exchange) -> bytes:
+        """The request's body. Raises :class:`RequestError` if it is too large, or all together are."""
         body = bytearray()
+        exchange.closing.callback(lambda: self._forget(len(body)))
         announced = headers.get("content-length", "0")
         size = int(announced) if announced.isdecimal() else 0
         while True:
@@ -138,9 +140,22 @@ class Gate:
             message = await receive()
             if message["type"] == "http.disconnect":
                 raise _ClientLeft
-            body += message.get("body", b"")
+            more = message.get("body", b"")
+            if len(more) + self._bodies > _BODIES * self._settings.max_body_bytes:
+                raise RequestError(
+                    "The server has too many large requests at once. Please try again in a second.",
+                    429,
+                    "rate_limit_error",
+                    "rate_limit_exceeded",
+                    headers={"Retry-After": "1", "Connection": "close"},
+                )
+            body += more
+            self._bodies += len(more)
             if not message.get("more_body", False) and len(body) <= self._settings.max_body_bytes:
                 return bytes(body)
+
+    def _forget(self, size: int) -> None:
+        self._bodies -= size
 
 
 class _Response:
@@ -198,6 +213,11 @@ async def _while_connected(
         for task in (work, watch):
             task.cancel()
         await asyncio.gather(work, watch, return_exceptions=True)
+
+
+def _stopping() -> RequestError:
+    headers = {"Retry-After": "5"}
+    return RequestError("The server is shutting down.", 503, "server_error", "shutting_down", headers=headers)
 
 
 def log_failure(error: BaseException, exchange: Exchange) -> None:

@@ -48,6 +48,7 @@ async def state(request: Request) -> Response:
         while not gate.draining and time.monotonic() < end:
             yield data_event(await asyncio.to_thread(server.live.state, server.admission, server.engine))
             await asyncio.sleep(_SECONDS)
+        yield "event: again\ndata: 1\n\n"  # the browser's own way back takes seconds, and looks like an error
 
     return StreamingResponse(events(), media_type="text/event-stream", headers={"Cache-Control": "no-store"})
 

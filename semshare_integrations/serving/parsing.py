@@ -11,6 +11,7 @@ from pydantic_core import PydanticCustomError, from_json
 from starlette.requests import Request
 
 from semshare_integrations.serving.errors import RequestError
+from semshare_integrations.serving.in_full import in_full
 from semshare_integrations.serving.server import server_of
 
 _MOST_VALUES = 1_000_000  # in one body. Python needs half a second for so many, in which nobody else is answered
@@ -80,7 +81,7 @@ async def parsed(request: Request, model: type[Model]) -> Model:
     if len(body) <= _SMALL:
         return parse(body, model)
     async with server_of(request).parsing:
-        return await asyncio.to_thread(parse, body, model)
+        return await in_full(asyncio.ensure_future(asyncio.to_thread(parse, body, model)))
 
 
 def parse(body: bytes, model: type[Model]) -> Model:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import time
 from threading import Event, Thread
 from typing import Any
 
 import pytest
+from pydantic import ValidationError
 
 from semshare_integrations.serving import messages_request, parsing, responses_request, status
 from semshare_integrations.serving.chat import ChatRequest
@@ -38,11 +38,12 @@ REQUESTS: dict[str, tuple[Any, str]] = {
 def test_the_first_mistake_is_enough(name: str) -> None:
     model, content = REQUESTS[name]
     body = f'{{"model":"{MODEL}",{content}}}'.encode()
-    began = time.process_time()
     with pytest.raises(RequestError) as caught:
         parsing.parse(body, model)
     assert caught.value.status == 400
-    assert time.process_time() - began < 5, "a list of all mistakes takes ten times as long"
+    found = caught.value.__context__
+    assert isinstance(found, ValidationError)
+    assert found.error_count() == 1, "a list of all mistakes takes ten times as long"
 
 
 def test_more_values_than_anybody_needs() -> None:

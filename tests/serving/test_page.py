@@ -12,6 +12,7 @@ from PIL import Image
 
 from browser import CHROMIUM, opened
 from semshare_integrations.serving import Keys
+from semshare_integrations.serving import page as page_of_server
 from served import ALICE, OPERATOR, Served, serving, tiny_engine
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -90,3 +91,20 @@ def test_a_browser_shows_it(served: Served, width: int, tmp_path: Path) -> None:
     assert image.width == width
     colours = {colour for _, colour in image.getcolors(1 << 24) or ()}
     assert (0, 0x72, 0xB2) in colours, "the prefix's blue, in the strips and the bars"
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="there is no Chromium on this machine")
+def test_a_browser_comes_again_when_a_stream_of_states_ends(
+    served: Served, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(page_of_server, "_LONGEST", 0.1)
+    with opened(f"{served.url}/", tmp_path / "profile", 800) as page:
+        page.wait("document.querySelectorAll('#seen li').length === 3")
+        page.value("window.said = ''; setInterval(() => said += document.getElementById('lost').textContent, 20)")
+        before = served.metric("semshare:http_requests_total", route="/state")
+        served.wait(lambda: served.metric("semshare:http_requests_total", route="/state") > before + 2)
+        assert page.value("window.said") == "", "a stream that ends is no server that does not answer"
+        served.gate.draining = True
+        page.wait("document.getElementById('lost').textContent.includes('does not answer')")
+        served.gate.draining = False
+        page.wait("document.getElementById('lost').textContent === ''")

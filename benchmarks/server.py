@@ -1,6 +1,6 @@
 """What HTTP costs: the same requests in process and through ``semshare serve``, one at a time and eight at once.
 
-    python -m benchmarks.server [--rounds 10] [--tokens 32]
+    python -m benchmarks.server [--rounds 10] [--tokens 32] [--at 1 8]
 
 Both ways take turns, so that a busy machine disturbs them alike. Nothing is reused or stored, so that both compute the
 same. Printed is the time to the first token (mean of a round, median of the rounds), the tokens per second, and the
@@ -28,7 +28,6 @@ from semshare_integrations.serving import DrainingServer, ServeSettings, make_ap
 PASSAGE = (
     "The lighthouse at Vinga was built in 1890. Its keeper lit the lamp every evening until it was made electric. "
 )
-MOST = 8
 
 Ask = Callable[[str, int], tuple[float, int]]
 """Answers a prompt with so many tokens. Returns the seconds to the first piece, and the number of tokens."""
@@ -114,12 +113,13 @@ def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=10)
+    parser.add_argument("--at", type=int, nargs="+", default=[1, 8], help="so many requests at once")
     parser.add_argument("--tokens", type=int, default=32)
     options = parser.parse_args()
     engine = SemShareEngine.from_pretrained("demo")
     with served(engine) as url:
         ways = {"in process": in_process(engine), "over HTTP": over_http(url)}
-        for count in (1, MOST):
+        for count in options.at:
             rounds: dict[str, list[Round]] = {name: [] for name in ways}
             for number in range(-1, options.rounds):  # the first warms up
                 order = list(ways) if number % 2 else list(ways)[::-1]

@@ -46,6 +46,10 @@ def prompts_of(engine: SemShareEngine, request: Mapping[str, Any]) -> list[Promp
             raise ValueError(f"prompt must be a text, token ids, or a list of either; got {type(prompt).__name__}.")
         return prompt if prompt and isinstance(prompt, list) and isinstance(prompt[0], str | list) else [prompt]
     messages, tools = _objects(request, "messages"), _objects(request, "tools")
+    for tool in tools:
+        function = tool.get("function")
+        if not isinstance(function, dict) or not isinstance(function.get("name"), str):
+            raise ValueError("each of the tools must have a function with a name.")
     return [ChatCall.of(engine, to_template(messages), tools=tools).prompt]
 
 
@@ -59,7 +63,7 @@ def _objects(request: Mapping[str, Any], name: str) -> list[dict[str, Any]]:
 def _request(line: str) -> Mapping[str, Any] | str:
     try:
         found = json.loads(line)
-    except (json.JSONDecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:  # ValueError: also of a number of thousands of digits
         return f"it is not JSON: {error}."
     for name in _WITHIN:
         if isinstance(found, dict) and isinstance(found.get(name), dict):

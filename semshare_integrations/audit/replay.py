@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import random
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -20,6 +21,7 @@ from semshare_integrations.audit.log_file import prompts_of
 NOTHING_NEAR = "nothing like it before"
 THE_SAME = "the same, or a beginning of it"
 
+_DIVIDING = ("user", "cache_salt")
 _BLOCK = 16  # tokens, as vLLM's prefix cache has them
 
 
@@ -30,6 +32,8 @@ class Replayed:
     Attributes:
         number: of its line.
         kind: of the edit that made it from the nearest earlier prompt.
+        computed: the rows that were computed, in tokens with all layers.
+        reused: whether it reused rows.
         cached: the leading tokens that a prefix cache would have served.
         kl: the KL to the full prefill in nats, the mean over the answer's first tokens; None: not in the sample.
         full_ms: the time of the full prefill; None: not in the sample.
@@ -37,7 +41,10 @@ class Replayed:
 
     number: int
     kind: str
-    report: ReuseReport
+    prompt_tokens: int
+    computed: float
+    reused: bool
+    ttft_ms: float
     cached: int
     kl: float | None = None
     full_ms: float | None = None
@@ -53,13 +60,12 @@ class Kind:
     @property
     def prompt_tokens(self) -> int:
         """Tokens of all prompts."""
-        return sum(each.report.prompt_tokens for each in self.requests)
+        return sum(each.prompt_tokens for each in self.requests)
 
     @property
     def computed(self) -> float:
         """The share of them whose rows were computed, over all layers."""
-        rows = sum(each.report.recompute_ratio * each.report.prompt_tokens for each in self.requests)
-        return rows / max(1, self.prompt_tokens)
+        return sum(each.computed for each in self.requests) / max(1, self.prompt_tokens)
 
     @property
     def prefix(self) -> float:
@@ -88,13 +94,13 @@ class Kind:
 
         The sample stands for all that reused rows. The others were prefilled in full, which is as fast on both sides.
         """
-        alone = sum(each.report.ttft_ms for each in self.requests if not each.report.reused_tokens)
-        reused = sum(bool(each.report.reused_tokens) for each in self.requests)
+        alone = sum(each.ttft_ms for each in self.requests if not each.reused)
+        reused = sum(each.reused for each in self.requests)
         if not self.requests or (reused and not self.sample):
             return None
         weight = reused / max(1, len(self.sample))
         full = alone + weight * sum(each.full_ms or 0.0 for each in self.sample)
-        ours = alone + weight * sum(each.report.ttft_ms for each in self.sample)
+        ours = alone + weight * sum(each.ttft_ms for each in self.sample)
         return full / ours if ours else None
 
 
@@ -121,7 +127,7 @@ def replay(
 ) -> Iterator[Replayed | tuple[int, str]]:
     """Prefill each request in its turn, and store it for the later ones. A pair: a request that was left out, and why.
 
-    The user, ``prompt_cache_key`` and ``cache_salt`` of a request divide the pool, as different keys would.
+    The user and the ``cache_salt`` of a request divide the pool, as different keys and salts would.
 
     Args:
         sample: the share of the requests that reuse rows and are compared with the full prefill.
@@ -145,10 +151,23 @@ def replay(
                 yield number, str(error)
                 continue
             ids = engine.token_ids(prompt)
-            found = Replayed(number, kind_of(made.report), made.report, cache.served(namespace, ids))
-            if made.report.reused_tokens and draw.random() < sample:
+            found = _replayed(number, made.report, cache.served(namespace, ids))
+            if found.reused and draw.random() < sample:
                 found = _compared(engine, found, ids, made)
             yield found
+
+
+def _replayed(number: int, report: ReuseReport, cached: int) -> Replayed:
+    """What is counted of a report, which itself has numbers for each token."""
+    return Replayed(
+        number,
+        kind_of(report),
+        report.prompt_tokens,
+        report.recompute_ratio * report.prompt_tokens,
+        bool(report.reused_tokens),
+        report.ttft_ms,
+        cached,
+    )
 
 
 def kind_of(report: ReuseReport) -> str:
@@ -174,5 +193,5 @@ def _compared(engine: SemShareEngine, found: Replayed, ids: list[int], made: Pre
 
 
 def _namespace(request: Mapping[str, Any]) -> str:
-    parts = [str(request.get(name) or "") for name in ("user", "prompt_cache_key", "cache_salt")]
-    return "audit " + "\n".join(parts)
+    parts = json.dumps([str(request.get(name) or "") for name in _DIVIDING])  # ASCII, whatever stands there
+    return "audit " + hashlib.blake2b(parts.encode(), digest_size=16).hexdigest()

@@ -152,13 +152,13 @@ class Answers:
 
     async def _work(self, asks: Sequence[Ask], tokens: int, exchange: Exchange, give: Callable[[Part], None]) -> None:
         began = time.monotonic()
-        async with self._admission.place(tokens) as waited:
+        async with self._admission.place(tokens):
             for ask in asks:
                 left = max(1e-3, self._timeout - (time.monotonic() - began))
                 timed = replace(ask, settings={**ask.settings, "timeout": left})
-                await self._one(timed, waited, exchange, give)
+                await self._one(timed, exchange, give)
 
-    async def _one(self, ask: Ask, waited: float, exchange: Exchange, give: Callable[[Part], None]) -> None:
+    async def _one(self, ask: Ask, exchange: Exchange, give: Callable[[Part], None]) -> None:
         """One answer. It ends when the engine's thread has ended: until then its place is not free."""
         loop, thread_ended = asyncio.get_running_loop(), asyncio.Event()
         started_at = time.time()
@@ -168,8 +168,8 @@ class Answers:
                 loop.call_soon_threadsafe(thread_ended.set)
 
         def record(report: ReuseReport, finish_reason: str) -> None:
-            self._metrics.record(report, waited, finish_reason)
-            self._live.add(Seen.of(exchange, report, waited, finish_reason))
+            self._metrics.record(report, exchange.seconds_before(report), finish_reason)
+            self._live.add(Seen.of(exchange, report, finish_reason))
             self._spans.record(exchange, report, ask.operation)
 
         def unread(part: Part) -> None:

@@ -19,8 +19,8 @@ DONE = "data: [DONE]\n\n"
 
 
 def data_event(data: Any) -> str:
-    """An event of OpenAI's completions."""
-    return f"data: {json.dumps(data, ensure_ascii=False)}\n\n"
+    """An event of OpenAI's completions. In ASCII: some clients take U+2028 and its like for ends of lines."""
+    return f"data: {json.dumps(data)}\n\n"
 
 
 def named_event(data: dict[str, Any]) -> str:

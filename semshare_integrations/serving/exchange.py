@@ -47,6 +47,11 @@ class Exchange:
     trace: dict[str, str] = field(default_factory=dict)
     closing: AsyncExitStack = field(default_factory=AsyncExitStack)
     began: float = field(default_factory=time.perf_counter)
+    arrived_at: float = field(default_factory=time.time)
+
+    def seconds_before(self, report: ReuseReport) -> float:
+        """From when the request came until the engine had it: its body, its wait, its schema, earlier answers of it."""
+        return max(0.0, report.arrived_at - self.arrived_at)
 
     @classmethod
     def of(cls, method: str, path: str, headers: Headers) -> Exchange:

@@ -15,7 +15,7 @@ from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from semshare_integrations.serving.doors import check_host, check_origin
-from semshare_integrations.serving.errors import CLIENT_CLOSED, RequestError, request_error
+from semshare_integrations.serving.errors import CLIENT_CLOSED, NO_RETRY, RequestError, request_error
 from semshare_integrations.serving.exchange import LOG, Exchange
 from semshare_integrations.serving.keys import Caller, Keys
 from semshare_integrations.serving.metrics import Metrics
@@ -84,12 +84,54 @@ class Gate:
             check_origin(exchange.method, headers)
             body = await self._timed_body(receive, headers, exchange)
             scope.setdefault("state", {})["exchange"] = exchange
-            deadline = self._settings.timeout + _SLACK
-            await _while_connected(self._app, scope, receive, response, body, deadline)
+            await self._while_connected(scope, receive, response, body, exchange)
         except Exception as error:
             if isinstance(error, _ClientLeft):
                 raise
             await self._refuse(error, exchange, response)
+
+    async def _while_connected(
+        self, scope: Scope, receive: Receive, response: _Response, body: bytes, exchange: Exchange
+    ) -> None:
+        """Run the application, and cancel it as soon as the client disconnects. Raises :class:`_ClientLeft` then.
+
+        It is cancelled, too, when its time is over. A client that does not read what it asked for has left as well.
+        Who has got nothing yet is told at once: what the application has in a thread may go on for a while.
+        """
+        unread: list[Message] = [{"type": "http.request", "body": body, "more_body": False}]
+        never = asyncio.Event()
+
+        async def give() -> Message:
+            if unread:
+                return unread.pop()
+            await never.wait()
+            raise AssertionError("never")
+
+        async def disconnected() -> None:
+            while (await receive())["type"] != "http.disconnect":
+                pass
+
+        deadline = self._settings.timeout + _SLACK
+        work = asyncio.ensure_future(self._app(scope, give, response))
+        watch = asyncio.ensure_future(disconnected())
+        try:
+            await asyncio.wait((work, watch), timeout=deadline, return_when=asyncio.FIRST_COMPLETED)
+            left = not work.done() and not response.complete  # a complete response looks like a disconnect, too
+            if left:
+                work.cancel()
+                if not watch.done() and not response.began:
+                    await self._refuse(_late(self._settings.timeout), exchange, response)
+            try:
+                await work
+            except asyncio.CancelledError:
+                if left and not response.complete:
+                    raise _ClientLeft from None
+                if not left:
+                    raise
+        finally:
+            for task in (work, watch):
+                task.cancel()
+            await asyncio.gather(work, watch, return_exceptions=True)
 
     def _caller(self, path: str, headers: Headers) -> Caller:
         """Who asks. Raises :class:`RequestError`."""
@@ -176,43 +218,9 @@ class _Response:
         await self._send(message)
 
 
-async def _while_connected(
-    app: ASGIApp, scope: Scope, receive: Receive, response: _Response, body: bytes, deadline: float
-) -> None:
-    """Run ``app``, and cancel it as soon as the client disconnects. Raises :class:`_ClientLeft` then.
-
-    So it does after ``deadline`` seconds: a client that does not read what it asked for has left as well.
-    """
-    unread: list[Message] = [{"type": "http.request", "body": body, "more_body": False}]
-    never = asyncio.Event()
-
-    async def give() -> Message:
-        if unread:
-            return unread.pop()
-        await never.wait()
-        raise AssertionError("never")
-
-    async def disconnected() -> None:
-        while (await receive())["type"] != "http.disconnect":
-            pass
-
-    work = asyncio.ensure_future(app(scope, give, response))
-    watch = asyncio.ensure_future(disconnected())
-    try:
-        await asyncio.wait((work, watch), timeout=deadline, return_when=asyncio.FIRST_COMPLETED)
-        left = not work.done() and not response.complete  # a complete response looks like a disconnect, too
-        if left:
-            work.cancel()
-        try:
-            await work
-        except asyncio.CancelledError:
-            if left:
-                raise _ClientLeft from None
-            raise
-    finally:
-        for task in (work, watch):
-            task.cancel()
-        await asyncio.gather(work, watch, return_exceptions=True)
+def _late(timeout: float) -> RequestError:
+    message = f"The request took longer than the {timeout:g} seconds that it has here."
+    return RequestError(message, 504, "server_error", "timeout", headers=NO_RETRY)
 
 
 def _stopping() -> RequestError:

@@ -30,10 +30,11 @@ class Seen:
     report: ReuseReport
 
     @classmethod
-    def of(cls, exchange: Exchange, report: ReuseReport, waited: float, finish_reason: str) -> Seen:
-        """``waited``: the seconds before the engine had the request."""
+    def of(cls, exchange: Exchange, report: ReuseReport, finish_reason: str) -> Seen:
+        """What the page shows of an answer."""
         caller = exchange.caller.name if exchange.caller is not None else "nobody"
-        return cls(exchange.id, caller, exchange.path, finish_reason, waited + report.ttft_ms / 1e3, report)
+        seconds = exchange.seconds_before(report) + report.ttft_ms / 1e3
+        return cls(exchange.id, caller, exchange.path, finish_reason, seconds, report)
 
     @cached_property
     def shown(self) -> dict[str, Any]:

@@ -93,7 +93,7 @@ class Metrics:
         self._http.labels(route, str(status)).inc()
 
     def record(self, report: ReuseReport, waited: float, finish_reason: str) -> None:
-        """Count an answer. ``waited``: the seconds before the engine had it. Any thread may call this."""
+        """Count an answer. ``waited``: the seconds before the engine had the request. Any thread may call this."""
         self._outcomes.labels(report.outcome).inc()
         self._finished.labels(finish_reason).inc()
         self._prompt.inc(report.prompt_tokens)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -35,3 +35,19 @@ class CountPenalties(LogitsProcessor):
             self._prompt_tokens = input_ids.shape[1]
         counts = torch.bincount(input_ids[0, self._prompt_tokens :], minlength=scores.shape[-1]).to(scores)
         return scores - self._frequency * counts - self._presence * (counts > 0)
+
+
+class LeastTokens(LogitsProcessor):
+    """Lets no answer end before it has ``least`` tokens."""
+
+    def __init__(self, least: int, ends: Sequence[int]) -> None:
+        self._least = least
+        self._ends = torch.tensor([*ends], dtype=torch.long)
+        self._prompt_tokens: int | None = None
+
+    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
+        if self._prompt_tokens is None:
+            self._prompt_tokens = input_ids.shape[1]
+        if input_ids.shape[1] - self._prompt_tokens >= self._least:
+            return scores
+        return scores.index_fill(-1, self._ends.to(scores.device), -torch.inf)

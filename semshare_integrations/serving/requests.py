@@ -15,7 +15,7 @@ from semshare_core.model.support import vocabulary_size
 from semshare_integrations.serving.errors import RequestError
 from semshare_integrations.serving.keys import Caller
 from semshare_integrations.serving.parsing import Biases, Stops, Strict, Tokens, invalid
-from semshare_integrations.serving.penalties import CountPenalties, TokenBias
+from semshare_integrations.serving.penalties import CountPenalties, LeastTokens, TokenBias
 
 BYTES_PER_TOKEN = 4  # a guess for the limits of the queue, which spares them the tokenizing
 
@@ -128,17 +128,16 @@ class Sampled(Common):
             settings["min_p"] = self.min_p
         if self._repetition(engine) != 1:
             settings["repetition_penalty"] = 1.0  # processors() has it, behind the log probabilities
-        if self.min_tokens:
-            settings["min_new_tokens"] = min(self.min_tokens, engine.context)
         if self.ignore_eos:
             settings["eos_token_id"] = self.stop_token_ids or None
         elif self.stop_token_ids:
-            ends = [
-                *end_tokens(engine.model.generation_config.eos_token_id),
-                *end_tokens(engine.tokenizer.eos_token_id),
-            ]
-            settings["eos_token_id"] = [*dict.fromkeys([*ends, *self.stop_token_ids])]
+            settings["eos_token_id"] = self._ends(engine)
         return settings
+
+    def _ends(self, engine: SemShareEngine) -> list[int]:
+        """The tokens that end an answer."""
+        own = [*end_tokens(engine.model.generation_config.eos_token_id), *end_tokens(engine.tokenizer.eos_token_id)]
+        return [*dict.fromkeys([*([] if self.ignore_eos else own), *(self.stop_token_ids or ())])]
 
     def seed_of(self, choice: int) -> int | None:
         """The seed of the answer number ``choice``: several answers with one seed would be the same."""
@@ -147,6 +146,8 @@ class Sampled(Common):
     def processors(self, engine: SemShareEngine) -> list[LogitsProcessor]:
         """Logits processors of one answer, in transformers' order. Raises :class:`RequestError` for unknown tokens."""
         processors: list[LogitsProcessor] = []
+        if self.min_tokens:
+            processors.append(LeastTokens(self.min_tokens, self._ends(engine)))
         if self.logit_bias:
             vocabulary = vocabulary_size(engine.model)
             processors.append(TokenBias({_token(name, vocabulary): bias for name, bias in self.logit_bias.items()}))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -107,6 +106,9 @@ def test_a_log_that_is_none(log: Path, content: str, says: str) -> None:
         '{"messages": ["a text"]}',
         '{"messages": [{"role": "user"}]}',
         '{"messages": [{"role": "user", "content": "hi"}], "tools": [7]}',
+        '{"messages": [{"role": "user", "content": "hi"}], "tools": [{"function": 5}]}',
+        '{"messages": [{"role": "user", "content": "hi"}], "tools": [{"function": {}}]}',
+        '{"prompt": ' + "1" * 5000 + "}",
         "[" * 100_000,
     ],
 )
@@ -118,6 +120,12 @@ def test_a_line_that_is_no_request_is_left_out_and_the_others_count(
     said = capsys.readouterr()
     assert json.loads(said.out)[-1]["requests"] == 2
     assert said.err.startswith("line 2 is left out: ")
+
+
+def test_a_user_of_any_name_has_a_namespace(log: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    log.write_text(json.dumps({"prompt": LIGHT, "user": "\ud800"}))
+    audit(log, as_json=True)
+    assert json.loads(capsys.readouterr().out)[-1]["requests"] == 1
 
 
 def test_several_prompts_in_a_request_count_each(log: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -154,8 +162,7 @@ def test_how_much_faster_counts_requests_that_reused_nothing() -> None:
     """A sample of one stands for two that reused rows; the third was prefilled in full."""
 
     def request(ttft: float, reused: int, full: float | None = None) -> Replayed:
-        report: Any = SimpleNamespace(ttft_ms=ttft, reused_tokens=reused)
-        return Replayed(1, "x", report, 0, None if full is None else 0.0, full)
+        return Replayed(1, "x", 10, 10 - reused, reused > 0, ttft, 0, None if full is None else 0.0, full)
 
     assert Kind("x", [request(10, 5, 100), request(12, 5), request(80, 0)]).speedup == pytest.approx(280 / 100)
     assert Kind("x", [request(80, 0)]).speedup == 1

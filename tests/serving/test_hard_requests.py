@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from threading import Event
+from threading import Event, Timer
 from typing import Any
 
 import pytest
@@ -11,7 +11,8 @@ import pytest
 from semshare_core import SemShareEngine
 from semshare_core.prompt import encode
 from semshare_integrations.adapter import chat_call
-from served import MODEL, Served, serving, tiny_engine
+from semshare_integrations.serving import gate
+from served import MODEL, Served, logged, serving, tiny_engine
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -61,6 +62,46 @@ def test_a_hard_schema_has_no_more_time_than_others(engine: SemShareEngine, sear
         for stream in (False, True):
             answer = http.post("/v1/chat/completions", json={**HARD, "stream": stream})
             assert (answer.status_code, answer.json()["error"]["code"]) == (504, "timeout")
+
+
+@pytest.fixture
+def making(monkeypatch: pytest.MonkeyPatch) -> Iterator[Event]:
+    """A call is made, before the engine has it, until the event is set."""
+    go, real = Event(), chat_call.ChatCall.of_text
+
+    def slow(*given: Any) -> Any:
+        assert go.wait(60)
+        return real(*given)
+
+    monkeypatch.setattr(chat_call.ChatCall, "of_text", slow)
+    yield go
+    go.set()
+
+
+TEXT: Any = {"model": MODEL, "prompt": "hello", "max_tokens": 1}
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_the_time_limit_holds_before_the_engine_and_is_told_at_once(
+    engine: SemShareEngine, making: Event, stream: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(gate, "_SLACK", -29.5)  # half a second in all
+    with serving(engine, timeout=30) as served, logged() as lines, served.http() as http:
+        answer = http.post("/v1/completions", json={**TEXT, "stream": stream})
+        assert (answer.status_code, answer.json()["error"]["code"]) == (504, "timeout")
+        assert answer.headers["x-should-retry"] == "false"
+        assert served.admission.running == 1, "the thread goes on"
+        making.set()
+        served.wait(lambda: served.admission.running == 0)
+        served.wait(lambda: any("status=504" in line and "error=timeout" in line for line in lines))
+
+
+def test_the_time_to_the_first_token_begins_with_the_request(engine: SemShareEngine, making: Event) -> None:
+    with serving(engine) as served, served.http() as http:
+        Timer(0.4, making.set).start()
+        http.post("/v1/completions", json=TEXT).raise_for_status()
+        for name in ("time_to_first_token_seconds", "e2e_request_latency_seconds", "request_queue_time_seconds"):
+            assert served.metric(f"semshare:{name}_sum") > 0.3, name
 
 
 CHAT = [{"role": "user", "content": "<|start|>" * 300_000}]

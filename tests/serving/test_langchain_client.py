@@ -105,6 +105,8 @@ def test_structured_output_is_an_object_of_the_class(served: Served, method: Any
 def test_json_mode_gives_an_object(served: Served) -> None:
     llm = chat(served, max_completion_tokens=200).with_structured_output(None, method="json_mode")
     assert isinstance(llm.invoke(TEXT), dict)
+    *_, last = llm.stream(TEXT)
+    assert isinstance(last, dict)
 
 
 def test_log_probabilities_arrive(served: Served) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from typing import Any
 
@@ -119,3 +120,21 @@ def test_logprobs_are_the_models_own_before_biases_and_penalties(served: Served,
         return max(logprobs.top_logprobs[0].values())
 
     assert first(**change) == pytest.approx(first(), abs=1e-3)
+
+
+def test_no_character_of_an_answer_ends_a_line_of_its_stream(served: Served) -> None:
+    body = {"model": MODEL, "prompt": "a\u2028b\u2029c\u0085d", "max_tokens": 2, "echo": True, "stream": True}
+    with served.http() as http, http.stream("POST", "/v1/completions", json=body) as answer:
+        *data, done = [line.removeprefix("data: ") for line in answer.iter_lines() if line]
+    assert done == "[DONE]"
+    assert json.loads(data[0])["choices"][0]["text"].startswith("a\u2028b\u2029c\u0085d")
+
+
+def test_log_probabilities_are_those_before_a_least_length(served: Served) -> None:
+    def first(**settings: Any) -> float:
+        body = {"model": MODEL, "prompt": "hello world", "max_tokens": 4, "temperature": 0, "logprobs": 1, **settings}
+        with served.http() as http:
+            answer = http.post("/v1/completions", json=body).raise_for_status().json()
+        return float(answer["choices"][0]["logprobs"]["token_logprobs"][0])
+
+    assert first(min_tokens=3) == first()

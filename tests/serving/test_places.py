@@ -108,8 +108,7 @@ def test_an_answer_whose_client_left_is_counted_as_an_abort(engine: SemShareEngi
         served.wait(lambda: served.admission.running == 0)
         served.wait(lambda: not engine._lock.locked())
         assert served.metric("semshare:request_success_total", finished_reason="cancelled") == 0
-        assert served.metric("semshare:request_success_total", finished_reason="abort") <= 1
-        assert not stream or served.metric("semshare:request_success_total", finished_reason="abort") == 1
+        assert served.metric("semshare:request_success_total", finished_reason="abort") == 1
 
 
 def test_counting_tokens_waits_its_turn(engine: SemShareEngine) -> None:

@@ -35,6 +35,7 @@ _QUOTES = "\"'()[]* \u201c\u201d\u2018\u2019\u00ab\u00bb\u201e"
 _LINE_ENDS = "\u010a\n"  # as texts have them, and byte-level vocabularies
 _WITHIN = tuple("\u2018\u2019\u201c\u201d\u2013\u2014\u2026")  # words and numbers go on behind them: calibrated so
 _SENTENCE_ENDS = (".", "!", "?", "\u2026")
+_ALL_SENTENCE_ENDS = (*_SENTENCE_ENDS, "\u3002", "\uff01", "\uff1f", "\u061f", "\u0964")  # Chinese, Arabic, Devanagari
 _MARKERS = "".join(_SPACES) + "#\u010a\n"  # of a space or a word's continuation, in the vocabularies of tokenizers
 
 
@@ -92,7 +93,7 @@ class FactTokens:
             self._kinds_of[:, token] = self._kinds_of_text(text)
             self._breaks[token] = any(mark in text for mark in _LINE_ENDS)
             said = text.strip(_MARKERS)
-            self._ends[token] = said.rstrip(_QUOTES).endswith(_SENTENCE_ENDS)
+            self._ends[token] = said.rstrip(_QUOTES).endswith(_ALL_SENTENCE_ENDS)
             self._says[token] = any(character.isalnum() for character in said)
             small = _small(text, ids)
             if 0 <= small < min(token, self._common):
@@ -132,7 +133,10 @@ class FactTokens:
                 stale[places] = target_kinds.digits[places] | capital
         # what follows within a fact whose begin no row serves was read as the end of another one
         stale |= identical & _reached(new & target_kinds.facts, within & identical)
-        if not stale.any():
+        words = self._words(target, target_kinds)
+        # a new fact at the begin of a sentence is put in, and replaces nothing
+        replaced = new & target_kinds.facts & words.behind(identical)
+        if not stale.any() and not replaced.any():
             return stale
         # numbers and names are several tokens: those that follow within one have read the wrong begin
         fact = _reached(stale, within)
@@ -140,8 +144,7 @@ class FactTokens:
         loose = target_kinds.facts & fuzzy
         fact |= _reached(fact[::-1], loose[::-1])[::-1]
         stale = _reached(fact, within)
-        edited = stale | (new & target_kinds.facts)
-        dependent = mentioning(self._words(target, target_kinds), edited, identical)
+        dependent = mentioning(words, stale | replaced, identical)
         return np.asarray((since_last(stale) <= min(halo, len(target) - 1)) | dependent)
 
     def _words(self, text: Tokens, kinds: _Kinds) -> Words:

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 _SHARE = 1 / 2  # of an edited sentence's words: a sentence that has fewer of them is about something else
-_SENTENCES = 8  # a word that stands in more of them is what the whole prompt is about, or common
+_SENTENCES = 4  # a word that stands in more of them is what the whole prompt is about, or common
 
 
 class Words(NamedTuple):
@@ -31,6 +31,15 @@ class Words(NamedTuple):
     names: NDArray[np.uint64]
     sentences: NDArray[np.int64]
     tells: NDArray[np.bool_]
+
+    def behind(self, marked: NDArray[np.bool_]) -> NDArray[np.bool_]:
+        """Bool [n]: tokens behind one in ``marked`` (bool [n]) of their sentence."""
+        n = len(marked)
+        sentence = np.repeat(self.sentences, np.diff(self.begins, append=n))
+        first = np.full(sentence[-1] + 1, n)
+        at = np.flatnonzero(marked)
+        np.minimum.at(first, sentence[at], at)
+        return np.asarray(np.arange(n) > first[sentence])
 
 
 def mentioning(words: Words, changed: NDArray[np.bool_], reused: NDArray[np.bool_]) -> NDArray[np.bool_]:
@@ -50,6 +59,7 @@ def mentioning(words: Words, changed: NDArray[np.bool_], reused: NDArray[np.bool
     _, name = np.unique(words.names[tells], return_inverse=True)
     name, sentence = np.divmod(np.unique(name * count + words.sentences[tells]), count)
     told = np.bincount(sentence, minlength=count)
+    words_of = np.split(name[np.argsort(sentence, kind="stable")], np.cumsum(told)[:-1])
     rare = np.bincount(name)[name] <= _SENTENCES
     name, sentence = name[rare], sentence[rare]
     pairs: list[NDArray[np.int64]] = []
@@ -60,6 +70,8 @@ def mentioning(words: Words, changed: NDArray[np.bool_], reused: NDArray[np.bool
     pair, common = np.unique(np.concatenate(pairs), return_counts=True)
     first, later = np.divmod(pair, count)
     mentions = np.zeros(count, bool)
-    mentions[later[common >= _SHARE * told[first]]] = True
+    for edited, other in zip(*(each[common >= _SHARE * told[first]] for each in (first, later)), strict=True):
+        # one that adds no word says the same, and nothing of it
+        mentions[other] |= not np.isin(words_of[other], words_of[edited]).all()
     lengths = np.diff(words.begins, append=len(changed))
     return np.repeat(mentions[words.sentences], lengths)

@@ -179,7 +179,7 @@ def test_a_server_that_stops_cuts_off_what_does_not_end(engine: SemShareEngine) 
         with asking(served, LONG):
             served.wait(engine._lock.locked)
             served.server.handle_exit(15, None)
-            served.wait(lambda: any("error=shutdown" in line for line in lines))
+            served.wait(lambda: any("error=shutting_down" in line for line in lines))
         served.wait(lambda: not engine._lock.locked())
 
 

@@ -113,7 +113,7 @@ def test_who_leaves_while_a_body_is_read_lets_no_other_large_one_in(
 def test_who_is_cut_off_by_the_end_is_told(
     engine: SemShareEngine, stuck: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(app, "_LAST_SECONDS", 0.2)
+    monkeypatch.setattr(app, "_LAST_SECONDS", 0.2 if stuck else 60)
     monkeypatch.setattr(engine.pool, "close", lambda: closed.append(True))
     closed: list[bool] = []
     long = {**SMALL, "max_tokens": 4000, "ignore_eos": True}

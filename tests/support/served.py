@@ -96,9 +96,10 @@ def serving(engine: SemShareEngine, keys: Keys | None = None, spans: Any = None,
 
 @contextmanager
 def logged() -> Iterator[list[str]]:
-    """The lines that the server logs meanwhile."""
+    """The lines that the server logs meanwhile, but for the one that it answers now, which may come a moment late."""
     lines: list[str] = []
     handler = logging.Handler()
+    handler.addFilter(lambda record: not record.getMessage().startswith("answers at"))
     handler.emit = lambda record: lines.append(record.getMessage())  # type: ignore[method-assign]
     LOG.addHandler(handler)
     try:

@@ -133,10 +133,8 @@ class FactTokens:
                 stale[places] = target_kinds.digits[places] | capital
         # what follows within a fact whose begin no row serves was read as the end of another one
         stale |= identical & _reached(new & target_kinds.facts, within & identical)
-        words = self._words(target, target_kinds)
-        # a new fact at the begin of a sentence is put in, and replaces nothing
-        replaced = new & target_kinds.facts & words.behind(identical)
-        if not stale.any() and not replaced.any():
+        told = new & target_kinds.facts
+        if not stale.any() and not told.any():
             return stale
         # numbers and names are several tokens: those that follow within one have read the wrong begin
         fact = _reached(stale, within)
@@ -144,7 +142,9 @@ class FactTokens:
         loose = target_kinds.facts & fuzzy
         fact |= _reached(fact[::-1], loose[::-1])[::-1]
         stale = _reached(fact, within)
-        dependent = mentioning(words, stale | replaced, identical)
+        words = self._words(target, target_kinds)
+        # a new fact at the begin of a sentence is put in, and replaces nothing
+        dependent = mentioning(words, stale | (told & words.behind(identical)), identical)
         return np.asarray((since_last(stale) <= min(halo, len(target) - 1)) | dependent)
 
     def _words(self, text: Tokens, kinds: _Kinds) -> Words:

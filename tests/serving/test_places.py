@@ -17,7 +17,7 @@ import pytest
 from semshare_core import SemShareEngine
 from semshare_integrations.adapter import in_thread
 from semshare_integrations.serving import gate
-from served import MODEL, Served, logged, serving, tiny_engine
+from served import MODEL, Served, logged, serving, slowed, tiny_engine
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -30,16 +30,6 @@ def engine() -> SemShareEngine:
     ready = tiny_engine()
     ready.generate("x", max_new_tokens=1)  # what the first call prepares takes seconds
     return ready
-
-
-@contextmanager
-def slowed(engine: SemShareEngine, seconds: float) -> Iterator[None]:
-    handles = [layer.register_forward_pre_hook(lambda *_: time.sleep(seconds)) for layer in engine.model.model.layers]
-    try:
-        yield
-    finally:
-        for handle in handles:
-            handle.remove()
 
 
 @contextmanager

@@ -15,7 +15,7 @@ import pytest
 
 from semshare_core import PoolConfig, SemShareEngine
 from semshare_integrations.serving import Keys
-from served import ALICE, MODEL, Served, logged, serving, tiny_engine
+from served import ALICE, MODEL, Served, logged, serving, slowed, tiny_engine
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -34,16 +34,6 @@ def slow(engine: SemShareEngine) -> Iterator[None]:
     """Each layer takes at least 20 ms."""
     with slowed(engine, 0.02):
         yield
-
-
-@contextmanager
-def slowed(engine: SemShareEngine, seconds: float) -> Iterator[None]:
-    handles = [layer.register_forward_pre_hook(lambda *_: time.sleep(seconds)) for layer in engine.model.model.layers]
-    try:
-        yield
-    finally:
-        for handle in handles:
-            handle.remove()
 
 
 @contextmanager

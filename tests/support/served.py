@@ -108,6 +108,17 @@ def logged() -> Iterator[list[str]]:
         LOG.removeHandler(handler)
 
 
+@contextmanager
+def slowed(engine: SemShareEngine, seconds: float) -> Iterator[None]:
+    """Each layer takes at least so many seconds."""
+    handles = [layer.register_forward_pre_hook(lambda *_: time.sleep(seconds)) for layer in engine.model.model.layers]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
 def tiny_engine(**pool: Any) -> SemShareEngine:
     """A tiny engine with a pool of its own."""
     return SemShareEngine(tiny_model("llama"), tiny_tokenizer(), pool=PoolConfig(**pool))
